@@ -1,0 +1,126 @@
+"""What the run says of itself before it starts and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lezo import __version__, story
+from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.plan import Plan
+
+
+def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
+    """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line."""
+    rows = {"task": _task(config, plan), "model": _model(config, plan), "lengths": _lengths(plan)}
+    if config.task.demos:
+        rows["demos"] = f"{config.task.demos} solved examples in every prompt"
+    if config.trains:
+        rows |= {"optimizer": _optimizer(config, plan), "training": _training(config, plan)}
+    rows |= {"forwards": _forwards(config, plan), "memory": _memory(plan)}
+    rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
+    return story.table(rows, f"lezo {__version__}")
+
+
+def summary(result: Mapping[str, Any], folder: Path) -> str:
+    """Scores, time and memory of a result, where its files are, and how to repeat it."""
+    seconds, metric = result["seconds"], result["metric"] or "score"
+    rows = {
+        "status": result["status"] if result["error"] is None else f"{result['status']}: {result['error']}"
+    }
+    if result["zero_shot"] is not None:
+        rows[f"test {metric}"] = (
+            f"{story.score(result['test'])}  (before training {story.score(result['zero_shot'])})"
+        )
+    if result["dev"] is not None:
+        at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
+        rows[f"dev {metric}"] = story.score(result["dev"]) + at
+    rows["time"] = _time(seconds)
+    rows["peak memory"] = ", ".join(
+        f"{where} {story.size(used)}" for where, used in result["peak_memory_bytes"].items() if used
+    )
+    if result["skipped_steps"]:
+        rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
+    rows |= {"files": str(folder), "repeat": result["command"]}
+    return story.table(rows, f"{result['title']}, {result['model']}, {result['optim']}")
+
+
+def title(config: RunConfig) -> str:
+    """The task, and beside it the data where they are not the published ones."""
+    return config.task.name if config.data.name == "hub" else f"{config.task.name} ({config.data.name})"
+
+
+def model_name(config: RunConfig) -> str:
+    """The model's name; for `model=hf` its folder or hub id."""
+    return config.model.path or "hf" if config.model.name == "hf" else config.model.name
+
+
+def skipped(plan: Plan) -> str:
+    """What LeZO leaves out, in the words that cannot be misread."""
+    return f"{plan.blocks.total - plan.blocks.keep} of {plan.blocks.total} blocks skipped each step"
+
+
+def _task(config: RunConfig, plan: Plan) -> str:
+    sizes = f"{len(plan.train)} train, {len(plan.dev)} dev, {len(plan.test)} test"
+    warning = (
+        "; synthetic rows, not to be compared with published numbers" if config.data.name == "sample" else ""
+    )
+    return f"{title(config)}: {sizes}; {plan.parts.task.metric}{warning}"
+
+
+def _model(config: RunConfig, plan: Plan) -> str:
+    weights = ", random weights" if config.model.random_weights else ""
+    parts = f"{story.count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
+    return f"{model_name(config)}: {parts}, {_dtype(plan)} on {plan.device}{weights}; BOS {plan.parts.encoder.bos}"
+
+
+def _lengths(plan: Plan) -> str:
+    median, longest = plan.lengths
+    cut = (
+        f"; {plan.truncated} longer than {plan.parts.encoder.max_length} cut from the left"
+        if plan.truncated
+        else ""
+    )
+    return f"median {median} tokens, longest {longest}{cut}"
+
+
+def _optimizer(config: RunConfig, plan: Plan) -> str:
+    optim = config.optim
+    if isinstance(optim, MezoConfig):
+        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}"
+    assert isinstance(optim, FirstOrderConfig)
+    clip = "" if optim.clip_norm is None else f", gradient norm at most {optim.clip_norm:g}"
+    return f"{optim.name}: lr {optim.lr:g} {optim.schedule.value}{clip}; every block, through gradients"
+
+
+def _training(config: RunConfig, plan: Plan) -> str:
+    settings = config.train
+    size = min(settings.batch_size, len(plan.train))
+    short = f" (all there are; train.batch_size={settings.batch_size})" if size < settings.batch_size else ""
+    micro = f" in forwards of {settings.micro_batch_size}" if settings.micro_batch_size else ""
+    limit = f", at most {settings.max_seconds:g} s" if settings.max_seconds else ""
+    return f"{settings.steps} steps of {size} examples{short}{micro}; dev every {settings.eval_every}; seed {config.seed}{limit}"
+
+
+def _forwards(config: RunConfig, plan: Plan) -> str:
+    backward = " with backward" if config.first_order else ""
+    counts = {**plan.forwards}
+    training = f"{counts.pop('training')} training{backward}"
+    return ", ".join([training, *(f"{count} {name}" for name, count in counts.items())])
+
+
+def _memory(plan: Plan) -> str:
+    memory = plan.memory
+    parts = f"weights {story.size(memory.weights)}, update {story.size(memory.update)}, activations {story.size(memory.activations)}"
+    return f"about {story.size(memory.total)} expected ({parts})"
+
+
+def _time(seconds: Mapping[str, float | None]) -> str:
+    total, train, evaluation, step = (seconds[key] for key in ("total", "train", "eval", "step_median"))
+    parts = f"{story.clock(total or 0)} in all; training {story.clock(train or 0)}, evaluation {story.clock(evaluation or 0)}"
+    return parts if step is None else f"{parts}; median step {1000 * step:.1f} ms"
+
+
+def _dtype(plan: Plan) -> str:
+    return str(plan.dtype).removeprefix("torch.")

@@ -1,0 +1,230 @@
+"""From the command line's overrides to a checked RunConfig, or to an error that says the way out.
+
+Hydra composes; this module adds what its messages lack: suggestions, choices, and a refusal of keys that
+``+`` would add silently. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from lezo.config import OPTIM_SCHEMAS, ConfigError, RunConfig, check
+
+_HERE = Path(__file__).resolve().parent
+CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
+GROUPS = ("task", "optim", "model", "data", "log")
+_ADDED_GROUPS = ("experiment",)  # `+experiment=NAME` is how a recipe is asked for
+_COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)  # what Hydra raises
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to."""
+
+    config: RunConfig
+    yaml: str
+    run_dir: Path
+    sweep_dir: Path
+
+
+def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights: bool = True) -> Composed:
+    """Compose, convert and check. Raises ConfigError with the problems found.
+
+    Override errors are reported one at a time, values out of range and bad combinations all at once.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        _refuse_additions(override)
+        _refuse_names(override)
+        _refuse_sweep(override)
+    with hydra_on(config_dir) as extra:
+        try:
+            composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
+            dirs = Path(composed.hydra.run.dir), Path(composed.hydra.sweep.dir)
+            with open_dict(composed):
+                del composed["hydra"]
+            result = converted(composed, *dirs)
+        except _COMPOSE_ERRORS as error:
+            raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
+    check(result.config, weights=weights)
+    return result
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
+            raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
+    return parsed
+
+
+def register_schema() -> None:
+    """Make the typed schemas known to Hydra; conf/run.yaml and conf/optim/*.yaml name them."""
+    store = ConfigStore.instance()
+    store.store(name="lezo_schema", node=RunConfig)
+    for name, schema in OPTIM_SCHEMAS.items():
+        store.store(group="schema/optim", name=name, node=schema)
+
+
+@contextmanager
+def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
+    """Hydra initialised on our conf/; yields the overrides that ``--config-dir`` amounts to."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError([f"--config-dir {config_dir}: no such folder"])
+    register_schema()
+    with initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
+        yield [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+
+
+def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path) -> Composed:
+    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved."""
+    own = composed.copy()
+    OmegaConf.resolve(own)
+    config = OmegaConf.to_object(own)
+    assert isinstance(config, RunConfig)
+    return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir)
+
+
+def _refuse_additions(override: Override) -> None:
+    text, key = override.input_line, override.key_or_group
+    if not (override.is_add() or override.is_force_add() or override.is_delete()):
+        return
+    if key in _ADDED_GROUPS or key.split("/")[0].split(".")[0] == "hydra":
+        return
+    if override.is_delete():
+        raise ConfigError([f"{text}: no key can be deleted; give it another value instead"])
+    raise ConfigError([f"{text}: a key that lezo does not know would have no effect; leave out the '+'"])
+
+
+def _refuse_names(override: Override) -> None:
+    group, _, key = override.key_or_group.partition(".")
+    if group in GROUPS and key == "name":
+        raise ConfigError(
+            [f"{override.input_line}: a choice has its settings with it; say {group}=... instead"]
+        )
+
+
+def _refuse_sweep(override: Override) -> None:
+    if override.is_sweep_override():
+        raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])
+
+
+def _diagnosis(
+    overrides: Sequence[Override], extra: Sequence[str], config_dir: str | None, error: Exception
+) -> str:
+    """The first override that is at fault, in words; else what Hydra says."""
+    groups = [override for override in overrides if override.key_or_group in GROUPS]
+    for override in groups:
+        options = _options(override.key_or_group, config_dir)
+        if (problem := _unknown(override, str(override.value()), options)) is not None:
+            return problem
+    lines = [*(group.input_line or "" for group in groups), *extra]
+    try:
+        base = hydra_compose("run", lines)
+    except _COMPOSE_ERRORS:
+        return _first_line(error)
+    for override in overrides:
+        if override not in groups and (problem := _value_problem(override, base, lines)) is not None:
+            return problem
+    return _first_line(error)
+
+
+def _options(group: str, config_dir: str | None) -> list[str]:
+    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _unknown(override: Override, given: str, known: Sequence[str]) -> str | None:
+    if given in known:
+        return None
+    close = difflib.get_close_matches(given, known, n=1)
+    suggestion = f"did you mean {close[0]}? " if close else ""
+    return f"{override.input_line}: unknown; {suggestion}expected one of {', '.join(known)}"
+
+
+def _value_problem(override: Override, base: DictConfig, lines: Sequence[str]) -> str | None:
+    """What is wrong with one key=value, given the composed groups."""
+    key = override.key_or_group
+    if key.split(".")[0].split("/")[0] == "hydra":
+        return None
+    if (problem := _key_problem(override, base)) is not None:
+        return problem
+    try:
+        OmegaConf.resolve(hydra_compose("run", [*lines, override.input_line or ""]))
+    except _COMPOSE_ERRORS:
+        return f"{override.input_line}: expected {_expected(base, key)}"
+    return None
+
+
+def _key_problem(override: Override, base: DictConfig) -> str | None:
+    *path, last = override.key_or_group.split(".")
+    node: Any = base
+    for i, name in enumerate([*path, last]):
+        if not isinstance(node, DictConfig) or name not in list(node.keys()):
+            return _unknown_key(override, base, node, path[:i])
+        node = node._get_node(name)
+    return None
+
+
+def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence[str]) -> str:
+    given, known = override.key_or_group, sorted(_leaves(base))
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.75)
+    suggestion = f"; did you mean {close[0]}?" if close else ";"
+    prefix = ".".join([*path, ""])
+    keys = (
+        ", ".join(prefix + str(key) for key in list(node.keys()))
+        if isinstance(node, DictConfig)
+        else "none below it"
+    )
+    owner = f" of optim={base.optim.name}" if path[:1] == ["optim"] else ""
+    return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys}"
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in list(node.keys()):
+        name = str(key)
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            yield from _leaves(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _expected(base: DictConfig, key: str) -> str:
+    """The type of a key in words."""
+    *path, last = key.split(".")
+    parent = OmegaConf.select(base, ".".join(path)) if path else base
+    node: Any = parent._get_node(last)
+    kind = node._metadata.ref_type
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        words = f"one of {', '.join(kind.__members__)}"
+    else:
+        words = _IN_WORDS.get(kind, "a list of texts" if OmegaConf.is_list(node) else "a group of keys")
+    return words + (" or null" if node._metadata.optional else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,306 @@
+"""What can be configured: the typed schema, and every rule about values. No torch.
+
+The YAML files in conf/ hold the values; a run receives one RunConfig.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message lists every problem found."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DType(Enum):
+    auto = "auto"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"
+
+
+class WandbMode(Enum):
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+
+
+@dataclass
+class TaskConfig:
+    name: str = MISSING
+    num_train: int = 1000
+    num_dev: int = 500
+    num_test: int | None = 1000
+    data_seed: int = 0
+    demos: int = 0
+
+
+@dataclass
+class LearningRates:
+    """The learning rate each kind of optimizer takes by default on a model."""
+
+    zo: float | None = None
+    fo_sgd: float | None = None
+    fo_adamw: float | None = None
+
+
+@dataclass
+class OptShape:
+    """The published shape of an OPT, for random weights without a download."""
+
+    hidden_size: int = MISSING
+    ffn_dim: int = MISSING
+    num_hidden_layers: int = MISSING
+    num_attention_heads: int = MISSING
+    word_embed_proj_dim: int = MISSING
+    do_layer_norm_before: bool = MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    path: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    dtype: DType = DType.auto
+    device: str = "auto"
+    bos: int | None = None
+    random_weights: bool = False
+    lr: LearningRates = field(default_factory=LearningRates)
+    shape: OptShape | None = None
+
+
+@dataclass
+class OptimConfig:
+    """optim=none: nothing to set."""
+
+    name: str = MISSING
+
+
+@dataclass
+class FirstOrderConfig(OptimConfig):
+    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own."""
+
+    lr: float | None = None
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    schedule: Schedule = Schedule.constant
+    clip_norm: float | None = None
+    dropout: float | None = None
+
+
+@dataclass
+class MezoConfig(OptimConfig):
+    """optim=mezo."""
+
+    lr: float | None = None
+    eps: float = 1e-3
+    weight_decay: float = 0.0
+
+
+@dataclass
+class LezoConfig(MezoConfig):
+    """optim=lezo."""
+
+    sparsity: float = 0.75
+
+
+@dataclass
+class DataConfig:
+    name: str | None = None
+    path: str | None = None
+    revision: str | None = None
+
+
+@dataclass
+class LogConfig:
+    name: str = MISSING
+    project: str = "lezo"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    mode: WandbMode = WandbMode.auto
+
+
+@dataclass
+class TrainConfig:
+    steps: int = 20000
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    eval_every: int = 4000
+    max_seconds: float | None = None
+    max_bad_steps: int = 10
+
+
+@dataclass
+class EvalConfig:
+    batch_size: int = 32
+
+
+@dataclass
+class InspectConfig:
+    """For lezo-inspect: how many examples of each split, and whether as JSON lines."""
+
+    n: int = 3
+    json: bool = False
+
+
+@dataclass
+class RunConfig:
+    seed: int = 0
+    dry_run: bool = False
+    save_model: bool = False
+    task: TaskConfig = field(default_factory=TaskConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run has an optimizer at all."""
+        return self.optim.name != "none"
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the optimizer needs gradients."""
+        return isinstance(self.optim, FirstOrderConfig)
+
+
+OPTIM_SCHEMAS: dict[str, type[OptimConfig]] = {
+    "none": OptimConfig,
+    "fo-sgd": FirstOrderConfig,
+    "fo-adamw": FirstOrderConfig,
+    "mezo": MezoConfig,
+    "lezo": LezoConfig,
+}
+
+_Check = Callable[[Any], bool]
+_POSITIVE: tuple[_Check, str] = (lambda v: v > 0 and math.isfinite(v), "a number above 0")
+_NOT_NEGATIVE: tuple[_Check, str] = (lambda v: v >= 0 and math.isfinite(v), "a number of at least 0")
+_FRACTION: tuple[_Check, str] = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
+_COUNT: tuple[_Check, str] = (lambda v: v >= 1, "a whole number of at least 1")
+_COUNT_OR_0: tuple[_Check, str] = (lambda v: v >= 0, "a whole number of at least 0")
+_SEED: tuple[_Check, str] = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+_RANGES: dict[str, tuple[_Check, str]] = {
+    "seed": _SEED,
+    "task.data_seed": _SEED,
+    "task.num_train": _COUNT_OR_0,
+    "task.num_dev": _COUNT_OR_0,
+    "task.num_test": _COUNT,
+    "task.demos": _COUNT_OR_0,
+    "model.device": (lambda v: bool(_DEVICE.fullmatch(v)), "auto, cpu, cuda or cuda:N"),
+    "model.bos": _COUNT_OR_0,
+    "optim.lr": _POSITIVE,
+    "optim.eps": _POSITIVE,
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "optim.momentum": _FRACTION,
+    "optim.clip_norm": _POSITIVE,
+    "optim.dropout": _FRACTION,
+    "optim.sparsity": (
+        lambda v: 0 <= v <= 1,
+        "a number from 0 to 1, the fraction of decoder blocks skipped each step",
+    ),
+    "train.steps": (lambda v: v >= 1, "a whole number of at least 1 (optim=none scores without training)"),
+    "train.batch_size": _COUNT,
+    "train.micro_batch_size": _COUNT,
+    "train.eval_every": _COUNT,
+    "train.max_seconds": _POSITIVE,
+    "train.max_bad_steps": _COUNT,
+    "eval.batch_size": _COUNT,
+    "inspect.n": _COUNT,
+}
+
+
+def check(config: RunConfig, *, weights: bool = True) -> None:
+    """Raise ConfigError with every value out of range and every pair of values that do not go together.
+
+    ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
+    """
+    problems = [*_out_of_range(config), *_data_problems(config), *_model_problems(config)]
+    if weights:
+        problems += _training_problems(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _out_of_range(config: RunConfig) -> Iterator[str]:
+    for key, (holds, expected) in _RANGES.items():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        if value is not None and not holds(value):
+            yield f"{key}={value}: expected {expected}"
+
+
+def _data_problems(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.name is None:
+        yield f"data: model={config.model.name} has no data of its own; add data=local data.path=DIR, data=hub or data=sample"
+    if data.name == "local" and data.path is None:
+        yield "data=local: expected a folder; add data.path=DIR, which holds <task>/train.jsonl and val.jsonl"
+    if data.path is not None and data.name != "local":
+        yield f"data.path={data.path}: only data=local reads a folder; add data=local"
+    if data.path is not None and not _is_folder(data.path):
+        yield f"data.path={data.path}: no such folder"
+    if data.revision is not None and data.name != "hub":
+        yield f"data.revision={data.revision}: only data=hub has revisions"
+    if config.task.demos > config.task.num_train:
+        yield f"task.demos={config.task.demos}: demonstrations come from the {config.task.num_train} train rows (task.num_train)"
+
+
+def _model_problems(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.name == "hf" and model.path is None:
+        yield "model=hf: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
+    for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
+        if path is not None and not _is_hub_id(path) and not _is_folder(path):
+            yield f"{key}={path}: no such folder"
+
+
+def _is_folder(path: str) -> bool:
+    return path != "" and Path(path).expanduser().is_dir()
+
+
+def _is_hub_id(path: str) -> bool:
+    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path))
+
+
+def _training_problems(config: RunConfig) -> Iterator[str]:
+    if not config.trains:
+        return
+    if getattr(config.optim, "lr", None) is None:
+        yield f"optim.lr: model={config.model.name} has no default learning rate for {config.optim.name}; add optim.lr=..."
+    for key, size in (("num_train", config.task.num_train), ("num_dev", config.task.num_dev)):
+        if size == 0:
+            yield f"task.{key}=0: training needs at least 1 (optim=none scores without training)"
+    if config.task.num_train and config.task.demos == config.task.num_train:
+        yield f"task.demos={config.task.demos}: leaves none of the {config.task.num_train} train rows to train on"
+    if config.first_order and config.model.dtype is DType.float16:
+        yield (
+            f"model.dtype=float16: {config.optim.name} needs weights that small gradients can change; "
+            "expected auto, float32 or bfloat16"
+        )
+    if config.optim.name == "fo-adamw" and getattr(config.optim, "momentum", None):
+        yield "optim.momentum: AdamW has its own (0.9); only fo-sgd takes it"

@@ -1,0 +1,207 @@
+"""From examples to token ids to padded batches, and which examples a step sees (protocol section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lezo.noise import permutation
+from tasks import Example
+from tasks.prompting import with_demos
+
+MAX_LENGTH = 2048
+MAX_NEW_TOKENS = 50
+
+
+class EncodeError(ValueError):
+    """An example that this tokenizer and model cannot hold; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as token ids.
+
+    ``input_ids``: one sequence a candidate, BOS first, cut from the left where too long. ``answer_lens``:
+    how many of its last tokens are the answer (0: nothing to score, a prompt to continue). ``gold``: the
+    right candidates, the first being the one to train on.
+    """
+
+    index: int
+    input_ids: tuple[tuple[int, ...], ...]
+    answer_lens: tuple[int, ...]
+    gold: tuple[int, ...]
+    references: tuple[str, ...] = ()
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns a split's examples into ids. ``max_length`` counts BOS and answer.
+
+    ``tokenizer`` maps a list of texts to lists of ids without special tokens.
+    """
+
+    tokenizer: Callable[[list[str]], list[list[int]]]
+    bos: int | None
+    max_length: int
+
+    def candidates(self, examples: Sequence[Example], demos: Sequence[Example] = ()) -> list[Encoded]:
+        """Every candidate in full. Raises EncodeError where an answer has no tokens or does not fit."""
+        return [
+            self._encoded(index, example, texts)
+            for index, example, texts in self._tokenized(examples, lambda e: _texts(e, demos))
+        ]
+
+    def prompts(self, examples: Sequence[Example], demos: Sequence[Example] = ()) -> list[Encoded]:
+        """The prompts alone, to be continued."""
+        encoded = []
+        for index, example, (ids,) in self._tokenized(examples, lambda e: [with_demos(demos, e.prompt)]):
+            kept = self._fitted(ids)
+            cut = len(kept) < len(ids) + (self.bos is not None)
+            encoded.append(Encoded(index, (kept,), (0,), (0,), example.references, cut))
+        return encoded
+
+    def _tokenized(
+        self, examples: Sequence[Example], texts: Callable[[Example], list[str]]
+    ) -> Iterator[tuple[int, Example, list[list[int]]]]:
+        groups = [texts(example) for example in examples]
+        flat = iter(self.tokenizer([text for group in groups for text in group]))
+        for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
+            yield index, example, [next(flat) for _ in group]
+
+    def _encoded(self, index: int, example: Example, ids: list[list[int]]) -> Encoded:
+        prompt, plain, full = ids[0], ids[1::2], ids[2::2]
+        lens = tuple(len(answer) - len(prompt) for answer in plain)
+        for answer, size in zip(example.answers, lens, strict=True):
+            self._check_answer(index, answer, size)
+        sequences = tuple(self._fitted(sequence) for sequence in full)
+        whole = max(map(len, full)) + (self.bos is not None)
+        return Encoded(index, sequences, lens, example.gold, example.references, whole > self.max_length)
+
+    def _fitted(self, ids: Sequence[int]) -> tuple[int, ...]:
+        head = () if self.bos is None else (self.bos,)
+        room = self.max_length - len(head)
+        return (*head, *ids[max(len(ids) - room, 0) :])
+
+    def _check_answer(self, index: int, answer: str, size: int) -> None:
+        if size < 1:
+            raise EncodeError(
+                f"example {index}: the answer {_shortened(answer)} adds no token to its prompt with this tokenizer; "
+                "expected at least one (another model.tokenizer, or a task whose answers it knows)"
+            )
+        if size > self.max_length - 1:
+            raise EncodeError(
+                f"example {index}: the answer {_shortened(answer)} has {size} tokens, and with at least one before "
+                f"it the model holds {self.max_length}; expected a shorter answer or a model with more positions"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one forward, padded on the left; the answers are what the last ``answers`` columns hold.
+
+    ``input_ids``, ``attention_mask``: (rows, length) int64. ``answer_mask``: (rows, answers) bool.
+    ``example``, ``candidate``: (rows,) int64, which example of the batch and which of its candidates a row is.
+    ``gold``: (examples,) int64. ``weight``: what the mean loss counts, examples or answer tokens.
+    """
+
+    kind: Literal["candidates", "lm"]
+    input_ids: Tensor
+    attention_mask: Tensor
+    answer_mask: Tensor
+    example: Tensor
+    candidate: Tensor
+    gold: Tensor
+    weight: int
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The forward's arguments: no cache, logits only where an answer token is predicted."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": (self.attention_mask.cumsum(1) - 1).clamp(min=0),
+            "use_cache": False,
+            "logits_to_keep": self.answer_mask.shape[1] + 1,
+        }
+
+
+def candidate_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device) -> Batch:
+    """Every candidate of every example as a row, example by example."""
+    rows = [(i, k) for i, example in enumerate(examples) for k in range(len(example.input_ids))]
+    return _batch("candidates", examples, rows, len(examples), pad, device)
+
+
+def gold_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device) -> Batch:
+    """The answer to train on of every example as a row, weighted by its tokens."""
+    rows = [(i, example.gold[0]) for i, example in enumerate(examples)]
+    tokens = sum(examples[i].answer_lens[k] for i, k in rows)
+    return _batch("lm", examples, rows, tokens, pad, device)
+
+
+def row_batch(
+    examples: Sequence[Encoded], rows: Sequence[tuple[int, int]], *, pad: int, device: torch.device
+) -> Batch:
+    """Any (example, candidate) rows, to be scored."""
+    return _batch("candidates", examples, rows, len(rows), pad, device)
+
+
+def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> list[int]:
+    """The examples of step ``step``: each epoch is a permutation of its own, its last batch may be short."""
+    steps_per_epoch = -(-examples // batch_size)
+    epoch, place = divmod(step, steps_per_epoch)
+    return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
+
+
+def padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and their mask, both (rows, length) int64."""
+    length = max(map(len, sequences))
+    ids = torch.tensor([[pad] * (length - len(s)) + list(s) for s in sequences])
+    mask = torch.tensor([[0] * (length - len(s)) + [1] * len(s) for s in sequences])
+    return ids, mask
+
+
+def _texts(example: Example, demos: Sequence[Example]) -> list[str]:
+    """The bare prompt, then for each candidate its text without and with the demonstrations.
+
+    An answer's length is the difference of the two lengths without demonstrations, as published.
+    """
+    texts = [example.prompt.strip(" ")]
+    for answer in example.answers:
+        text = (example.prompt + answer).strip(" ")
+        texts += [text, with_demos(demos, text)]
+    return texts
+
+
+def _batch(
+    kind: Literal["candidates", "lm"],
+    examples: Sequence[Encoded],
+    rows: Sequence[tuple[int, int]],
+    weight: int,
+    pad: int,
+    device: torch.device,
+) -> Batch:
+    ids, mask = padded([examples[i].input_ids[k] for i, k in rows], pad)
+    lens = torch.tensor([examples[i].answer_lens[k] for i, k in rows])
+    answers = int(lens.max())
+    answer_mask = torch.arange(answers, 0, -1) <= lens[:, None]
+    index = torch.tensor(rows)
+    gold = torch.tensor([example.gold[0] for example in examples])
+    return Batch(
+        kind=kind,
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        answer_mask=answer_mask.to(device),
+        example=index[:, 0].to(device),
+        candidate=index[:, 1].to(device),
+        gold=gold.to(device),
+        weight=weight,
+    )
+
+
+def _shortened(answer: str) -> str:
+    return repr(answer if len(answer) <= 60 else answer[:57] + "...")

@@ -1,0 +1,141 @@
+"""How good is the model now? Candidate likelihood or generation -> loss, score and predictions (protocol 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from lezo.encode import MAX_NEW_TOKENS, Encoded, padded, row_batch
+from lezo.objective import answer_log_probs
+from tasks.metrics import TEXT_METRICS, accuracy
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A split to evaluate. ``scored`` gives the loss and chooses a candidate; ``prompts`` are to be continued."""
+
+    scored: Sequence[Encoded] = ()
+    prompts: Sequence[Encoded] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts or self.scored)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
+
+    ``score``: the metric's mean, 0..1. ``predictions``: one record an example, in the split's order.
+    """
+
+    loss: float | None
+    score: float
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores a split in batches of at most ``batch_size`` sequences; the result does not depend on it.
+
+    ``decode`` turns ids into text without special tokens; ``stop`` are the ids that end a generation.
+    """
+
+    model: Any
+    loss: Literal["candidates", "lm"]
+    metric: str
+    batch_size: int
+    pad: int
+    device: torch.device
+    decode: Callable[[Sequence[int]], str]
+    stop: Sequence[int]
+
+    @torch.no_grad()
+    def __call__(self, split: EvalSet) -> Evaluation:
+        """Loss, score and predictions of the split, which holds at least one example."""
+        sums = self._answer_log_probs(split.scored)
+        loss = self._loss(split.scored, sums) if split.scored else None
+        records = self._generated(split.prompts) if split.prompts else self._chosen(split.scored, sums)
+        predictions = [record for record, _ in records]
+        return Evaluation(loss, sum(score for _, score in records) / len(records), predictions)
+
+    def _answer_log_probs(self, examples: Sequence[Encoded]) -> list[list[float]]:
+        """Each candidate's summed log-probability, longest sequences first so that memory peaks at once."""
+        sums = [[0.0] * len(example.input_ids) for example in examples]
+        rows = [(i, k) for i, example in enumerate(examples) for k in range(len(example.input_ids))]
+        rows.sort(key=lambda row: -len(examples[row[0]].input_ids[row[1]]))
+        for chunk in _chunks(rows, self.batch_size):
+            batch = row_batch(examples, chunk, pad=self.pad, device=self.device)
+            for (i, k), value in zip(chunk, answer_log_probs(self.model, batch).tolist(), strict=True):
+                sums[i][k] = value
+        return sums
+
+    def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
+        if self.loss == "lm":
+            tokens = sum(example.answer_lens[example.gold[0]] for example in examples)
+            return -sum(s[e.gold[0]] for e, s in zip(examples, sums, strict=True)) / tokens
+        losses = [_cross_entropy(_means(e, s), e.gold[0]) for e, s in zip(examples, sums, strict=True)]
+        return sum(losses) / len(losses)
+
+    def _chosen(
+        self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]
+    ) -> list[tuple[dict[str, Any], float]]:
+        records = []
+        for example, candidate_sums in zip(examples, sums, strict=True):
+            scores = _means(example, candidate_sums)
+            chosen = max(range(len(scores)), key=lambda k: (scores[k], -k))  # the first of equals
+            record = {"index": example.index, "scores": scores, "prediction": chosen, "gold": gold(example)}
+            records.append((record, accuracy(chosen, example.gold)))
+        return records
+
+    def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
+        texts: dict[int, str] = {}
+        order = sorted(prompts, key=lambda prompt: -len(prompt.input_ids[0]))
+        for chunk in _chunks(order, self.batch_size):
+            texts.update(zip([p.index for p in chunk], self._continued(chunk), strict=True))
+        judge = TEXT_METRICS[self.metric]
+        records = []
+        for prompt in prompts:
+            text = texts[prompt.index]
+            score = judge(text.strip(), prompt.references)
+            record = {"index": prompt.index, "text": text, "prediction": text.strip(), "score": score}
+            records.append(({**record, "gold": gold(prompt)}, score))
+        return records
+
+    def _continued(self, prompts: Sequence[Encoded]) -> list[str]:
+        """Greedy continuations of at most 50 tokens, up to the first newline or end of text."""
+        ids, mask = padded([prompt.input_ids[0] for prompt in prompts], self.pad)
+        config = transformers.GenerationConfig(
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            eos_token_id=list(self.stop),
+            pad_token_id=self.pad,
+        )
+        output = self.model.generate(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
+        )
+        return [self.decode(row) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def gold(example: Encoded) -> int | list[int] | list[str]:
+    """The right answer as files show it: an index, the indices where several are right, or texts."""
+    if example.references:
+        return list(example.references)
+    return example.gold[0] if len(example.gold) == 1 else list(example.gold)
+
+
+def _means(example: Encoded, sums: Sequence[float]) -> list[float]:
+    return [total / size for total, size in zip(sums, example.answer_lens, strict=True)]
+
+
+def _cross_entropy(scores: Sequence[float], target: int) -> float:
+    top = max(scores)
+    return top + math.log(sum(math.exp(score - top) for score in scores)) - scores[target]
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))

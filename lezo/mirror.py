@@ -1,0 +1,105 @@
+"""How does Weights & Biases see a run? A copy of the files' rows that can neither stall nor kill it.
+
+Every wandb call happens on a thread of its own, fed by a queue; what fails there is said once and dropped.
+The run folder's files are the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lezo.evaluate import Evaluation
+from lezo.optim import StepReport
+from lezo.record import dev_row, train_row
+
+_QUEUE_ROWS = 10_000
+_CLOSE_SECONDS = 30.0
+
+
+class WandbMirror:
+    """Mirrors metrics and result; ``warn`` receives the one line that says why mirroring stopped."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Mapping[str, Any],
+        project: str,
+        group: str | None,
+        tags: list[str],
+        mode: str,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE_ROWS)
+        self._warn, self._dropped = warn, 0
+        settings = {"project": project, "group": group, "tags": tags, "mode": mode, "config": dict(config)}
+        self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
+        self._thread.start()
+
+    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+        """Mirror a train row."""
+        self._log("train", train_row(step, seconds, report))
+
+    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+        """Mirror a dev row."""
+        row = dev_row(step, seconds, dev)
+        self._log("dev", {key.removeprefix("dev_"): value for key, value in row.items()})
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        """Set the result as the summary and finish; waits half a minute at most."""
+        self._put(lambda run: run.summary.update(dict(summary)))
+        self._put(None)
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._warn(f"wandb did not finish within {_CLOSE_SECONDS:.0f} s; the run folder has everything")
+        if self._dropped:
+            self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
+
+    def _log(self, prefix: str, row: Mapping[str, Any]) -> None:
+        named = {k if k in ("step", "seconds") else f"{prefix}/{k}": v for k, v in row.items()}
+        self._put(lambda run: run.log(named))
+
+    def _put(self, call: Callable[[Any], None] | None) -> None:
+        try:
+            self._queue.put_nowait(call)
+        except queue.Full:
+            self._dropped += 1
+
+    def _work(self, folder: Path, settings: dict[str, Any]) -> None:
+        """The thread: start wandb, then do as told until told to finish; on any failure say so and drain."""
+        try:
+            run = _start(folder, settings)
+            while (call := self._queue.get()) is not None:
+                call(run)
+            run.finish()
+        except Exception as error:  # whatever goes wrong inside wandb must not reach the run
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._warn(f"wandb stopped mirroring ({reason}); the run folder has everything")
+            while self._queue.get() is not None:
+                pass
+
+
+def _start(folder: Path, settings: dict[str, Any]) -> Any:
+    import wandb
+
+    mode = settings.pop("mode")
+    if mode == "auto":
+        mode = "online" if _has_account(wandb) else "offline"
+    options = wandb.Settings(init_timeout=20, silent=True, x_transaction_log_flush_interval=1.0)
+    run = wandb.init(
+        dir=str(folder), name=folder.name, mode=mode, reinit="create_new", settings=options, **settings
+    )
+    run.define_metric("step")
+    run.define_metric("seconds")
+    run.define_metric("train/*", step_metric="step")
+    run.define_metric("dev/*", step_metric="seconds")
+    return run
+
+
+def _has_account(wandb: Any) -> bool:
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)

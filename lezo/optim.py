@@ -1,0 +1,196 @@
+"""One step of an optimizer: the two-point zeroth-order one (MeZO, LeZO), and the first-order baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lezo import noise
+from lezo.model import Layout
+from lezo.probe import two_point
+
+Contributions = Callable[[Callable[..., Any], Any], Iterator[Tensor]]
+"""(forward, batch) -> the parts of the mean loss, one a micro-batch, each () fp32."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step measured. ``applied`` is False where a loss was not finite and theta was left alone."""
+
+    loss: float
+    applied: bool
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Optimizer(Protocol):
+    """Anything that can take step ``step`` on a batch."""
+
+    def step(self, step: int, batch: Any) -> StepReport:
+        """Change the model's weights once."""
+
+
+@dataclass(frozen=True)
+class UniformBlocks:
+    """LeZO's choice: ``keep`` of ``total`` blocks, uniformly without replacement, drawn from the step's seed."""
+
+    total: int
+    sparsity: float
+
+    @property
+    def keep(self) -> int:
+        """K = N - round(sparsity N)."""
+        return self.total - round(self.sparsity * self.total)
+
+    def __call__(self, seed: int) -> tuple[int, ...]:
+        return noise.subset(seed, self.total, self.keep)
+
+
+class TwoPoint:
+    """MeZO and LeZO (design section 1): probe at theta +- eps z, step along z by the projected gradient.
+
+    ``choose`` maps a step's seed to the blocks that take part; the always-on group always does. MeZO is
+    the choice of all blocks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        choose: Callable[[int], Sequence[int]],
+        objective: Contributions,
+        *,
+        lr: float,
+        eps: float,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.layout, self.choose, self.objective = model, layout, choose, objective
+        self.lr, self.eps, self.weight_decay, self.seed = lr, eps, weight_decay, seed
+
+    def step(self, step: int, batch: Any) -> StepReport:
+        """Probe and, where both losses are finite, update. g = (l+ - l-) / (2 eps), in fp32."""
+        seed = noise.step_seed(self.seed, step)
+        active = self.layout.active(self.choose(seed))
+        plus, minus = two_point(
+            self.model,
+            active,
+            lambda forward: _total(self.objective(forward, batch)),
+            seed=seed,
+            eps=self.eps,
+        )
+        g = float((plus - minus) / (2 * self.eps))
+        applied = math.isfinite(g)
+        if applied:
+            self._update(active, seed, g)
+        measures = {"g": g, "lr": self.lr, "loss_plus": float(plus), "loss_minus": float(minus)}
+        return StepReport(float((plus + minus) / 2), applied, measures)
+
+    @torch.no_grad()
+    def _update(self, active: Sequence[str], seed: int, g: float) -> None:
+        """theta <- theta - lr (g z + wd theta) on the active tensors, in fp32, rounded once."""
+        for name in active:
+            theta = self.model.get_parameter(name)
+            z = noise.normal(seed, name, theta)
+            wide = theta.to(z.dtype)
+            decay = self.weight_decay * wide if self.weight_decay and decays(theta) else 0.0
+            theta.copy_(wide - self.lr * (g * z + decay))
+
+
+class FirstOrder:
+    """SGD or AdamW through autograd, with linear decay, clipping and dropout as options (protocol section 8).
+
+    Where ``dropout`` is on, step t's masks are drawn under a seed of (seed, t); the model is in eval mode
+    between steps. ``autocast`` wraps the forwards.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Contributions,
+        *,
+        algorithm: Literal["sgd", "adamw"],
+        lr: float,
+        steps: int,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        schedule: Literal["constant", "linear"] = "constant",
+        clip_norm: float | None = None,
+        dropout: bool = False,
+        seed: int = 0,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.model, self.objective, self.autocast = model, objective, autocast
+        self.lr, self.steps, self.schedule = lr, steps, schedule
+        self.clip_norm, self.dropout, self.seed = clip_norm, dropout, seed
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = _first_order(algorithm, self.parameters, lr, weight_decay, momentum)
+
+    def step(self, step: int, batch: Any) -> StepReport:
+        """One backward pass a micro-batch, then one update where loss and gradient are finite."""
+        loss = self._backward(step, batch)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf))
+        applied = math.isfinite(loss) and math.isfinite(norm)
+        lr = self._scheduled(step)
+        if applied:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+        return StepReport(loss, applied, {"lr": lr, "gradient_norm": norm})
+
+    def _backward(self, step: int, batch: Any) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        with _seeded(noise.derive(self.seed, "dropout", step), self.parameters[0].device):
+            self.model.train(self.dropout)
+            with self.autocast():
+                for part in self.objective(self.model, batch):
+                    part.backward()  # type: ignore[no-untyped-call]
+                    total += float(part.detach())
+            self.model.eval()
+        return total
+
+    def _scheduled(self, step: int) -> float:
+        return self.lr * (1 - step / self.steps) if self.schedule == "linear" else self.lr
+
+
+def decays(theta: Tensor) -> bool:
+    """Weight decay spares biases and norm gains: the tensors of one dimension."""
+    return theta.ndim > 1
+
+
+def _first_order(
+    algorithm: str, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float, momentum: float
+) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if decays(p)], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if algorithm == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+def _total(parts: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum()
+
+
+class _seeded:
+    """Torch's global generator under a seed, restored afterwards: dropout can draw from nothing else."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.fork.__exit__(*exception)

@@ -1,0 +1,161 @@
+"""What a run consists of before any weight is loaded: rows, tokenizer, model configuration, encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from lezo.config import DType, RunConfig
+from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
+from lezo.evaluate import EvalSet
+from lezo.model import TINY, ModelError, Source, load_config, load_tokenizer, positions
+from tasks import TASKS, Example, Task
+from tasks.sampling import Splits, split
+from tasks.source import DataError
+from tasks.source import load as load_pools
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The run's words and how they become ids. ``pad`` fills up batches and is always masked."""
+
+    task: Task
+    splits: Splits
+    source: Source
+    model_config: Any
+    tokenizer: Any
+    encoder: Encoder
+    pad: int
+
+    def train(self) -> list[Encoded]:
+        """The training examples; of an LM-style task only the answer that is trained on."""
+        lm = self.task.loss == "lm"
+        examples = [_gold_only(e) if lm else e for e in self.splits.train]
+        return self._checked(self.encoder.candidates(examples, self.splits.demos))
+
+    def dev(self) -> EvalSet:
+        """The dev set, which always has a loss."""
+        scored = self._checked(self.encoder.candidates(self.splits.dev, self.splits.demos))
+        return EvalSet(scored, self._prompts(self.splits.dev))
+
+    def test(self) -> EvalSet:
+        """The test set: candidates to choose from, or prompts to continue."""
+        if self.task.generates:
+            return EvalSet((), self._prompts(self.splits.test))
+        return EvalSet(self._checked(self.encoder.candidates(self.splits.test, self.splits.demos)))
+
+    def _prompts(self, examples: Sequence[Example]) -> list[Encoded]:
+        return self._checked(self.encoder.prompts(examples, self.splits.demos)) if self.task.generates else []
+
+    def _checked(self, examples: list[Encoded]) -> list[Encoded]:
+        """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
+        top = max((max(ids) for example in examples for ids in example.input_ids), default=0)
+        if top >= self.model_config.vocab_size:
+            raise ModelError(
+                f"{self.source.path}: the tokenizer makes id {top}, and the model has {self.model_config.vocab_size} "
+                "embeddings; expected the model's own tokenizer (model.tokenizer)"
+            )
+        return examples
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Read data, tokenizer and the model's configuration. Raises DataError or ModelError."""
+    source = model_source(config)
+    task = TASKS[config.task.name]
+    splits = _splits(config, task)
+    model_config = load_config(source)
+    tokenizer = load_tokenizer(
+        config.model.tokenizer or source.path, None if config.model.tokenizer else source.revision
+    )
+    bos = _bos(config.model.bos, model_config, tokenizer)
+    limit = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
+    encoder = Encoder(_ids(tokenizer), bos, limit - MAX_NEW_TOKENS if task.generates else limit)
+    pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
+    pad = next(int(pad) for pad in pads if pad is not None)
+    return Prepared(task, splits, source, model_config, tokenizer, encoder, pad)
+
+
+def model_source(config: RunConfig) -> Source:
+    """Where the configured model is; `model=tiny` is part of the package."""
+    model = config.model
+    path = str(TINY) if model.name == "tiny" else model.path
+    assert path is not None  # config.check saw to it
+    shape = None if model.shape is None else asdict(model.shape)
+    return Source(path, model.revision, shape, model.random_weights)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """model.device; auto is CUDA where there is one. Raises ModelError where the device is not there."""
+    name = config.model.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} CUDA devices are visible"
+        raise ModelError(f"model.device={name}: {found}; expected one of those, or model.device=cpu")
+    return device
+
+
+def dtype_of(config: RunConfig, device: torch.device) -> torch.dtype:
+    """model.dtype; auto is float16 on CUDA, but float32 on CPU and for first-order training."""
+    if config.model.dtype is not DType.auto:
+        return getattr(torch, config.model.dtype.name)  # type: ignore[no-any-return]
+    half = device.type == "cuda" and not config.first_order
+    return torch.float16 if half else torch.float32
+
+
+def _splits(config: RunConfig, task: Task) -> Splits:
+    data, wanted = config.data, config.task
+    assert data.name is not None  # config.check saw to it
+    pools = load_pools(task, data.name, path=data.path, revision=data.revision)
+    splits = split(
+        pools.train,
+        pools.val,
+        num_train=wanted.num_train,
+        num_dev=wanted.num_dev,
+        num_test=wanted.num_test,
+        data_seed=wanted.data_seed,
+        demos=wanted.demos,
+    )
+    if config.trains and not splits.train:
+        raise DataError(
+            f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={wanted.num_dev} and "
+            f"task.demos={wanted.demos} leave none to train on; expected at least one (lower task.num_dev)"
+        )
+    if len(splits.demos) < wanted.demos:
+        raise DataError(
+            f"{task.name} ({pools.origin}): task.demos={wanted.demos}, but only {len(splits.demos)} train rows are "
+            f"left by task.num_dev={wanted.num_dev}; lower one of them"
+        )
+    return splits
+
+
+def _bos(given: int | None, model_config: Any, tokenizer: Any) -> int | None:
+    """The id before every prompt: 0 for OPT, as published; else what the tokenizer puts first, if anything."""
+    if given is not None:
+        if given >= model_config.vocab_size:
+            raise ModelError(
+                f"model.bos={given}: expected an id below the vocabulary's {model_config.vocab_size}"
+            )
+        return given
+    if model_config.model_type == "opt":
+        return 0
+    first = tokenizer("a")["input_ids"][0]
+    return int(first) if first == tokenizer.bos_token_id else None
+
+
+def _ids(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    def encode(texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    return encode
+
+
+def _gold_only(example: Example) -> Example:
+    return replace(example, answers=(example.answers[example.gold[0]],), gold=(0,))

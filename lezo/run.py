@@ -1,0 +1,79 @@
+"""lezo-run: compose a configuration, run it, and leave a result whatever happens."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lezo.compose import CONF, Composed, compose, converted, register_schema
+from lezo.config import ConfigError, check
+
+
+def main() -> None:
+    """The command. Exits with 0, 1 for a failed run, 2 for a bad configuration, 130 when interrupted."""
+    arguments = get_args_parser().parse_args()
+    try:
+        if _is_hydras(arguments):
+            register_schema()
+            _hydra_job()
+        elif arguments.multirun:
+            from lezo.sweep import sweep
+
+            sys.exit(sweep(arguments.overrides, config_dir=arguments.config_dir))
+        else:
+            composed = compose(arguments.overrides, config_dir=arguments.config_dir)
+            sys.exit(run(composed, command=command(arguments.overrides, arguments.config_dir)))
+    except ConfigError as error:
+        sys.exit(complain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(composed: Composed, *, command: str) -> int:
+    """Do what the configuration says. Returns the exit code."""
+    from lezo.outcome import carried_out  # torch and transformers take seconds to import: only now
+
+    return carried_out(composed, command)
+
+
+def complain(error: ConfigError) -> int:
+    """Print what is wrong with a configuration; returns the exit code."""
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+def command(overrides: Sequence[str], config_dir: str | None = None) -> str:
+    """The command line that repeats a run, in a folder of its own."""
+    kept = [text for text in overrides if not text.startswith("hydra.run.dir=")]
+    folder = ["--config-dir", config_dir] if config_dir else []
+    return shlex.join(["lezo-run", *folder, *kept])
+
+
+def _is_hydras(arguments: Any) -> bool:
+    """Whether Hydra answers by itself: help, completion, showing configs, and its own launchers."""
+    shows = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_name")
+    launched = any(text.lstrip("+").startswith("hydra/launcher=") for text in arguments.overrides)
+    return launched or any(getattr(arguments, name) for name in shows)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
+def _hydra_job(config: DictConfig) -> None:
+    """A job of one of Hydra's own launchers, which composed it and chose its folder."""
+    job = HydraConfig.get()
+    composed = converted(config, Path(job.runtime.output_dir), Path(job.sweep.dir))
+    check(composed.config)
+    if run(composed, command=command(list(job.overrides.task))) != 0:
+        raise RuntimeError(f"the run in {composed.run_dir} failed; its result.json says why")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What does the user see? The banner, progress with time left, the summary; plain lines off a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lezo.evaluate import Evaluation
+from lezo.optim import StepReport
+
+_LINES = 20  # progress lines a run prints where there is no terminal
+
+
+def console() -> Console:
+    """Standard output; never wrapped or coloured where it is not a terminal."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
+
+
+def table(rows: Mapping[str, str], heading: str) -> str:
+    """A heading and aligned names and values."""
+    width = max(map(len, rows))
+    return "\n".join([heading, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
+
+
+class ProgressStory:
+    """A bar on a terminal, a line now and then elsewhere: loss, dev score, steps per second, time left."""
+
+    def __init__(self, out: Console, steps: int, metric: str) -> None:
+        self._out, self._steps, self._metric = out, steps, metric
+        self._dev, self._start, self._loss = "", time.perf_counter(), float("nan")
+        self._bar = _bar(out) if out.is_terminal else None
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=steps, rate="", loss="", dev="")
+
+    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+        """Show a step: the bar moves, or every twentieth of the run a line appears."""
+        self._loss = report.loss if step == 1 else 0.95 * self._loss + 0.05 * report.loss
+        rate = step / max(seconds, 1e-9)
+        if self._bar is not None:
+            rate_text, loss_text = f"{rate:.1f} steps/s", f"loss {self._loss:.4f}"
+            self._bar.update(self._task, completed=step, rate=rate_text, loss=loss_text, dev=self._dev)
+        elif step % max(self._steps // _LINES, 1) == 0:
+            left = clock((self._steps - step) / rate)
+            self._out.print(
+                f"step {step}/{self._steps}  loss {self._loss:.4f}  {rate:.1f} steps/s  {left} left"
+            )
+
+    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+        """Show a dev evaluation."""
+        loss = "-" if dev.loss is None else f"{dev.loss:.4f}"
+        self._dev = f"dev {dev.score:.3f}"
+        self._out.print(f"step {step}/{self._steps}  dev_loss {loss}  dev {self._metric} {dev.score:.4f}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def number(value: float) -> str:
+    """A short, exact-looking number: 0.001, 1e-06."""
+    return f"{value:g}"
+
+
+def count(value: int) -> str:
+    """A parameter count as people say it: 125.2M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return str(value)
+
+
+def size(value: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value / 2**10:.0f} KiB"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def score(value: Any) -> str:
+    """A score of a result, which may not have been reached."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _bar(out: Console) -> Progress:
+    return Progress(
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[dev]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=out,
+    )

@@ -1,0 +1,16 @@
+"""CommitmentBank: does the text commit its author to the hypothesis?"""
+
+from collections.abc import Iterator
+
+from tasks.row import Row
+from tasks.task import Example, Task, choice, super_glue
+
+
+class CB(Task):
+    name = "cb"
+    hub = super_glue("cb", 250, 56)
+
+    def examples(self, row: Row) -> Iterator[Example]:
+        gold = row.label("label", ("entailment", "contradiction", "neutral"))
+        question = f'Can we infer that "{row.text("hypothesis")}"? Yes, No, or Maybe?'
+        return choice(f"Suppose {row.text('premise')} {question}\n", ("Yes", "No", "Maybe"), gold)

@@ -1,0 +1,87 @@
+"""Checked access to one row of data: what is missing or wrong is said in the data's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class RowError(ValueError):
+    """A row that does not have the expected form; the message names column, value and expectation."""
+
+
+class Row:
+    """One JSON object or hub row. Every reader raises RowError on a missing column or a wrong type."""
+
+    def __init__(self, columns: Any) -> None:
+        if not isinstance(columns, Mapping):
+            raise RowError(f"expected a JSON object, found {_shown(columns)}")
+        self._columns = columns
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._columns
+
+    def text(self, column: str) -> str:
+        """The column as text."""
+        value: str = self._typed(column, str, "text")
+        return value
+
+    def integer(self, column: str) -> int:
+        """The column as a whole number."""
+        value = self._value(column)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(column, value, "a whole number")
+        return value
+
+    def label(self, column: str, names: Sequence[str]) -> int:
+        """The column's class index: stored as the index, as one of ``names``, or, for False and True, as a boolean."""
+        value = self._value(column)
+        if isinstance(value, str) and value in names:
+            return list(names).index(value)
+        if isinstance(value, bool) and tuple(names) == ("False", "True"):
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
+            return value
+        indices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
+        raise _wrong(column, value, f"one of {indices}")
+
+    def texts(self, column: str) -> list[str]:
+        """The column as a list of at least one text."""
+        values = self._typed(column, Sequence, "a list of texts")
+        if isinstance(values, str) or not all(isinstance(v, str) for v in values):
+            raise _wrong(column, values, "a list of texts")
+        if not values:
+            raise _wrong(column, values, "at least one text")
+        return list(values)
+
+    def nested(self, column: str) -> Row:
+        """The column as a row of its own."""
+        return Row(self._typed(column, Mapping, "an object"))
+
+    def rows(self, column: str) -> list[Row]:
+        """The column as a list of rows."""
+        values = self._typed(column, Sequence, "a list of objects")
+        if not all(isinstance(value, Mapping) for value in values):
+            raise _wrong(column, values, "a list of objects")
+        return [Row(value) for value in values]
+
+    def _typed(self, column: str, kind: type, expected: str) -> Any:
+        value = self._value(column)
+        if not isinstance(value, kind):
+            raise _wrong(column, value, expected)
+        return value
+
+    def _value(self, column: str) -> Any:
+        if column not in self._columns:
+            present = ", ".join(map(str, self._columns)) or "no columns"
+            raise RowError(f"column {column!r} is missing; the row has {present}")
+        return self._columns[column]
+
+
+def _wrong(column: str, value: Any, expected: str) -> RowError:
+    return RowError(f"column {column!r} is {_shown(value)}, expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

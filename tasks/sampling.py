@@ -1,0 +1,55 @@
+"""Which rows a run uses: the published seeded subsets (protocol section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.task import Example
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The run's examples, in sampled order; an example's index is its place in its split.
+
+    ``demos`` are the first rows of the train subset; they are shown in every prompt and are
+    therefore no training examples.
+    """
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    demos: tuple[Example, ...] = ()
+
+
+def subset(rows: int, size: int | None, seed: int) -> list[int]:
+    """The first ``size`` indices of NumPy's legacy permutation under ``seed``; all where None."""
+    return [int(i) for i in np.random.RandomState(seed).permutation(rows)[:size]]
+
+
+def split(
+    train: Sequence[Example],
+    val: Sequence[Example],
+    *,
+    num_train: int,
+    num_dev: int,
+    num_test: int | None,
+    data_seed: int,
+    demos: int = 0,
+) -> Splits:
+    """Draw train and dev from the train rows and test from the validation rows.
+
+    The dev set takes the last ``num_dev`` of what was drawn, so where rows are short it is the train
+    set that shrinks, possibly to nothing.
+    """
+    drawn = subset(len(train), num_train + num_dev, data_seed)
+    kept = max(len(drawn) - num_dev, 0)
+    trained = [train[i] for i in drawn[:kept]]
+    return Splits(
+        train=tuple(trained[demos:]),
+        dev=tuple(train[i] for i in drawn[kept:]),
+        test=tuple(val[i] for i in subset(len(val), num_test, data_seed)),
+        demos=tuple(trained[:demos]),
+    )

@@ -1,0 +1,78 @@
+"""How answers are judged (protocol section 6)."""
+
+import pytest
+
+from tasks import TASKS
+from tasks.metrics import TEXT_METRICS, accuracy, exact_match, f1, normalised
+
+
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("The QUAY", "quay"),
+        ("a theatre, an owl and the sea", "theatre owl and sea"),
+        ("U.S.A.'s  top-ten\n\tlist!", "usas topten list"),
+        ("(the) [a] $3.50", "350"),
+        ("A.N. Other", "other"),  # punctuation goes first, what is left may be an article
+        ("“quoted” — naïve", "“quoted” — naïve"),  # only ASCII punctuation goes
+        ("banana than anthem", "banana than anthem"),
+        ("the a an", ""),
+    ],
+)
+def test_normalised(text, plain):
+    assert normalised(text) == plain
+
+
+@pytest.mark.parametrize(
+    "prediction, reference, score",
+    [
+        ("the quay", "Quay.", 1.0),
+        ("quay", "harbour", 0.0),
+        ("old stone quay", "stone quay", 0.8),  # precision 2/3, recall 1
+        ("quay", "old stone quay", 0.5),  # precision 1, recall 1/3
+        ("no no no", "no no", 0.8),  # a multiset: two of three are shared
+        ("no", "no no no", 0.5),
+        ("b a c", "c b", 1.0),  # order does not count
+    ],
+)
+def test_token_f1(prediction, reference, score):
+    assert f1(prediction, [reference]) == pytest.approx(score, abs=1e-12)
+
+
+def test_f1_is_the_best_over_the_references():
+    assert f1("stone quay", ["harbour", "old stone quay wall", "stone quay"]) == 1.0
+    assert f1("stone quay", ["harbour", "old stone quay wall"]) == pytest.approx(2 / 3)
+
+
+def test_two_empty_texts_score_nothing():
+    assert f1("the", ["a"]) == f1("", [""]) == f1("", ["quay"]) == f1("quay", ["the"]) == 0.0
+
+
+@pytest.mark.parametrize("reference", ["CANNOTANSWER", "no answer"])
+def test_no_answer_must_match_exactly(reference):
+    assert f1(reference, [reference]) == 1.0
+    assert f1(reference.upper() + ".", [reference]) == 1.0
+    assert f1(f"{reference} given", [reference]) == 0.0
+    assert f1("answer", [reference]) == 0.0
+
+
+def test_no_answer_counts_only_as_the_first_reference():
+    assert f1("answer", ["yes", "no answer"]) == pytest.approx(2 / 3)
+    assert f1("answer", ["No answer"]) == pytest.approx(2 / 3)  # the two texts are taken literally
+
+
+def test_exact_match():
+    assert exact_match("The quay!", ["harbour", "quay"]) == 1.0
+    assert exact_match("stone quay", ["harbour", "quay"]) == 0.0
+    assert exact_match("the", ["a"]) == 1.0
+
+
+def test_accuracy_with_several_right_answers():
+    assert [accuracy(i, (1, 3)) for i in range(4)] == [0.0, 1.0, 0.0, 1.0]
+    assert accuracy(0, (0,)) == 1.0
+
+
+def test_metrics_are_found_by_name():
+    assert TEXT_METRICS["f1"] is f1
+    assert TEXT_METRICS["em"] is exact_match
+    assert all(task.metric in TEXT_METRICS for task in TASKS.values() if task.generates)

@@ -1,0 +1,93 @@
+import pytest
+
+from tasks.row import Row, RowError
+
+NAMES = ("entailment", "contradiction", "neutral")
+ROW = Row(
+    {
+        "text": "seven",
+        "number": 7,
+        "flag": True,
+        "none": None,
+        "texts": ["a", "b"],
+        "mixed": ["a", 1],
+        "empty": [],
+        "object": {"inner": "x"},
+        "objects": [{"n": 1}, {"n": 2}],
+    }
+)
+
+
+def test_readers_return_the_value():
+    assert ROW.text("text") == "seven"
+    assert ROW.integer("number") == 7
+    assert ROW.texts("texts") == ["a", "b"]
+    assert ROW.nested("object").text("inner") == "x"
+    assert [row.integer("n") for row in ROW.rows("objects")] == [1, 2]
+    assert ROW.rows("empty") == []
+    assert "text" in ROW and "other" not in ROW
+
+
+@pytest.mark.parametrize("read", [Row.text, Row.integer, Row.texts, Row.nested, Row.rows])
+def test_missing_column_names_the_present_ones(read):
+    with pytest.raises(RowError, match=r"column 'label' is missing; the row has premise, idx$"):
+        read(Row({"premise": "p", "idx": 0}), "label")
+
+
+def test_missing_label_and_empty_row():
+    with pytest.raises(RowError, match=r"column 'label' is missing; the row has no columns$"):
+        Row({}).label("label", NAMES)
+
+
+@pytest.mark.parametrize(
+    "read, column, message",
+    [
+        (Row.text, "number", "column 'number' is 7, expected text"),
+        (Row.text, "none", "column 'none' is None, expected text"),
+        (Row.integer, "text", "column 'text' is 'seven', expected a whole number"),
+        (Row.integer, "flag", "column 'flag' is True, expected a whole number"),
+        (Row.texts, "number", "column 'number' is 7, expected a list of texts"),
+        (Row.texts, "text", "column 'text' is 'seven', expected a list of texts"),
+        (Row.texts, "mixed", r"column 'mixed' is \['a', 1\], expected a list of texts"),
+        (Row.texts, "empty", r"column 'empty' is \[\], expected at least one text"),
+        (Row.nested, "texts", r"column 'texts' is \['a', 'b'\], expected an object"),
+        (Row.rows, "object", "column 'object' is {'inner': 'x'}, expected a list of objects"),
+        (Row.rows, "text", "column 'text' is 'seven', expected a list of objects"),
+        (Row.rows, "texts", r"column 'texts' is \['a', 'b'\], expected a list of objects"),
+    ],
+)
+def test_wrong_type(read, column, message):
+    with pytest.raises(RowError, match=f"^{message}$"):
+        read(ROW, column)
+
+
+@pytest.mark.parametrize("columns", [[1, 2], "text", None, 3])
+def test_row_that_is_no_object(columns):
+    with pytest.raises(RowError, match="expected a JSON object, found "):
+        Row(columns)
+
+
+def test_long_values_are_cut_in_messages():
+    with pytest.raises(RowError) as caught:
+        Row({"text": ["x" * 500]}).text("text")
+    assert str(caught.value) == f"column 'text' is ['{'x' * 75}..., expected text"
+
+
+def label(value, names=NAMES):
+    return Row({"label": value}).label("label", names)
+
+
+def test_label_as_index_and_as_name():
+    assert [label(i) for i in range(3)] == [0, 1, 2]
+    assert [label(name) for name in NAMES] == [0, 1, 2]
+
+
+def test_label_as_boolean():
+    assert [label(value, ("False", "True")) for value in (False, True)] == [0, 1]
+
+
+@pytest.mark.parametrize("value", [-1, 3, "maybe", "0", 1.0, None, True, ["neutral"]])
+def test_wrong_label_lists_the_right_ones(value):
+    listed = r"one of 0 \(entailment\), 1 \(contradiction\), 2 \(neutral\)$"
+    with pytest.raises(RowError, match=f"column 'label' is .*, expected {listed}"):
+        label(value)
