@@ -74,7 +74,7 @@ class Job:
         folder.json("result.json", result)
         if self.mirror is not None:
             self.mirror.close(result)
-        self.out.print(banner.summary(result, folder.path))
+        self.out.print(f"see {folder.path}" if status == "failed" else banner.summary(result, folder.path))
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:
         """What the run came to. Scores are fractions 0..1, seconds are wall-clock."""

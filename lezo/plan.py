@@ -55,7 +55,7 @@ def make_plan(config: RunConfig) -> Plan:
     """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""
     device = device_of(config)
     dtype = dtype_of(config, device)
-    parts = prepare(config)
+    parts = prepare(config, training=config.trains)
     train = parts.train() if config.trains else []
     dev, test = parts.dev(), parts.test()
     examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]

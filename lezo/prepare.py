@@ -61,11 +61,14 @@ class Prepared:
         return examples
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Read data, tokenizer and the model's configuration. Raises DataError or ModelError."""
+def prepare(config: RunConfig, *, training: bool) -> Prepared:
+    """Read data, tokenizer and the model's configuration. Raises DataError or ModelError.
+
+    ``training`` asks for at least one training example.
+    """
     source = model_source(config)
     task = TASKS[config.task.name]
-    splits = _splits(config, task)
+    splits = _splits(config, task, training)
     model_config = load_config(source)
     tokenizer = load_tokenizer(
         config.model.tokenizer or source.path, None if config.model.tokenizer else source.revision
@@ -107,7 +110,7 @@ def dtype_of(config: RunConfig, device: torch.device) -> torch.dtype:
     return torch.float16 if half else torch.float32
 
 
-def _splits(config: RunConfig, task: Task) -> Splits:
+def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     data, wanted = config.data, config.task
     assert data.name is not None  # config.check saw to it
     pools = load_pools(task, data.name, path=data.path, revision=data.revision)
@@ -120,7 +123,7 @@ def _splits(config: RunConfig, task: Task) -> Splits:
         data_seed=wanted.data_seed,
         demos=wanted.demos,
     )
-    if config.trains and not splits.train:
+    if training and not splits.train:
         raise DataError(
             f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={wanted.num_dev} and "
             f"task.demos={wanted.demos} leave none to train on; expected at least one (lower task.num_dev)"
