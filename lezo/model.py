@@ -56,11 +56,14 @@ def load_config(source: Source) -> Any:
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a folder or hub id. Raises ModelError where it cannot be read."""
+    way_out = "; model.tokenizer=DIR names another folder with a tokenizer"
     try:
-        return transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        way_out = "; model.tokenizer=DIR names another folder with a tokenizer"
         raise ModelError(_unreadable("a tokenizer of", path, error) + way_out) from error
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+        raise ModelError(_unreadable("a tokenizer of", path, ValueError("no vocabulary")) + way_out)
+    return tokenizer
 
 
 def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:

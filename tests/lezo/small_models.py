@@ -1,0 +1,89 @@
+"""Models of a few thousand random weights, and a toy whose gradient is known."""
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
+
+VOCABULARY = 61
+
+
+def opt_config(**changes: object) -> OPTConfig:
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 64,
+        "init_std": 0.2,
+    }
+    return OPTConfig(**{**shape, **changes})
+
+
+def llama_like(kind: type[PreTrainedConfig], **changes: object) -> PreTrainedConfig:
+    return kind(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        **changes,
+    )
+
+
+CONFIGS = {
+    "opt": opt_config(),
+    "opt-350m-style": opt_config(do_layer_norm_before=False, word_embed_proj_dim=8),
+    "llama": llama_like(LlamaConfig),
+    "qwen2-tied": llama_like(Qwen2Config, tie_word_embeddings=True),
+    "neox": GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    ),
+}
+
+
+def small_model(name: str = "opt", dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype).eval()
+
+
+class Bowl(nn.Module):
+    """0.5 sum curvature (theta - target)^2 over an always-on tensor and four blocks of one matrix each."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(7)
+        self.head = nn.Parameter(torch.randn(3, generator=draw).to(dtype))
+        self.blocks = nn.ModuleList(nn.Linear(3, 2, bias=False, dtype=dtype) for _ in range(4))
+        self.target: dict[str, torch.Tensor] = {}
+        for name, parameter in self.named_parameters():
+            parameter.data = torch.randn(parameter.shape, generator=draw).to(dtype)
+            self.target[name] = torch.randn(parameter.shape, generator=draw).to(dtype)
+
+    def forward(self, scale: float = 1.0) -> torch.Tensor:
+        return scale * sum(0.5 * (p - self.target[name]).square().sum() for name, p in self.named_parameters())
+
+
+def bowl_objective(forward, batch):
+    """A batch is the scale of the bowl."""
+    yield forward(batch)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,0 +1,83 @@
+import dataclasses
+
+import pytest
+import torch
+
+from lezo.encode import Encoded
+from lezo.evaluate import EvalSet, Evaluator, gold
+from tests.lezo.small_models import small_model
+from tests.lezo.test_objective import CPU, examples, plain_candidate_loss, plain_lm_loss, plain_log_prob
+
+NEWLINE, END = 7, 2
+
+
+def evaluator(model, loss="candidates", metric="accuracy", batch_size=3):
+    return Evaluator(
+        model=model,
+        loss=loss,
+        metric=metric,
+        batch_size=batch_size,
+        pad=1,
+        device=CPU,
+        decode=lambda ids: "".join(f" t{i}" if i != NEWLINE else "\n" for i in ids if i > 3),
+        stop=[NEWLINE, END],
+    )
+
+
+@pytest.mark.parametrize(("loss", "plain"), [("candidates", plain_candidate_loss), ("lm", plain_lm_loss)])
+def test_loss_score_and_predictions_equal_the_plain_form(loss, plain):
+    model, made = small_model(dtype=torch.float64), examples(8)
+    found = evaluator(model, loss)(EvalSet(made))
+    assert found.loss == pytest.approx(plain(model, made), abs=1e-10)
+    right = 0
+    for e, record in zip(made, found.predictions, strict=True):
+        means = [plain_log_prob(model, ids, n) / n for ids, n in zip(e.input_ids, e.answer_lens, strict=True)]
+        assert record["scores"] == pytest.approx(means, abs=1e-10)
+        assert record["prediction"] == means.index(max(means))
+        assert (record["index"], record["gold"]) == (e.index, e.gold[0])
+        right += record["prediction"] in e.gold
+    assert found.score == right / 8
+
+
+@pytest.mark.parametrize("loss", ["candidates", "lm"])
+def test_the_result_does_not_depend_on_the_batch_size(loss):
+    model, made = small_model(dtype=torch.float64), examples(8)
+    one, many = (evaluator(model, loss, batch_size=size)(EvalSet(made)) for size in (1, 100))
+    assert one.loss == pytest.approx(many.loss, abs=1e-12)
+    assert [r["prediction"] for r in one.predictions] == [r["prediction"] for r in many.predictions]
+
+
+def test_the_first_of_equal_candidates_wins_and_any_right_one_counts():
+    same = Encoded(0, ((0, 5, 6),) * 3, (1, 1, 1), (2, 0))
+    found = evaluator(small_model())(EvalSet([same]))
+    assert (found.predictions[0]["prediction"], found.predictions[0]["gold"], found.score) == (0, [2, 0], 1.0)
+    wrong = dataclasses.replace(same, gold=(1,))
+    assert evaluator(small_model())(EvalSet([wrong])).score == 0.0
+
+
+def greedy(model, ids, limit=50):
+    """The plain form: one unpadded forward a token."""
+    produced = []
+    while len(produced) < limit and not (produced and produced[-1] in (NEWLINE, END)):
+        with torch.no_grad():
+            produced.append(int(model(input_ids=torch.tensor([[*ids, *produced]])).logits[0, -1].argmax()))
+    return produced
+
+
+def test_generation_is_greedy_up_to_a_newline_in_the_splits_order():
+    model = small_model(dtype=torch.float64)
+    prompts = [Encoded(e.index, (e.input_ids[0][:9],), (0,), (0,), ("t5 t6",)) for e in examples(6)]
+    judge = evaluator(model, "lm", "f1", batch_size=4)
+    found = judge(EvalSet((), prompts))
+    assert found.loss is None
+    for prompt, record in zip(prompts, found.predictions, strict=True):
+        expected = judge.decode(greedy(model, prompt.input_ids[0]))
+        assert (record["index"], record["text"], record["prediction"]) == (prompt.index, expected, expected.strip())
+        assert record["gold"] == ["t5 t6"]
+    assert found.score == pytest.approx(sum(r["score"] for r in found.predictions) / 6)
+
+
+def test_gold_as_files_show_it():
+    assert gold(Encoded(0, ((0,),), (1,), (3,))) == 3
+    assert gold(Encoded(0, ((0,),), (1,), (3, 1))) == [3, 1]
+    assert gold(Encoded(0, ((0,),), (0,), (0,), ("a", "b"))) == ["a", "b"]

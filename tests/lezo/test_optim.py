@@ -1,0 +1,184 @@
+"""Optimizers on a bowl whose gradient is known: agrees with a reference, deterministic, converges, unbiased."""
+
+import math
+
+import pytest
+import torch
+
+from lezo import noise
+from lezo.encode import gold_batch
+from lezo.model import layout
+from lezo.objective import contributions
+from lezo.optim import FirstOrder, StepReport, TwoPoint, UniformBlocks
+from tests.lezo.small_models import Bowl, bowl_objective, small_model, weights
+from tests.lezo.test_objective import CPU, examples
+
+
+def two_point(model, sparsity=0.0, **changes):
+    settings = {"lr": 0.05, "eps": 1e-3, "seed": 3, **changes}
+    found = layout(model)
+    return TwoPoint(model, found, UniformBlocks(len(found.blocks), sparsity), bowl_objective, **settings)
+
+
+def run(optimizer, steps, batch=1.0) -> list[StepReport]:
+    return [optimizer.step(step, batch) for step in range(steps)]
+
+
+def textbook(sparsity, steps, lr=0.05, eps=1e-3, decay=0.0):
+    """Algorithm 1 written out in fp64: perturb in place, measure, perturb back, measure, restore, update."""
+    model = Bowl()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    with torch.no_grad():
+        for step in range(steps):
+            seed = noise.step_seed(3, step)
+            chosen = UniformBlocks(4, sparsity)(seed)
+            active = [(n, p) for n, p in zip(names, parameters, strict=True) if n == "head" or int(n.split(".")[1]) in chosen]
+            z = {n: noise.normal(seed, n, p) for n, p in active}
+            for n, p in active:
+                p += eps * z[n]
+            plus = model(1.0)
+            for n, p in active:
+                p -= 2 * eps * z[n]
+            minus = model(1.0)
+            for n, p in active:
+                p += eps * z[n]
+                p -= lr * ((plus - minus) / (2 * eps) * z[n] + (decay * p if p.ndim > 1 else 0))
+    return weights(model)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_agrees_with_the_textbook_in_fp64(sparsity, decay):
+    model = Bowl()
+    run(two_point(model, sparsity, weight_decay=decay), 20)
+    for name, expected in textbook(sparsity, 20, decay=decay).items():
+        torch.testing.assert_close(model.get_parameter(name).data, expected, atol=1e-10, rtol=0)
+
+
+def test_is_deterministic_bit_for_bit():
+    models = [Bowl(torch.float32) for _ in range(2)]
+    reports = [run(two_point(model, 0.5), 20) for model in models]
+    assert reports[0] == reports[1]
+    assert all(torch.equal(p, q) for p, q in zip(*(m.parameters() for m in models), strict=True))
+
+
+def test_sparsity_0_is_mezo_bit_for_bit():
+    lezo, mezo = Bowl(torch.float32), Bowl(torch.float32)
+    everything = TwoPoint(mezo, layout(mezo), lambda seed: range(4), bowl_objective, lr=0.05, eps=1e-3, seed=3)
+    assert run(two_point(lezo, 0.0), 20) == run(everything, 20)
+    assert all(torch.equal(p, q) for p, q in zip(lezo.parameters(), mezo.parameters(), strict=True))
+
+
+def test_unselected_blocks_are_untouched_bit_for_bit():
+    model = Bowl(torch.float32)
+    optimizer = two_point(model, 0.5)
+    for step in range(20):
+        before, chosen = weights(model), UniformBlocks(4, 0.5)(noise.step_seed(3, step))
+        optimizer.step(step, 1.0)
+        changed = {name for name, p in model.named_parameters() if not torch.equal(before[name], p)}
+        assert changed == {"head", *(f"blocks.{block}.weight" for block in chosen)}
+
+
+def test_sparsity_1_trains_the_always_on_group_only():
+    model = Bowl()
+    before = weights(model)
+    run(two_point(model, 1.0), 20)
+    assert {name for name, p in model.named_parameters() if not torch.equal(before[name], p)} == {"head"}
+
+
+@pytest.mark.parametrize(("total", "sparsity", "keep"), [(40, 0.75, 10), (8, 0.75, 2), (24, 0.0, 24), (24, 1.0, 0), (5, 0.5, 3)])
+def test_k_is_n_minus_the_rounded_skipped_share(total, sparsity, keep):
+    assert UniformBlocks(total, sparsity).keep == keep == len(UniformBlocks(total, sparsity)(1))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_zeroth_order_converges(sparsity):
+    model = Bowl()
+    reports = run(two_point(model, sparsity, lr=0.03), 1500)
+    assert reports[-1].loss < 1e-6 * reports[0].loss
+
+
+@pytest.mark.parametrize(("sparsity", "share"), [(0.0, 1.0), (0.5, 0.5)])
+def test_the_update_is_unbiased_on_blocks_up_to_the_share_of_steps_that_touch_them(sparsity, share):
+    """E[g z] is the gradient at sparsity 0; under LeZO K/N of it on blocks, uncorrected, all of it elsewhere."""
+    model = Bowl()
+    start, draws = weights(model), 4000
+    gradient = {name: start[name] - model.target[name] for name in start}
+    moved = {name: [] for name in start}
+    optimizer = two_point(model, sparsity, lr=1.0)
+    for step in range(draws):
+        optimizer.step(step, 1.0)
+        for name, p in model.named_parameters():
+            moved[name].append(start[name] - p.detach())
+            p.data.copy_(start[name])
+    for name, samples in moved.items():
+        stacked = torch.stack(samples)
+        error = stacked.std(0) / math.sqrt(draws)
+        expected = gradient[name] * (1.0 if name == "head" else share)
+        assert ((stacked.mean(0) - expected).abs() < 5 * error).all(), name
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_non_finite_loss_changes_nothing(bad):
+    for optimizer in (two_point(Bowl()), FirstOrder(Bowl(), bowl_objective, algorithm="sgd", lr=0.1, steps=1)):
+        before = weights(optimizer.model)
+        assert not optimizer.step(0, bad).applied
+        assert all(torch.equal(before[name], p) for name, p in optimizer.model.named_parameters())
+
+
+def test_half_precision_weights_move_by_an_update_computed_in_fp32():
+    model = Bowl(torch.float16)
+    before = weights(model)
+    (report,) = run(two_point(model, lr=0.05, eps=0.05), 1)
+    seed = noise.step_seed(3, 0)
+    for name, p in model.named_parameters():
+        z = noise.normal(seed, name, p)
+        assert torch.equal(p.data, (before[name].float() - 0.05 * report.measures["g"] * z).half())
+
+
+def first_order(model, **changes):
+    settings = {"algorithm": "sgd", "lr": 0.1, "steps": 10, **changes}
+    return FirstOrder(model, bowl_objective, **settings)
+
+
+def test_sgd_steps_along_the_gradient():
+    model = Bowl()
+    before = weights(model)
+    run(first_order(model, weight_decay=0.5), 1)
+    for name, p in model.named_parameters():
+        gradient = before[name] - model.target[name] + (0.5 * before[name] if before[name].ndim > 1 else 0)
+        torch.testing.assert_close(p.data, before[name] - 0.1 * gradient)
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "adamw"])
+def test_first_order_converges(algorithm):
+    model = Bowl()
+    reports = run(first_order(model, algorithm=algorithm, steps=400, schedule="linear"), 400)
+    assert reports[-1].loss < 1e-3 * reports[0].loss
+
+
+def test_linear_decay_reaches_zero_after_the_last_step():
+    reports = run(first_order(Bowl(), schedule="linear", steps=4), 4)
+    assert [r.measures["lr"] for r in reports] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+def test_clipping_bounds_the_step():
+    model = Bowl()
+    before = weights(model)
+    run(first_order(model, clip_norm=1e-3), 1)
+    moved = torch.cat([(before[name] - p.data).flatten() for name, p in model.named_parameters()])
+    assert moved.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_dropout_is_on_in_training_only_and_follows_the_seed():
+    batch, losses = [gold_batch(examples(), pad=1, device=CPU)], []
+    for seed in (0, 0, 1):
+        model = small_model()  # OPT's own dropout is 0.1
+        optimizer = FirstOrder(model, contributions, algorithm="sgd", lr=0.1, steps=1, dropout=True, seed=seed)
+        state = torch.random.get_rng_state()
+        losses.append(optimizer.step(0, batch).loss)
+        assert torch.equal(state, torch.random.get_rng_state())
+        assert not model.training
+    without = FirstOrder(small_model(), contributions, algorithm="sgd", lr=0.1, steps=1).step(0, batch).loss
+    assert losses[0] == losses[1]
+    assert len({losses[0], losses[2], without}) == 3
