@@ -61,6 +61,11 @@ def skipped(plan: Plan) -> str:
     return f"{plan.blocks.total - plan.blocks.keep} of {plan.blocks.total} blocks skipped each step"
 
 
+def dtype_name(plan: Plan) -> str:
+    """The weights' dtype without torch's prefix."""
+    return str(plan.dtype).removeprefix("torch.")
+
+
 def _task(config: RunConfig, plan: Plan) -> str:
     sizes = f"{len(plan.train)} train, {len(plan.dev)} dev, {len(plan.test)} test"
     warning = (
@@ -72,7 +77,7 @@ def _task(config: RunConfig, plan: Plan) -> str:
 def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     parts = f"{story.count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
-    return f"{model_name(config)}: {parts}, {_dtype(plan)} on {plan.device}{weights}; BOS {plan.parts.encoder.bos}"
+    return f"{model_name(config)}: {parts}, {dtype_name(plan)} on {plan.device}{weights}; BOS {plan.parts.encoder.bos}"
 
 
 def _lengths(plan: Plan) -> str:
@@ -120,7 +125,3 @@ def _time(seconds: Mapping[str, float | None]) -> str:
     total, train, evaluation, step = (seconds[key] for key in ("total", "train", "eval", "step_median"))
     parts = f"{story.clock(total or 0)} in all; training {story.clock(train or 0)}, evaluation {story.clock(evaluation or 0)}"
     return parts if step is None else f"{parts}; median step {1000 * step:.1f} ms"
-
-
-def _dtype(plan: Plan) -> str:
-    return str(plan.dtype).removeprefix("torch.")

@@ -49,9 +49,9 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     """
     parsed = parse(overrides)
     for override in parsed:
-        _refuse_additions(override)
-        _refuse_names(override)
         _refuse_sweep(override)
+        _refuse_additions(override, config_dir)
+        _refuse_names(override)
     with hydra_on(config_dir) as extra:
         try:
             composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
@@ -105,11 +105,15 @@ def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path) -> Composed:
     return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir)
 
 
-def _refuse_additions(override: Override) -> None:
+def _refuse_additions(override: Override, config_dir: str | None) -> None:
     text, key = override.input_line, override.key_or_group
     if not (override.is_add() or override.is_force_add() or override.is_delete()):
         return
-    if key in _ADDED_GROUPS or key.split("/")[0].split(".")[0] == "hydra":
+    if key.split("/")[0].split(".")[0] == "hydra":
+        return
+    if key in _ADDED_GROUPS:  # where there is no such option, Hydra would add a key of that name
+        if (problem := _unknown(override, str(override.value()), _options(key, config_dir))) is not None:
+            raise ConfigError([problem])
         return
     if override.is_delete():
         raise ConfigError([f"{text}: no key can be deleted; give it another value instead"])
@@ -159,7 +163,8 @@ def _unknown(override: Override, given: str, known: Sequence[str]) -> str | None
         return None
     close = difflib.get_close_matches(given, known, n=1)
     suggestion = f"did you mean {close[0]}? " if close else ""
-    return f"{override.input_line}: unknown; {suggestion}expected one of {', '.join(known)}"
+    listed = f"expected one of {', '.join(known)}" if known else "there is none (--config-dir DIR adds yours)"
+    return f"{override.input_line}: unknown; {suggestion}{listed}"
 
 
 def _value_problem(override: Override, base: DictConfig, lines: Sequence[str]) -> str | None:
@@ -190,12 +195,9 @@ def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence
     given, known = override.key_or_group, sorted(_leaves(base))
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.75)
     suggestion = f"; did you mean {close[0]}?" if close else ";"
-    prefix = ".".join([*path, ""])
-    keys = (
-        ", ".join(prefix + str(key) for key in list(node.keys()))
-        if isinstance(node, DictConfig)
-        else "none below it"
-    )
+    if not isinstance(node, DictConfig):
+        return f"{override.input_line}: unknown key; {'.'.join(path)} is a value and has no keys"
+    keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()))
     owner = f" of optim={base.optim.name}" if path[:1] == ["optim"] else ""
     return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys}"
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tasks import TASKS
+
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message lists every problem found."""
@@ -256,6 +258,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
 
 def _data_problems(config: RunConfig) -> Iterator[str]:
     data = config.data
+    if config.task.name not in TASKS:  # as a configuration of the user's own can say
+        yield f"task: name {config.task.name} is unknown; expected one of {', '.join(sorted(TASKS))}"
     if data.name is None:
         yield f"data: model={config.model.name} has no data of its own; add data=local data.path=DIR, data=hub or data=sample"
     if data.name == "local" and data.path is None:
@@ -266,14 +270,16 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
-    if config.task.demos > config.task.num_train:
+    if config.task.demos > max(config.task.num_train, 0):
         yield f"task.demos={config.task.demos}: demonstrations come from the {config.task.num_train} train rows (task.num_train)"
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:
     model = config.model
-    if model.name == "hf" and model.path is None:
-        yield "model=hf: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
+    if model.name == "tiny" and model.path is not None:
+        yield f"model.path={model.path}: model=tiny is part of lezo; add model=hf to use a folder or a hub id"
+    if model.name != "tiny" and model.path is None:
+        yield f"model={model.name}: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
         if path is not None and not _is_hub_id(path) and not _is_folder(path):
             yield f"{key}={path}: no such folder"

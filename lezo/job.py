@@ -24,7 +24,7 @@ from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, StepReport, TwoPoint, UniformBlocks
 from lezo.plan import Plan, make_plan
 from lezo.record import RunFolder, environment, peak_memory
-from lezo.train import Listener, Progress, train
+from lezo.train import DivergedError, Listener, Progress, train
 
 
 class Job:
@@ -152,6 +152,8 @@ class Job:
                 max_seconds=settings.max_seconds,
                 max_bad_steps=settings.max_bad_steps,
             )
+        except DivergedError as error:
+            raise DivergedError(f"{error}; weights in {banner.dtype_name(plan)}: {_way_out(plan)}") from error
         finally:
             shown.close()
         best.restore()
@@ -260,6 +262,12 @@ def batches(plan: Plan, config: RunConfig) -> Callable[[int], list[Batch]]:
         return [collate(chunk, pad=plan.parts.pad, device=plan.device) for chunk in chunks]
 
     return batch_at
+
+
+def _way_out(plan: Plan) -> str:
+    """What to try where losses are no longer finite."""
+    wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
+    return f"try a smaller optim.lr{wider}"
 
 
 def _score(evaluation: Evaluation | None) -> float | None:

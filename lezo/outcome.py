@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import traceback
 from types import FrameType
 from typing import NoReturn
 
 import torch
-from rich.console import Console
 
 from lezo import story
 from lezo.compose import Composed
@@ -26,14 +26,14 @@ EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError, torc
 def carried_out(composed: Composed, command: str) -> int:
     """Run or, with dry_run, plan. Returns the exit code: 0, 1 for a failure, 130 for an interruption."""
     signal.signal(signal.SIGTERM, _terminated)
-    out, job = story.console(), Job(composed, command, story.console())
+    job = Job(composed, command, story.console())
     try:
         if composed.config.dry_run:
             job.prepare()
             return 0
         folder = RunFolder(composed.run_dir)
     except EXPECTED as error:
-        return _failed(out, error)
+        return _failed(error)
     except KeyboardInterrupt:
         return 130
     return _recorded(job, folder)
@@ -44,23 +44,21 @@ def _recorded(job: Job, folder: RunFolder) -> int:
     code, status, error = 0, "finished", None
     try:
         job.execute(folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # rich exits where the reader of a pipe has gone
         code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
     except Exception as caught:
         status, error = "failed", str(caught) if isinstance(caught, EXPECTED) else repr(caught)
-        folder.text("traceback.txt", traceback.format_exc())
-        code = _failed(job.out, caught)
+        code = _failed(caught)
+        if not isinstance(caught, EXPECTED):
+            folder.text("traceback.txt", traceback.format_exc())
     job.finish(status, error, folder)
     folder.close()
     return code
 
 
-def _failed(out: Console, error: Exception) -> int:
+def _failed(error: Exception) -> int:
     """Say what went wrong; a traceback only where it may be a bug."""
-    if isinstance(error, EXPECTED):
-        out.print(f"error: {error}")
-    else:
-        out.print(traceback.format_exc())
+    print(f"error: {error}" if isinstance(error, EXPECTED) else traceback.format_exc(), file=sys.stderr)
     return 1
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from lezo.compose import CONF, Composed, compose, converted, register_schema
@@ -21,7 +22,8 @@ def main() -> None:
     """The command. Exits with 0, 1 for a failed run, 2 for a bad configuration, 130 when interrupted."""
     arguments = get_args_parser().parse_args()
     try:
-        if _is_hydras(arguments):
+        _refuse_other_configs(arguments)
+        if _shows(arguments) or _for_hydras_launcher(arguments):
             register_schema()
             _hydra_job()
         elif arguments.multirun:
@@ -58,11 +60,28 @@ def command(overrides: Sequence[str], config_dir: str | None = None) -> str:
     return shlex.join(["lezo-run", *folder, *kept])
 
 
-def _is_hydras(arguments: Any) -> bool:
-    """Whether Hydra answers by itself: help, completion, showing configs, and its own launchers."""
-    shows = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_name")
-    launched = any(text.lstrip("+").startswith("hydra/launcher=") for text in arguments.overrides)
-    return launched or any(getattr(arguments, name) for name in shows)
+def _shows(arguments: Any) -> bool:
+    """Whether Hydra answers by itself: help, completion, showing configs."""
+    shows = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun")
+    return any(getattr(arguments, name) for name in shows)
+
+
+def _for_hydras_launcher(arguments: Any) -> bool:
+    """Whether a sweep is for one of Hydra's own launchers, which then gets jobs that are all checked."""
+    named = any(text.lstrip("+").startswith("hydra/launcher=") for text in arguments.overrides)
+    if not (arguments.multirun and named):
+        return False
+    from lezo.sweep import jobs
+
+    return bool(jobs(arguments.overrides, arguments.config_dir))
+
+
+def _refuse_other_configs(arguments: Any) -> None:
+    if arguments.config_path or arguments.config_name:
+        problem = (
+            "--config-path, --config-name: lezo-run has its own configuration; --config-dir DIR adds to it"
+        )
+        raise ConfigError([problem])
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
@@ -72,7 +91,7 @@ def _hydra_job(config: DictConfig) -> None:
     composed = converted(config, Path(job.runtime.output_dir), Path(job.sweep.dir))
     check(composed.config)
     if run(composed, command=command(list(job.overrides.task))) != 0:
-        raise RuntimeError(f"the run in {composed.run_dir} failed; its result.json says why")
+        raise CompactHydraException(f"error: {composed.run_dir}: did not finish; result.json there says why")
 
 
 if __name__ == "__main__":

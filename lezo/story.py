@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -41,7 +42,9 @@ class ProgressStory:
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         """Show a step: the bar moves, or every twentieth of the run a line appears."""
-        self._loss = report.loss if step == 1 else 0.95 * self._loss + 0.05 * report.loss
+        if report.applied:  # one skipped step's NaN would stay in the average
+            first = math.isnan(self._loss)
+            self._loss = report.loss if first else 0.95 * self._loss + 0.05 * report.loss
         rate = step / max(seconds, 1e-9)
         if self._bar is not None:
             rate_text, loss_text = f"{rate:.1f} steps/s", f"loss {self._loss:.4f}"
@@ -99,7 +102,7 @@ def score(value: Any) -> str:
 
 def _bar(out: Console) -> Progress:
     return Progress(
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[dev]}"),

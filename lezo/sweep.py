@@ -15,6 +15,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
@@ -38,44 +40,70 @@ class SweepJob:
 def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     """Check every job, run them in order, print the table. Returns 0 if all finished, 1 if not, 130 interrupted.
 
-    Raises ConfigError, before anything runs, with the first job that cannot be configured.
+    Raises ConfigError, before anything runs, with the first job that cannot be configured, or where the
+    folder cannot take a sweep.
     """
     out = console()
-    jobs = _jobs(overrides, config_dir)
-    folder = jobs[0].folder.parent
-    out.print(f"sweep of {len(jobs)} jobs in {folder}")
+    todo = jobs(overrides, config_dir)
+    folder = _new_folder(todo)
+    out.print(f"sweep of {len(todo)} jobs in {folder}")
     signal.signal(signal.SIGTERM, _terminated)
     rows, code = [], 0
     try:
-        for job in jobs:
-            rows.append(_run(job, len(jobs), config_dir, out))
+        for job in todo:
+            rows.append(_run(job, len(todo), config_dir, out))
             _save(folder, rows)
     except KeyboardInterrupt:
-        out.print(f"interrupted; {len(jobs) - len(rows)} of {len(jobs)} jobs did not finish")
+        out.print(f"interrupted; {len(todo) - len(rows)} of {len(todo)} jobs did not finish")
         code = 130
-    ran = {row["job"] for row in rows}
-    rows += [_row(job, _result(job) or {"status": "not started"}) for job in jobs if job.label not in ran]
+    rows += [_row(job, _result(job) or {"status": "not started"}) for job in todo[len(rows) :]]
     _save(folder, rows)
     out.print(_table(rows))
     return code or int(any(row["status"] != "finished" for row in rows))
 
 
-def _jobs(overrides: Sequence[str], config_dir: str | None) -> list[SweepJob]:
+def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJob]:
+    """Every combination of the swept values, checked. Raises ConfigError with the first that cannot run."""
     parsed = parse(overrides)
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-    jobs: list[SweepJob] = []
-    for number, combination in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+    found: list[SweepJob] = []
+    for number, combination in enumerate(_combinations(parsed)):
         label = " ".join(text for text in combination if text.split("=")[0] in swept) or "single"
         try:
-            folder = compose(combination, config_dir=config_dir).sweep_dir / str(number)
+            folder = compose(combination, config_dir=config_dir).sweep_dir
         except ConfigError as error:
             raise ConfigError([f"job {number} ({label}): {problem}" for problem in error.problems]) from None
-        jobs.append(
-            SweepJob(
-                number, label, tuple(combination), folder if not jobs else jobs[0].folder.parent / str(number)
-            )
-        )
-    return jobs
+        folder = found[0].folder.parent if found else folder  # its name holds the time: one for all
+        found.append(SweepJob(number, label, tuple(combination), folder / str(number)))
+    return found
+
+
+def _combinations(parsed: Sequence[Override]) -> list[list[str]]:
+    try:
+        return BasicSweeper.split_arguments(list(parsed), None)[0]
+    except HydraException:  # glob(...) and interval(...)
+        swept = " ".join(override.input_line or "" for override in parsed if override.is_sweep_override())
+        raise ConfigError(
+            [f"{swept}: expected values with commas between, choice(...) or range(...)"]
+        ) from None
+
+
+def _new_folder(todo: Sequence[SweepJob]) -> Path:
+    """Create the sweep's folder. Raises ConfigError where it cannot be written or already holds runs."""
+    folder, way_out = todo[0].folder.parent, "choose another folder with hydra.sweep.dir=DIR"
+    taken = [path for path in (folder, *(job.folder for job in todo)) if _holds_runs(path)]
+    if taken:
+        raise ConfigError([f"{taken[0]}: already holds runs; {way_out}"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save(folder, [])
+    except OSError as error:
+        raise ConfigError([f"{folder}: cannot write there ({error.strerror}); {way_out}"]) from None
+    return folder
+
+
+def _holds_runs(folder: Path) -> bool:
+    return (folder / "sweep.json").exists() or (folder / "config.yaml").exists()
 
 
 def _run(job: SweepJob, total: int, config_dir: str | None, out: Console) -> dict[str, Any]:
@@ -109,7 +137,7 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait()
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a job started in a shell's background ignores SIGINT
         process.wait()
         raise
 

@@ -75,7 +75,7 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 def _line_examples(task: Task, line: bytes, where: str) -> list[Example]:
     try:
-        return list(task.examples(Row(json.loads(line.decode()))))
+        return list(task.examples(Row(json.loads(line.decode().rstrip()))))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text at byte {error.start + 1} of the line") from None
     except json.JSONDecodeError as error:

@@ -1,8 +1,12 @@
 """What every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Small models gain nothing from more threads, and on a busy machine lose much; also for the runs tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

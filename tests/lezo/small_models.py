@@ -77,7 +77,9 @@ class Bowl(nn.Module):
             self.target[name] = torch.randn(parameter.shape, generator=draw).to(dtype)
 
     def forward(self, scale: float = 1.0) -> torch.Tensor:
-        return scale * sum(0.5 * (p - self.target[name]).square().sum() for name, p in self.named_parameters())
+        return scale * sum(
+            0.5 * (p - self.target[name]).square().sum() for name, p in self.named_parameters()
+        )
 
 
 def bowl_objective(forward, batch):

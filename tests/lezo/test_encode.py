@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lezo.encode import EncodeError, Encoded, Encoder, batch_indices, candidate_batch, gold_batch, padded
+from lezo.encode import Encoded, EncodeError, Encoder, batch_indices, candidate_batch, gold_batch, padded
 from tasks import Example
 
 CPU = torch.device("cpu")

@@ -72,7 +72,11 @@ def test_generation_is_greedy_up_to_a_newline_in_the_splits_order():
     assert found.loss is None
     for prompt, record in zip(prompts, found.predictions, strict=True):
         expected = judge.decode(greedy(model, prompt.input_ids[0]))
-        assert (record["index"], record["text"], record["prediction"]) == (prompt.index, expected, expected.strip())
+        assert (record["index"], record["text"], record["prediction"]) == (
+            prompt.index,
+            expected,
+            expected.strip(),
+        )
         assert record["gold"] == ["t5 t6"]
     assert found.score == pytest.approx(sum(r["score"] for r in found.predictions) / 6)
 

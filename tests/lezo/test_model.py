@@ -2,7 +2,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lezo.model import ModelError, Source, layout, load, load_config, load_tokenizer, positions, set_dropout, skeleton
+from lezo.model import (
+    ModelError,
+    Source,
+    layout,
+    load,
+    load_config,
+    load_tokenizer,
+    positions,
+    set_dropout,
+    skeleton,
+)
 from tests.lezo.small_models import CONFIGS, small_model
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu"), "seed": 0}

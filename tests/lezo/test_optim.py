@@ -32,7 +32,11 @@ def textbook(sparsity, steps, lr=0.05, eps=1e-3, decay=0.0):
         for step in range(steps):
             seed = noise.step_seed(3, step)
             chosen = UniformBlocks(4, sparsity)(seed)
-            active = [(n, p) for n, p in zip(names, parameters, strict=True) if n == "head" or int(n.split(".")[1]) in chosen]
+            active = [
+                (n, p)
+                for n, p in zip(names, parameters, strict=True)
+                if n == "head" or int(n.split(".")[1]) in chosen
+            ]
             z = {n: noise.normal(seed, n, p) for n, p in active}
             for n, p in active:
                 p += eps * z[n]
@@ -64,7 +68,9 @@ def test_is_deterministic_bit_for_bit():
 
 def test_sparsity_0_is_mezo_bit_for_bit():
     lezo, mezo = Bowl(torch.float32), Bowl(torch.float32)
-    everything = TwoPoint(mezo, layout(mezo), lambda seed: range(4), bowl_objective, lr=0.05, eps=1e-3, seed=3)
+    everything = TwoPoint(
+        mezo, layout(mezo), lambda seed: range(4), bowl_objective, lr=0.05, eps=1e-3, seed=3
+    )
     assert run(two_point(lezo, 0.0), 20) == run(everything, 20)
     assert all(torch.equal(p, q) for p, q in zip(lezo.parameters(), mezo.parameters(), strict=True))
 
@@ -86,7 +92,9 @@ def test_sparsity_1_trains_the_always_on_group_only():
     assert {name for name, p in model.named_parameters() if not torch.equal(before[name], p)} == {"head"}
 
 
-@pytest.mark.parametrize(("total", "sparsity", "keep"), [(40, 0.75, 10), (8, 0.75, 2), (24, 0.0, 24), (24, 1.0, 0), (5, 0.5, 3)])
+@pytest.mark.parametrize(
+    ("total", "sparsity", "keep"), [(40, 0.75, 10), (8, 0.75, 2), (24, 0.0, 24), (24, 1.0, 0), (5, 0.5, 3)]
+)
 def test_k_is_n_minus_the_rounded_skipped_share(total, sparsity, keep):
     assert UniformBlocks(total, sparsity).keep == keep == len(UniformBlocks(total, sparsity)(1))
 
@@ -120,7 +128,10 @@ def test_the_update_is_unbiased_on_blocks_up_to_the_share_of_steps_that_touch_th
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_non_finite_loss_changes_nothing(bad):
-    for optimizer in (two_point(Bowl()), FirstOrder(Bowl(), bowl_objective, algorithm="sgd", lr=0.1, steps=1)):
+    for optimizer in (
+        two_point(Bowl()),
+        FirstOrder(Bowl(), bowl_objective, algorithm="sgd", lr=0.1, steps=1),
+    ):
         before = weights(optimizer.model)
         assert not optimizer.step(0, bad).applied
         assert all(torch.equal(before[name], p) for name, p in optimizer.model.named_parameters())
@@ -174,7 +185,9 @@ def test_dropout_is_on_in_training_only_and_follows_the_seed():
     batch, losses = [gold_batch(examples(), pad=1, device=CPU)], []
     for seed in (0, 0, 1):
         model = small_model()  # OPT's own dropout is 0.1
-        optimizer = FirstOrder(model, contributions, algorithm="sgd", lr=0.1, steps=1, dropout=True, seed=seed)
+        optimizer = FirstOrder(
+            model, contributions, algorithm="sgd", lr=0.1, steps=1, dropout=True, seed=seed
+        )
         state = torch.random.get_rng_state()
         losses.append(optimizer.step(0, batch).loss)
         assert torch.equal(state, torch.random.get_rng_state())

@@ -1,0 +1,161 @@
+"""From overrides to a configuration, or to an error that says the way out."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from lezo.compose import CONF, GROUPS, Composed, compose
+from lezo.config import ConfigError as Refused
+from lezo.config import RunConfig
+
+HELP = yaml.safe_load((CONF / "run.yaml").read_text())["hydra"]["help"]["template"]
+OPTIONS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
+
+
+def problem(*overrides: str, config_dir: str | None = None) -> str:
+    """The one problem found with the overrides."""
+    with pytest.raises(Refused) as caught:
+        compose(overrides, config_dir=config_dir)
+    (found,) = caught.value.problems
+    return found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("optim.sparcity=0.5", "unknown key; did you mean optim.sparsity? the keys of optim=lezo are optim.name,"),
+        ("optim=mezo optim.sparsity=0.5", "unknown key; the keys of optim=mezo are optim.name, optim.lr, optim.eps"),
+        ("train.step=3", "did you mean train.steps? the keys are train.steps, train.batch_size"),
+        ("sede=3", "did you mean seed? the keys are seed, dry_run"),
+        ("train.steps.x=3", "unknown key; train.steps is a value and has no keys"),
+        ("train.steps=ten", "expected a whole number"),
+        ("train.eval_every=2.5", "expected a whole number"),
+        ("train.max_seconds=long", "expected a number or null"),
+        ("optim.eps=small", "expected a number"),
+        ("dry_run=maybe", "expected true or false"),
+        ("model.dtype=int8", "expected one of auto, float16, bfloat16, float32"),
+        ("optim=fo-sgd optim.schedule=cosine", "expected one of constant, linear"),
+        ("log.tags=abc", "expected a list of texts"),
+        ("seed=null", "expected a whole number"),
+        ("model.shape=3", "expected a group of keys or null"),
+        ("task=rtee", "unknown; did you mean rte? expected one of boolq, cb, copa,"),
+        ("optim=LeZO", "expected one of fo-adamw, fo-sgd, lezo, mezo, none"),
+        ("model=opt-12b", "unknown; did you mean opt-"),
+        ("task=", "unknown; expected one of boolq"),
+        ("data=null", "unknown; expected one of hub, local, sample"),
+        ("+foo=1", "leave out the '+'"),
+        ("++optim.lr=1", "leave out the '+'"),
+        ("+experiment=x", "unknown; there is none (--config-dir DIR adds yours)"),
+        ("~task", "no key can be deleted"),
+        ("task=rte,cb", "several values; add -m to run one job for each"),
+        ("seed=range(3)", "several values; add -m to run one job for each"),
+        ("foo", "expected key=value or group=option"),
+        ("optim.lr=[1", "expected key=value or group=option"),
+        ("task.name=sst2", "say task=... instead"),
+        ("optim.name=mezo", "say optim=... instead"),
+    ],
+)  # fmt: skip
+def test_a_bad_override_is_named_with_what_was_expected(overrides: str, expected: str) -> None:
+    found = problem(*overrides.split())
+    assert found.startswith(f"{overrides.split()[-1]}: ")
+    assert expected in found
+
+
+def test_the_bad_override_is_found_among_good_ones() -> None:
+    assert problem("task=sst2", "seed=1", "train.steps=x", "optim=mezo").startswith("train.steps=x: ")
+
+
+def test_optimizer_and_model_combine_freely() -> None:
+    for optim, model in itertools.product(OPTIONS["optim"], OPTIONS["model"]):
+        given = ["model.path=gpt2", "data=sample"] if model == "hf" else []
+        rate = ["optim.lr=1e-3"] if model == "hf" and optim != "none" else []
+        config = compose([f"optim={optim}", f"model={model}", *given, *rate]).config
+        assert (config.optim.name, config.model.name) == (optim, model)
+
+
+@pytest.mark.parametrize("group", ["task", "data", "log"])
+def test_every_option_composes_and_is_named_like_its_file(group: str, tmp_path: Path) -> None:
+    for option in OPTIONS[group]:
+        folder = [f"data.path={tmp_path}"] if option == "local" else []
+        assert getattr(compose([f"{group}={option}", *folder]).config, group).name == option
+
+
+def test_the_help_names_every_option_of_every_group_and_no_other() -> None:
+    described = HELP.split("Groups (group=option)")[1].split("Options (key=value)")[0]
+    described = re.sub(r"\[.*?\]|\(.*?\)", "", described)
+    rows = re.split(r"^  (task|optim|model|data|log) ", described, flags=re.MULTILINE)[1:]
+    assert {group: sorted(row.split()) for group, row in zip(rows[::2], rows[1::2], strict=True)} == OPTIONS
+
+
+def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
+    described = HELP.split("Options (key=value)")[1].split("Results appear")[0]
+    named = set(re.findall(r"(?:^|\s)((?:[a-z]+\.)?[a-z_]+)(?==|\s)", described))
+    named = {key for key in named if "." in key or key in ("seed", "dry_run", "save_model")}
+    assert named == {
+        key for key in _keys() if not key.startswith(("inspect.", "model.shape", "model.lr"))
+    } - {
+        "model.path",  # stands with its group and in the commands to copy
+        *(f"{group}.name" for group in GROUPS),
+    }
+
+
+def _keys() -> set[str]:
+    """Every key of the schema, of all the optimizers together."""
+    composed = [OmegaConf.create(compose([f"optim={optim}"]).yaml) for optim in OPTIONS["optim"]]
+    return {
+        f"{group}.{key}" if isinstance(value, dict) else str(group)
+        for tree in map(OmegaConf.to_container, composed)
+        for group, value in tree.items()
+        for key in (value if isinstance(value, dict) else [None])
+    }
+
+
+def test_a_users_own_config_folder_adds_options(tmp_path: Path) -> None:
+    folder = tmp_path / "my configs"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "mine.yaml").write_text(
+        "# @package _global_\nmodel: {name: mine, path: gpt2, lr: {zo: 2e-5}}\ntrain: {steps: 7}\n"
+    )
+    composed = compose(["model=mine"], config_dir=str(folder))
+    assert (composed.config.model.path, composed.config.train.steps) == ("gpt2", 7)
+    assert getattr(composed.config.optim, "lr", None) == 2e-5
+    assert "did you mean mine?" in problem("model=mina", config_dir=str(folder))
+
+
+def test_a_users_recipe_is_asked_for_with_experiment(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "short.yaml").write_text("# @package _global_\ntrain: {steps: 7}\nseed: 5\n")
+    config = compose(["+experiment=short", "seed=6"], config_dir=str(tmp_path)).config
+    assert (config.train.steps, config.seed) == (7, 6)
+
+
+def test_a_users_task_must_be_one_of_the_eleven(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("name: mine\n")
+    assert "name mine is unknown; expected one of boolq" in problem("task=mine", config_dir=str(tmp_path))
+
+
+def test_a_missing_config_folder_is_named(tmp_path: Path) -> None:
+    assert problem(config_dir=str(tmp_path / "none")) == f"--config-dir {tmp_path / 'none'}: no such folder"
+
+
+def test_run_and_sweep_folders_are_honoured() -> None:
+    composed = compose(["hydra.run.dir='with space/r'", "hydra.sweep.dir=/elsewhere"])
+    assert (composed.run_dir, composed.sweep_dir) == (Path("with space/r"), Path("/elsewhere"))
+
+
+def test_the_default_folder_says_task_model_and_optimizer() -> None:
+    composed = compose(["task=cb", "optim=mezo"])
+    assert composed.run_dir.parent == Path("runs/cb/tiny-mezo")
+    assert composed.sweep_dir.parent == Path("runs/sweeps")
+
+
+def test_the_yaml_is_the_whole_configuration_and_nothing_of_hydras() -> None:
+    composed: Composed = compose(["optim=mezo"])
+    tree = yaml.safe_load(composed.yaml)
+    assert set(tree) == set(RunConfig.__dataclass_fields__)
+    assert tree["optim"]["lr"] == tree["model"]["lr"]["zo"]  # interpolations are resolved

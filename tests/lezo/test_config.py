@@ -1,0 +1,212 @@
+"""The rules about values, and the values issue 2 promises as defaults."""
+
+from typing import Any
+
+import pytest
+
+from lezo import config as rules
+from lezo.compose import compose
+from lezo.config import (
+    ConfigError,
+    DataConfig,
+    DType,
+    FirstOrderConfig,
+    LezoConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TaskConfig,
+    WandbMode,
+    check,
+)
+
+SGD, ADAMW = (FirstOrderConfig(name=name, lr=0.1) for name in ("fo-sgd", "fo-adamw"))
+NONE = OptimConfig(name="none")
+
+WHOLE_1 = "a whole number of at least 1"
+WHOLE_0 = "a whole number of at least 0"
+ABOVE_0 = "a number above 0"
+BELOW_1 = "a number from 0 to below 1"
+SEED = "a whole number from 0 to 4294967295"
+NAN, INF = float("nan"), float("inf")
+
+RANGES = [
+    ("seed", [0, 2**32 - 1], [-1, 2**32], SEED),
+    ("task.data_seed", [0], [-1], SEED),
+    ("task.num_train", [1], [-1], WHOLE_0),
+    ("task.num_dev", [1], [-1], WHOLE_0),
+    ("task.num_test", [1, None], [0], WHOLE_1),
+    ("task.demos", [0, 999], [-1], WHOLE_0),
+    ("model.device", ["auto", "cpu", "cuda", "cuda:3"], ["tpu", "cuda:x", ""], "auto, cpu, cuda or cuda:N"),
+    ("model.bos", [0, None], [-1], WHOLE_0),
+    ("optim.lr", [1e-9], [0.0, -1.0, NAN, INF], ABOVE_0),
+    ("optim.eps", [1e-3], [0.0, NAN], ABOVE_0),
+    ("optim.sparsity", [0.0, 1.0], [1.5, -0.1, NAN], "the fraction of decoder blocks skipped each step"),
+    ("optim.weight_decay", [0.0, 0.1], [-0.1, INF], "a number of at least 0"),
+    ("optim.momentum", [0.0, 0.9], [1.0, -0.1], BELOW_1),
+    ("optim.clip_norm", [1.0, None], [0.0], ABOVE_0),
+    ("optim.dropout", [0.0, None], [1.0], BELOW_1),
+    ("train.steps", [1], [0, -3], WHOLE_1),
+    ("train.batch_size", [1], [0], WHOLE_1),
+    ("train.micro_batch_size", [1, None], [0], WHOLE_1),
+    ("train.eval_every", [1], [0], WHOLE_1),
+    ("train.max_seconds", [0.5, None], [0.0], ABOVE_0),
+    ("train.max_bad_steps", [1], [0], WHOLE_1),
+    ("eval.batch_size", [1], [0], WHOLE_1),
+    ("inspect.n", [1], [0], WHOLE_1),
+]
+GOOD = [(key, value) for key, good, _, _ in RANGES for value in good]
+BAD = [(key, value, words) for key, _, bad, words in RANGES for value in bad]
+
+
+def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
+    """What check finds wrong with the default run after ``changes`` of its keys."""
+    config = RunConfig(
+        task=TaskConfig(name="rte"),
+        data=DataConfig(name="sample"),
+        optim=LezoConfig(name="lezo", lr=1e-3),
+        model=ModelConfig(name="tiny"),
+    )
+    for key in ("momentum", "clip_norm", "dropout"):
+        if f"optim.{key}" in changes:
+            config.optim = FirstOrderConfig(name="fo-sgd", lr=1e-3)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        owner: Any = config
+        for name in path:
+            owner = getattr(owner, name)
+        setattr(owner, last, value)
+    try:
+        check(config, weights=weights)
+    except ConfigError as error:
+        assert str(error) == "\n".join(error.problems)
+        return error.problems
+    return []
+
+
+def test_every_range_has_its_cases() -> None:
+    assert {key for key, *_ in RANGES} == set(rules._RANGES)
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_values_in_range_pass(key: str, value: Any) -> None:
+    assert problems({key: value}) == []
+
+
+@pytest.mark.parametrize(("key", "value", "words"), BAD)
+def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, words: str) -> None:
+    (problem,) = problems({key: value})
+    assert problem.startswith(f"{key}={value}: expected ") and words in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.name": None}, "add data=local data.path=DIR, data=hub or data=sample"),
+        ({"data.name": "local"}, "add data.path=DIR"),
+        ({"data.path": "."}, "only data=local reads a folder; add data=local"),
+        ({"data.name": "local", "data.path": "/no/where"}, "data.path=/no/where: no such folder"),
+        ({"data.name": "local", "data.path": ""}, "data.path=: no such folder"),
+        ({"data.revision": "main"}, "only data=hub has revisions"),
+        ({"task.name": "mine"}, "name mine is unknown; expected one of boolq, cb,"),
+        ({"task.demos": 1001}, "demonstrations come from the 1000 train rows"),
+        ({"task.demos": 1000}, "leaves none of the 1000 train rows"),
+        ({"task.num_train": 0}, "task.num_train=0: training needs at least 1"),
+        ({"task.num_dev": 0}, "task.num_dev=0: training needs at least 1"),
+        ({"model.name": "hf"}, "add model.path=DIR or model.path=OWNER/NAME"),
+        ({"model.path": "."}, "add model=hf"),
+        ({"model.name": "hf", "model.path": "./no/where"}, "model.path=./no/where: no such folder"),
+        ({"model.tokenizer": "/no/where"}, "model.tokenizer=/no/where: no such folder"),
+        ({"optim.lr": None}, "no default learning rate for lezo; add optim.lr=..."),
+        ({"optim": SGD, "model.dtype": DType.float16}, "expected auto, float32 or bfloat16"),
+        ({"optim": ADAMW, "optim.momentum": 0.9}, "AdamW has its own"),
+    ],
+)
+def test_settings_that_do_not_go_together_say_the_way_out(changes: dict[str, Any], words: str) -> None:
+    (problem,) = problems(changes)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim": NONE, "task.num_train": 0, "task.num_dev": 0, "model.dtype": DType.float16},
+        {"optim": SGD, "model.dtype": DType.bfloat16},
+        {"optim": SGD, "optim.momentum": 0.9},
+        {"data.name": "local", "data.path": "~"},
+        {"data.name": "hub", "data.revision": "main"},
+        {"model.name": "hf", "model.path": "facebook/opt-125m"},
+        {"model.name": "opt-125m", "model.path": "/", "model.tokenizer": "gpt2"},
+    ],
+)
+def test_settings_that_go_together_pass(changes: dict[str, Any]) -> None:
+    assert problems(changes) == []
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    found = problems({"seed": -1, "optim.sparsity": 1.5, "data.name": "local", "train.steps": 0})
+    assert [problem.split(":")[0] for problem in found] == [
+        "seed=-1",
+        "optim.sparsity=1.5",
+        "train.steps=0",
+        "data=local",
+    ]
+
+
+def test_inspecting_needs_no_learning_rate_and_no_train_rows() -> None:
+    changes = {"optim.lr": None, "task.num_train": 0, "task.num_dev": 0}
+    assert len(problems(changes)) == 3
+    assert problems(changes, weights=False) == []
+
+
+def test_defaults_are_the_ones_promised() -> None:
+    run = compose([]).config
+    assert (run.task.name, run.optim.name, run.model.name, run.data.name, run.log.name) == (
+        "rte",
+        "lezo",
+        "tiny",
+        "sample",
+        "files",
+    )
+    assert isinstance(run.optim, LezoConfig)
+    assert (run.optim.sparsity, run.optim.eps, run.optim.weight_decay) == (0.75, 1e-3, 0.0)
+    assert (run.task.num_train, run.task.num_dev, run.task.num_test, run.task.data_seed) == (
+        1000,
+        500,
+        1000,
+        0,
+    )
+    assert (run.seed, run.train.batch_size, run.train.steps, run.train.eval_every) == (0, 16, 1500, 300)
+    assert (run.model.dtype, run.log.mode) == (DType.auto, WandbMode.auto)
+
+
+@pytest.mark.parametrize(
+    ("optim", "lr"), [("lezo", 1e-6), ("mezo", 1e-6), ("fo-sgd", 1e-3), ("fo-adamw", 1e-5)]
+)
+def test_published_sizes_have_the_papers_schedule_data_and_learning_rate(optim: str, lr: float) -> None:
+    run = compose(["model=opt-13b", f"optim={optim}"]).config
+    assert (run.train.steps, run.train.eval_every, run.data.name) == (20000, 4000, "hub")
+    assert getattr(run.optim, "lr", None) == lr
+
+
+def test_the_published_adamw_decays_linearly_and_clips() -> None:
+    optim = compose(["optim=fo-adamw"]).config.optim
+    assert isinstance(optim, FirstOrderConfig)
+    assert (optim.schedule.value, optim.clip_norm, optim.dropout) == ("linear", 1.0, None)
+
+
+@pytest.mark.parametrize(("task", "num_dev"), [("cb", 100), ("copa", 100), ("sst2", 500)])
+def test_small_train_sets_give_fewer_dev_rows(task: str, num_dev: int) -> None:
+    assert compose([f"task={task}"]).config.task.num_dev == num_dev
+
+
+def test_any_model_must_be_given_data_and_a_learning_rate() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["model=hf", "model.path=gpt2"])
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["data", "optim.lr"]
+    assert compose(["model=hf", "model.path=gpt2", "data=sample", "optim=none"]).config.model.name == "hf"
+
+
+@pytest.mark.parametrize("overrides", [["data=sample", "model=opt-125m"], ["model=opt-125m", "data=sample"]])
+def test_data_on_the_command_line_beats_the_models(overrides: list[str]) -> None:
+    assert compose(overrides).config.data.name == "sample"
