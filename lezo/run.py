@@ -20,7 +20,7 @@ from lezo.config import ConfigError, check
 
 def main() -> None:
     """The command. Exits with 0, 1 for a failed run, 2 for a bad configuration, 130 when interrupted."""
-    arguments = get_args_parser().parse_args()
+    arguments = get_args_parser().parse_intermixed_args()
     try:
         _refuse_other_configs(arguments)
         if _shows(arguments) or _for_hydras_launcher(arguments):

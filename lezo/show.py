@@ -35,7 +35,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where data or tokenizer cannot be read, 2 for a bad configuration."""
-    arguments = get_args_parser().parse_args()
+    arguments = get_args_parser().parse_intermixed_args()
     if arguments.help:
         print(HELP, end="")
         return

@@ -6,13 +6,14 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lezo.evaluate import Evaluation
-from lezo.optim import StepReport
+if TYPE_CHECKING:  # a sweep's driver tells stories too, and never needs torch
+    from lezo.evaluate import Evaluation
+    from lezo.optim import StepReport
 
 _LINES = 20  # progress lines a run prints where there is no terminal
 

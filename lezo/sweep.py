@@ -56,7 +56,7 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     except KeyboardInterrupt:
         out.print(f"interrupted; {len(todo) - len(rows)} of {len(todo)} jobs did not finish")
         code = 130
-    rows += [_row(job, _result(job) or {"status": "not started"}) for job in todo[len(rows) :]]
+    rows += [_row(job, _result(job) or {"status": _unfinished(job)}) for job in todo[len(rows) :]]
     _save(folder, rows)
     out.print(_table(rows))
     return code or int(any(row["status"] != "finished" for row in rows))
@@ -175,6 +175,10 @@ def _result(job: SweepJob) -> dict[str, Any] | None:
     except (OSError, json.JSONDecodeError):  # the job died before it could write one
         return None
     return result
+
+
+def _unfinished(job: SweepJob) -> str:
+    return "interrupted" if job.folder.is_dir() else "not started"
 
 
 def _row(job: SweepJob, result: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,377 @@
+"""lezo-run from its command line to its exit code, its words and its run folder."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lezo import run
+
+SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
+RESULT = {
+    *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
+    *("zero_shot", "best_step", "seconds", "peak_memory_bytes", "skipped_steps", "truncated", "status"),
+}
+MORE = {"error", "title", "synthetic", "weight_decay", "blocks", "data_seed", "dev_loss", "command"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run left behind."""
+
+    code: Any
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+    def training(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows("metrics.jsonl") if "loss" in row]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows("metrics.jsonl") if "dev_loss" in row]
+
+
+class Runner:
+    """lezo-run in this process, in an empty folder; ``folder`` names the run folder."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capture = patch, capture
+
+    def __call__(self, *overrides: str, folder: str = "out") -> Ran:
+        arguments = ["lezo-run", *SMALL, *overrides, f"hydra.run.dir={folder}"]
+        self._patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            run.main()
+        out, err = self._capture.readouterr()
+        return Ran(ended.value.code, out, err, Path(folder))
+
+
+@pytest.fixture
+def lezo_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Runner]:
+    """Runs of a test; signal handlers and working folder come back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield Runner(monkeypatch, capsys)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def process(*overrides: str, cwd: Path) -> subprocess.Popen[str]:
+    """lezo-run as a process of its own, which takes signals as from a terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lezo.run", *overrides],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
+    ran = lezo_run("task=sst2")
+    result, steps = ran.result, [row["step"] for row in ran.training()]
+    assert ran.code == 0
+    assert {file.name for file in ran.folder.iterdir()} == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "predictions.jsonl", "result.json"),
+    }
+    assert set(result) == RESULT | MORE
+    assert (result["status"], result["error"], result["steps"]) == ("finished", None, 4)
+    assert (result["title"], result["synthetic"], result["metric"]) == ("sst2 (sample)", True, "accuracy")
+    assert set(result["seconds"]) == {"total", "train", "eval", "step_median"}
+    assert set(result["peak_memory_bytes"]) == {"device", "host"}
+    assert 2**20 < result["peak_memory_bytes"]["host"] < 2**40
+    assert all(0 <= result[score] <= 1 for score in ("test", "dev", "zero_shot"))
+    assert re.fullmatch(r"\d+ of \d+ blocks skipped each step", result["blocks"])
+    assert steps == [1, 2, 3, 4]
+    assert set(ran.training()[0]) >= {"step", "seconds", "loss", "g", "lr", "memory"}
+    assert not any("dev_loss" in row or "dev_score" in row for row in ran.training())
+    assert [set(row) for row in ran.evaluations()] == [{"step", "seconds", "dev_loss", "dev_score"}] * 3
+    predictions = ran.rows("predictions.jsonl")
+    assert [row["index"] for row in predictions] == list(range(8))
+    assert all(set(row) == {"index", "scores", "prediction", "gold"} for row in predictions)
+    assert result["test"] == sum(row["prediction"] == row["gold"] for row in predictions) / 8
+    assert yaml.safe_load((ran.folder / "config.yaml").read_text())["train"]["steps"] == 4
+
+
+def test_best_is_the_lowest_dev_loss_after_step_0_and_the_last_step_is_evaluated(lezo_run: Runner) -> None:
+    ran = lezo_run("optim=fo-sgd", "optim.lr=1e-9")  # hardly moves: step 0 may well be the lowest
+    rows = ran.evaluations()
+    assert [row["step"] for row in rows] == [0, 3, 4]
+    best = min(rows[1:], key=lambda row: row["dev_loss"])
+    assert (ran.result["best_step"], ran.result["dev_loss"]) == (best["step"], best["dev_loss"])
+
+
+def test_a_run_repeats_itself(lezo_run: Runner) -> None:
+    first, again = lezo_run(folder="one"), lezo_run(folder="two")
+    clocks = {"seconds": 0, "memory": 0}
+    assert [row | clocks for row in first.rows("metrics.jsonl") if "loss" in row] == [
+        row | clocks for row in again.rows("metrics.jsonl") if "loss" in row
+    ]
+    assert [row | {"seconds": 0} for row in first.evaluations()] == [
+        row | {"seconds": 0} for row in again.evaluations()
+    ]
+    assert first.rows("predictions.jsonl") == again.rows("predictions.jsonl")
+    assert first.result["command"] == again.result["command"]
+    assert lezo_run("seed=1", folder="three").training()[0]["g"] != first.training()[0]["g"]
+
+
+@pytest.mark.parametrize("optim", ["fo-sgd", "fo-adamw", "mezo"])
+def test_every_optimizer_trains(lezo_run: Runner, optim: str) -> None:
+    ran = lezo_run(f"optim={optim}")
+    assert (ran.code, ran.result["optim"], ran.result["status"]) == (0, optim, "finished")
+    assert ran.result["sparsity"] == (0.0 if optim == "mezo" else None)
+    assert all(row["loss"] > 0 and not row["skipped"] for row in ran.training())
+
+
+def test_scoring_alone_trains_nothing(lezo_run: Runner) -> None:
+    ran = lezo_run("optim=none", "task.num_train=0", "task.demos=0")
+    result = ran.result
+    assert (result["steps"], result["best_step"], result["lr"], result["blocks"]) == (0, None, None, None)
+    assert result["test"] == result["zero_shot"] is not None
+    assert [row["step"] for row in ran.evaluations()] == [0]
+    assert ran.training() == []
+
+
+@pytest.mark.parametrize("task", ["squad", "copa"])
+def test_language_model_losses_train_and_answers_are_judged(lezo_run: Runner, task: str) -> None:
+    ran = lezo_run(f"task={task}", "train.steps=2")
+    predictions = ran.rows("predictions.jsonl")
+    assert (ran.code, len(predictions)) == (0, 8)
+    assert all(row["dev_loss"] > 0 for row in ran.evaluations())
+    answer = {"text", "score"} if task == "squad" else {"scores"}
+    assert all(set(row) == {"index", "prediction", "gold"} | answer for row in predictions)
+
+
+def test_micro_batches_leave_the_losses_alone(lezo_run: Runner) -> None:
+    whole, parts = lezo_run(folder="one"), lezo_run("train.micro_batch_size=5", folder="two")
+    losses = [[row["loss"] for row in ran.training()] for ran in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_dry_run_says_its_plan_and_writes_nothing(lezo_run: Runner, tmp_path: Path) -> None:
+    ran = lezo_run("dry_run=true")
+    assert ran.code == 0
+    assert not list(tmp_path.iterdir())
+    for word in (
+        "32 train, 8 dev, 8 test",
+        "blocks skipped each step",
+        "expected (weights",
+        "8 training",
+        "dry_run",
+    ):
+        assert word in ran.out
+
+
+def test_the_banner_says_what_runs_and_the_summary_how_it_went(lezo_run: Runner) -> None:
+    ran = lezo_run("task=sst2", "seed=3")
+    for word in ("sst2 (sample)", "synthetic", "4 steps of 16 examples", "seed 3", "float32 on"):
+        assert word in ran.out
+    summary = ran.out.split("\n  status ")[1]
+    for word in ("finished", "test accuracy", "before training", "peak memory", "lezo-run task.num_train=32"):
+        assert word in summary
+    assert f"{ran.result['test']:.4f}" in summary
+    assert ran.err == ""
+
+
+def test_a_saved_model_loads_without_lezo(lezo_run: Runner) -> None:
+    folder = lezo_run("save_model=true", "optim=fo-sgd").folder / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    before = AutoModelForCausalLM.from_pretrained(Path(run.__file__).parent / "tiny")
+    changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    assert any(changed)
+    assert model(**tokenizer("It was great", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_max_seconds_ends_training_with_an_evaluation(lezo_run: Runner) -> None:
+    ran = lezo_run("train.steps=1000", "train.eval_every=1000", "train.max_seconds=0.05")
+    last = ran.result["steps"]
+    assert 1 <= last < 1000
+    assert [row["step"] for row in ran.evaluations()] == [0, last]
+    assert (ran.code, ran.result["status"], ran.result["best_step"]) == (0, "finished", last)
+
+
+@pytest.mark.parametrize(
+    ("optim", "numbers"), [("lezo", ["loss_plus", "loss_minus"]), ("fo-sgd", ["gradient_norm"])]
+)
+def test_a_diverging_run_says_where_and_what_to_try(lezo_run: Runner, optim: str, numbers: list[str]) -> None:
+    ran = lezo_run(f"optim={optim}", "optim.lr=1e30", "train.steps=9", "train.max_bad_steps=3")
+    result = ran.result
+    assert (ran.code, result["status"], result["skipped_steps"]) == (1, "failed", 3)
+    expected = [
+        f"step {result['steps']}: 3 non-finite losses in a row",
+        *numbers,
+        "float32",
+        "try a smaller optim.lr",
+    ]
+    assert all(words in result["error"] for words in expected)
+    assert ran.err == f"error: {result['error']}\n"
+    assert [row["loss"] for row in ran.training() if row["skipped"]] == [None] * 3
+
+
+def test_a_broken_data_file_fails_with_file_and_line(lezo_run: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "my data" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"sentence": "good", "label": 1}\n{"sentence": "bad"}\n')
+    (folder / "val.jsonl").write_text('{"sentence": "good", "label": 1}\n')
+    ran = lezo_run("task=sst2", "data=local", "data.path='my data'")
+    assert ran.code == 1
+    assert ran.result["status"] == "failed"
+    assert "my data/sst2/train.jsonl, line 2: column 'label' is missing" in ran.result["error"]
+    assert ran.err == f"error: {ran.result['error']}\n"
+
+
+def test_a_bug_leaves_its_traceback(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lezo.job.make_evaluator", lambda *_: 1 / 0)
+    ran = lezo_run()
+    assert (ran.code, ran.result["error"]) == (1, "ZeroDivisionError('division by zero')")
+    assert "make_evaluator" in (ran.folder / "traceback.txt").read_text()
+    assert "Traceback" in ran.err
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(lezo_run: Runner) -> None:
+    first = lezo_run("train.steps=1")
+    before = {file: file.read_bytes() for file in first.folder.iterdir()}
+    again = lezo_run("train.steps=1", "seed=1")
+    assert again.code == 1
+    assert "out: already holds a run; choose another folder with hydra.run.dir=DIR" in again.err
+    assert {file: file.read_bytes() for file in first.folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused(lezo_run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = lezo_run(folder="file/out")
+    assert ran.code == 1
+    assert ran.err.startswith("error: file/out: cannot write there (Not a directory)")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_its_result(sent: signal.Signals, tmp_path: Path) -> None:
+    running = process(*SMALL, "train.steps=1000000", "hydra.run.dir=out", cwd=tmp_path)
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    while not (metrics.exists() and '"dev_loss"' in metrics.read_text()):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(sent)
+    out, err = running.communicate(timeout=60)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert running.returncode == 130
+    assert (result["status"], result["error"]) == ("interrupted", f"stopped at step {result['steps']}")
+    assert result["zero_shot"] is not None and result["test"] is None
+    assert "interrupted: stopped at step" in out
+    assert err == ""
+
+
+def test_a_reader_that_goes_away_ends_the_run_with_a_result(tmp_path: Path) -> None:
+    with process(*SMALL, "train.steps=1000000", "hydra.run.dir=out", cwd=tmp_path) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(timeout=60) == 130
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "interrupted"
+
+
+PROBE = """
+import sys
+from lezo.run import main
+sys.argv[0] = "lezo-run"
+try:
+    main()
+finally:
+    loaded = {"torch", "transformers", "datasets", "wandb"} & set(sys.modules)
+    print("heavy:", sorted(loaded), file=sys.stderr)
+"""
+
+
+def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """lezo-run where torch has no part: checks that it was not imported and took less than two seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr.endswith("heavy: []\n")
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 2
+    assert not (cwd / "runs").exists()
+    return done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["optim.sparsity=1.5", "train.steps=-3"],
+            ["optim.sparsity=1.5: expected", "train.steps=-3: expected"],
+        ),
+        (["model.dtype=int8"], ["model.dtype=int8: expected one of auto"]),
+        (["-m", "train.batch_size=0,4"], ["job 0 (train.batch_size=0): train.batch_size=0: expected"]),
+        (["-m", "hydra/launcher=basic", "seed=0,-1"], ["job 1 (seed=-1): seed=-1: expected"]),
+        (["seed=-1", "-m", "task=cb,rte"], ["job 0 (task=cb): seed=-1: expected"]),
+        (["-cn", "other"], ["--config-dir DIR adds to it"]),
+    ],
+)
+def test_a_bad_configuration_is_answered_at_once(
+    arguments: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    done = light(*arguments, cwd=tmp_path)
+    problems = done.stderr.splitlines()[:-1]
+    assert done.returncode == 2
+    assert len(problems) == len(expected)
+    assert all(
+        line.startswith("error: ") and words in line for line, words in zip(problems, expected, strict=True)
+    )
+    assert done.stdout == ""
+
+
+def test_help_and_the_composed_configuration_need_no_torch(tmp_path: Path) -> None:
+    help_ = light("--help", cwd=tmp_path)
+    shown = light("--cfg", "job", "task=cb", cwd=tmp_path)
+    assert (help_.returncode, shown.returncode) == (0, 0)
+    assert "Commands to copy" in help_.stdout
+    assert 'eval "$(lezo-run -sc install=bash)"' in help_.stdout
+    assert yaml.safe_load(shown.stdout)["task"]["num_dev"] == 100
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("task=s", "task=squad task=sst2"), ("train.max_", "train.max_bad_steps= train.max_seconds=")],
+)
+def test_tab_completes_groups_and_keys(typed: str, offered: str, tmp_path: Path) -> None:
+    line = f"lezo-run {typed}"
+    done = light("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert done.stdout.split() == offered.split()
+
+
+def test_hydras_own_launcher_runs_a_sweep(tmp_path: Path) -> None:
+    sweep = ["-m", "hydra/launcher=basic", *SMALL, "seed=0,1", "hydra.sweep.dir=out"]
+    running = process(*sweep, cwd=tmp_path)
+    _, err = running.communicate(timeout=120)
+    assert (running.returncode, err) == (0, "")
+    results = [json.loads((tmp_path / "out" / job / "result.json").read_text()) for job in "01"]
+    assert [(result["seed"], result["status"]) for result in results] == [(0, "finished"), (1, "finished")]
