@@ -18,11 +18,13 @@ from lezo.optim import StepReport
 from lezo.record import dev_row, train_row
 
 _QUEUE_ROWS = 10_000
-_CLOSE_SECONDS = 30.0
 
 
 class WandbMirror:
-    """Mirrors metrics and result; ``warn`` receives the one line that says why mirroring stopped."""
+    """Mirrors metrics and result; ``warn`` receives the one line that says why mirroring stopped.
+
+    ``patience``: the seconds that ``close`` waits for wandb to finish.
+    """
 
     def __init__(
         self,
@@ -34,9 +36,10 @@ class WandbMirror:
         tags: list[str],
         mode: str,
         warn: Callable[[str], None],
+        patience: float = 30.0,
     ) -> None:
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE_ROWS)
-        self._warn, self._dropped = warn, 0
+        self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
         settings = {"project": project, "group": group, "tags": tags, "mode": mode, "config": dict(config)}
         self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
         self._thread.start()
@@ -51,12 +54,12 @@ class WandbMirror:
         self._log("dev", {key.removeprefix("dev_"): value for key, value in row.items()})
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Set the result as the summary and finish; waits half a minute at most."""
+        """Set the result as the summary and finish, within the patience."""
         self._put(lambda run: run.summary.update(dict(summary)))
         self._put(None)
-        self._thread.join(_CLOSE_SECONDS)
+        self._thread.join(self._patience)
         if self._thread.is_alive():
-            self._warn(f"wandb did not finish within {_CLOSE_SECONDS:.0f} s; the run folder has everything")
+            self._warn(f"wandb did not finish within {self._patience:g} s; the run folder has everything")
         if self._dropped:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
 
@@ -65,13 +68,15 @@ class WandbMirror:
         self._put(lambda run: run.log(named))
 
     def _put(self, call: Callable[[Any], None] | None) -> None:
+        if self._stopped:
+            return
         try:
             self._queue.put_nowait(call)
         except queue.Full:
             self._dropped += 1
 
     def _work(self, folder: Path, settings: dict[str, Any]) -> None:
-        """The thread: start wandb, then do as told until told to finish; on any failure say so and drain."""
+        """The thread: start wandb, then do as told until told to finish; on any failure say so and end."""
         try:
             run = _start(folder, settings)
             while (call := self._queue.get()) is not None:
@@ -79,9 +84,8 @@ class WandbMirror:
             run.finish()
         except Exception as error:  # whatever goes wrong inside wandb must not reach the run
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._stopped = True
             self._warn(f"wandb stopped mirroring ({reason}); the run folder has everything")
-            while self._queue.get() is not None:
-                pass
 
 
 def _start(folder: Path, settings: dict[str, Any]) -> Any:

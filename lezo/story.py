@@ -68,11 +68,6 @@ class ProgressStory:
             self._bar.stop()
 
 
-def number(value: float) -> str:
-    """A short, exact-looking number: 0.001, 1e-06."""
-    return f"{value:g}"
-
-
 def count(value: int) -> str:
     """A parameter count as people say it: 125.2M."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):

@@ -1,87 +1,133 @@
-"""lezo-inspect: what it prints for people and for programs."""
+"""lezo-inspect: what the model will see, as text and as JSON lines."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from lezo import show
+from lezo.model import TINY
+
+KEYS = ["split", "index", "demos", "input_ids", "option_lens", "gold"]
+
+
+def inspected(*overrides: str, patch: pytest.MonkeyPatch, code: int = 0) -> None:
+    """Run lezo-inspect; it ends with ``code``."""
+    patch.setattr(sys, "argv", ["lezo-inspect", "task.num_train=20", "task.num_dev=8", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        show.main()
+    assert ended.value.code == code
 
 
 @pytest.fixture
-def inspected(monkeypatch, capsys):
-    """Runs lezo-inspect in this process: (exit code, standard output, standard error)."""
+def records(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The JSON lines of lezo-inspect, which are all it writes."""
 
-    def run(*overrides):
-        monkeypatch.setattr(sys, "argv", ["lezo-inspect", *overrides])
-        try:
-            show.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        return (code, *capsys.readouterr())
+    def read(*overrides: str) -> list[dict[str, Any]]:
+        inspected(*overrides, "inspect.json=true", patch=monkeypatch)
+        out, err = capsys.readouterr()
+        assert err == ""
+        return [json.loads(line) for line in out.splitlines()]
 
-    return run
+    return read
 
 
-def records(out):
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def test_json_lines_and_nothing_else(inspected):
-    code, out, err = inspected("inspect.json=true", "inspect.n=2")
-    rows = records(out)
-    assert (code, err) == (0, "")
+def test_json_lines_hold_n_examples_of_each_split_in_order(records: Any) -> None:
+    rows = records("task=rte", "inspect.n=2")
+    assert [list(row) for row in rows] == [KEYS] * 6
     assert [(row["split"], row["index"]) for row in rows] == [
-        (split, i) for split in ("train", "dev", "test") for i in range(2)
+        (split, index) for split in ("train", "dev", "test") for index in (0, 1)
     ]
-    for row in rows:
-        assert set(row) == {"split", "index", "demos", "input_ids", "option_lens", "gold"}
-        assert (len(row["input_ids"]), row["option_lens"], row["demos"]) == (2, [1, 1], 0)
-        assert all(ids[0] == 0 for ids in row["input_ids"])  # OPT's BOS, as published
-        assert row["gold"] in (0, 1)
+    assert {row["demos"] for row in rows} == {0}
+    assert {row["gold"] for row in rows} <= {0, 1}
 
 
-def test_generation_shows_the_gold_sequence_and_for_test_the_prompt(inspected):
-    _, out, _ = inspected("task=squad", "inspect.json=true", "inspect.n=1", "task.num_dev=20")
-    train, dev, test = records(out)
-    assert train["option_lens"][0] > 0 < dev["option_lens"][0]
-    assert test["option_lens"] == [0]
-    assert isinstance(test["gold"][0], str)
+def test_a_choice_task_shows_every_candidate(records: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    for row in records("task=rte", "inspect.n=1"):
+        answers = [
+            tokenizer.decode(ids[-size:])
+            for ids, size in zip(row["input_ids"], row["option_lens"], strict=True)
+        ]
+        assert [answer.strip() for answer in answers] == ["Yes", "No"]
+        assert {ids[0] for ids in row["input_ids"]} == {0}  # OPT's BOS, as published
 
 
-def test_demonstrations_are_in_every_prompt(inspected):
-    _, bare, _ = inspected("inspect.json=true", "inspect.n=1")
-    _, shown, _ = inspected("inspect.json=true", "inspect.n=1", "task.demos=2")
-    for before, after in zip(records(bare)[1:], records(shown)[1:], strict=True):
-        assert after["demos"] == 2
-        assert after["input_ids"][0][-20:] == before["input_ids"][0][-20:]
-        assert len(after["input_ids"][0]) > 2 * len(before["input_ids"][0])
+def test_a_generated_answer_is_shown_in_train_and_dev_and_asked_for_in_test(records: Any) -> None:
+    rows = records("task=squad", "inspect.n=2")
+    assert all(len(row["input_ids"]) == 1 for row in rows)
+    assert all(row["option_lens"] == [0] for row in rows if row["split"] == "test")
+    assert all(row["option_lens"][0] > 0 for row in rows if row["split"] != "test")
+    assert all(isinstance(text, str) for row in rows for text in row["gold"])
 
 
-def test_text_marks_the_scored_tokens(inspected):
-    _, out, _ = inspected("inspect.n=1", "task=sst2")
-    assert out.count("« great»") == out.count("« terrible»") == 3
-    assert "It was« terrible»" in out
+def test_demonstrations_stand_before_every_prompt(records: Any) -> None:
+    without, with_two = records("task=sst2"), records("task=sst2", "task.demos=2")
+    assert {row["demos"] for row in with_two} == {2}
+    bare, solved = ([row for row in rows if row["split"] == "test"][0] for rows in (without, with_two))
+    prompt = bare["input_ids"][0][1:]
+    assert solved["input_ids"][0][-len(prompt) + 1 :] == prompt[1:]  # the first token loses its line start
+    assert len(solved["input_ids"][0]) > 2 * len(prompt)
+    assert solved["option_lens"] == bare["option_lens"]
 
 
-def test_a_folder_with_tokenizer_and_configuration_suffices(inspected, shared):
-    code, out, _ = inspected(
-        "model=hf", f"model.path={shared / 'tokenizers' / 'opt'}", "data=local", f"data.path={shared / 'data'}",
-        "task=copa", "inspect.json=true", "inspect.n=1",
-    )  # fmt: skip
-    assert code == 0
-    assert [row["option_lens"] for row in records(out)] == [[5, 4], [8, 10], [7, 10]]
+def test_the_text_marks_the_scored_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspected("task=rte", "inspect.n=1", patch=monkeypatch)
+    out = capsys.readouterr().out
+    assert [line[:9] for line in out.splitlines() if line.startswith("---")] == [
+        "--- train",
+        "--- dev 0",
+        "--- test ",
+    ]
+    assert out.count("«Yes»") == out.count("«No»") == 3
+    assert out.count("1 scored]") == 6
 
 
-def test_bad_configuration_and_unreadable_data(inspected, tmp_path):
-    code, out, err = inspected("task=rtee")
-    assert (code, out) == (2, "")
-    assert "did you mean rte?" in err
-    code, out, err = inspected("data=local", f"data.path={tmp_path}")
-    assert (code, out) == (1, "")
-    assert "train.jsonl" in err
+def test_a_tokenizer_and_a_configuration_are_enough(records: Any, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, tmp_path / name)
+    folder = ["task=rte", "inspect.n=1", "data=sample"]
+    assert records(*folder, "model=hf", f"model.path={tmp_path}") == records(*folder)
 
 
-def test_help(inspected):
-    assert "lezo-inspect task=copa" in inspected("--help")[1]
+def test_truncation_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    inspected("task=squad", "inspect.n=1", "task.demos=18", patch=monkeypatch)
+    assert "(cut from the left)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "words"),
+    [
+        (["inspect.n=0"], 2, "inspect.n=0: expected a whole number of at least 1"),
+        (["data=local", "data.path=."], 1, "rte/train.jsonl: No such file or directory"),
+        (["model=hf", "model.path=.", "data=sample"], 1, "cannot read the configuration of ."),
+    ],
+)
+def test_errors_go_to_stderr(
+    overrides: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inspected(*overrides, patch=monkeypatch, code=code)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and words in err
+
+
+def test_help_names_its_own_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lezo-inspect", "--help"])
+    show.main()
+    out = capsys.readouterr().out
+    assert "inspect.n=3" in out and "inspect.json=false" in out

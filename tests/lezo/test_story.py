@@ -1,6 +1,8 @@
-"""What a person reads: numbers, and progress where there is no terminal."""
+"""What a user sees: numbers, tables, and progress on and off a terminal."""
 
 import io
+import math
+import re
 
 import pytest
 from rich.console import Console
@@ -10,41 +12,69 @@ from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
 
 
+def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = ()) -> str:
+    """The progress of a run of ``steps``, whose losses are 1, with a dev evaluation half-way and at the end."""
+    file = io.StringIO()
+    out = Console(file=file, force_terminal=terminal, width=100, highlight=False, color_system=None)
+    shown = story.ProgressStory(out, steps, "accuracy")
+    for step in range(1, steps + 1):
+        bad = step in skipped
+        shown.trained(step, step / 10, StepReport(math.nan if bad else 1.0, not bad))
+        if step == steps // 2 + 1 or step == steps:
+            shown.evaluated(step, step / 10, Evaluation(0.25, 0.75))
+    shown.close()
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
-    ("shown", "expected"),
+    ("said", "text"),
     [
         (story.count(999), "999"),
+        (story.count(498_432), "498.4k"),
         (story.count(125_239_296), "125.2M"),
         (story.count(12_853_473_280), "12.9B"),
-        (story.size(512 * 2**10), "512 KiB"),
-        (story.size(1.5 * 2**30), "1.5 GiB"),
+        (story.size(0), "0 KiB"),
+        (story.size(776 * 2**10), "776 KiB"),
+        (story.size(1.5 * 2**20), "1.5 MiB"),
+        (story.size(24 * 2**30), "24.0 GiB"),
+        (story.clock(0.4), "0:00"),
         (story.clock(59.6), "1:00"),
-        (story.clock(3725), "1:02:05"),
+        (story.clock(3599.7), "1:00:00"),
+        (story.clock(100_000), "27:46:40"),
         (story.score(None), "-"),
-        (story.score(0.93444), "0.9344"),
-        (story.table({"a": "1", "long": "2"}, "title"), "title\n  a     1\n  long  2"),
+        (story.score(0.5), "0.5000"),
     ],
 )
-def test_numbers_and_tables(shown: str, expected: str):
-    assert shown == expected
+def test_numbers_read_as_people_write_them(said: str, text: str) -> None:
+    assert said == text
 
 
-def test_off_a_terminal_progress_is_lines_with_the_time_left():
-    out = io.StringIO()
-    shown = story.ProgressStory(Console(file=out, width=200), 40, "accuracy")
-    shown.evaluated(0, 0.0, Evaluation(0.7, 0.5))
-    for step in range(1, 41):
-        shown.trained(step, step / 2, StepReport(1.0 if step == 1 else 0.5, True))
-    shown.close()
-    lines = out.getvalue().splitlines()
-    assert lines[0] == "step 0/40  dev_loss 0.7000  dev accuracy 0.5000"
-    assert lines[1] == "step 2/40  loss 0.9750  2.0 steps/s  0:19 left"
-    assert len(lines) == 1 + 20
+def test_a_table_aligns_its_values() -> None:
+    assert story.table({"a": "1", "long": "2"}, "head") == "head\n  a     1\n  long  2"
 
 
-def test_a_skipped_step_does_not_spoil_the_average():
-    out = io.StringIO()
-    shown = story.ProgressStory(Console(file=out, width=200), 2, "accuracy")
-    shown.trained(1, 1.0, StepReport(float("nan"), False))
-    shown.trained(2, 2.0, StepReport(0.5, True))
-    assert out.getvalue().splitlines()[-1].startswith("step 2/2  loss 0.5000")
+def test_off_a_terminal_a_run_is_twenty_lines_and_its_evaluations() -> None:
+    lines = told(1000, terminal=False).splitlines()
+    assert len(lines) == 22
+    assert lines[0] == "step 50/1000  loss 1.0000  10.0 steps/s  1:35 left"
+    assert lines[-1] == "step 1000/1000  dev_loss 0.2500  dev accuracy 0.7500"
+
+
+def test_a_short_run_off_a_terminal_shows_every_step() -> None:
+    assert len(told(3, terminal=False).splitlines()) == 5
+
+
+@pytest.mark.parametrize("skipped", [(1,), (2, 3)])
+def test_a_skipped_step_does_not_spoil_the_average_loss(skipped: tuple[int, ...]) -> None:
+    assert "step 5/5  loss 1.0000" in told(5, terminal=False, skipped=skipped)
+
+
+def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left() -> None:
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", told(30, terminal=True)).replace("\r", "\n")
+    assert re.search(r"30/30 loss 1\.0000 dev 0\.750 10\.0 steps/s 0:00:00", shown)
+    assert "step 30/30  dev_loss 0.2500  dev accuracy 0.7500\n" in shown
+
+
+def test_off_a_terminal_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
+    story.console().print("[red]" + "word " * 100)
+    assert capsys.readouterr().out == "[red]" + "word " * 100 + "\n"

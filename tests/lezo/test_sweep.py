@@ -1,4 +1,4 @@
-"""lezo-run -m: jobs of their own, a failure that stops nobody, a table, an exit code."""
+"""lezo-run -m: every combination as a process of its own, and a table at the end."""
 
 import json
 import os
@@ -6,66 +6,141 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lezo.config import ConfigError
-from lezo.sweep import jobs
+from lezo.sweep import jobs, sweep
 
-SMALL = ["task.num_train=16", "task.num_dev=4", "task.num_test=4", "train.steps=2"]
-
-
-def lezo_run(*arguments, cwd):
-    command = [sys.executable, "-m", "lezo.run", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=os.environ | {"HF_HUB_OFFLINE": "1"}, **pipes)
+SCORE = ["optim=none", "task=sst2", "data=local", "task.num_dev=2"]
 
 
-def test_a_failing_job_is_shown_and_the_others_finish(tmp_path, shared):
-    """rte cannot be read from a folder that holds sst2 only."""
-    (tmp_path / "data" / "sst2").mkdir(parents=True)
-    for part in ("train", "val"):
-        lines = (shared / "data" / "sst2" / f"{part}.jsonl").read_text().splitlines(keepends=True)[:30]
-        (tmp_path / "data" / "sst2" / f"{part}.jsonl").write_text("".join(lines))
-    process = lezo_run(
-        "-m", "task=rte,sst2", "data=local", "data.path=data", *SMALL, "hydra.sweep.dir=out", cwd=tmp_path
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def table(out: str) -> dict[str, list[str]]:
+    """The printed table: job -> its other cells."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def saved(folder: str = "out") -> list[dict[str, Any]]:
+    return json.loads(Path(folder, "sweep.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_failing_job_shows_its_end_and_the_others_finish(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, last in (("good", '{"sentence": "dull", "label": 0}'), ("bad", '{"sentence": ')):
+        folder = Path(name, "sst2")
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text('{"sentence": "fine", "label": 1}\n' * 5 + last + "\n")
+        (folder / "val.jsonl").write_text('{"sentence": "fine", "label": 1}\n')
+    assert sweep([*SCORE, "data.path=bad,good", "hydra.sweep.dir=out"]) == 1
+    out = capsys.readouterr().out
+    assert "sweep of 2 jobs in out\n[1/2] data.path=bad\n    FAILED; the end of out/0/console.log:\n" in out
+    assert "    | error: bad/sst2/train.jsonl, line 6: not valid JSON" in out
+    assert out.index("[2/2] data.path=good") > out.index("FAILED")
+    shown, rows = table(out), saved()
+    assert (
+        [row["status"] for row in rows] == [shown[row["job"]][-1] for row in rows] == ["failed", "finished"]
     )
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "FAILED; the end of out/0/console.log" in out
-    assert "| error: data/rte/train.jsonl: No such file" in out
-    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert [(row["job"], row["status"]) for row in rows] == [
-        ("task=rte", "failed"),
-        ("task=sst2", "finished"),
-    ]
-    assert json.loads((tmp_path / "out" / "1" / "result.json").read_text())["status"] == "finished"
-    assert out.rindex("task=sst2") > out.rindex("task=rte") > out.rindex("seconds")  # the table comes last
+    assert [row["job"] for row in rows] == ["data.path=bad", "data.path=good"]
+    assert set(rows[1]) == {"job", "metric", "dev", "test", "seconds", "memory", "status", "folder"}
+    result = json.loads(Path("out/1/result.json").read_text())
+    assert (rows[1]["dev"], rows[1]["test"]) == (result["dev"], result["test"])
+    assert shown["data.path=good"][:3] == ["accuracy", f"{result['dev']:.4f}", f"{result['test']:.4f}"]
+    assert shown["data.path=bad"][1:3] == ["-", "-"]
 
 
-def test_jobs_are_every_combination_labelled_by_what_was_swept():
-    found = jobs(["optim=mezo,lezo", "seed=0,1", "train.steps=2", "hydra.sweep.dir=out"])
-    assert [job.label for job in found] == [f"optim={o} seed={s}" for o in ("mezo", "lezo") for s in (0, 1)]
-    assert [str(job.folder) for job in found] == [f"out/{number}" for number in range(4)]
+def test_a_job_that_dies_without_a_result_is_told_by_its_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys; [print('line', i) for i in range(30)]; sys.exit(7)"
+    monkeypatch.setattr("lezo.sweep._command", lambda job, _: [sys.executable, "-c", code])
+    assert sweep(["seed=1", "hydra.sweep.dir='with space'"]) == 1
+    out = capsys.readouterr().out
+    assert table(out) == {"single": ["-", "-", "-", "-", "-", "failed (exit code 7)"]}
+    assert "| line 29\n" in out and "| line 5\n" not in out
+    assert saved("with space")[0]["status"] == "failed (exit code 7)"
 
 
-def test_any_bad_job_stops_the_sweep_before_it_starts():
-    with pytest.raises(ConfigError, match=r"job 1 \(optim.sparsity=1.5\): optim.sparsity=1.5: expected"):
-        jobs(["optim.sparsity=0.5,1.5"])
+def test_jobs_are_labelled_by_what_differs_and_numbered_into_one_folder() -> None:
+    found = jobs(["task=rte", "optim=mezo,lezo", "optim.lr=1e-6,1e-7", "seed=range(2)"])
+    assert len(found) == 8
+    assert found[0].label == "optim=mezo optim.lr=1e-06 seed=0"  # as Hydra writes the number
+    assert found[0].overrides[0] == "task=rte"
+    assert [job.folder.name for job in found] == [str(job.number) for job in found] == list("01234567")
+    (folder,) = {job.folder.parent for job in found}
+    assert folder.parent == Path("runs/sweeps")
 
 
-def test_ctrl_c_ends_the_job_cleanly_and_the_table_says_so(tmp_path):
-    process = lezo_run(
-        "-m", "seed=0,1", "train.steps=100000", *SMALL[:3], "hydra.sweep.dir=out", cwd=tmp_path
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["seed=0,-1", "train.steps=0,5"], "job 0 (seed=0 train.steps=0): train.steps=0: expected"),
+        (["optim=lezo,lezzo"], "job 1 (optim=lezzo): optim=lezzo: unknown; did you mean lezo?"),
+        (["optim=mezo,lezo", "optim.sparsity=0.5"], "job 0 (optim=mezo): optim.sparsity=0.5: unknown key"),
+        (["optim.lr=interval(0,1)"], "optim.lr=interval(0,1): expected values with commas between"),
+        (["task=glob(*)"], "task=glob(*): expected values with commas between"),
+        (["optim.lr=1,[2"], "optim.lr=1,[2: expected key=value"),
+    ],
+)
+def test_one_bad_job_stops_the_sweep_before_anything_runs(
+    overrides: list[str], problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep([*overrides, "hydra.sweep.dir=out"])
+    assert str(caught.value).startswith(problem)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("taken", ["out/sweep.json", "out/1/config.yaml"])
+def test_a_folder_that_holds_runs_is_refused(taken: str) -> None:
+    Path(taken).parent.mkdir(parents=True)
+    Path(taken).touch()
+    with pytest.raises(
+        ConfigError, match="already holds runs; choose another folder with hydra.sweep.dir=DIR"
+    ):
+        sweep(["seed=1,2", "hydra.sweep.dir=out"])
+
+
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    Path("out").touch()
+    with pytest.raises(ConfigError, match="out: cannot write there"):
+        sweep(["seed=1,2", "hydra.sweep.dir=out"])
+
+
+def test_ctrl_c_ends_the_running_job_and_prints_the_table() -> None:
+    small = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=1000000"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lezo.run", "-m", *small, "seed=0,1", "hydra.sweep.dir=out"],
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    metrics, deadline = tmp_path / "out" / "0" / "metrics.jsonl", time.monotonic() + 60
-    while not (metrics.exists() and metrics.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "2 of 2 jobs did not finish" in out
-    assert "Traceback" not in out
-    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert [row["status"] for row in rows] == ["interrupted", "not started"]
+    metrics = Path("out/0/metrics.jsonl")
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted; 2 of 2 jobs did not finish" in out
+    assert {job: cells[-1] for job, cells in table(out).items()} == {
+        "seed=0": "interrupted",
+        "seed=1": "not started",
+    }
+    assert [row["status"] for row in saved()] == ["interrupted", "not started"]
+    assert json.loads(Path("out/0/result.json").read_text())["status"] == "interrupted"
+    assert Path("out/0/console.log").read_text().count("interrupted: stopped at step") == 1
+    assert not Path("out/1").exists()
