@@ -197,7 +197,7 @@ def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence
     suggestion = f"; did you mean {close[0]}?" if close else ";"
     if not isinstance(node, DictConfig):
         return f"{override.input_line}: unknown key; {'.'.join(path)} is a value and has no keys"
-    keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()))
+    keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()) if key != "name")
     owner = f" of optim={base.optim.name}" if path[:1] == ["optim"] else ""
     return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys}"
 

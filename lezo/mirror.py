@@ -6,12 +6,14 @@ The run folder's files are the truth.
 
 from __future__ import annotations
 
+import netrc
 import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
@@ -60,7 +62,7 @@ class WandbMirror:
         self._thread.join(self._patience)
         if self._thread.is_alive():
             self._warn(f"wandb did not finish within {self._patience:g} s; the run folder has everything")
-        if self._dropped:
+        if self._dropped and not self._stopped:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
 
     def _log(self, prefix: str, row: Mapping[str, Any]) -> None:
@@ -68,8 +70,6 @@ class WandbMirror:
         self._put(lambda run: run.log(named))
 
     def _put(self, call: Callable[[Any], None] | None) -> None:
-        if self._stopped:
-            return
         try:
             self._queue.put_nowait(call)
         except queue.Full:
@@ -93,7 +93,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
 
     mode = settings.pop("mode")
     if mode == "auto":
-        mode = "online" if _has_account(wandb) else "offline"
+        mode = "online" if _has_account() else "offline"
     options = wandb.Settings(init_timeout=20, silent=True, x_transaction_log_flush_interval=1.0)
     run = wandb.init(
         dir=str(folder), name=folder.name, mode=mode, reinit="create_new", settings=options, **settings
@@ -105,5 +105,11 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
     return run
 
 
-def _has_account(wandb: Any) -> bool:
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+def _has_account() -> bool:
+    """Whether a key lies where wandb looks for one: the environment, or the netrc file."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    return bool(os.environ.get("WANDB_API_KEY")) or known

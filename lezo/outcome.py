@@ -20,7 +20,7 @@ from lezo.train import DivergedError
 from tasks.source import DataError
 
 # What a run may meet that is nobody's bug: one message, no traceback.
-EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError, torch.OutOfMemoryError)
+EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError)
 
 
 def carried_out(composed: Composed, command: str) -> int:
@@ -32,7 +32,7 @@ def carried_out(composed: Composed, command: str) -> int:
             job.prepare()
             return 0
         folder = RunFolder(composed.run_dir)
-    except EXPECTED as error:
+    except Exception as error:
         return _failed(error)
     except KeyboardInterrupt:
         return 130
@@ -47,19 +47,31 @@ def _recorded(job: Job, folder: RunFolder) -> int:
     except (KeyboardInterrupt, SystemExit):  # rich exits where the reader of a pipe has gone
         code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
     except Exception as caught:
-        status, error = "failed", str(caught) if isinstance(caught, EXPECTED) else repr(caught)
-        code = _failed(caught)
-        if not isinstance(caught, EXPECTED):
+        code, status, error = _failed(caught), "failed", _in_words(caught) or repr(caught)
+        if _in_words(caught) is None:
             folder.text("traceback.txt", traceback.format_exc())
-    job.finish(status, error, folder)
+    try:
+        job.finish(status, error, folder)
+    except FolderError as unwritten:
+        code = _failed(unwritten)
     folder.close()
     return code
 
 
 def _failed(error: Exception) -> int:
     """Say what went wrong; a traceback only where it may be a bug."""
-    print(f"error: {error}" if isinstance(error, EXPECTED) else traceback.format_exc(), file=sys.stderr)
+    words = _in_words(error)
+    print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
     return 1
+
+
+def _in_words(error: Exception) -> str | None:
+    """The message of what is nobody's bug; None for what may be one."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        way_out = "lower train.micro_batch_size or eval.batch_size, or choose a narrower model.dtype or a smaller model"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return f"out of memory ({reason}); {way_out} (dry_run=true shows what is expected)"
+    return str(error) if isinstance(error, EXPECTED) else None
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:

@@ -74,7 +74,7 @@ def make_plan(config: RunConfig) -> Plan:
         dtype=dtype,
         parameters=_size(bones),
         lengths=(round(statistics.median(lengths)), max(lengths)),
-        truncated=sum(example.truncated for example in examples),
+        truncated=sum(map(_truncated, (train, dev.scored or dev.prompts, test.scored or test.prompts))),
         memory=_memory(config, parts.model_config, bones, found, blocks, dtype, train, [dev, test]),
         forwards=_forwards(config, train, dev, test),
     )
@@ -153,6 +153,10 @@ def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: E
 def _eval_forwards(split: EvalSet, size: int) -> int:
     rows = sum(len(example.input_ids) for example in split.scored)
     return -(-rows // size) + -(-len(split.prompts) // size)
+
+
+def _truncated(examples: Sequence[Encoded]) -> int:
+    return sum(example.truncated for example in examples)
 
 
 def _size(model: nn.Module) -> int:

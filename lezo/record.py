@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,12 @@ class RunFolder:
     def text(self, name: str, content: str) -> None:
         """Write a whole file at once: it is either absent or complete."""
         partial = self.path / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, self.path / name)
+        try:
+            partial.write_text(content, encoding="utf-8")
+            os.replace(partial, self.path / name)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise self._unwritable(error) from error
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write an object as indented JSON; what is not a finite number becomes null."""
@@ -76,17 +81,26 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the metrics."""
-        self._metrics.close()
+        with suppress(OSError):  # a full disk was said already
+            self._metrics.close()
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self._metrics.write(_line(row))
-        self._metrics.flush()
+        try:
+            self._metrics.write(_line(row))
+            self._metrics.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> FolderError:
+        return FolderError(
+            f"{self.path}: cannot write there ({error.strerror}); what was written before stays"
+        )
 
 
 def train_row(step: int, seconds: float, report: StepReport) -> dict[str, Any]:
-    """A train row of metrics.jsonl: seconds since training began, memory in bytes."""
+    """A train row of metrics.jsonl: seconds since training began, memory in bytes; g None for first-order steps."""
     used = peak_memory()
-    row = {"step": step, "seconds": round(seconds, 4), "loss": report.loss, **report.measures}
+    row = {"step": step, "seconds": round(seconds, 4), "loss": report.loss, "g": None, **report.measures}
     return {**row, "skipped": not report.applied, "memory": used["device"] or used["host"]}
 
 

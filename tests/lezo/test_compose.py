@@ -26,8 +26,8 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("optim.sparcity=0.5", "unknown key; did you mean optim.sparsity? the keys of optim=lezo are optim.name,"),
-        ("optim=mezo optim.sparsity=0.5", "unknown key; the keys of optim=mezo are optim.name, optim.lr, optim.eps"),
+        ("optim.sparcity=0.5", "unknown key; did you mean optim.sparsity? the keys of optim=lezo are optim.lr,"),
+        ("optim=mezo optim.sparsity=0.5", "unknown key; the keys of optim=mezo are optim.lr, optim.eps"),
         ("train.step=3", "did you mean train.steps? the keys are train.steps, train.batch_size"),
         ("sede=3", "did you mean seed? the keys are seed, dry_run"),
         ("train.steps.x=3", "unknown key; train.steps is a value and has no keys"),

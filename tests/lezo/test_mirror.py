@@ -46,6 +46,17 @@ def fake(patch: pytest.MonkeyPatch, **does: Any) -> None:
     patch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
 
 
+def test_rows_that_wandb_cannot_keep_up_with_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    fake(monkeypatch, init=lambda **_: released.wait())
+    monkeypatch.setattr("lezo.mirror._QUEUE_ROWS", 1)
+    warnings, _ = mirrored(tmp_path, patience=0.2)
+    released.set()
+    assert warnings[1] == "wandb fell behind: 3 rows not mirrored; the run folder has them"
+
+
 def fails(*_: Any, **__: Any) -> None:
     raise RuntimeError("no such luck\nsecond line")
 
@@ -55,6 +66,7 @@ def test_a_wandb_that_raises_is_said_once_and_dropped(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake(monkeypatch, **{where: fails})
+    monkeypatch.setattr("lezo.mirror._QUEUE_ROWS", 3)  # what waits for a dead thread was not "behind"
     warnings, seconds = mirrored(tmp_path)
     assert warnings == ["wandb stopped mirroring (no such luck); the run folder has everything"]
     assert seconds < 10

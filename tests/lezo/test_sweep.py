@@ -127,12 +127,13 @@ def test_ctrl_c_ends_the_running_job_and_prints_the_table() -> None:
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        start_new_session=True,
     )
     metrics = Path("out/0/metrics.jsonl")
     while not (metrics.exists() and metrics.stat().st_size):
         assert running.poll() is None
         time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to everyone in the foreground
     out, _ = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "interrupted; 2 of 2 jobs did not finish" in out
