@@ -40,7 +40,7 @@ class WandbMirror:
         warn: Callable[[str], None],
         patience: float = 30.0,
     ) -> None:
-        self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE_ROWS)
+        self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
         settings = {"project": project, "group": group, "tags": tags, "mode": mode, "config": dict(config)}
         self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
@@ -57,8 +57,8 @@ class WandbMirror:
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Set the result as the summary and finish, within the patience."""
-        self._put(lambda run: run.summary.update(dict(summary)))
-        self._put(None)
+        self._queue.put(lambda run: run.summary.update(dict(summary)))
+        self._queue.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
             self._warn(f"wandb did not finish within {self._patience:g} s; the run folder has everything")
@@ -67,12 +67,9 @@ class WandbMirror:
 
     def _log(self, prefix: str, row: Mapping[str, Any]) -> None:
         named = {k if k in ("step", "seconds") else f"{prefix}/{k}": v for k, v in row.items()}
-        self._put(lambda run: run.log(named))
-
-    def _put(self, call: Callable[[Any], None] | None) -> None:
-        try:
-            self._queue.put_nowait(call)
-        except queue.Full:
+        if self._queue.qsize() < _QUEUE_ROWS:
+            self._queue.put(lambda run: run.log(named))
+        else:
             self._dropped += 1
 
     def _work(self, folder: Path, settings: dict[str, Any]) -> None:
