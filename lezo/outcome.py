@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from types import FrameType
-from typing import NoReturn
 
 import torch
 
@@ -25,7 +23,7 @@ EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError)
 
 def carried_out(composed: Composed, command: str) -> int:
     """Run or, with dry_run, plan. Returns the exit code: 0, 1 for a failure, 130 for an interruption."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is like Ctrl-C
     job = Job(composed, command, story.console())
     try:
         if composed.config.dry_run:
@@ -72,8 +70,3 @@ def _in_words(error: Exception) -> str | None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"out of memory ({reason}); {way_out} (dry_run=true shows what is expected)"
     return str(error) if isinstance(error, EXPECTED) else None
-
-
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM, as a scheduler sends it, ends a run like Ctrl-C."""
-    raise KeyboardInterrupt

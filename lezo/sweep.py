@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
@@ -47,7 +46,7 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     todo = jobs(overrides, config_dir)
     folder = _new_folder(todo)
     out.print(f"sweep of {len(todo)} jobs in {folder}")
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is like Ctrl-C
     rows, code = [], 0
     try:
         for job in todo:
@@ -216,7 +215,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
             row["status"],
         )
     return table
-
-
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
