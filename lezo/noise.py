@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lezo import philox
 
 
 def derive(*key: int | str) -> int:
@@ -21,14 +25,107 @@ def step_seed(run_seed: int, step: int) -> int:
 
 
 def normal(seed: int, name: str, like: Tensor) -> Tensor:
-    """z(seed, tensor): standard normal of ``like``'s shape, on its device, in fp32.
+    """z(seed, name): standard normal of ``like``'s shape, on its device, in fp32; in fp64 for fp64, the same values.
 
-    The same seed and name give the same z whenever and in whatever order they are asked for (on one kind
-    of device; CPU and CUDA draw differently). fp64 tensors get the same fp32 values, widened.
+    The slow twin (``lezo.philox``): the same bits on every device, as in ``perturb`` and ``update_``.
     """
-    generator = torch.Generator(like.device).manual_seed(derive(seed, name))
-    z = torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float32)
-    return z.to(torch.promote_types(like.dtype, torch.float32))
+    elements = torch.arange(like.numel(), device=like.device).view(like.shape)
+    return philox.normals(derive(seed, name), elements).to(philox.compute_dtype(like))
+
+
+def perturb(
+    theta: Tensor,
+    seed: int,
+    name: str,
+    eps: float,
+    *,
+    rows: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """theta + eps z and theta - eps z from one draw of z(seed, name) (design section 1); theta is only read.
+
+    eps is rounded to fp32, the sum theta + (eps z) computed in fp32 and rounded once to ``dtype``
+    (None: theta's). fp64 theta: all in fp64.
+
+    rows: (k,) int64, on theta's device, rows of a 2-D theta; the results are then (k, columns), each row with
+    the bits that it has in the whole. On CUDA rows out of range are not noticed.
+    out: two contiguous tensors of the results' shape and dtype to write into and return. ValueError if they are not.
+    """
+    theta = theta.detach().contiguous()
+    if rows is not None and theta.dim() != 2:
+        raise ValueError(f"rows asks for a matrix, and {name} has shape {tuple(theta.shape)}; leave rows out")
+    shape = theta.shape if rows is None else torch.Size((len(rows), theta.shape[1]))
+    if out is None:
+        plus, minus = (torch.empty(shape, dtype=dtype or theta.dtype, device=theta.device) for _ in range(2))
+    else:
+        plus, minus = (_checked(buffer, shape, dtype or theta.dtype, name) for buffer in out)
+    if plus.numel():
+        _perturb(theta)(theta, derive(seed, name), _scalar(eps, theta), rows, plus, minus)
+    return plus, minus
+
+
+def update_(
+    theta: Tensor,
+    seed: int,
+    name: str,
+    coefficient: Tensor,
+    decay: float,
+    *,
+    rounding: Literal["nearest", "stochastic"] = "nearest",
+) -> None:
+    """theta <- theta - (c z + d theta) in place, with z(seed, name) (design section 1).
+
+    coefficient: c, a () fp32 tensor on theta's device, read there: on CUDA the host does not wait. decay: d,
+    rounded to fp32. Computed in fp32 and rounded once, to nearest or, in fp16 and bf16, stochastically
+    (of the two neighbours one at random, so that the mean is exact). fp64 theta: all in fp64.
+
+    c = d = 0 leaves theta's bits as they are, so a step that failed is skipped by c = d = 0.
+    """
+    flat = theta.detach().contiguous()
+    if flat.numel():
+        stochastic = rounding == "stochastic"
+        _update(flat)(flat, derive(seed, name), coefficient.detach(), _scalar(decay, theta), stochastic)
+    if flat.data_ptr() != theta.data_ptr():
+        theta.detach().copy_(flat)
+
+
+def _scalar(value: float, theta: Tensor) -> float:
+    """``value`` in the precision in which steps on theta are computed."""
+    return value if theta.dtype == torch.float64 else philox.fp32(value)
+
+
+def _checked(buffer: Tensor, shape: torch.Size, dtype: torch.dtype, name: str) -> Tensor:
+    if buffer.shape != shape or buffer.dtype != dtype or not buffer.is_contiguous():
+        given = f"{'' if buffer.is_contiguous() else 'non-contiguous '}{buffer.dtype} {tuple(buffer.shape)}"
+        raise ValueError(f"out for {name} is {given}; give contiguous {dtype} {tuple(shape)}, or no out")
+    return buffer.detach()
+
+
+Perturb = Callable[[Tensor, int, float, Tensor | None, Tensor, Tensor], None]
+Update = Callable[[Tensor, int, Tensor, float, bool], None]
+
+
+def _perturb(theta: Tensor) -> Perturb:
+    """The fastest backend for theta; all give the same bits, and none is imported before it is needed."""
+    if _device(theta) == "cpu":
+        from lezo.kernels import cpu
+
+        return cpu.perturb
+    return philox.perturb
+
+
+def _update(theta: Tensor) -> Update:
+    if _device(theta) == "cpu":
+        from lezo.kernels import cpu
+
+        return cpu.update
+    return philox.update
+
+
+def _device(theta: Tensor) -> str:
+    """The kind of device whose kernels serve theta; "twin" where none do."""
+    return "twin" if theta.dtype == torch.float64 else theta.device.type
 
 
 def subset(seed: int, total: int, size: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ DOORS = {
     "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
+    "numba": {"lezo.kernels.cpu"},
     "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job"},
     "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL},
 }
@@ -90,7 +91,7 @@ def test_files_are_named_after_concepts(file: Path) -> None:
     assert file.stem not in sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("package", ["lezo", "tasks", "lezo.tiny", "tasks.sample"])
+@pytest.mark.parametrize("package", ["lezo", "tasks", "lezo.tiny", "lezo.kernels", "tasks.sample"])
 def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     assert package in MODULES
     heavy = {"torch", "transformers", "datasets", "wandb", "hydra"}
