@@ -38,6 +38,11 @@ class Schedule(Enum):
     linear = "linear"
 
 
+class Rounding(Enum):
+    nearest = "nearest"
+    stochastic = "stochastic"
+
+
 class WandbMode(Enum):
     auto = "auto"
     online = "online"
@@ -85,6 +90,7 @@ class ModelConfig:
     device: str = "auto"
     bos: int | None = None
     random_weights: bool = False
+    compile: bool = False
     lr: LearningRates = field(default_factory=LearningRates)
     shape: OptShape | None = None
 
@@ -110,11 +116,12 @@ class FirstOrderConfig(OptimConfig):
 
 @dataclass
 class MezoConfig(OptimConfig):
-    """optim=mezo."""
+    """optim=mezo. ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference)."""
 
     lr: float | None = None
     eps: float = 1e-3
     weight_decay: float = 0.0
+    rounding: Rounding = Rounding.nearest
 
 
 @dataclass
@@ -308,5 +315,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"model.dtype=float16: {config.optim.name} needs weights that small gradients can change; "
             "expected auto, float32 or bfloat16"
         )
+    if config.first_order and config.model.compile:
+        yield f"model.compile=true: {config.optim.name} runs the blocks as they are; only mezo and lezo compile them"
     if config.optim.name == "fo-adamw" and getattr(config.optim, "momentum", None):
         yield "optim.momentum: AdamW has its own (0.9); only fo-sgd takes it"

@@ -1,15 +1,13 @@
-"""From examples to token ids to padded batches, and which examples a step sees (protocol section 3)."""
+"""From examples to token ids (protocol section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lezo.noise import permutation
 from tasks import Example
 from tasks.prompting import with_demos
 
@@ -100,63 +98,6 @@ class Encoder:
             )
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows for one forward, padded on the left; the answers are what the last ``answers`` columns hold.
-
-    ``input_ids``, ``attention_mask``: (rows, length) int64. ``answer_mask``: (rows, answers) bool.
-    ``example``, ``candidate``: (rows,) int64, which example of the batch and which of its candidates a row is.
-    ``gold``: (examples,) int64. ``weight``: what the mean loss counts, examples or answer tokens.
-    """
-
-    kind: Literal["candidates", "lm"]
-    input_ids: Tensor
-    attention_mask: Tensor
-    answer_mask: Tensor
-    example: Tensor
-    candidate: Tensor
-    gold: Tensor
-    weight: int
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """The forward's arguments: no cache, logits only where an answer token is predicted."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "position_ids": (self.attention_mask.cumsum(1) - 1).clamp(min=0),
-            "use_cache": False,
-            "logits_to_keep": self.answer_mask.shape[1] + 1,
-        }
-
-
-def candidate_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device) -> Batch:
-    """Every candidate of every example as a row, example by example."""
-    rows = [(i, k) for i, example in enumerate(examples) for k in range(len(example.input_ids))]
-    return _batch("candidates", examples, rows, len(examples), pad, device)
-
-
-def gold_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device) -> Batch:
-    """The answer to train on of every example as a row, weighted by its tokens."""
-    rows = [(i, example.gold[0]) for i, example in enumerate(examples)]
-    tokens = sum(examples[i].answer_lens[k] for i, k in rows)
-    return _batch("lm", examples, rows, tokens, pad, device)
-
-
-def row_batch(
-    examples: Sequence[Encoded], rows: Sequence[tuple[int, int]], *, pad: int, device: torch.device
-) -> Batch:
-    """Any (example, candidate) rows, to be scored."""
-    return _batch("candidates", examples, rows, len(rows), pad, device)
-
-
-def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> list[int]:
-    """The examples of step ``step``: each epoch is a permutation of its own, its last batch may be short."""
-    steps_per_epoch = -(-examples // batch_size)
-    epoch, place = divmod(step, steps_per_epoch)
-    return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
-
-
 def padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Left-padded ids and their mask, both (rows, length) int64."""
     length = max(map(len, sequences))
@@ -175,32 +116,6 @@ def _texts(example: Example, demos: Sequence[Example]) -> list[str]:
         text = (example.prompt + answer).strip(" ")
         texts += [text, with_demos(demos, text)]
     return texts
-
-
-def _batch(
-    kind: Literal["candidates", "lm"],
-    examples: Sequence[Encoded],
-    rows: Sequence[tuple[int, int]],
-    weight: int,
-    pad: int,
-    device: torch.device,
-) -> Batch:
-    ids, mask = padded([examples[i].input_ids[k] for i, k in rows], pad)
-    lens = torch.tensor([examples[i].answer_lens[k] for i, k in rows])
-    answers = int(lens.max())
-    answer_mask = torch.arange(answers, 0, -1) <= lens[:, None]
-    index = torch.tensor(rows)
-    gold = torch.tensor([example.gold[0] for example in examples])
-    return Batch(
-        kind=kind,
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        answer_mask=answer_mask.to(device),
-        example=index[:, 0].to(device),
-        candidate=index[:, 1].to(device),
-        gold=gold.to(device),
-        weight=weight,
-    )
 
 
 def _shortened(answer: str) -> str:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from lezo.encode import MAX_NEW_TOKENS, Encoded, padded, row_batch
-from lezo.objective import answer_log_probs
+from lezo.encode import MAX_NEW_TOKENS, Encoded, padded
+from lezo.network import Network
+from lezo.objective import answer_scores
+from lezo.pack import pack
 from tasks.metrics import TEXT_METRICS, accuracy
 
 
@@ -45,7 +47,7 @@ class Evaluator:
     ``decode`` turns ids into text without special tokens; ``stop`` are the ids that end a generation.
     """
 
-    model: Any
+    network: Network
     loss: Literal["candidates", "lm"]
     metric: str
     batch_size: int
@@ -64,14 +66,15 @@ class Evaluator:
         return Evaluation(loss, sum(score for _, score in records) / len(records), predictions)
 
     def _answer_log_probs(self, examples: Sequence[Encoded]) -> list[list[float]]:
-        """Each candidate's summed log-probability, longest sequences first so that memory peaks at once."""
+        """Each candidate's summed log-probability."""
         sums = [[0.0] * len(example.input_ids) for example in examples]
-        rows = [(i, k) for i, example in enumerate(examples) for k in range(len(example.input_ids))]
-        rows.sort(key=lambda row: -len(examples[row[0]].input_ids[row[1]]))
-        for chunk in _chunks(rows, self.batch_size):
-            batch = row_batch(examples, chunk, pad=self.pad, device=self.device)
-            for (i, k), value in zip(chunk, answer_log_probs(self.model, batch).tolist(), strict=True):
-                sums[i][k] = value
+        for chunk in score_chunks(examples, self.batch_size):
+            requests = [(examples[i], chosen) for i, chosen in chunk]
+            batch = pack(requests, "candidates", pad=self.pad, device=self.device)
+            scores = iter(answer_scores(self.network, batch)[0].tolist())
+            for i, chosen in chunk:
+                for k in chosen:
+                    sums[i][k] = next(scores)
         return sums
 
     def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
@@ -115,10 +118,27 @@ class Evaluator:
             eos_token_id=list(self.stop),
             pad_token_id=self.pad,
         )
-        output = self.model.generate(
+        output = self.network.model.generate(
             input_ids=ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
         )
         return [self.decode(row) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def score_chunks(examples: Sequence[Encoded], batch_size: int) -> Iterator[list[tuple[int, Sequence[int]]]]:
+    """The forwards of an evaluation: (example, some of its candidates), at most ``batch_size`` sequences each.
+
+    The longest sequences come first, so that memory peaks at once.
+    """
+    order = sorted(range(len(examples)), key=lambda i: -max(map(len, examples[i].input_ids)))
+    parts = [(i, part) for i in order for part in _chunks(range(len(examples[i].input_ids)), batch_size)]
+    chunk: list[tuple[int, Sequence[int]]] = []
+    for i, part in parts:
+        if sum(len(chosen) for _, chosen in chunk) + len(part) > batch_size:
+            yield chunk
+            chunk = []
+        chunk.append((i, part))
+    if chunk:
+        yield chunk
 
 
 def gold(example: Encoded) -> int | list[int] | list[str]:

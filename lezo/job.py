@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,20 @@ from rich.console import Console
 from torch import nn
 
 from lezo import banner, story
+from lezo.batches import Batches
 from lezo.compose import Composed
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
-from lezo.encode import Batch, batch_indices, candidate_batch, gold_batch
 from lezo.evaluate import Evaluation, Evaluator
 from lezo.mirror import WandbMirror
 from lezo.model import Layout, load, set_dropout
+from lezo.network import Network, check
 from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, StepReport, TwoPoint, UniformBlocks
 from lezo.plan import Plan, make_plan
+from lezo.probe import StreamProbe
 from lezo.record import RunFolder, environment, peak_memory
+from lezo.stopwatch import Stopwatch
+from lezo.streams import Streams
 from lezo.train import DivergedError, Listener, Progress, train
 
 
@@ -113,7 +117,9 @@ class Job:
         done = self.progress
         median = statistics.median(done.step_seconds) if done.step_seconds else None
         total = time.perf_counter() - self.started
-        return {"total": total, "train": done.train_seconds, "eval": done.eval_seconds, "step_median": median}
+        phases = {phase: done.phases.get(phase) for phase in ("forward", "perturb", "update", "data")}
+        spent = {"train": done.train_seconds, "eval": done.eval_seconds, "step_median": median}
+        return {"total": total, **spent, **phases}
 
     def _load(self, plan: Plan) -> Any:
         self.out.print(f"loading {plan.parts.source.path}")
@@ -124,6 +130,7 @@ class Job:
             device=plan.device,
             seed=self.config.seed,
         )
+        check(Network(model), vocabulary=plan.parts.model_config.vocab_size)
         optim = self.config.optim
         if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
             set_dropout(model, optim.dropout)
@@ -139,10 +146,11 @@ class Job:
     def _train(self, plan: Plan, model: Any, evaluator: Evaluator, folder: RunFolder) -> None:
         settings, best = self.config.train, BestWeights(model)
         shown = story.ProgressStory(self.out, settings.steps, plan.parts.task.metric)
+        batches = make_batches(self.config, plan)
         try:
             train(
                 make_optimizer(self.config, model, plan.layout, plan.blocks),
-                batches(plan, self.config),
+                batches,
                 partial(evaluator, plan.dev),
                 best.keep,
                 Listeners([folder, shown, *([self.mirror] if self.mirror else [])]),
@@ -156,6 +164,7 @@ class Job:
             raise DivergedError(f"{error}; weights in {banner.dtype_name(plan)}: {_way_out(plan)}") from error
         finally:
             shown.close()
+            batches.close()
         best.restore()
 
     def _start_mirror(self, folder: RunFolder) -> None:
@@ -213,7 +222,7 @@ def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return Evaluator(
-        model=model,
+        network=Network(model),
         loss=task.loss,
         metric=task.metric,
         batch_size=batch_size,
@@ -226,16 +235,26 @@ def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
 
 def make_optimizer(config: RunConfig, model: nn.Module, layout: Layout, blocks: UniformBlocks) -> Optimizer:
     """The configured optimizer over the model's trainable tensors."""
-    optim = config.optim
+    optim, device = config.optim, next(model.parameters()).device
     if isinstance(optim, MezoConfig):
         assert optim.lr is not None  # config.check saw to it
-        settings = {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay}
-        return TwoPoint(model, layout, blocks, contributions, **settings, seed=config.seed)
+        watch = Stopwatch(device)
+        return TwoPoint(
+            model,
+            layout,
+            blocks,
+            StreamProbe(Streams(model, layout, watch, compiled=config.model.compile)),
+            lr=optim.lr,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            rounding=optim.rounding.value,
+            seed=config.seed,
+            watch=watch,
+        )
     assert isinstance(optim, FirstOrderConfig) and optim.lr is not None
-    device = next(model.parameters()).device
     return FirstOrder(
         model,
-        contributions,
+        partial(contributions, Network(model)),
         algorithm="adamw" if optim.name == "fo-adamw" else "sgd",
         lr=optim.lr,
         steps=config.train.steps,
@@ -249,19 +268,17 @@ def make_optimizer(config: RunConfig, model: nn.Module, layout: Layout, blocks: 
     )
 
 
-def batches(plan: Plan, config: RunConfig) -> Callable[[int], list[Batch]]:
-    """The stream of batches: step -> its micro-batches, a function of (seed, step) alone."""
-    size, micro = config.train.batch_size, config.train.micro_batch_size
-    collate = gold_batch if plan.parts.task.loss == "lm" else candidate_batch
-
-    def batch_at(step: int) -> list[Batch]:
-        drawn = [
-            plan.train[i] for i in batch_indices(config.seed, step, examples=len(plan.train), batch_size=size)
-        ]
-        chunks = [drawn[at : at + (micro or size)] for at in range(0, len(drawn), micro or size)]
-        return [collate(chunk, pad=plan.parts.pad, device=plan.device) for chunk in chunks]
-
-    return batch_at
+def make_batches(config: RunConfig, plan: Plan) -> Batches:
+    """The stream of the plan's batches."""
+    return Batches(
+        plan.train,
+        loss=plan.parts.task.loss,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        pad=plan.parts.pad,
+        device=plan.device,
+    )
 
 
 def _way_out(plan: Plan) -> str:

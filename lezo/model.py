@@ -33,11 +33,13 @@ class Source:
 class Layout:
     """The names of the trainable tensors: those of each decoder block, and the always-on rest.
 
-    Tied tensors appear once. OPT's always-on group is embeddings, projections and the final norm.
+    Tied tensors appear once. OPT's always-on group is embeddings, projections and the final norm. ``path`` is
+    the name of the list of blocks: block i is the module ``path.i``.
     """
 
     always: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
+    path: str
 
     def active(self, chosen: Iterable[int]) -> tuple[str, ...]:
         """The always-on tensors and those of the chosen blocks."""
@@ -114,7 +116,7 @@ def layout(model: nn.Module) -> Layout:
             blocks[int(name[len(prefix) + 1 :].split(".")[0])].append(name)
         else:
             always.append(name)
-    return Layout(tuple(always), tuple(map(tuple, blocks)))
+    return Layout(tuple(always), tuple(map(tuple, blocks)), prefix)
 
 
 def positions(config: Any) -> int | None:

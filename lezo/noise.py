@@ -80,7 +80,7 @@ def update_(
     rounded to fp32. Computed in fp32 and rounded once, to nearest or, in fp16 and bf16, stochastically
     (of the two neighbours one at random, so that the mean is exact). fp64 theta: all in fp64.
 
-    c = d = 0 leaves theta's bits as they are, so a step that failed is skipped by c = d = 0.
+    c = d = 0 leaves theta's bits as they are, and so does a c that is not finite: the step of a loss that was not.
     """
     flat = theta.detach().contiguous()
     if flat.numel():

@@ -1,45 +1,53 @@
-"""What is minimised? Logits at the answers' positions -> fp32 losses (protocol section 4)."""
+"""What is minimised? Scores of the answers' tokens -> fp32 losses, one a stream (protocol section 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from lezo.encode import Batch
-
-Forward = Callable[..., Any]
+from lezo.network import Network
+from lezo.pack import Batch
 
 
-def contributions(forward: Forward, batches: Sequence[Batch]) -> Iterator[Tensor]:
-    """Each micro-batch's share of the whole batch's mean loss, () fp32; their sum is the loss.
+def contributions(network: Network, batches: Sequence[Batch]) -> Iterator[Tensor]:
+    """Each micro-batch's share of the whole batch's mean loss, (streams,) fp32; their sum is the loss.
 
     The mean is over examples for candidates and over answer tokens for the LM loss, so it does not
     depend on how the batch is split.
     """
     total = sum(batch.weight for batch in batches)
     for batch in batches:
-        yield loss(forward, batch) * (batch.weight / total)
+        yield loss(network, batch) * (batch.weight / total)
 
 
-def loss(forward: Forward, batch: Batch) -> Tensor:
-    """The batch's mean loss, () fp32 (fp64 for a model in fp64)."""
-    sums = answer_log_probs(forward, batch)
+def loss(network: Network, batch: Batch) -> Tensor:
+    """The batch's mean loss, (streams,) fp32 (fp64 for a model in fp64)."""
+    sums = answer_scores(network, batch, normalised=not batch.columns_only)
     if batch.kind == "lm":
-        return -sums.sum() / batch.weight
-    means = sums / batch.answer_mask.sum(1)
-    scores = means.new_full((len(batch.gold), int(batch.candidate.max()) + 1), -torch.inf)
-    scores = scores.index_put((batch.example, batch.candidate), means)
-    return functional.cross_entropy(scores, batch.gold)
+        return -sums.sum(1) / batch.weight
+    means = sums / batch.answer_lens
+    scores = means.new_full((len(means), len(batch.gold), batch.most), -torch.inf)
+    scores = scores.index_put((_streams(means), batch.example, batch.candidate), means)
+    chosen = scores.gather(2, batch.gold[None, :, None].expand(len(means), -1, 1)).squeeze(2)
+    return (scores.logsumexp(2) - chosen).mean(1)
 
 
-def answer_log_probs(forward: Forward, batch: Batch) -> Tensor:
-    """Each row's log-probability of its answer, summed over the answer's tokens: (rows,) fp32."""
-    logits = forward(**batch.inputs).logits[:, :-1]  # (rows, answers, vocabulary)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets = batch.input_ids[:, -logits.shape[1] :]
-    token = logits.gather(2, targets[:, :, None]).squeeze(2) - logits.logsumexp(2)
-    return torch.where(batch.answer_mask, token, 0).sum(1)
+def answer_scores(network: Network, batch: Batch, *, normalised: bool = True) -> Tensor:
+    """Each sequence's log-probability of its answer, summed over the answer's tokens: (streams, sequences) fp32.
+
+    Not ``normalised``, the logits themselves are summed: for one-token candidates after the same prompt
+    the two differ by the same constant, which a loss over candidates does not see.
+    """
+    hidden = network.hidden(batch)
+    scores = network.token_logits(hidden, batch)
+    if normalised:
+        scores = scores - network.normalisers(hidden)[:, batch.token_read]
+    table = scores.new_zeros(len(scores), len(batch.answer_lens), batch.longest)
+    where = _streams(scores), batch.token_sequence, batch.token_place
+    return table.index_put(where, scores).sum(2)  # not index_add, whose order of summation varies on CUDA
+
+
+def _streams(scores: Tensor) -> Tensor:
+    return torch.arange(len(scores), device=scores.device)[:, None]

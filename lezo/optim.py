@@ -13,19 +13,24 @@ from torch import Tensor, nn
 
 from lezo import noise
 from lezo.model import Layout
-from lezo.probe import two_point
+from lezo.probe import Probe
+from lezo.stopwatch import Stopwatch
 
-Contributions = Callable[[Callable[..., Any], Any], Iterator[Tensor]]
-"""(forward, batch) -> the parts of the mean loss, one a micro-batch, each () fp32."""
+Contributions = Callable[[Any], Iterator[Tensor]]
+"""batch -> the parts of the mean loss, one a micro-batch, each of one fp32 value."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step measured. ``applied`` is False where a loss was not finite and theta was left alone."""
+    """What a step measured. ``applied`` is False where a loss was not finite and theta was left alone.
+
+    ``phases``: seconds of perturbing and updating; the rest of a step is its forwards.
+    """
 
     loss: float
     applied: bool
     measures: Mapping[str, float] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Optimizer(Protocol):
@@ -63,43 +68,43 @@ class TwoPoint:
         model: nn.Module,
         layout: Layout,
         choose: Callable[[int], Sequence[int]],
-        objective: Contributions,
+        probe: Probe,
         *,
         lr: float,
         eps: float,
         weight_decay: float = 0.0,
+        rounding: Literal["nearest", "stochastic"] = "nearest",
         seed: int = 0,
+        watch: Stopwatch | None = None,
     ) -> None:
-        self.model, self.layout, self.choose, self.objective = model, layout, choose, objective
+        self.model, self.layout, self.choose, self.probe = model, layout, choose, probe
         self.lr, self.eps, self.weight_decay, self.seed = lr, eps, weight_decay, seed
+        self.rounding: Literal["nearest", "stochastic"] = rounding
+        self.watch = watch or Stopwatch(next(model.parameters()).device)
 
     def step(self, step: int, batch: Any) -> StepReport:
-        """Probe and, where both losses are finite, update. g = (l+ - l-) / (2 eps), in fp32."""
+        """Probe and, where both losses are finite, update. g = (l+ - l-) / (2 eps), in fp32.
+
+        The device is waited for once, at the end, to read what the step measured.
+        """
         seed = noise.step_seed(self.seed, step)
         active = self.layout.active(self.choose(seed))
-        plus, minus = two_point(
-            self.model,
-            active,
-            lambda forward: _total(self.objective(forward, batch)),
-            seed=seed,
-            eps=self.eps,
-        )
-        g = float((plus - minus) / (2 * self.eps))
-        applied = math.isfinite(g)
-        if applied:
+        losses = self.probe(batch, active, seed=seed, eps=self.eps)
+        g = (losses[0] - losses[1]) / (2 * self.eps)
+        with self.watch("update"):
             self._update(active, seed, g)
-        measures = {"g": g, "lr": self.lr, "loss_plus": float(plus), "loss_minus": float(minus)}
-        return StepReport(float((plus + minus) / 2), applied, measures)
+        plus, minus, measured = torch.cat([losses, g[None]]).tolist()
+        measures = {"g": measured, "lr": self.lr, "loss_plus": plus, "loss_minus": minus}
+        applied = math.isfinite(measured)
+        return StepReport((plus + minus) / 2, applied, measures, self.watch.lap())
 
     @torch.no_grad()
-    def _update(self, active: Sequence[str], seed: int, g: float) -> None:
-        """theta <- theta - lr (g z + wd theta) on the active tensors, in fp32, rounded once."""
+    def _update(self, active: Sequence[str], seed: int, g: Tensor) -> None:
+        """theta <- theta - lr (g z + wd theta) on the active tensors, in fp32, rounded once; nothing if g is not finite."""
         for name in active:
-            theta = self.model.get_parameter(name)
-            z = noise.normal(seed, name, theta)
-            wide = theta.to(z.dtype)
-            decay = self.weight_decay * wide if self.weight_decay and decays(theta) else 0.0
-            theta.copy_(wide - self.lr * (g * z + decay))
+            theta = self.model.get_parameter(name).detach()
+            decay = self.lr * self.weight_decay if decays(theta) else 0.0
+            noise.update_(theta, seed, name, self.lr * g, decay, rounding=self.rounding)
 
 
 class FirstOrder:
@@ -130,6 +135,7 @@ class FirstOrder:
         self.clip_norm, self.dropout, self.seed = clip_norm, dropout, seed
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = _first_order(algorithm, self.parameters, lr, weight_decay, momentum)
+        self.watch = Stopwatch(self.parameters[0].device)
 
     def step(self, step: int, batch: Any) -> StepReport:
         """One backward pass a micro-batch, then one update where loss and gradient are finite."""
@@ -140,8 +146,9 @@ class FirstOrder:
         if applied:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self.optimizer.step()
-        return StepReport(loss, applied, {"lr": lr, "gradient_norm": norm})
+            with self.watch("update"):
+                self.optimizer.step()
+        return StepReport(loss, applied, {"lr": lr, "gradient_norm": norm}, self.watch.lap())
 
     def _backward(self, step: int, batch: Any) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -149,8 +156,8 @@ class FirstOrder:
         with _seeded(noise.derive(self.seed, "dropout", step), self.parameters[0].device):
             self.model.train(self.dropout)
             with self.autocast():
-                for part in self.objective(self.model, batch):
-                    part.backward()  # type: ignore[no-untyped-call]
+                for part in self.objective(batch):
+                    part.sum().backward()  # type: ignore[no-untyped-call]
                     total += float(part.detach())
             self.model.eval()
         return total
@@ -175,10 +182,6 @@ def _first_order(
     if algorithm == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-
-
-def _total(parts: Iterator[Tensor]) -> Tensor:
-    return torch.stack(list(parts)).sum()
 
 
 class _seeded:

@@ -12,9 +12,11 @@ from torch import nn
 
 from lezo.config import LezoConfig, MezoConfig, RunConfig
 from lezo.encode import Encoded
-from lezo.evaluate import EvalSet
+from lezo.evaluate import EvalSet, score_chunks
 from lezo.model import Layout, layout, skeleton
+from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
+from lezo.pack import unit_length
 from lezo.prepare import Prepared, device_of, dtype_of, prepare
 
 
@@ -94,46 +96,45 @@ def _memory(
     update, forwards = 0, []
     if config.trains:
         size = min(config.train.micro_batch_size or config.train.batch_size, len(train))
-        rows = size * max(len(example.input_ids) for example in train)
-        layers = len(found.blocks) if config.first_order else 1
-        forwards.append(_forward_bytes(model_config, dtype, train, rows, layers))
+        streams, layers = (1, len(found.blocks)) if config.first_order else (2, 1)
+        longest = sorted((unit_length(e) for e in train), reverse=True)[:size]
+        forwards.append(_forward_bytes(model_config, dtype, streams * sum(longest), layers))
         update = _update_bytes(config, bones, found, blocks, dtype)
     for split in evaluated:
-        examples = [*split.scored, *split.prompts]
-        forwards.append(_forward_bytes(model_config, dtype, examples, config.eval.batch_size, 1))
+        chunk = next(score_chunks(split.scored, config.eval.batch_size), [])
+        tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
+        prompts = sorted((len(p.input_ids[0]) for p in split.prompts), reverse=True)[: config.eval.batch_size]
+        forwards.append(_forward_bytes(model_config, dtype, max(tokens, sum(prompts)), 1))
     return Memory(_size(bones) * dtype.itemsize, update, max(forwards))
 
 
 def _update_bytes(
     config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks, dtype: torch.dtype
 ) -> int:
-    """Perturbed copies of the active tensors; or gradients, and AdamW's two moments or SGD's momentum."""
+    """Two copies of the largest block; or gradients, and AdamW's two moments or SGD's momentum."""
     if config.optim.name == "fo-adamw":
         return 3 * _size(bones) * dtype.itemsize
     if config.first_order:
         return (2 if getattr(config.optim, "momentum", 0.0) else 1) * _size(bones) * dtype.itemsize
     named = dict(bones.named_parameters())
-    return sum(named[name].numel() for name in found.active(range(blocks.keep))) * dtype.itemsize
+    sizes = [sum(named[name].numel() for name in block) for block in found.blocks if blocks.keep]
+    return 2 * max(sizes, default=0) * dtype.itemsize
 
 
-def _forward_bytes(
-    model_config: Any, dtype: torch.dtype, examples: Sequence[Encoded], rows: int, layers: int
-) -> int:
-    """Activations of ``rows`` of the longest sequences.
+def _forward_bytes(model_config: Any, dtype: torch.dtype, tokens: int, layers: int) -> int:
+    """Activations of ``tokens`` tokens, and a chunk of the head in fp32.
 
     A block's widest moment counts residual, normed, q, k, v, attended and two feed-forward widths, for
-    each layer kept for a backward pass; logits are held in the model's dtype and twice in fp32.
+    each layer kept for a backward pass.
     """
-    length = max((len(ids) for example in examples for ids in example.input_ids), default=1)
-    answers = max((size for example in examples for size in example.answer_lens), default=0) + 1
     hidden = model_config.hidden_size
     wide = (
         getattr(model_config, "ffn_dim", None)
         or getattr(model_config, "intermediate_size", None)
         or 4 * hidden
     )
-    block = rows * length * (6 * hidden + 2 * wide) * dtype.itemsize
-    return int(block) * layers + rows * answers * int(model_config.vocab_size) * (dtype.itemsize + 8)
+    block = tokens * (6 * hidden + 2 * wide) * dtype.itemsize
+    return int(block) * layers + min(VOCABULARY_CHUNK, int(model_config.vocab_size)) * int(hidden) * 4
 
 
 def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet) -> dict[str, int]:
@@ -151,8 +152,7 @@ def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: E
 
 
 def _eval_forwards(split: EvalSet, size: int) -> int:
-    rows = sum(len(example.input_ids) for example in split.scored)
-    return -(-rows // size) + -(-len(split.prompts) // size)
+    return sum(1 for _ in score_chunks(split.scored, size)) + -(-len(split.prompts) // size)
 
 
 def _truncated(examples: Sequence[Encoded]) -> int:

@@ -1,44 +1,61 @@
-"""The two losses at theta + eps z and theta - eps z, with theta read-only (design section 1).
-
-The plain form: perturbed copies of the active tensors stand in for theta during one forward. Theta is never
-written, so nothing has to be restored and a crash in mid-step harms nothing.
-"""
+"""The two losses of a zeroth-order step, with theta read-only (design section 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lezo.noise import normal
+from lezo import noise
+from lezo.objective import contributions
+from lezo.pack import Batch
+from lezo.streams import Streams
 
-Objective = Callable[[Callable[..., object]], Tensor]
+
+class Probe(Protocol):
+    """Measures a batch's loss at theta + eps z and theta - eps z."""
+
+    def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
+        """(2,) in fp32 or wider: plus, minus. z(seed) is on the ``active`` tensors; theta is not written."""
 
 
-@torch.no_grad()
-def two_point(
-    model: nn.Module, active: Sequence[str], objective: Objective, *, seed: int, eps: float
-) -> tuple[Tensor, Tensor]:
-    """(l+, l-), each () fp32. ``objective`` maps a stand-in for ``model`` to the loss.
+class StreamProbe:
+    """The fast probe of a causal language model: both signs in one forward over packed batches."""
 
-    Memory beyond the forward's: one copy of the active tensors.
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+
+    @torch.no_grad()
+    def __call__(self, batch: Sequence[Batch], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
+        """As ``Probe``; a batch is its micro-batches, each of which draws its copies again."""
+        with self.streams.perturbed(active, seed, eps):
+            return torch.stack(list(contributions(self.streams, batch))).sum(0)
+
+
+class PlainProbe:
+    """The textbook's probe of any module and loss, one sign after the other: the reference of the fast one.
+
+    ``objective`` maps (forward, batch) to the loss, (); ``forward`` stands in for the module. Memory: one copy
+    of the active tensors.
     """
-    return loss_at(model, active, objective, seed, eps), loss_at(model, active, objective, seed, -eps)
 
+    def __init__(self, module: nn.Module, objective: Callable[[Callable[..., Any], Any], Tensor]) -> None:
+        self.module, self.objective = module, objective
 
-def loss_at(model: nn.Module, active: Sequence[str], objective: Objective, seed: int, scale: float) -> Tensor:
-    """The loss at theta + scale z, z on the active tensors only."""
-    moved = {name: perturbed(model.get_parameter(name), name, seed, scale) for name in active}
+    @torch.no_grad()
+    def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
+        """As ``Probe``."""
+        pairs = {
+            name: noise.perturb(self.module.get_parameter(name).detach(), seed, name, eps) for name in active
+        }
+        losses = [self._at({name: pair[sign] for name, pair in pairs.items()}, batch) for sign in (0, 1)]
+        return torch.stack(losses)
 
-    def forward(*args: object, **kwargs: object) -> object:
-        return functional_call(model, moved, args, kwargs)
+    def _at(self, moved: dict[str, Tensor], batch: Any) -> Tensor:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(self.module, moved, args, kwargs)
 
-    return objective(forward)
-
-
-def perturbed(theta: Tensor, name: str, seed: int, scale: float) -> Tensor:
-    """theta + scale z, computed in fp32 and rounded once to theta's dtype."""
-    z = normal(seed, name, theta)
-    return (theta.to(z.dtype) + scale * z).to(theta.dtype)
+        return self.objective(forward, batch)

@@ -36,6 +36,17 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     step_seconds: list[float] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)  # seconds of data, forward, perturb, update
+
+    def count(self, report: StepReport, data: float, step: float) -> None:
+        """One more step, which waited ``data`` seconds for its batch and then took ``step`` seconds."""
+        self.step += 1
+        self.skipped += not report.applied
+        self.step_seconds.append(data + step)
+        self.train_seconds += data + step
+        forward = step - sum(report.phases.values())
+        for phase, seconds in {"data": data, "forward": forward, **report.phases}.items():
+            self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
 
 def train(
@@ -70,11 +81,10 @@ def train(
         if last:
             return
         now = time.perf_counter()
-        report = optimizer.step(progress.step, batch_at(progress.step))
-        progress.step_seconds.append(time.perf_counter() - now)
-        progress.train_seconds += progress.step_seconds[-1]
-        progress.step += 1
-        progress.skipped += not report.applied
+        batch = batch_at(progress.step)
+        ready = time.perf_counter()
+        report = optimizer.step(progress.step, batch)
+        progress.count(report, ready - now, time.perf_counter() - ready)
         bad = 0 if report.applied else bad + 1
         listener.trained(progress.step, time.perf_counter() - start, report)
         if bad >= max_bad_steps:

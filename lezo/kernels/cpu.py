@@ -7,6 +7,7 @@ large tensors are shared out to as many threads as torch uses. The machine code 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -171,9 +172,9 @@ def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tens
 
 
 def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
-    """theta <- theta - (c z + d theta); bit-identical where c = d = 0."""
+    """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite."""
     c = coefficient.item()
-    if c == 0 and decay == 0:
+    if (c == 0 and decay == 0) or not math.isfinite(c):
         return
     wide = theta.float()
     flat = wide.view(-1).numpy()

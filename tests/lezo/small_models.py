@@ -11,7 +11,26 @@ from transformers import (
     Qwen2Config,
 )
 
+from lezo.encode import Encoded
+
 VOCABULARY = 61
+CPU = torch.device("cpu")
+
+
+def examples(count: int = 5, seed: int = 0, *, longest: int = 4) -> list[Encoded]:
+    """Examples of one to three candidates of different lengths after the same prompt."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=draw))
+
+    made = []
+    for index in range(count):
+        lens = [number(1, longest + 1) for _ in range(number(1, 4))]
+        prompt = [0, *(number(4, VOCABULARY) for _ in range(number(1, 12)))]
+        ids = tuple((*prompt, *(number(4, VOCABULARY) for _ in range(size))) for size in lens)
+        made.append(Encoded(index, ids, tuple(lens), (number(0, len(lens)),)))
+    return made
 
 
 def opt_config(**changes: object) -> OPTConfig:
@@ -80,11 +99,6 @@ class Bowl(nn.Module):
         return scale * sum(
             0.5 * (p - self.target[name]).square().sum() for name, p in self.named_parameters()
         )
-
-
-def bowl_objective(forward, batch):
-    """A batch is the scale of the bowl."""
-    yield forward(batch)
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,10 +1,7 @@
 import pytest
-import torch
 
-from lezo.encode import Encoded, EncodeError, Encoder, batch_indices, candidate_batch, gold_batch, padded
+from lezo.encode import EncodeError, Encoder, padded
 from tasks import Example
-
-CPU = torch.device("cpu")
 
 
 def letters(texts):
@@ -67,42 +64,6 @@ def test_an_answer_that_does_not_fit_is_an_error():
     assert encoder(max_length=5).candidates([fits])[0].answer_lens == (4,)
     with pytest.raises(EncodeError, match=r"'abcd' has 4 tokens.*the model holds 4"):
         encoder(max_length=4).candidates([fits])
-
-
-def encoded(index, *sequences, lens, gold=(0,)):
-    return Encoded(index, tuple(map(tuple, sequences)), lens, gold)
-
-
-EXAMPLES = [encoded(0, [0, 5, 6], [0, 5, 7, 8], lens=(1, 2), gold=(1,)), encoded(1, [0, 9], lens=(1,))]
-
-
-def test_candidate_batch_pads_on_the_left_and_marks_answers():
-    batch = candidate_batch(EXAMPLES, pad=1, device=CPU)
-    assert batch.input_ids.tolist() == [[1, 0, 5, 6], [0, 5, 7, 8], [1, 1, 0, 9]]
-    assert batch.attention_mask.tolist() == [[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]]
-    assert batch.answer_mask.tolist() == [[False, True], [True, True], [False, True]]
-    assert (batch.example.tolist(), batch.candidate.tolist()) == ([0, 0, 1], [0, 1, 0])
-    assert (batch.gold.tolist(), batch.weight) == ([1, 0], 2)
-    assert batch.inputs["position_ids"].tolist()[0] == [0, 0, 1, 2]
-    assert (batch.inputs["logits_to_keep"], batch.inputs["use_cache"]) == (3, False)
-
-
-def test_gold_batch_holds_the_trained_answers_and_weighs_their_tokens():
-    batch = gold_batch(EXAMPLES, pad=1, device=CPU)
-    assert batch.input_ids.tolist() == [[0, 5, 7, 8], [1, 1, 0, 9]]
-    assert batch.weight == 3
-
-
-def test_every_epoch_sees_every_example_once_and_keeps_the_short_last_batch():
-    steps = [batch_indices(0, step, examples=10, batch_size=4) for step in range(6)]
-    assert [len(s) for s in steps] == [4, 4, 2, 4, 4, 2]
-    assert sorted(sum(steps[:3], [])) == sorted(sum(steps[3:], [])) == list(range(10))
-    assert steps[:3] != steps[3:]
-    assert batch_indices(1, 0, examples=10, batch_size=4) != steps[0]
-
-
-def test_a_batch_larger_than_the_set_is_the_whole_set():
-    assert sorted(batch_indices(0, 3, examples=5, batch_size=16)) == list(range(5))
 
 
 def test_padded():

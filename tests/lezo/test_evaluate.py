@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from lezo.encode import Encoded
-from lezo.evaluate import EvalSet, Evaluator, gold
-from tests.lezo.small_models import small_model
-from tests.lezo.test_objective import CPU, examples, plain_candidate_loss, plain_lm_loss, plain_log_prob
+from lezo.evaluate import EvalSet, Evaluator, gold, score_chunks
+from lezo.network import Network
+from tests.lezo.small_models import CPU, examples, small_model
+from tests.lezo.test_objective import plain_candidate_loss, plain_lm_loss, plain_log_prob
 
 NEWLINE, END = 7, 2
 
 
 def evaluator(model, loss="candidates", metric="accuracy", batch_size=3):
     return Evaluator(
-        model=model,
+        network=Network(model),
         loss=loss,
         metric=metric,
         batch_size=batch_size,
@@ -37,6 +38,18 @@ def test_loss_score_and_predictions_equal_the_plain_form(loss, plain):
         assert (record["index"], record["gold"]) == (e.index, e.gold[0])
         right += record["prediction"] in e.gold
     assert found.score == right / 8
+
+
+def test_a_forward_holds_at_most_the_batch_size_and_the_longest_come_first():
+    made = examples(8)
+    for size in (1, 3, 100):
+        chunks = list(score_chunks(made, size))
+        assert all(sum(len(part) for _, part in chunk) <= size for chunk in chunks)
+        rows = [(i, k) for chunk in chunks for i, part in chunk for k in part]
+        assert sorted(rows) == [(i, k) for i, e in enumerate(made) for k in range(len(e.input_ids))]
+    longest = max(len(ids) for e in made for ids in e.input_ids)
+    (i, _), *_ = next(score_chunks(made, 3))
+    assert max(map(len, made[i].input_ids)) == longest
 
 
 @pytest.mark.parametrize("loss", ["candidates", "lm"])

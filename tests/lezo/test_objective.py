@@ -5,24 +5,10 @@ import math
 import pytest
 import torch
 
-from lezo.encode import Encoded, candidate_batch, gold_batch
-from lezo.objective import answer_log_probs, contributions, loss
-from tests.lezo.small_models import CONFIGS, VOCABULARY, small_model
-
-CPU = torch.device("cpu")
-
-
-def examples(count=5, seed=0):
-    """Examples of one to three candidates of different lengths."""
-    draw = torch.Generator().manual_seed(seed)
-    number = lambda low, high: int(torch.randint(low, high, (), generator=draw))  # noqa: E731
-    made = []
-    for index in range(count):
-        lens = [number(1, 5) for _ in range(number(1, 4))]
-        prompt = [0, *(number(4, VOCABULARY) for _ in range(number(1, 12)))]
-        ids = tuple((*prompt, *(number(4, VOCABULARY) for _ in range(size))) for size in lens)
-        made.append(Encoded(index, ids, tuple(lens), (number(0, len(lens)),)))
-    return made
+from lezo.network import Network
+from lezo.objective import answer_scores, contributions, loss
+from lezo.pack import candidate_batch, gold_batch
+from tests.lezo.small_models import CONFIGS, CPU, examples, small_model
 
 
 def plain_log_prob(model, ids, size):
@@ -46,22 +32,25 @@ def plain_lm_loss(model, made):
     return -sum(plain_log_prob(model, *pair) for pair in pairs) / sum(size for _, size in pairs)
 
 
+@pytest.mark.parametrize("longest", [1, 4])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_losses_equal_the_plain_form(name):
-    model, made = small_model(name, torch.float64), examples()
+def test_losses_equal_the_plain_form(name, longest):
+    model, made = small_model(name, torch.float64), examples(longest=longest)
+    batches = [collate(made, pad=1, device=CPU) for collate in (candidate_batch, gold_batch)]
+    assert [batch.columns_only for batch in batches] == [longest == 1, False]
     with torch.no_grad():
-        found = [loss(model, collate(made, pad=1, device=CPU)) for collate in (candidate_batch, gold_batch)]
+        found = [loss(Network(model), batch) for batch in batches]
     assert [f.item() for f in found] == pytest.approx(
         [plain_candidate_loss(model, made), plain_lm_loss(model, made)], abs=1e-10
     )
 
 
-def test_answer_log_probs_do_not_depend_on_the_batch():
-    model, made = small_model(dtype=torch.float64), examples()
+def test_answer_scores_do_not_depend_on_the_batch():
+    network, made = Network(small_model(dtype=torch.float64)), examples()
     with torch.no_grad():
-        together = answer_log_probs(model, candidate_batch(made, pad=1, device=CPU))
-        alone = torch.cat([answer_log_probs(model, candidate_batch([e], pad=1, device=CPU)) for e in made])
-    torch.testing.assert_close(together, alone, atol=1e-10, rtol=0)
+        together = answer_scores(network, candidate_batch(made, pad=1, device=CPU))
+        alone = [answer_scores(network, candidate_batch([e], pad=1, device=CPU)) for e in made]
+    torch.testing.assert_close(together, torch.cat(alone, 1), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("collate", [candidate_batch, gold_batch])
@@ -70,7 +59,7 @@ def test_the_loss_and_its_gradient_do_not_depend_on_micro_batches(collate):
     for size in (6, 4, 1):
         model = small_model(dtype=torch.float64)
         batches = [collate(made[at : at + size], pad=1, device=CPU) for at in range(0, 6, size)]
-        total = torch.stack(list(contributions(model, batches))).sum()
+        total = torch.stack(list(contributions(Network(model), batches))).sum()
         total.backward()
         results.append((total.item(), model.get_input_embeddings().weight.grad))
     for value, gradient in results[1:]:
@@ -81,6 +70,6 @@ def test_the_loss_and_its_gradient_do_not_depend_on_micro_batches(collate):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_loss_is_fp32_whatever_the_weights(dtype):
     with torch.no_grad():
-        value = loss(small_model(dtype=dtype), candidate_batch(examples(), pad=1, device=CPU))
+        value = loss(Network(small_model(dtype=dtype)), candidate_batch(examples(), pad=1, device=CPU))
     assert value.dtype == torch.float32
     assert value.item() != value.to(dtype).item()  # finer than the weights' own precision

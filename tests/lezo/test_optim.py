@@ -1,23 +1,31 @@
 """Optimizers on a bowl whose gradient is known: agrees with a reference, deterministic, converges, unbiased."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from lezo import noise
-from lezo.encode import gold_batch
 from lezo.model import layout
+from lezo.network import Network
 from lezo.objective import contributions
 from lezo.optim import FirstOrder, StepReport, TwoPoint, UniformBlocks
-from tests.lezo.small_models import Bowl, bowl_objective, small_model, weights
-from tests.lezo.test_objective import CPU, examples
+from lezo.pack import gold_batch
+from lezo.probe import PlainProbe
+from tests.lezo.small_models import CPU, Bowl, examples, small_model, weights
 
 
 def two_point(model, sparsity=0.0, **changes):
     settings = {"lr": 0.05, "eps": 1e-3, "seed": 3, **changes}
     found = layout(model)
-    return TwoPoint(model, found, UniformBlocks(len(found.blocks), sparsity), bowl_objective, **settings)
+    blocks = UniformBlocks(len(found.blocks), sparsity)
+    return TwoPoint(model, found, blocks, bowl_probe(model), **settings)
+
+
+def bowl_probe(model):
+    """A batch is the scale of the bowl."""
+    return PlainProbe(model, lambda forward, batch: forward(batch))
 
 
 def run(optimizer, steps, batch=1.0) -> list[StepReport]:
@@ -69,7 +77,7 @@ def test_is_deterministic_bit_for_bit():
 def test_sparsity_0_is_mezo_bit_for_bit():
     lezo, mezo = Bowl(torch.float32), Bowl(torch.float32)
     everything = TwoPoint(
-        mezo, layout(mezo), lambda seed: range(4), bowl_objective, lr=0.05, eps=1e-3, seed=3
+        mezo, layout(mezo), lambda seed: range(4), bowl_probe(mezo), lr=0.05, eps=1e-3, seed=3
     )
     assert run(two_point(lezo, 0.0), 20) == run(everything, 20)
     assert all(torch.equal(p, q) for p, q in zip(lezo.parameters(), mezo.parameters(), strict=True))
@@ -130,7 +138,7 @@ def test_the_update_is_unbiased_on_blocks_up_to_the_share_of_steps_that_touch_th
 def test_a_non_finite_loss_changes_nothing(bad):
     for optimizer in (
         two_point(Bowl()),
-        FirstOrder(Bowl(), bowl_objective, algorithm="sgd", lr=0.1, steps=1),
+        first_order(Bowl()),
     ):
         before = weights(optimizer.model)
         assert not optimizer.step(0, bad).applied
@@ -144,12 +152,13 @@ def test_half_precision_weights_move_by_an_update_computed_in_fp32():
     seed = noise.step_seed(3, 0)
     for name, p in model.named_parameters():
         z = noise.normal(seed, name, p)
-        assert torch.equal(p.data, (before[name].float() - 0.05 * report.measures["g"] * z).half())
+        step = torch.tensor(0.05) * report.measures["g"]
+        assert torch.equal(p.data, (before[name].float() - step * z).half())
 
 
 def first_order(model, **changes):
     settings = {"algorithm": "sgd", "lr": 0.1, "steps": 10, **changes}
-    return FirstOrder(model, bowl_objective, **settings)
+    return FirstOrder(model, lambda batch: iter([model(batch)]), **settings)
 
 
 def test_sgd_steps_along_the_gradient():
@@ -181,17 +190,22 @@ def test_clipping_bounds_the_step():
     assert moved.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
 
 
+def scored(model):
+    return partial(contributions, Network(model))
+
+
 def test_dropout_is_on_in_training_only_and_follows_the_seed():
     batch, losses = [gold_batch(examples(), pad=1, device=CPU)], []
     for seed in (0, 0, 1):
         model = small_model()  # OPT's own dropout is 0.1
         optimizer = FirstOrder(
-            model, contributions, algorithm="sgd", lr=0.1, steps=1, dropout=True, seed=seed
+            model, scored(model), algorithm="sgd", lr=0.1, steps=1, dropout=True, seed=seed
         )
         state = torch.random.get_rng_state()
         losses.append(optimizer.step(0, batch).loss)
         assert torch.equal(state, torch.random.get_rng_state())
         assert not model.training
-    without = FirstOrder(small_model(), contributions, algorithm="sgd", lr=0.1, steps=1).step(0, batch).loss
+    still = small_model()
+    without = FirstOrder(still, scored(still), algorithm="sgd", lr=0.1, steps=1).step(0, batch).loss
     assert losses[0] == losses[1]
     assert len({losses[0], losses[2], without}) == 3

@@ -30,8 +30,8 @@ def test_memory_counts_weights_and_what_the_optimizer_adds() -> None:
     mezo, lezo, adamw = (plan(f"optim={name}") for name in ("mezo", "lezo", "fo-adamw"))
     weights = 4 * mezo.parameters
     assert [p.memory.weights for p in (mezo, lezo, adamw)] == [weights] * 3
-    assert mezo.memory.update == weights
+    assert mezo.memory.update == lezo.memory.update  # two copies of one of 8 blocks
+    assert weights / 8 < mezo.memory.update < weights / 4
     assert adamw.memory.update == 3 * weights
-    assert weights / 8 < lezo.memory.update < weights / 2  # embeddings, final norm and 2 of 8 blocks
     assert adamw.memory.activations > mezo.memory.activations
     assert mezo.dtype == torch.float32

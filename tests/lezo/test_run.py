@@ -100,7 +100,10 @@ def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
     assert set(result) == RESULT | MORE
     assert (result["status"], result["error"], result["steps"]) == ("finished", None, 4)
     assert (result["title"], result["synthetic"], result["metric"]) == ("sst2 (sample)", True, "accuracy")
-    assert set(result["seconds"]) == {"total", "train", "eval", "step_median"}
+    phases = {"forward", "perturb", "update", "data"}
+    assert set(result["seconds"]) == {"total", "train", "eval", "step_median", *phases}
+    assert sum(result["seconds"][phase] for phase in phases) == pytest.approx(result["seconds"]["train"])
+    assert all(result["seconds"][phase] > 0 for phase in phases)
     assert set(result["peak_memory_bytes"]) == {"device", "host"}
     assert 2**20 < result["peak_memory_bytes"]["host"] < 2**40
     assert all(0 <= result[score] <= 1 for score in ("test", "dev", "zero_shot"))

@@ -1,0 +1,66 @@
+"""Which examples does a step see? Each epoch is a permutation of its own, a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import torch
+
+from lezo.encode import Encoded
+from lezo.noise import permutation
+from lezo.pack import Batch, candidate_batch, gold_batch
+
+
+def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> list[int]:
+    """The examples of step ``step``; an epoch's last batch may be short."""
+    steps_per_epoch = -(-examples // batch_size)
+    epoch, place = divmod(step, steps_per_epoch)
+    return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
+
+
+class Batches:
+    """step -> its micro-batches on ``device``, a function of (seed, step) alone.
+
+    The batch of the next step is prepared on a thread of its own while this one is worked on.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Encoded],
+        *,
+        loss: Literal["candidates", "lm"],
+        seed: int,
+        batch_size: int,
+        micro_batch_size: int | None,
+        pad: int,
+        device: torch.device,
+    ) -> None:
+        self.examples, self.seed, self.batch_size = examples, seed, batch_size
+        self.micro_batch_size = micro_batch_size or batch_size
+        self._collate = gold_batch if loss == "lm" else candidate_batch
+        self._pad, self._device = pad, device
+        self._ahead: tuple[int, Future[list[Batch]]] | None = None
+        self._thread = ThreadPoolExecutor(1, "batches")
+
+    def __call__(self, step: int) -> list[Batch]:
+        """The batch of ``step``; the one after it is begun."""
+        ahead = self._ahead
+        batch = ahead[1].result() if ahead and ahead[0] == step else self._made(step)
+        self._ahead = step + 1, self._thread.submit(self._made, step + 1)
+        return batch
+
+    def drawn(self, step: int) -> list[Encoded]:
+        """The examples of ``step``."""
+        chosen = batch_indices(self.seed, step, examples=len(self.examples), batch_size=self.batch_size)
+        return [self.examples[i] for i in chosen]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _made(self, step: int) -> list[Batch]:
+        drawn, size = self.drawn(step), self.micro_batch_size
+        chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
+        return [self._collate(chunk, pad=self._pad, device=self._device) for chunk in chunks]
