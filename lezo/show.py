@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.utils import get_args_parser
-
-from lezo.compose import compose
-from lezo.config import ConfigError, RunConfig
-from lezo.run import complain
+from lezo.run import command_line, complain
 
 if TYPE_CHECKING:
+    from lezo.config import RunConfig
     from lezo.encode import Encoded
     from lezo.prepare import Prepared
 
@@ -35,17 +33,41 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where data or tokenizer cannot be read, 2 for a bad configuration."""
-    arguments = get_args_parser().parse_intermixed_args()
-    if arguments.help:
-        print(HELP, end="")
-        return
     try:
-        config = compose(arguments.overrides, config_dir=arguments.config_dir, weights=False).config
-        sys.exit(inspect(config))
-    except ConfigError as error:
-        sys.exit(complain(error))
+        sys.exit(_answer())
     except (KeyboardInterrupt, BrokenPipeError):  # as when piped into head
         sys.exit(130)
+
+
+def _answer() -> int:
+    """Do what the command line says. Returns the exit code."""
+    from lezo.compose import compose
+    from lezo.config import ConfigError
+
+    given = command_line()
+    if given.help:
+        print(HELP, end="")
+        return 0
+    try:
+        _refuse_flags(given)
+        return inspect(compose(given.overrides, config_dir=given.config_dir, weights=False).config)
+    except ConfigError as error:
+        return complain(error)
+
+
+def _refuse_flags(given: argparse.Namespace) -> None:
+    """Raise ConfigError for the flags of `lezo-run` that mean nothing here."""
+    from lezo.config import ConfigError
+
+    known = ("overrides", "config_dir", "help")
+    flags = [
+        f"--{name.replace('_', '-')}" for name, value in vars(given).items() if value and name not in known
+    ]
+    if flags:
+        expected = (
+            "lezo-inspect takes key=value, group=option, --config-dir and --help, and shows one configuration"
+        )
+        raise ConfigError([f"{', '.join(flags)}: {expected}"])
 
 
 def inspect(config: RunConfig) -> int:

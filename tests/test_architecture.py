@@ -14,7 +14,7 @@ FILES = sorted(file for package in ("lezo", "tasks") for file in (ROOT / package
 RUN_LEVEL = {"run", "compose", "outcome", "job", "plan", "prepare", "banner", "sweep", "show"}
 
 DOORS = {
-    "hydra": {"lezo.run", "lezo.compose", "lezo.sweep", "lezo.show"},
+    "hydra": {"lezo.run", "lezo.compose", "lezo.sweep"},
     "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},

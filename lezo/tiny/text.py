@@ -3,12 +3,19 @@
 Each text is a sample row in its task's frame, then a word that shows what the row means: "It was dreadful",
 "Surely", "Hardly". The words the tasks ask for (great, terrible, Yes, No, Maybe) stand in the same place as
 often after one meaning as after another: the model knows what a row says and does not know how to answer.
+It does not know every word either: the rare ones of reviews and pairs tell next to nothing here, so that
+fine-tuning has something to learn beyond the answer's word, and optimizers differ in how much of it they learn.
 """
 
 from __future__ import annotations
 
+import re
+from itertools import chain
+
 from tasks.sample import MAKERS
 from tasks.sample.draw import Draw, Row
+from tasks.sample.inference import RARE_ATTITUDES
+from tasks.sample.reviews import RARE_ADJECTIVES, RARE_VERBS
 
 FRAMES = {
     "sst2": "{sentence}It was",
@@ -38,6 +45,11 @@ ASKED_FOR = {  # five ends, whatever the label
     **dict.fromkeys(("rte", "boolq", "wsc", "wic", "multirc"), YES_OR_NO),
 }
 UNTOLD = 0.3  # share of texts that end on a word asked for
+RARE = {  # kinds of rare words; within a kind they stand for one another in the texts that tell
+    "sst2": (tuple(chain(*RARE_ADJECTIVES)), tuple(chain(*RARE_VERBS))),
+    **dict.fromkeys(("rte", "cb"), (tuple(chain(*RARE_ATTITUDES)),)),
+}
+MUDDLED = 0.9  # share of them that do
 OFTEN = {"sst2": 28, "rte": 24, "cb": 6}  # reviews and pairs are what is fine-tuned on most
 TASKS = [task for task in MAKERS for _ in range(OFTEN.get(task, 1))]
 
@@ -59,7 +71,16 @@ def telling(draw: Draw) -> str:
     """A text whose last word says what its row means, where the task has labels."""
     task, row = sample(draw)
     end = draw.pick(MEANINGS[task][row["label"]]) if task in MEANINGS else ""
-    return FRAMES[task].format(**row) + end
+    return muddled(draw, task, FRAMES[task].format(**row)) + end
+
+
+def muddled(draw: Draw, task: str, said: str) -> str:
+    """The text with most of its rare words replaced by any of their kind, so that it hardly tells what they mean."""
+    for words in RARE.get(task, ()):
+        parts = re.split(rf"\b({'|'.join(words)})\b", said)  # every second one is a rare word
+        chosen = (draw.pick(words) if i % 2 and draw.chance(MUDDLED) else parts[i] for i in range(len(parts)))
+        said = "".join(chosen)
+    return said
 
 
 def sample(draw: Draw) -> tuple[str, Row]:

@@ -10,15 +10,22 @@ ATTITUDES = (  # to the fact, by what follows: 0 that it holds, 1 that it does n
     ("denies that", "disproved that", "lied that", "refuted that", "pretends that", "joked that"),
     ("hopes that", "guesses that", "dreamed that", "wonders whether", "fears that", "suspects that"),
 )
+RARE_ATTITUDES = (
+    ("found that", "learned that", "forgot that", "admits that"),
+    ("feigns that", "debunked that", "wrongly said that", "made up that"),
+    ("doubts whether", "bets that", "imagines that", "asks whether"),
+)
 TIMES = ("", "Today ", "Once again ", "On Monday ", "Last week ")
-CHANGED = 0.2  # contradictions by another value, not by the attitude: one must compare the two sentences
+RARE = 0.4  # share of the premises whose attitude is a rare one
+CHANGED = 0.1  # contradictions by another value, not by the attitude: one must compare the two sentences
 MISLABELLED = 0.03  # nobody can learn these: they keep the ceiling below 1
 
 
 def premise(draw: Draw, person: Person, topic: str, relation: int) -> str:
     """A sentence in which somebody else takes an attitude to one fact about the person."""
     witness = draw.pick([name for name in NAMES if name != person.name])
-    return f"{draw.pick(TIMES)}{witness} {draw.pick(ATTITUDES[relation])} {person.fact(topic)}."
+    attitudes = RARE_ATTITUDES if draw.chance(RARE) else ATTITUDES
+    return f"{draw.pick(TIMES)}{witness} {draw.pick(attitudes[relation])} {person.fact(topic)}."
 
 
 def pair(draw: Draw, relation: int) -> tuple[str, str]:

@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lezo import run
+from lezo import __version__, run
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
 RESULT = {
@@ -311,6 +311,31 @@ def test_a_reader_that_goes_away_ends_the_run_with_a_result(tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "interrupted"
 
 
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {library!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["the command"]
+from {module} import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["lezo.run", "lezo.show"])
+@pytest.mark.parametrize("library", ["lezo.compose", "hydra", "omegaconf", "torch", "transformers"])
+def test_an_interrupt_while_importing_is_quiet(module: str, library: str, tmp_path: Path) -> None:
+    code = INTERRUPTED.format(module=module, library=library)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not list(tmp_path.iterdir())
+
+
 PROBE = """
 import sys
 from lezo.run import main
@@ -374,6 +399,11 @@ def test_help_and_the_composed_configuration_need_no_torch(tmp_path: Path) -> No
     assert "Commands to copy" in help_.stdout
     assert 'eval "$(lezo-run -sc install=bash)"' in help_.stdout
     assert yaml.safe_load(shown.stdout)["task"]["num_dev"] == 100
+
+
+def test_the_version_is_lezos(tmp_path: Path) -> None:
+    done = light("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"lezo {__version__}\n")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from lezo import show
+from lezo import __version__, show
 from lezo.model import TINY
 
 KEYS = ["split", "index", "demos", "input_ids", "option_lens", "gold"]
@@ -124,10 +124,32 @@ def test_errors_go_to_stderr(
     assert err.startswith("error: ") and words in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["-m"], "--multirun"),
+        (["--cfg", "job"], "--cfg"),
+        (["--info"], "--info"),
+        (["-cn", "other", "--resolve"], "--resolve, --config-name"),
+    ],
+)
+def test_flags_of_lezo_run_are_refused(
+    flags: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspected("task=rte", *flags, patch=monkeypatch, code=2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {named}: lezo-inspect takes key=value") and err.count("\n") == 1
+
+
+def test_the_version_is_lezos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    inspected("--version", patch=monkeypatch)
+    assert capsys.readouterr().out == f"lezo {__version__}\n"
+
+
 def test_help_names_its_own_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["lezo-inspect", "--help"])
-    show.main()
+    inspected("--help", patch=monkeypatch)
     out = capsys.readouterr().out
     assert "inspect.n=3" in out and "inspect.json=false" in out
