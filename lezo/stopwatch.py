@@ -32,13 +32,13 @@ class Stopwatch:
             finally:
                 self._seconds[phase] += time.perf_counter() - start
             return
-        events = phase, torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        events[1].record()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
         try:
             yield
         finally:
-            events[2].record()
-            self._events.append(events)
+            end.record()
+            self._events.append((phase, begin, end))
 
     def lap(self) -> dict[str, float]:
         """Seconds of each phase since the last lap. On CUDA it waits for the phases to be over."""
