@@ -47,8 +47,8 @@ class Batches:
     def __call__(self, step: int) -> list[Batch]:
         """The batch of ``step``; the one after it is begun."""
         ahead = self._ahead
-        batch = ahead[1].result() if ahead and ahead[0] == step else self._made(step)
-        self._ahead = step + 1, self._thread.submit(self._made, step + 1)
+        batch = ahead[1].result() if ahead and ahead[0] == step else self.made(step)
+        self._ahead = step + 1, self._thread.submit(self.made, step + 1)
         return batch
 
     def drawn(self, step: int) -> list[Encoded]:
@@ -60,7 +60,8 @@ class Batches:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _made(self, step: int) -> list[Batch]:
+    def made(self, step: int) -> list[Batch]:
+        """The batch of ``step``, prepared now."""
         drawn, size = self.drawn(step), self.micro_batch_size
         chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
         return [self._collate(chunk, pad=self._pad, device=self._device) for chunk in chunks]

@@ -49,6 +49,16 @@ class WandbMode(Enum):
     offline = "offline"
 
 
+class BenchVariant(Enum):
+    """What lezo-bench times."""
+
+    floor = "floor"
+    textbook_mezo = "textbook_mezo"
+    textbook_lezo = "textbook_lezo"
+    mezo = "mezo"
+    lezo = "lezo"
+
+
 @dataclass
 class TaskConfig:
     name: str = MISSING
@@ -171,6 +181,19 @@ class InspectConfig:
 
 
 @dataclass
+class BenchConfig:
+    """For lezo-bench: timed steps a variant; ``textbook_repeats`` None is 1 for slow steps, else ``repeats``.
+
+    ``variant`` makes the command one of its own children, which measures that variant's memory.
+    """
+
+    repeats: int = 5
+    textbook_repeats: int | None = None
+    profile: bool = False
+    variant: BenchVariant | None = None
+
+
+@dataclass
 class RunConfig:
     seed: int = 0
     dry_run: bool = False
@@ -183,6 +206,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
 
     @property
     def trains(self) -> bool:
@@ -239,6 +263,8 @@ _RANGES: dict[str, tuple[_Check, str]] = {
     "train.max_bad_steps": _COUNT,
     "eval.batch_size": _COUNT,
     "inspect.n": _COUNT,
+    "bench.repeats": _COUNT,
+    "bench.textbook_repeats": _COUNT,
 }
 
 

@@ -31,7 +31,7 @@ def carried_out(composed: Composed, command: str) -> int:
             return 0
         folder = RunFolder(composed.run_dir)
     except Exception as error:
-        return _failed(error)
+        return failed(error)
     except KeyboardInterrupt:
         return 130
     return _recorded(job, folder)
@@ -45,27 +45,32 @@ def _recorded(job: Job, folder: RunFolder) -> int:
     except (KeyboardInterrupt, SystemExit):  # rich exits where the reader of a pipe has gone
         code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
     except Exception as caught:
-        code, status, error = _failed(caught), "failed", _in_words(caught) or repr(caught)
+        code, status, error = failed(caught), "failed", _in_words(caught) or repr(caught)
         if _in_words(caught) is None:
             folder.text("traceback.txt", traceback.format_exc())
     try:
         job.finish(status, error, folder)
     except FolderError as unwritten:
-        code = _failed(unwritten)
+        code = failed(unwritten)
     folder.close()
     return code
 
 
-def _failed(error: Exception) -> int:
+def failed(error: Exception) -> int:
     """Say what went wrong; a traceback only where it may be a bug."""
     words = _in_words(error)
     print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
     return 1
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether device or host had no more; torch says it of the host in a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def _in_words(error: Exception) -> str | None:
     """The message of what is nobody's bug; None for what may be one."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         way_out = "lower train.micro_batch_size or eval.batch_size, or choose a narrower model.dtype or a smaller model"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"out of memory ({reason}); {way_out} (dry_run=true shows what is expected)"

@@ -55,9 +55,13 @@ class RunFolder:
 
     def text(self, name: str, content: str) -> None:
         """Write a whole file at once: it is either absent or complete."""
+        self.data(name, content.encode())
+
+    def data(self, name: str, content: bytes) -> None:
+        """Write a whole file of bytes, such as a picture, in the same way."""
         partial = self.path / f".{name}.partial"
         try:
-            partial.write_text(content, encoding="utf-8")
+            partial.write_bytes(content)
             os.replace(partial, self.path / name)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -73,18 +77,19 @@ class RunFolder:
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         """Append a train row."""
-        self._append(train_row(step, seconds, report))
+        self.row(train_row(step, seconds, report))
 
     def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
         """Append a dev row."""
-        self._append(dev_row(step, seconds, dev))
+        self.row(dev_row(step, seconds, dev))
 
     def close(self) -> None:
         """Close the metrics."""
         with suppress(OSError):  # a full disk was said already
             self._metrics.close()
 
-    def _append(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Append any row of numbers to the metrics."""
         try:
             self._metrics.write(_line(row))
             self._metrics.flush()
@@ -111,9 +116,8 @@ def dev_row(step: int, seconds: float, dev: Evaluation) -> dict[str, Any]:
 
 def peak_memory() -> dict[str, int]:
     """The process's peak so far in bytes: allocated on the GPU (0 without one), and resident on the host."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"device": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0, "host": host}
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"device": device, "host": _resident_peak()}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -128,6 +132,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _resident_peak() -> int:
+    """Bytes. Where Linux has it, the program's own counter: getrusage's starts at the peak of the parent process."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    own = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -72,11 +72,11 @@ def complain(error: ConfigError) -> int:
     return 2
 
 
-def command(overrides: Sequence[str], config_dir: str | None = None) -> str:
+def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
     """The command line that repeats a run, in a folder of its own."""
     kept = [text for text in overrides if not text.startswith("hydra.run.dir=")]
     folder = ["--config-dir", config_dir] if config_dir else []
-    return shlex.join(["lezo-run", *folder, *kept])
+    return shlex.join([program, *folder, *kept])
 
 
 def _shows(given: argparse.Namespace) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -39,6 +39,11 @@ class Stopwatch:
         finally:
             end.record()
             self._events.append((phase, begin, end))
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count what was measured elsewhere."""
+        for phase, more in seconds.items():
+            self._seconds[phase] += more
 
     def lap(self) -> dict[str, float]:
         """Seconds of each phase since the last lap. On CUDA it waits for the phases to be over."""

@@ -99,7 +99,7 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
     named = set(re.findall(r"(?:^|\s)((?:[a-z]+\.)?[a-z_]+)(?==|\s)", described))
     named = {key for key in named if "." in key or key in ("seed", "dry_run", "save_model")}
     assert named == {
-        key for key in _keys() if not key.startswith(("inspect.", "model.shape", "model.lr"))
+        key for key in _keys() if not key.startswith(("inspect.", "bench.", "model.shape", "model.lr"))
     } - {
         "model.path",  # stands with its group and in the commands to copy
         *(f"{group}.name" for group in GROUPS),

@@ -54,6 +54,8 @@ RANGES = [
     ("train.max_bad_steps", [1], [0], WHOLE_1),
     ("eval.batch_size", [1], [0], WHOLE_1),
     ("inspect.n", [1], [0], WHOLE_1),
+    ("bench.repeats", [1], [0], WHOLE_1),
+    ("bench.textbook_repeats", [1, None], [0], WHOLE_1),
 ]
 GOOD = [(key, value) for key, good, _, _ in RANGES for value in good]
 BAD = [(key, value, words) for key, _, bad, words in RANGES for value in bad]

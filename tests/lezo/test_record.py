@@ -1,6 +1,8 @@
 """The run folder's files: complete or absent, valid JSON, without secrets."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,20 @@ def test_peak_memory_is_in_bytes() -> None:
     held = bytearray(b"x") * (before + 2**26 - 2**20)  # more than this process ever held
     assert peak_memory()["host"] - before > 2**25
     del held
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage counts the parent's peak on Linux only")
+def test_peak_memory_is_not_that_of_the_process_it_was_started_from() -> None:
+    held = bytearray(b"x") * 2**30
+    code = "from lezo.record import peak_memory; print(peak_memory()['host'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**24 < int(done.stdout) < len(held)
+
+
+def test_bytes_are_written_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.data("steps.png", b"\x89PNG\r\n")
+    folder.row({"variant": "lezo", "seconds": 1.5})
+    folder.close()
+    assert (tmp_path / "steps.png").read_bytes() == b"\x89PNG\r\n"
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"variant": "lezo", "seconds": 1.5}

@@ -1,0 +1,260 @@
+"""lezo-bench's work: the memory of each variant in a process of its own, then all of them timed in turns."""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from lezo import __version__, banner, story
+from lezo.bench_report import Peak, Sample, findings, markdown, picture
+from lezo.compose import Composed
+from lezo.config import BenchConfig, BenchVariant, RunConfig
+from lezo.model import load
+from lezo.outcome import failed, out_of_memory
+from lezo.plan import Plan, make_plan
+from lezo.record import RunFolder, environment, peak_memory
+from lezo.variants import Variant, Work, lezo_blocks, make_variant, typical_work
+
+SLOW = 10.0  # seconds of a step that is not warmed up, and of a textbook step that is timed once
+
+
+class ChildError(RuntimeError):
+    """A child that failed; the message is what it said."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A variant's step. Step 0 warms up and does not count."""
+
+    variant: BenchVariant
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.variant.value} {f'step {self.step}' if self.step else 'warm-up'}"
+
+
+def carried_out(composed: Composed, child: Sequence[str], command: str) -> int:
+    """Bench, or with bench.variant measure one variant's memory. Returns the exit code: 0, 1 or 130.
+
+    ``child`` is the command line of this same bench, to which bench.variant=NAME is added.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if composed.config.bench.variant is not None:
+            print(json.dumps(asdict(alone(composed.config, composed.config.bench.variant))))
+        else:
+            bench(composed, child, command, story.console())
+        return 0
+    except ChildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        return failed(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def alone(config: RunConfig, name: BenchVariant) -> Peak:
+    """One step of one variant in this process, which does nothing else."""
+    plan = make_plan(config)
+    try:
+        model = loaded(config, plan)
+        if plan.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(plan.device)
+        variant = make_variant(config, plan, typical_work(config, plan), model, name)
+        sample = timed(variant, 0, plan.device)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return Peak(error="out of memory")
+    return Peak(peak_memory()["device" if plan.device.type == "cuda" else "host"], sample.seconds)
+
+
+def bench(composed: Composed, child: Sequence[str], command: str, out: Console) -> None:
+    """Measure and write the folder. Raises what reading, loading and writing raise, and ChildError."""
+    start, config = time.perf_counter(), composed.config
+    plan = make_plan(config)
+    work = typical_work(config, plan)
+    described = _described(config, plan, work, command)
+    out.print(_banner(config, described, composed.run_dir))
+    folder = RunFolder(composed.run_dir)
+    folder.text("config.yaml", composed.yaml)
+    folder.json("environment.json", {"command": command, **environment(plan.device)})
+    peaks = _peaks(child, out)
+    rounds = Rounds(plan.device, partial(make_variant, config, plan, work, loaded(config, plan)), peaks)
+    samples = [_kept(sample, folder) for sample in rounds(config.bench, out)]
+    found = findings([s for s in samples if s.step], rounds.peaks)
+    result = described | found | {"seconds": time.perf_counter() - start}
+    folder.json("bench.json", result)
+    folder.text("table.md", markdown(result))
+    folder.data("steps.png", picture(result))
+    if config.bench.profile:
+        _profile(rounds, folder)
+    folder.close()
+    out.print(f"\n{markdown(result)}\nsee {folder.path}")
+
+
+class Rounds:
+    """Takes the turns. A variant that runs out of memory beside the others is left out from then on."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        make: Callable[[BenchVariant], Variant],
+        peaks: Mapping[BenchVariant, Peak],
+    ) -> None:
+        self.peaks = dict(peaks)
+        self._device, self._make = device, make
+        self._variants: dict[BenchVariant, Variant] = {}
+        self._expected = {name: peak.seconds for name, peak in peaks.items() if peak.seconds is not None}
+
+    def __call__(self, settings: BenchConfig, out: Console) -> Iterator[Sample]:
+        """Every timed step, also those that warm up."""
+        turns = schedule(self._expected, settings.repeats, settings.textbook_repeats)
+        for number, turn in enumerate(turns):
+            if turn.variant in self._expected:
+                left = story.clock(sum(self._expected.get(later.variant, 0) for later in turns[number:]))
+                out.print(f"timing {number + 1}/{len(turns)}: {turn}, about {left} left")
+                yield from self.taken(turn)
+
+    def taken(self, turn: Turn) -> list[Sample]:
+        """The turn's sample, or none for want of memory."""
+        try:
+            if turn.variant not in self._variants:
+                self._variants[turn.variant] = self._make(turn.variant)
+            sample = timed(self._variants[turn.variant], turn.step, self._device)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            del self._expected[turn.variant]
+            why = "out of memory beside the other variants"
+            self.peaks[turn.variant] = replace(self.peaks[turn.variant], error=why)
+            return []
+        self._expected[turn.variant] = sample.seconds
+        return [sample]
+
+
+def schedule(first: Mapping[BenchVariant, float], repeats: int, textbook_repeats: int | None) -> list[Turn]:
+    """Who steps when: round by round, so that what slows the machine slows everyone.
+
+    ``first`` holds the seconds of each variant's first step. A slow one is not warmed up; slow textbook steps
+    are timed once where ``textbook_repeats`` does not say more.
+    """
+    slow = {name for name, seconds in first.items() if seconds > SLOW}
+    steps = {name: repeats for name in first}
+    for name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo):
+        if name in steps:
+            steps[name] = textbook_repeats or (1 if name in slow else repeats)
+    rounds = range(max(steps.values(), default=0) + 1)
+    return [Turn(n, i) for i in rounds for n in first if i <= steps[n] and (i > 0 or n not in slow)]
+
+
+def timed(variant: Variant, step: int, device: torch.device) -> Sample:
+    """One step, from a device at rest to a device at rest."""
+    variant.watch.lap()
+    _at_rest(device)
+    start = time.perf_counter()
+    variant.step(step)
+    _at_rest(device)
+    return Sample(variant.name, step, time.perf_counter() - start, variant.watch.lap())
+
+
+def loaded(config: RunConfig, plan: Plan) -> nn.Module:
+    """The model, on its device."""
+    source, model_config = plan.parts.source, plan.parts.model_config
+    model: nn.Module = load(source, model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
+    return model
+
+
+def _peaks(child: Sequence[str], out: Console) -> dict[BenchVariant, Peak]:
+    """Each variant's memory, one process after the other, before this one loads anything."""
+    peaks = {}
+    for number, name in enumerate(BenchVariant, 1):
+        out.print(f"memory {number}/{len(BenchVariant)}: {name.value}, one step in a process of its own")
+        peaks[name] = _child([*child, f"bench.variant={name.value}"])
+    return peaks
+
+
+def _child(command: Sequence[str]) -> Peak:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL:  # as the kernel ends who takes the memory of all
+        return Peak(error="killed, as for want of memory")
+    if done.returncode != 0:
+        raise ChildError(done.stderr.strip() or f"error: a child ended with {done.returncode}: {command}")
+    return Peak(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _kept(sample: Sample, folder: RunFolder) -> Sample:
+    """The sample, which is now a row of metrics.jsonl too."""
+    row = {"step": sample.step, "variant": sample.variant.value, "seconds": sample.seconds}
+    folder.row(row | dict(sample.phases))
+    return sample
+
+
+def _profile(rounds: Rounds, folder: RunFolder) -> None:
+    """A torch profiler trace of one lezo step, for chrome://tracing or Perfetto."""
+    with torch.profiler.profile() as profiler:
+        rounds.taken(Turn(BenchVariant.lezo, 0))
+    profiler.export_chrome_trace(str(folder.path / "trace.json"))
+
+
+def _at_rest(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> str:
+    batch, repeats = described["batch"], config.bench.repeats
+    lengths, tokens = batch["lengths"], batch["tokens"]
+    rows = {
+        "task": f"{described['title']}: {batch['examples']} examples a step, sequences of {lengths['median']:g} tokens "
+        f"(median) to {lengths['longest']}",
+        "model": f"{described['model']}: {story.count(described['parameters'])} parameters, {described['dtype']} on "
+        f"{described['device']}" + (", random weights" if described["random_weights"] else ""),
+        "tokens": f"{tokens['padded']} in the textbook's forward, {tokens['real']} without its padding, "
+        f"{tokens['ours']} in ours",
+        "lezo": f"{described['blocks']} each step",
+        "timing": f"{repeats} steps each in turns; a textbook step above {SLOW:g} s: "
+        f"{config.bench.textbook_repeats or 1}",
+        "folder": str(folder),
+    }
+    return story.table(rows, f"lezo-bench {__version__}")
+
+
+def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
+    """What was timed, for bench.json and the headings."""
+    blocks, lengths = lezo_blocks(config, plan), work.lengths
+    return {
+        "task": config.task.name,
+        "title": banner.title(config),
+        "data": config.data.name,
+        "model": banner.model_name(config),
+        "random_weights": config.model.random_weights,
+        "parameters": plan.parameters,
+        "dtype": banner.dtype_name(plan),
+        "device": environment(plan.device)["device"],
+        "cpu_threads": torch.get_num_threads(),
+        "sparsity": blocks.sparsity,
+        "blocks": f"{blocks.total - blocks.keep} of {blocks.total} blocks skipped",
+        "seed": config.seed,
+        "batch": {
+            "place": work.place,
+            "examples": len(work.examples),
+            "lengths": {"median": statistics.median(lengths), "longest": max(lengths)},
+            "tokens": {"padded": work.padded, "real": work.real, "ours": work.ours},
+        },
+        "command": command,
+    }

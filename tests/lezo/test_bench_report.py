@@ -1,0 +1,96 @@
+"""Medians, ratios, table and picture from samples that are known."""
+
+from typing import Any
+
+import pytest
+
+from lezo.bench_report import RATIOS, Peak, Sample, findings, markdown, picture
+from lezo.config import BenchVariant
+
+SECONDS = {
+    BenchVariant.floor: [1.0, 3.0, 2.0],
+    BenchVariant.textbook_mezo: [40.0],
+    BenchVariant.textbook_lezo: [20.0, 24.0],
+    BenchVariant.mezo: [6.0, 5.0, 50.0],
+    BenchVariant.lezo: [4.0, 4.0, 5.0],
+}
+MEDIANS = {"floor": 2.0, "textbook_mezo": 40.0, "textbook_lezo": 22.0, "mezo": 6.0, "lezo": 4.0}
+DESCRIBED = {
+    "title": "rte (sample)",
+    "model": "tiny",
+    "random_weights": True,
+    "dtype": "float32",
+    "device": "a device",
+    "blocks": "6 of 8 blocks skipped",
+    "batch": {"examples": 16, "tokens": {"padded": 1280, "real": 982, "ours": 500}},
+}
+
+
+def samples(name: BenchVariant) -> list[Sample]:
+    """A quarter of each step is the forward, half of it the update."""
+    return [Sample(name, i, s, {"forward": s / 4, "update": s / 2}) for i, s in enumerate(SECONDS[name], 1)]
+
+
+def found(*absent: BenchVariant) -> dict[str, Any]:
+    made = [sample for name in BenchVariant if name not in absent for sample in samples(name)]
+    peaks = {name: Peak(2**30, 1.0, "out of memory" if name in absent else None) for name in BenchVariant}
+    return DESCRIBED | findings(made, peaks)
+
+
+def test_a_variant_has_its_medians_and_its_spread() -> None:
+    variants = found()["variants"]
+    assert {name: v["step_seconds"] for name, v in variants.items()} == MEDIANS
+    assert variants["mezo"]["spread"] == {"min": 5.0, "median": 6.0, "max": 50.0}
+    assert variants["mezo"]["phases"] == {
+        "data": 0.0,
+        "forward": 1.5,
+        "perturb": 0.0,
+        "update": 3.0,
+        "other": 1.5,
+    }
+    assert [v["steps"] for v in variants.values()] == [3, 1, 2, 3, 3]
+    assert {v["peak_bytes"] for v in variants.values()} == {2**30}
+
+
+def test_ratios_are_of_the_medians() -> None:
+    assert found()["ratios"] == {
+        "textbook_mezo/lezo": 10.0,
+        "textbook_lezo/lezo": 5.5,
+        "textbook_mezo/mezo": pytest.approx(40 / 6),
+        "lezo/floor": 2.0,
+        "mezo/floor": 3.0,
+    }
+
+
+def test_what_a_missing_variant_would_say_is_null() -> None:
+    result = found(BenchVariant.textbook_mezo)
+    missing = result["variants"]["textbook_mezo"]
+    assert (missing["step_seconds"], missing["spread"], missing["phases"]) == (None, None, {})
+    assert [name for name, ratio in result["ratios"].items() if ratio is None] == [
+        "textbook_mezo/lezo",
+        "textbook_mezo/mezo",
+    ]
+    assert "- textbook_mezo: out of memory" in markdown(result).splitlines()
+
+
+def test_the_table_has_a_row_a_variant_and_a_line_a_ratio() -> None:
+    lines = markdown(found()).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert {row[0]: row[1] for row in rows[2:]} == {
+        "textbook_mezo": "40.0",
+        "textbook_lezo": "22.0",
+        "mezo": "6.00",
+        "lezo": "4.00",
+        "floor": "2.00",
+    }
+    assert {len(row) for row in rows} == {11}
+    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    assert "- textbook_mezo/lezo: 10.0" in lines
+    assert len([line for line in lines if line.startswith("- ")]) == len(RATIOS)
+    assert "random weights" in lines[0] and "6 of 8 blocks skipped" in lines[0]
+
+
+@pytest.mark.parametrize("absent", [[], [BenchVariant.textbook_mezo], list(BenchVariant)])
+def test_the_picture_is_a_png_whatever_is_missing(absent: list[BenchVariant]) -> None:
+    drawn = picture(found(*absent))
+    assert drawn.startswith(b"\x89PNG") and drawn.endswith(b"IEND\xaeB`\x82")
