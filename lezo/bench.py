@@ -48,15 +48,19 @@ def main() -> None:
         print(HELP, end="")
         return
     try:
-        composed = _composed(arguments)
+        sys.exit(_benched(arguments))
     except ConfigError as error:
         sys.exit(complain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _benched(arguments: Any) -> int:
+    composed, overrides, config_dir = _composed(arguments), arguments.overrides, arguments.config_dir
     from lezo.contest import carried_out  # torch and transformers take seconds to import: only now
 
-    overrides, config_dir = arguments.overrides, arguments.config_dir
-    sys.exit(
-        carried_out(composed, _child(overrides, config_dir), command(overrides, config_dir, "lezo-bench"))
-    )
+    repeat = command(overrides, config_dir, "lezo-bench")
+    return carried_out(composed, _child(overrides, config_dir), repeat)
 
 
 def _composed(arguments: Any) -> Composed:

@@ -22,6 +22,7 @@ RATIOS = (
     ("lezo", "floor"),
     ("mezo", "floor"),
 )
+_BUSY = 1.5  # slowest over fastest step of a variant
 _ORDER = ("textbook_mezo", "textbook_lezo", "mezo", "lezo", "floor")  # from slow to fast, we expect
 _LEGEND = {"perturb": "perturb (noise and copies)", "other": "other (outside the phases)"}
 _COLOURS = {
@@ -70,7 +71,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in rows]
     ratios = [f"- {name}: {_number(value)}" for name, value in result["ratios"].items()]
     missing = [f"- {name}: {found['error']}" for name, found in variants.items() if found["error"]]
-    return "\n".join([_heading(result), "", *lines, "", *ratios, *missing]) + "\n"
+    return "\n".join([_heading(result), "", *lines, "", *ratios, *missing, *_caution(variants)]) + "\n"
 
 
 def picture(result: Mapping[str, Any]) -> bytes:
@@ -106,12 +107,19 @@ def _of(samples: Sequence[Sample], peak: Peak) -> dict[str, Any]:
 
 
 def _phases(samples: Sequence[Sample]) -> dict[str, float]:
-    """Medians; ``other`` is what a step took outside its phases."""
-    if not samples:
+    """The phases of the median step, which add up to it; ``other`` is what it took outside them."""
+    middle = _middle(samples)
+    if not middle:
         return {}
-    medians = {name: statistics.median(s.phases.get(name, 0.0) for s in samples) for name in PHASES}
-    rest = statistics.median(max(s.seconds - sum(s.phases.values()), 0.0) for s in samples)
-    return {**medians, "other": rest}
+    means = {name: statistics.mean(s.phases.get(name, 0.0) for s in middle) for name in PHASES}
+    rest = statistics.mean(s.seconds for s in middle) - sum(means.values())
+    return {**means, "other": max(rest, 0.0)}
+
+
+def _middle(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The one or two samples that the median is made of."""
+    ranked = sorted(samples, key=lambda sample: sample.seconds)
+    return ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
 
 
 def _ratio(variants: Mapping[str, Any], above: str, below: str) -> float | None:
@@ -127,6 +135,14 @@ def _heading(result: Mapping[str, Any]) -> str:
         f"{batch['examples']} examples: {batch['tokens']['padded']} tokens padded, {batch['tokens']['real']} real, "
         f"{batch['tokens']['ours']} in our forward"
     )
+
+
+def _caution(variants: Mapping[str, Any]) -> list[str]:
+    """A line where steps of one variant differ so much that something else must have had the machine."""
+    ranges = {name: found["spread"] for name, found in variants.items() if found["spread"]}
+    busy = [name for name, spread in ranges.items() if spread["max"] > _BUSY * spread["min"]]
+    reason = f"the slowest step took more than {_BUSY:g} times the fastest; was the machine busy?"
+    return [f"- rough, of {', '.join(busy)} {reason}"] if busy else []
 
 
 def _row(item: tuple[str, Mapping[str, Any]]) -> list[str]:

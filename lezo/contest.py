@@ -80,7 +80,7 @@ def alone(config: RunConfig, name: BenchVariant) -> Peak:
         if not out_of_memory(error):
             raise
         return Peak(error="out of memory")
-    return Peak(peak_memory()["device" if plan.device.type == "cuda" else "host"], sample.seconds)
+    return Peak(_peak_bytes(plan.device), sample.seconds)
 
 
 def bench(composed: Composed, child: Sequence[str], command: str, out: Console) -> None:
@@ -139,7 +139,7 @@ class Rounds:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            del self._expected[turn.variant]
+            self._expected.pop(turn.variant, None)
             why = "out of memory beside the other variants"
             self.peaks[turn.variant] = replace(self.peaks[turn.variant], error=why)
             return []
@@ -158,8 +158,15 @@ def schedule(first: Mapping[BenchVariant, float], repeats: int, textbook_repeats
     for name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo):
         if name in steps:
             steps[name] = textbook_repeats or (1 if name in slow else repeats)
-    rounds = range(max(steps.values(), default=0) + 1)
-    return [Turn(n, i) for i in rounds for n in first if i <= steps[n] and (i > 0 or n not in slow)]
+    rounds = max(steps.values(), default=0)
+    spread = {name: _spread(count, rounds) for name, count in steps.items()}
+    warm = [Turn(name, 0) for name in first if name not in slow]
+    return warm + [Turn(name, i) for i in range(1, rounds + 1) for name in first if i in spread[name]]
+
+
+def _spread(count: int, rounds: int) -> set[int]:
+    """``count`` of the rounds 1 to ``rounds``, evenly: one is the middle one, amid what it is compared with."""
+    return {-(-(2 * i - 1) * rounds // (2 * count)) for i in range(1, count + 1)}
 
 
 def timed(variant: Variant, step: int, device: torch.device) -> Sample:
@@ -197,6 +204,10 @@ def _child(command: Sequence[str]) -> Peak:
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
+def _peak_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()["host"]
+
+
 def _kept(sample: Sample, folder: RunFolder) -> Sample:
     """The sample, which is now a row of metrics.jsonl too."""
     row = {"step": sample.step, "variant": sample.variant.value, "seconds": sample.seconds}
@@ -214,6 +225,12 @@ def _profile(rounds: Rounds, folder: RunFolder) -> None:
 def _at_rest(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _device(device: torch.device) -> str:
+    """Its name, and for a CPU how much of it is used."""
+    threads = "" if device.type == "cuda" else f", threads: {torch.get_num_threads()}"
+    return f"{environment(device)['device']}{threads}"
 
 
 def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> str:
@@ -245,8 +262,7 @@ def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[
         "random_weights": config.model.random_weights,
         "parameters": plan.parameters,
         "dtype": banner.dtype_name(plan),
-        "device": environment(plan.device)["device"],
-        "cpu_threads": torch.get_num_threads(),
+        "device": _device(plan.device),
         "sparsity": blocks.sparsity,
         "blocks": f"{blocks.total - blocks.keep} of {blocks.total} blocks skipped",
         "seed": config.seed,

@@ -52,6 +52,20 @@ def test_a_variant_has_its_medians_and_its_spread() -> None:
     assert {v["peak_bytes"] for v in variants.values()} == {2**30}
 
 
+def test_the_phases_are_those_of_the_median_step_and_add_up_to_it() -> None:
+    phases = [{"forward": 4.0}, {"forward": 1.0, "update": 1.0}, {"forward": 0.5, "perturb": 0.5}]
+    timed = [
+        Sample(BenchVariant.lezo, i, s, p)
+        for i, (s, p) in enumerate(zip((9.0, 3.0, 2.0), phases, strict=True))
+    ]
+    odd, even = (
+        findings(made, {BenchVariant.lezo: Peak()})["variants"]["lezo"] for made in (timed, timed[1:])
+    )
+    assert odd["phases"] == {"data": 0.0, "forward": 1.0, "perturb": 0.0, "update": 1.0, "other": 1.0}
+    assert even["phases"] == {"data": 0.0, "forward": 0.75, "perturb": 0.25, "update": 0.5, "other": 1.0}
+    assert [sum(found["phases"].values()) for found in (odd, even)] == [3.0, 2.5]
+
+
 def test_ratios_are_of_the_medians() -> None:
     assert found()["ratios"] == {
         "textbook_mezo/lezo": 10.0,
@@ -86,8 +100,19 @@ def test_the_table_has_a_row_a_variant_and_a_line_a_ratio() -> None:
     assert {len(row) for row in rows} == {11}
     assert len({len(line) for line in lines if line.startswith("|")}) == 1
     assert "- textbook_mezo/lezo: 10.0" in lines
-    assert len([line for line in lines if line.startswith("- ")]) == len(RATIOS)
+    assert len([line for line in lines if line.startswith("- ") and "rough" not in line]) == len(RATIOS)
     assert "random weights" in lines[0] and "6 of 8 blocks skipped" in lines[0]
+
+
+def test_steps_that_differ_much_are_said_to_be_rough() -> None:
+    steady = {name: [2.0, 2.9] for name in BenchVariant}
+    busy = steady | {BenchVariant.mezo: [2.0, 3.1]}
+    (calm, rough) = (
+        markdown(DESCRIBED | findings([Sample(n, 1, s, {}) for n in t for s in t[n]], {n: Peak() for n in t}))
+        for t in (steady, busy)
+    )
+    assert "rough" not in calm
+    assert "- rough, of mezo the slowest step took more than 1.5 times the fastest" in rough
 
 
 @pytest.mark.parametrize("absent", [[], [BenchVariant.textbook_mezo], list(BenchVariant)])
