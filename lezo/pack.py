@@ -16,9 +16,7 @@ from torch import Tensor
 
 from lezo.encode import Encoded
 
-ATTENTION_COSTS_AS_MUCH_AT = (
-    2000  # row length at which attention costs about as much as the rest of a narrow model
-)
+ATTENTION_COSTS_AS_MUCH_AT = 600  # row length at which a narrow model attends for as long as it does the rest
 
 Request = tuple[Encoded, Sequence[int]]
 """An example and those of its candidates that are to be scored."""
