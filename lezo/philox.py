@@ -143,13 +143,13 @@ def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tens
 
 
 def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
-    """theta <- theta - (c z + d theta); bit-identical where c = d = 0."""
+    """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite."""
     elements = torch.arange(theta.numel(), device=theta.device).view(theta.shape)
     wide = theta.to(compute_dtype(theta))
     step = normals(key, elements).to(wide.dtype) * coefficient.to(wide.dtype) + wide * decay
     new = wide - step
     new = stochastically_rounded(new, theta.dtype, random_bits(key, elements)) if stochastic else new
-    still = (coefficient == 0) & (decay == 0)
+    still = ((coefficient == 0) & (decay == 0)) | ~coefficient.isfinite()
     theta.copy_(torch.where(still, theta, new.to(theta.dtype)))
 
 
