@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -53,15 +54,17 @@ def perturb(
     out: two contiguous tensors of the results' shape and dtype to write into and return. ValueError if they are not.
     """
     theta = theta.detach().contiguous()
-    if rows is not None and theta.dim() != 2:
-        raise ValueError(f"rows asks for a matrix, and {name} has shape {tuple(theta.shape)}; leave rows out")
+    if rows is not None and (theta.dim() != 2 or rows.dim() != 1 or rows.dtype != torch.int64):
+        given = f"rows is {rows.dtype} {tuple(rows.shape)} and {name} has shape {tuple(theta.shape)}"
+        raise ValueError(f"{given}; give a list of int64 rows and a matrix, or no rows")
     shape = theta.shape if rows is None else torch.Size((len(rows), theta.shape[1]))
     if out is None:
         plus, minus = (torch.empty(shape, dtype=dtype or theta.dtype, device=theta.device) for _ in range(2))
     else:
         plus, minus = (_checked(buffer, shape, dtype or theta.dtype, name) for buffer in out)
     if plus.numel():
-        _perturb(theta)(theta, derive(seed, name), _scalar(eps, theta), rows, plus, minus)
+        run, _ = _backend(theta)
+        run(theta, derive(seed, name), _scalar(eps, theta), rows, plus, minus)
     return plus, minus
 
 
@@ -82,10 +85,12 @@ def update_(
 
     c = d = 0 leaves theta's bits as they are, and so does a c that is not finite: the step of a loss that was not.
     """
+    if rounding not in ("nearest", "stochastic"):
+        raise ValueError(f"rounding is {rounding!r}; give nearest or stochastic")
     flat = theta.detach().contiguous()
     if flat.numel():
-        stochastic = rounding == "stochastic"
-        _update(flat)(flat, derive(seed, name), coefficient.detach(), _scalar(decay, theta), stochastic)
+        _, run = _backend(flat)
+        run(flat, derive(seed, name), coefficient.detach(), _scalar(decay, flat), rounding == "stochastic")
     if flat.data_ptr() != theta.data_ptr():
         theta.detach().copy_(flat)
 
@@ -106,26 +111,20 @@ Perturb = Callable[[Tensor, int, float, Tensor | None, Tensor, Tensor], None]
 Update = Callable[[Tensor, int, Tensor, float, bool], None]
 
 
-def _perturb(theta: Tensor) -> Perturb:
-    """The fastest backend for theta; all give the same bits, and none is imported before it is needed."""
-    if _device(theta) == "cpu":
+def _backend(theta: Tensor) -> tuple[Perturb, Update]:
+    """The fastest backend for theta: all give the same bits, and none is imported before it is needed.
+
+    CUDA without Triton (outside Linux), and fp64 there, is left to the twin.
+    """
+    if theta.is_cpu:
         from lezo.kernels import cpu
 
-        return cpu.perturb
-    return philox.perturb
+        return cpu.perturb, cpu.update
+    if theta.is_cuda and theta.dtype != torch.float64 and find_spec("triton"):
+        from lezo.kernels import perturb, update
 
-
-def _update(theta: Tensor) -> Update:
-    if _device(theta) == "cpu":
-        from lezo.kernels import cpu
-
-        return cpu.update
-    return philox.update
-
-
-def _device(theta: Tensor) -> str:
-    """The kind of device whose kernels serve theta; "twin" where none do."""
-    return "twin" if theta.dtype == torch.float64 else theta.device.type
+        return perturb.perturb, update.update
+    return philox.perturb, philox.update
 
 
 def subset(seed: int, total: int, size: int) -> tuple[int, ...]:

@@ -9,6 +9,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure() -> None:
+    """Without a GPU Triton's kernels run in its interpreter, which must be known before they are defined."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The reference folder beside the repository; its tests skip where the project lives alone."""

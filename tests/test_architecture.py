@@ -20,6 +20,7 @@ DOORS = {
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
     "numba": {"lezo.kernels.cpu"},
+    "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
     "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job", "lezo.contest"},
     "matplotlib": {"lezo.bench_report"},
     "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | BENCH_LEVEL},
@@ -103,6 +104,12 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
 @pytest.mark.parametrize("module", ["lezo.run", "lezo.compose", "lezo.config", "lezo.show", "lezo.bench"])
 def test_the_commands_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'datasets', 'wandb', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_noise_needs_neither_compiler_before_its_first_use() -> None:
+    code = "import sys, lezo.noise; print(sorted({'numba', 'triton'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -87,7 +87,10 @@ def _normals(key, chunk, x, z):
 
 @compiled
 def _perturb(key, starts, width, theta, eps, plus, minus):
-    """plus, minus (n,) float32 <- theta (n,) float32 +- eps z, in rows of ``width``; row i is elements starts[i], ..."""
+    """plus, minus (n,) <- theta (n,) +- eps z, in rows of ``width``; row i is elements starts[i], ...
+
+    All float32, or (theta, eps, plus, minus) all float64.
+    """
     x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
     flat = z.reshape(1024)
     for row in range(len(starts)):
@@ -109,9 +112,9 @@ def _plus_minus(z, theta, eps, plus, minus):
 
 @compiled
 def _update(key, first, theta, coefficient, decay, grid):
-    """theta (n,) float32 <- theta - (c z + d theta), elements first, ...; first is a multiple of 1024.
+    """theta (n,) <- theta - (c z + d theta), elements first, ...; first is a multiple of 1024.
 
-    ``grid`` other than NEAREST: rounded stochastically to the numbers of that dtype.
+    All float32, or (theta, coefficient, decay) all float64. ``grid`` other than NEAREST: rounded stochastically to the numbers of that dtype.
     """
     x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
     for low in range(0, len(theta), 1024):
@@ -156,15 +159,15 @@ def _round_fp16(bits, theta):
 
 def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tensor, minus: Tensor) -> None:
     """plus <- theta + eps z, minus <- theta - eps z; with ``rows``, of those rows of theta alone."""
-    chosen = (theta if rows is None else theta.index_select(0, rows)).float()
-    wide = [out if out.dtype == torch.float32 else torch.empty_like(chosen) for out in (plus, minus)]
+    chosen = (theta if rows is None else theta.index_select(0, rows)).to(philox.compute_dtype(theta))
+    wide = [out if out.dtype == chosen.dtype else torch.empty_like(chosen) for out in (plus, minus)]
     read, up, down = (tensor.view(-1).numpy() for tensor in (chosen, *wide))
     width = philox.CHUNK if rows is None else theta.shape[1]
     starts = np.arange(0, theta.numel(), width) if rows is None else (rows * width).numpy()
 
     def work(first: int, last: int) -> None:
         here = slice(first * width, last * width)
-        _perturb(key, starts[first:last], width, read[here], Float(eps), up[here], down[here])
+        _perturb(key, starts[first:last], width, read[here], read.dtype.type(eps), up[here], down[here])
 
     _share(work, len(starts), width)
     for out, result in zip((plus, minus), wide, strict=True):
@@ -176,13 +179,14 @@ def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochasti
     c = coefficient.item()
     if (c == 0 and decay == 0) or not math.isfinite(c):
         return
-    wide = theta.float()
+    wide = theta.to(philox.compute_dtype(theta))
     flat = wide.view(-1).numpy()
+    number = flat.dtype.type
     grid = {torch.float16: FP16, torch.bfloat16: BF16}.get(theta.dtype, NEAREST) if stochastic else NEAREST
 
     def work(first: int, last: int) -> None:
         start = first * philox.CHUNK
-        _update(key, start, flat[start : last * philox.CHUNK], Float(c), Float(decay), grid)
+        _update(key, start, flat[start : last * philox.CHUNK], number(c), number(decay), grid)
 
     _share(work, -(-theta.numel() // philox.CHUNK), philox.CHUNK)
     theta.copy_(wide)
