@@ -14,7 +14,7 @@ polynomials in t^2.
 
 **Bits.** Only operations that IEEE 754 and integers pin down: fp32 products and sums in the order written here,
 each rounded (no fused multiply-add), and a correctly rounded square root; no division and no library function.
-Polynomials go by Horner's rule. z is within 6e-7 r of Box-Muller in exact arithmetic on the same u and x.
+Polynomials go by Horner's rule. z is within 3e-7 r of Box-Muller in exact arithmetic on the same u and x.
 """
 
 from __future__ import annotations
