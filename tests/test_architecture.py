@@ -18,8 +18,8 @@ DOORS = {
     "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
-    "numba": {"lezo.kernels.cpu"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
+    "numba": {"lezo.kernels.cpu"},
     "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job"},
     "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL},
 }
