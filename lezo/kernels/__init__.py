@@ -1,1 +1,1 @@
-"""The noise of ``lezo.philox``, compiled: numba for the CPU, Triton for CUDA. Nothing is compiled before its first use."""
+"""The noise of ``lezo.philox``, compiled: numba for the CPU, Triton for CUDA; nothing before its first use."""

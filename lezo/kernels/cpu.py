@@ -1,8 +1,8 @@
 """The noise on the CPU: numba loops over chunks, the same bits as the twin in ``lezo.philox``.
 
-Each loop runs over the 256 groups of a chunk and is written so that LLVM vectorises it. The kernels are serial and let go of the interpreter lock;
-large tensors are shared out to as many threads as torch uses. The machine code is kept in numba's cache
-(beside this file, or in the user's cache folder where this one cannot be written to), so only the first run waits for it.
+Each loop runs over the 256 groups of a chunk and is written so that LLVM vectorises it. The kernels are serial and
+let go of the interpreter lock; large tensors are shared out to as many threads as torch uses. The machine code is
+kept in numba's cache (beside this file, else in the user's cache folder), so only a first run waits for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,15 +32,20 @@ UNIT, HALF_UNIT, LN2, TURN = Float(2.0**-32), Float(2.0**-33), Float(philox.LN2)
 L0, L1, L2, L3, L4, L5, L6, L7 = map(Float, philox.LOG)
 S0, S1, S2 = map(Float, philox.SIN)
 C0, C1, C2 = map(Float, philox.COS)
-ZERO, ONE, MINUS_HALF, MINUS_TWO = Float(0), Float(1), Float(-0.5), Float(-2)
-FP16_NORMAL, FP16_STEP, FP16_PER_STEP, FRACTION = (
+ONE, MINUS_HALF, MINUS_TWO = Float(1), Float(-0.5), Float(-2)
+FP16_NORMAL, STEP, STEPS = (
     Float(2.0**-14),
     Float(2.0**-24),
     Float(2.0**24),
-    Float(2.0**-24),
-)
+)  # fp16 below FP16_NORMAL goes in STEPs
 
-compiled = partial(numba.njit, nogil=True, cache=True)  # no fastmath: every operation rounds as written
+
+def compiled(loop: Callable[..., None]) -> Any:
+    """``loop`` in machine code, no fastmath: every operation rounds as written. Cached where that can be written."""
+    try:
+        return numba.njit(loop, nogil=True, cache=True)
+    except RuntimeError:  # numba found no folder for its cache
+        return numba.njit(loop, nogil=True)
 
 
 @compiled
@@ -114,7 +120,8 @@ def _plus_minus(z, theta, eps, plus, minus):
 def _update(key, first, theta, coefficient, decay, grid):
     """theta (n,) <- theta - (c z + d theta), elements first, ...; first is a multiple of 1024.
 
-    All float32, or (theta, coefficient, decay) all float64. ``grid`` other than NEAREST: rounded stochastically to the numbers of that dtype.
+    All float32, or (theta, coefficient, decay) all float64. With ``grid`` FP16 or BF16 theta is rounded
+    stochastically to numbers of that dtype.
     """
     x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
     for low in range(0, len(theta), 1024):
@@ -150,9 +157,9 @@ def _round_fp16(bits, theta):
         value = theta[i]
         pattern = np.float32(value).view(np.uint32)
         moved = np.uint32(np.uint32(pattern + (bits[i] & 0x1FFF)) & np.uint32(0xFFFFE000)).view(np.float32)
-        floor = np.floor(value * FP16_PER_STEP)
-        up = Float(bits[i] >> 8) * FRACTION < value * FP16_PER_STEP - floor
-        small = (floor + ONE if up else floor) * FP16_STEP
+        floor = np.floor(value * STEPS)
+        up = Float(bits[i] >> 8) * STEP < value * STEPS - floor
+        small = (floor + ONE if up else floor) * STEP
         rounded = moved if abs(value) >= FP16_NORMAL else small
         theta[i] = rounded if pattern & 0x7F800000 != 0x7F800000 else value
 
@@ -193,7 +200,7 @@ def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochasti
 
 
 def _share(work: Callable[[int, int], None], items: int, width: int) -> None:
-    """``work(first, last)`` over all items, of ``width`` elements each: on torch's number of threads, or in this one."""
+    """``work(first, last)`` over all items, of ``width`` elements each, on as many threads as torch uses."""
     workers = torch.get_num_threads()
     if workers == 1 or items * width < SMALL:
         return work(0, items)

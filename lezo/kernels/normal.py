@@ -1,4 +1,4 @@
-"""The noise on CUDA: Triton device functions with the bits of the twin in ``lezo.philox``, for the kernels beside this."""
+"""The noise on CUDA: Triton functions for the kernels beside this, with the bits of the twin in ``lezo.philox``."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def normals(key, group):
 
 @triton.jit
 def groups_from(chunk, GROUPS: tl.constexpr):
-    """The groups of chunk, chunk + 1, ... (uint32), and where the first lane of each lies, counted from the first chunk."""
+    """The groups of chunk, chunk + 1, ... (uint32), and their elements of lane 0, counted from the chunk's start."""
     i = tl.arange(0, GROUPS)
     return (chunk * 256).to(tl.uint32) + i.to(tl.uint32), i // 256 * 1024 + i % 256

@@ -26,8 +26,9 @@ def _perturb(
 ):
     """plus <- theta + (eps z), minus <- theta - (eps z), in fp32, each rounded once.
 
-    Program i: piece i % pieces, of GROUPS groups, of row i // pieces of the results. A row is ``columns`` elements
-    that begin anywhere in a chunk, so its pieces begin with that chunk. SELECTED: it is row ``rows[i // pieces]`` of theta.
+    Program i: piece i % pieces, of GROUPS groups, of row i // pieces of the results. A row is ``columns``
+    elements that begin anywhere in a chunk, so its pieces begin with that chunk. SELECTED: it is row
+    ``rows[i // pieces]`` of theta; else theta is one row.
     """
     row = (tl.program_id(0) // pieces).to(tl.int64)
     source = tl.load(rows + row) if SELECTED else row

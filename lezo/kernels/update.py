@@ -67,7 +67,8 @@ def _rounded(x, bits, dtype: tl.constexpr):
 def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
     """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite.
 
-    theta contiguous, fp32, fp16 or bf16, not empty; c = ``coefficient`` is a tensor of one element on its device; decay an fp32 number.
+    theta contiguous, fp32, fp16 or bf16, not empty; c = ``coefficient`` a tensor of one element on its device;
+    decay an fp32 number.
     """
     programs = triton.cdiv(theta.numel(), 4 * normal.GROUPS)
     with torch.cuda.device_of(theta):

@@ -96,6 +96,18 @@ def test_a_row_out_of_range_is_refused(row):
         cpu.perturb(theta, KEY, 1e-3, torch.tensor([row]), torch.empty(1, 4), torch.empty(1, 4))
 
 
+def test_what_cannot_be_cached_is_compiled_all_the_same(monkeypatch):
+    """Where neither the package's folder nor the home can be written to, numba refuses to cache."""
+
+    def refusing(loop, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(loop, **options)
+
+    monkeypatch.setattr(cpu.numba, "njit", refusing)
+    assert cpu.compiled(lambda x: x + 1)(1) == 2
+
+
 def test_the_loops_are_vectorised_and_nothing_is_fused():
     """Machine code, compiled anew: packed products and square roots, no fused multiply-add."""
     words, numbers = np.zeros((4, 256), np.uint32), np.zeros((4, 256), np.float32)

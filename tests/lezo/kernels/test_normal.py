@@ -16,7 +16,7 @@ from lezo.kernels.update import _update
 
 def ptx(kernel, signature, constants):
     constants["GROUPS"] = GROUPS
-    types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
+    types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants)
     return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=EXACT).asm["ptx"]
 
@@ -24,9 +24,9 @@ results = {"theta": "*fp16", "plus": "*fp16", "minus": "*fp32", "key": "i64", "e
 updated = {"coefficient": "*fp32", "key": "i64", "decay": "fp32", "numel": "i64"}
 for code in (
     ptx(_perturb, {**results, "columns": "i32"}, {"rows": None, "SELECTED": False}),
-    ptx(_perturb, {**results, "rows": "*i64"}, {"SELECTED": True, "columns": 1}),
+    ptx(_perturb, {**results, "rows": "*i64"}, {"SELECTED": True, "columns": 1, "pieces": 1}),
     ptx(_update, {**updated, "theta": "*fp16"}, {"STOCHASTIC": True}),
-    ptx(_update, {**updated, "theta": "*bf16"}, {"STOCHASTIC": False}),
+    ptx(_update, {**updated, "theta": "*bf16"}, {"STOCHASTIC": False, "numel": 1}),
 ):
     print(sorted(set(re.findall(r"(?:fma|mad|mul|sqrt|div|ex2|lg2|sin|cos)\\S*f32", code))))
 """
