@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import torch
@@ -42,7 +43,10 @@ class Batches:
         self._collate = gold_batch if loss == "lm" else candidate_batch
         self._pad, self._device = pad, device
         self._ahead: tuple[int, Future[list[Batch]]] | None = None
-        self._thread = ThreadPoolExecutor(1, "batches")
+        use = (
+            partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+        )  # a thread has its own
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=use)
 
     def __call__(self, step: int) -> list[Batch]:
         """The batch of ``step``; the one after it is begun."""

@@ -130,7 +130,7 @@ class Job:
             device=plan.device,
             seed=self.config.seed,
         )
-        check(Network(model), vocabulary=plan.parts.model_config.vocab_size)
+        check(Network(model), vocabulary=plan.parts.model_config.vocab_size, longest=plan.lengths[1])
         optim = self.config.optim
         if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
             set_dropout(model, optim.dropout)

@@ -80,13 +80,21 @@ class Network:
         return torch.autocast(self.head.weight.device.type, enabled=False)
 
 
-def check(network: Network, *, vocabulary: int) -> None:
+def check(network: Network, *, vocabulary: int, longest: int = 0) -> None:
     """Raise ModelError where packing or the separate head would change this model's logits.
+
+    ``longest``: tokens of the longest sequence; a sliding window must hold it, for packed masks know no window.
 
     Two short sequences are scored packed in one row and alone by the model's own forward. Attention that
     ignores the given mask or positions (ALiBi, say), or logits changed after the head (soft caps), show here.
     """
     model = network.model
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and getattr(model.config, "use_sliding_window", True) and window < longest:
+        raise ModelError(
+            f"{type(model).__name__}: its attention has a sliding window of {window} tokens, and the longest sequence "
+            f"has {longest}; expected full attention (choose shorter rows, or a model without a window)"
+        )
     device = network.head.weight.device
     ids = torch.arange(3, 13, device=device) % vocabulary
     unit = torch.tensor([0] * 4 + [1] * 6, device=device)

@@ -101,10 +101,11 @@ class TwoPoint:
     @torch.no_grad()
     def _update(self, active: Sequence[str], seed: int, g: Tensor) -> None:
         """theta <- theta - lr (g z + wd theta) on the active tensors, in fp32, rounded once; nothing if g is not finite."""
+        coefficient = self.lr * g
         for name in active:
             theta = self.model.get_parameter(name).detach()
             decay = self.lr * self.weight_decay if decays(theta) else 0.0
-            noise.update_(theta, seed, name, self.lr * g, decay, rounding=self.rounding)
+            noise.update_(theta, seed, name, coefficient, decay, rounding=self.rounding)
 
 
 class FirstOrder:
@@ -139,8 +140,9 @@ class FirstOrder:
 
     def step(self, step: int, batch: Any) -> StepReport:
         """One backward pass a micro-batch, then one update where loss and gradient are finite."""
-        loss = self._backward(step, batch)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf))
+        measured = self._backward(step, batch)
+        clipped = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf)
+        loss, norm = torch.stack([measured, clipped.to(measured.dtype)]).tolist()
         applied = math.isfinite(loss) and math.isfinite(norm)
         lr = self._scheduled(step)
         if applied:
@@ -150,17 +152,17 @@ class FirstOrder:
                 self.optimizer.step()
         return StepReport(loss, applied, {"lr": lr, "gradient_norm": norm}, self.watch.lap())
 
-    def _backward(self, step: int, batch: Any) -> float:
+    def _backward(self, step: int, batch: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        losses = []
         with _seeded(noise.derive(self.seed, "dropout", step), self.parameters[0].device):
             self.model.train(self.dropout)
             with self.autocast():
                 for part in self.objective(batch):
                     part.sum().backward()  # type: ignore[no-untyped-call]
-                    total += float(part.detach())
+                    losses.append(part.detach().sum())
             self.model.eval()
-        return total
+        return torch.stack(losses).sum()
 
     def _scheduled(self, step: int) -> float:
         return self.lr * (1 - step / self.steps) if self.schedule == "linear" else self.lr

@@ -91,7 +91,7 @@ def model_source(config: RunConfig) -> Source:
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """model.device; auto is CUDA where there is one. Raises ModelError where the device is not there."""
+    """model.device, made the current one; auto is CUDA where there is one. Raises ModelError where the device is not there."""
     name = config.model.device
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,6 +99,8 @@ def device_of(config: RunConfig) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA devices are visible"
         raise ModelError(f"model.device={name}: {found}; expected one of those, or model.device=cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events, memory statistics and kernels mean the current one
     return device
 
 

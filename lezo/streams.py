@@ -68,11 +68,20 @@ class Streams(Network):
         """As ``Network.hidden``, of both streams: (2, reads, width)."""
         self._batch, self._rows = batch, len(batch.input_ids)
         inputs = [batch.input_ids, batch.position_ids, batch.mask]
-        if any(slot[0] in self._active for slots in self._always.values() for slot in slots):
+        if self._parts_at_the_start():
             inputs = [torch.cat([tensor, tensor]) for tensor in inputs]
         # else nothing runs twice before the first perturbed block
         states = self._states(*inputs)
         return states.reshape(-1, batch.tokens, states.shape[-1])[:, batch.read].expand(2, -1, -1)
+
+    def _parts_at_the_start(self) -> bool:
+        """Whether an embedding or projection moves: all that is always on but the head and norms, which come late."""
+        early = [
+            slots
+            for module, slots in self._always.items()
+            if module is not self.head and not _is_norm(module)
+        ]
+        return any(slot[0] in self._active for slots in early for slot in slots)
 
     def _part(self, stack: ExitStack, module: nn.Module, moving: Sequence[Slot]) -> None:
         """Make ``module`` run each stream on its own copies."""
@@ -172,11 +181,14 @@ class Streams(Network):
             return super()._bias(where)
         return self._wide_pair(bias)[:, where]
 
-    def _wide_pair(self, theta: Tensor, **how: Any) -> Tensor:
-        """Both copies of a parameter, or of its ``rows``, in fp32, stacked."""
-        name, dtype = self._names[id(theta)], wide_dtype(theta)
+    def _wide_pair(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Both copies of a parameter, or of its ``rows``, in fp32: (2, ...)."""
+        dtype, shape = wide_dtype(theta), theta.shape if rows is None else (len(rows), *theta.shape[1:])
+        both = torch.empty((2, *shape), dtype=dtype, device=theta.device)
+        name, out = self._names[id(theta)], (both[0], both[1])
         with self.watch("perturb"):
-            return torch.stack(noise.perturb(theta.detach(), self._seed, name, self._eps, dtype=dtype, **how))
+            noise.perturb(theta.detach(), self._seed, name, self._eps, rows=rows, dtype=dtype, out=out)
+        return both
 
 
 def _slots(model: nn.Module, names: Sequence[str]) -> list[Slot]:
@@ -220,11 +232,14 @@ def _without_padding(words: nn.Module) -> Iterator[None]:
         words.padding_idx = before  # type: ignore[assignment]
 
 
-def _is_16_bit_norm(module: nn.Module) -> bool:
-    """Whether it is a norm (LayerNorm, any RMSNorm) in 16 bits: a module of gains and biases only."""
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm (LayerNorm, any RMSNorm): a module of gains and biases only."""
     own = list(module.parameters())
-    named = "norm" in type(module).__name__.lower()
-    return bool(own) and named and all(p.ndim == 1 and p.dtype.itemsize == 2 for p in own)
+    return bool(own) and "norm" in type(module).__name__.lower() and all(p.ndim == 1 for p in own)
+
+
+def _is_16_bit_norm(module: nn.Module) -> bool:
+    return _is_norm(module) and all(p.dtype.itemsize == 2 for p in module.parameters())
 
 
 def _in_fp32(original: Callable[..., Any]) -> Callable[..., Any]:

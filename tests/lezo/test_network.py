@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config
+from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, MistralConfig
 
 from lezo import network as module
 from lezo.model import ModelError
@@ -31,6 +31,15 @@ def test_a_model_that_changes_logits_after_the_head_is_refused():
         ModelError, match="Gemma2ForCausalLM: packed sequences score differently.*4-D attention"
     ):
         check(Network(model), vocabulary=VOCABULARY)
+
+
+def test_a_window_shorter_than_the_longest_sequence_is_refused():
+    model = AutoModelForCausalLM.from_config(llama_like(MistralConfig, sliding_window=8)).eval()
+    check(Network(model), vocabulary=VOCABULARY, longest=8)
+    with pytest.raises(
+        ModelError, match="sliding window of 8 tokens, and the longest sequence has 9; expected full"
+    ):
+        check(Network(model), vocabulary=VOCABULARY, longest=9)
 
 
 def test_a_model_without_a_linear_head_is_refused():

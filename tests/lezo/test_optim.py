@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from lezo import noise
+from lezo.compose import compose
+from lezo.job import make_optimizer
 from lezo.model import layout
 from lezo.network import Network
 from lezo.objective import contributions
 from lezo.optim import FirstOrder, StepReport, TwoPoint, UniformBlocks
-from lezo.pack import gold_batch
-from lezo.probe import PlainProbe
+from lezo.pack import candidate_batch, gold_batch
+from lezo.probe import PlainProbe, StreamProbe
+from lezo.stopwatch import Stopwatch
+from lezo.streams import Streams
 from tests.lezo.small_models import CPU, Bowl, examples, small_model, weights
 
 
@@ -154,6 +158,48 @@ def test_half_precision_weights_move_by_an_update_computed_in_fp32():
         z = noise.normal(seed, name, p)
         step = torch.tensor(0.05) * report.measures["g"]
         assert torch.equal(p.data, (before[name].float() - step * z).half())
+
+
+def test_stochastic_rounding_keeps_updates_that_nearest_loses_and_is_reproducible():
+    nearest, once, again = (Bowl(torch.float16) for _ in range(3))
+    before, tiny = weights(nearest), {"lr": 3e-6, "eps": 0.05}
+    run(two_point(nearest, **tiny), 100)
+    for model in (once, again):
+        run(two_point(model, **tiny, rounding="stochastic"), 100)
+    moved = [
+        sum(int((before[n] != p).sum()) for n, p in model.named_parameters()) for model in (nearest, once)
+    ]
+    assert 3 * moved[0] < moved[1]
+    assert all(torch.equal(p, q) for p, q in zip(once.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_waits_for_the_device_once():
+    """Nothing before the measures are read may synchronise."""
+    device = torch.device("cuda")
+    model = small_model(dtype=torch.float16).to(device)
+    found, watch = layout(model), Stopwatch(device)
+    optimizer = TwoPoint(
+        model, found, UniformBlocks(4, 0.5), StreamProbe(Streams(model, found, watch)), lr=1e-3, eps=1e-3
+    )
+    batch = [candidate_batch(examples(), pad=1, device=device)]
+    optimizer.step(0, batch)  # kernels compile
+    active = found.active([0, 2])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = optimizer.probe(batch, active, seed=1, eps=1e-3)
+        optimizer._update(active, 1, (losses[0] - losses[1]) / 2e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert losses.isfinite().all()
+
+
+def test_the_configured_rounding_reaches_the_optimizer():
+    config = compose(["optim.rounding=stochastic", "optim.sparsity=0.5"]).config
+    model = small_model()
+    found = layout(model)
+    made = make_optimizer(config, model, found, UniformBlocks(len(found.blocks), 0.5))
+    assert (made.rounding, made.lr, made.choose.keep) == ("stochastic", 3e-4, 2)
 
 
 def first_order(model, **changes):

@@ -121,6 +121,18 @@ def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
     assert losses.tolist() == pytest.approx(plain_losses(model, active, batch), abs=1e-12)
 
 
+def test_a_trainable_final_norm_and_head_part_the_streams_at_the_end_only():
+    model = named("llama")
+    late = [name for name in layout(model).always if "embed" not in name]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in late)
+    batch, rows = candidate_batch(examples(), pad=1, device=CPU), []
+    model.get_submodule(layout(model).path)[2].register_forward_pre_hook(lambda m, a: rows.append(len(a[0])))
+    losses = fast(model)([batch], late, seed=5, eps=EPS)
+    assert (rows, len(late)) == ([len(batch.input_ids)], 2)
+    assert losses.tolist() == pytest.approx(plain_losses(model, late, batch), abs=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gains_of_norms_are_perturbed_in_fp32(name, dtype):
