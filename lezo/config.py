@@ -43,6 +43,11 @@ class Rounding(Enum):
     stochastic = "stochastic"
 
 
+class Resume(Enum):
+    off = "off"
+    auto = "auto"
+
+
 class WandbMode(Enum):
     auto = "auto"
     online = "online"
@@ -165,11 +170,20 @@ class TrainConfig:
     eval_every: int = 4000
     max_seconds: float | None = None
     max_bad_steps: int = 10
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
 
 
 @dataclass
 class EvalConfig:
     batch_size: int = 32
+
+
+@dataclass
+class SweepConfig:
+    """For lezo-run -m: jobs at a time; None is one for each visible GPU, or one."""
+
+    slots: int | None = None
 
 
 @dataclass
@@ -197,6 +211,7 @@ class BenchConfig:
 class RunConfig:
     seed: int = 0
     dry_run: bool = False
+    resume: Resume = Resume.off
     save_model: bool = False
     task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -205,6 +220,7 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
 
@@ -261,6 +277,9 @@ _RANGES: dict[str, tuple[_Check, str]] = {
     "train.eval_every": _COUNT,
     "train.max_seconds": _POSITIVE,
     "train.max_bad_steps": _COUNT,
+    "train.checkpoint_every": _COUNT,
+    "train.keep_checkpoints": _COUNT,
+    "sweep.slots": _COUNT,
     "eval.batch_size": _COUNT,
     "inspect.n": _COUNT,
     "bench.repeats": _COUNT,

@@ -1,0 +1,71 @@
+"""When are two configurations the same run? By every setting that can change its result. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+_APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # they say how a run is made, not which
+_HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
+_BY_CONTENT = (
+    "model.path",
+    "model.tokenizer",
+    "data.path",
+)  # what lies there is compared by its hash instead
+_UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
+_MAY_GROW = ("train.steps", "train.max_seconds")
+
+
+def config_hash(yaml: str) -> str:
+    """64 hex digits of a resolved configuration, without the settings that leave a run's result alone."""
+    kept = {key: value for key, value in settings(yaml).items() if not _within(key, _APART)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: str, now: str) -> list[str]:
+    """What keeps the run of configuration ``before`` from going on under ``now``, a line each; none: it can.
+
+    More steps or seconds are no difference, nor are settings that change nothing, or nothing beyond
+    rounding. Paths are left to whoever compares what they hold.
+    """
+    old, new = settings(before), settings(now)
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    compared = (*_APART, *_HOW, *_BY_CONTENT, *_UP_TO_ROUNDING)
+    return [
+        f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}"
+        for key in changed
+        if not _within(key, compared) and not (key in _MAY_GROW and _grows(key, old, new))
+    ]
+
+
+def settings(yaml: str) -> dict[str, Any]:
+    """The configuration's values by their dotted keys."""
+    return dict(_flat(OmegaConf.to_container(OmegaConf.create(yaml)), ""))
+
+
+def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _within(key: str, parents: tuple[str, ...]) -> bool:
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """A linear schedule spreads over all steps: there another number of them is another run."""
+    if key == "train.steps" and old.get("optim.schedule") == "linear":
+        return False
+    before, now = old.get(key), new.get(key)
+    return now is None or (before is not None and now > before)
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else str(value)

@@ -1,0 +1,78 @@
+"""Which changes of a configuration make another run of it."""
+
+import pytest
+
+from lezo.compose import compose
+from lezo.identity import config_hash, differences
+
+BASE = ["train.steps=100"]
+
+
+def yaml(*overrides: str) -> str:
+    return compose([*BASE, *overrides]).yaml
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "log=wandb",
+        "log.project=x",
+        "resume=auto",
+        "dry_run=true",
+        "sweep.slots=2",
+        "bench.repeats=3",
+        "hydra.run.dir=x",
+    ],
+)
+def test_settings_apart_from_the_run_change_neither_hash_nor_run(change: str) -> None:
+    assert config_hash(yaml(change)) == config_hash(yaml())
+    assert differences(yaml(), yaml(change)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.steps=101",
+        "train.max_seconds=5",
+        "save_model=true",
+        "train.checkpoint_every=5",
+        "model.device=cpu",
+        "train.micro_batch_size=4",
+        "eval.batch_size=4",
+    ],
+)
+def test_a_run_goes_on_under_these_though_they_make_another_job(change: str) -> None:
+    assert config_hash(yaml(change)) != config_hash(yaml())
+    before = yaml("train.max_seconds=4") if "max_seconds" in change else yaml()
+    assert differences(before, yaml(change)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("seed=1", "seed was 0 and is 1"),
+        ("train.steps=99", "train.steps was 100 and is 99"),
+        ("train.max_seconds=9", "train.max_seconds was unset and is 9.0"),
+        ("optim.sparsity=0.5", "optim.sparsity was 0.75 and is 0.5"),
+        ("optim.lr=0.1", "optim.lr was 0.0003 and is 0.1"),
+        ("task.num_test=7", "task.num_test was 1000 and is 7"),
+        ("model.dtype=float16", "model.dtype was auto and is float16"),
+    ],
+)
+def test_other_changes_are_named(change: str, problem: str) -> None:
+    assert differences(yaml(), yaml(change)) == [problem]
+    assert config_hash(yaml(change)) != config_hash(yaml())
+
+
+def test_every_change_is_named() -> None:
+    changed = differences(yaml(), yaml("seed=1", "optim=mezo"))
+    assert changed == [
+        "optim.name was lezo and is mezo",
+        "optim.sparsity was 0.75 and is unset",
+        "seed was 0 and is 1",
+    ]
+
+
+def test_a_linear_schedule_cannot_grow() -> None:
+    first, more = (yaml("optim=fo-sgd", "optim.schedule=linear", f"train.steps={n}") for n in (100, 200))
+    assert differences(first, more) == ["train.steps was 100 and is 200"]
