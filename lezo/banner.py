@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lezo import __version__, story
+from lezo.compose import quoted
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.plan import Plan
 
@@ -44,6 +46,11 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
     return story.table(rows, f"{result['title']}, {result['model']}, {result['optim']}")
+
+
+def going_on(command: str, folder: Path) -> str:
+    """The command that takes up a run where it stopped."""
+    return f"{command} {shlex.join(['resume=auto', f'hydra.run.dir={quoted(str(folder))}'])}"
 
 
 def title(config: RunConfig) -> str:

@@ -7,6 +7,7 @@ Hydra composes; this module adds what its messages lack: suggestions, choices, a
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,14 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
             raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
     return parsed
+
+
+def quoted(value: str) -> str:
+    """A value in Hydra's override grammar, whatever characters it has."""
+    if re.fullmatch(r"[\w./-]+", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def register_schema() -> None:

@@ -1,10 +1,11 @@
-"""When are two configurations the same run? By every setting that can change its result. No torch."""
+"""When are two runs the same? By every setting, and by the content of what they start from. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -18,6 +19,37 @@ _BY_CONTENT = (
 )  # what lies there is compared by its hash instead
 _UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
 _MAY_GROW = ("train.steps", "train.max_seconds")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run starts from: hashes of the weights as it loads them, of the tokenizer and of its encoded examples.
+
+    ``config`` is a config_hash, ``code`` lezo's version and commit; both are for the reader only.
+    """
+
+    weights: str
+    tokenizer: str
+    data: str
+    dtype: str
+    noise: int
+    config: str
+    code: str
+
+    def differences(self, now: Origin) -> list[str]:
+        """What another origin would start differently, a line each."""
+        words = {
+            "weights": "base weights",
+            "data": "data",
+            "tokenizer": "tokenizer",
+            "noise": "noise version",
+        }
+        named = words | {"dtype": "dtype of the weights"}
+        return [
+            f"{named[key]}: {_short(getattr(self, key))} in the run and {_short(getattr(now, key))} here"
+            for key in (field.name for field in fields(self))
+            if key in named and getattr(self, key) != getattr(now, key)
+        ]
 
 
 def config_hash(yaml: str) -> str:
@@ -65,6 +97,11 @@ def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         return False
     before, now = old.get(key), new.get(key)
     return now is None or (before is not None and now > before)
+
+
+def _short(value: Any) -> str:
+    """A hash by its first digits."""
+    return str(value)[:12]
 
 
 def _shown(value: Any) -> str:

@@ -11,33 +11,40 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from torch import nn
 
-from lezo import banner, story
-from lezo.batches import Batches
+from lezo import banner, noise, story
+from lezo.build import make_batches, make_evaluator, make_optimizer, make_recipe
 from lezo.compose import Composed
-from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.config import FirstOrderConfig
+from lezo.durable import Durable
 from lezo.evaluate import Evaluation, Evaluator
+from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
+from lezo.identity import Origin, config_hash
+from lezo.journal import Header
 from lezo.mirror import WandbMirror
-from lezo.model import Layout, load, set_dropout
+from lezo.model import load, rebase, save_model, set_dropout
 from lezo.network import Network, check
-from lezo.objective import contributions
-from lezo.optim import FirstOrder, Optimizer, StepReport, TwoPoint, UniformBlocks
+from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
-from lezo.probe import StreamProbe
-from lezo.record import RunFolder, environment, peak_memory
-from lezo.stopwatch import Stopwatch
-from lezo.streams import Streams
+from lezo.prepare import device_of
+from lezo.record import RunFolder, code_version, environment, peak_memory
+from lezo.resume import Past, read_past
+from lezo.stop import Stop
 from lezo.train import DivergedError, Listener, Progress, train
 
 
 class Job:
-    """A run's parts, in the order in which they come into being; ``result`` can be asked for at any moment."""
+    """A run's parts, in the order in which they come into being; ``result`` can be asked for at any moment.
 
-    def __init__(self, composed: Composed, command: str, out: Console) -> None:
+    ``began``: whether the folder is this run's to write to; before that nothing in it is touched.
+    """
+
+    def __init__(self, composed: Composed, command: str, out: Console, stop: Stop | None = None) -> None:
         self.composed, self.config, self.command, self.out = composed, composed.config, command, out
-        self.started, self.progress = time.perf_counter(), Progress()
+        self.started, self.progress, self.stop = time.perf_counter(), Progress(), stop or Stop()
+        self.past, self.began = Past(), False
         self.plan: Plan | None = None
+        self.weights: str | None = None
         self.mirror: WandbMirror | None = None
         self.zero_shot: Evaluation | None = None
         self.dev: Evaluation | None = None
@@ -51,26 +58,27 @@ class Job:
 
     def execute(self, folder: RunFolder) -> None:
         """Load, score, train, score again, and write the folder's files except the result."""
-        folder.text("config.yaml", self.composed.yaml)
+        if not folder.holds_run:
+            self._begin(folder)
         plan = self.prepare()
-        folder.json("environment.json", {"command": self.command, **environment(plan.device)})
-        self._start_mirror(folder)
         model = self._load(plan)
+        header = Header(self._origin(plan, model), make_recipe(self.config, plan.parts.source))
+        if folder.holds_run:
+            self.past = self._read_past(folder, header)
+            self._begin(folder)
+        self._start_mirror(folder)
         evaluator = make_evaluator(plan, model, self.config.eval.batch_size)
-        self.zero_shot = self.test = self._scored(evaluator, plan, "test before training")
+        self.zero_shot = self.test = self.past.zero_shot or self._zero_shot(evaluator, plan, folder)
         if self.config.trains:
             self.test = None
-            self._train(plan, model, evaluator, folder)
+            self._train(plan, model, evaluator, folder, header)
             self.test = self._scored(
                 evaluator, plan, f"test at step {self.progress.best_step or self.progress.step}"
             )
         elif len(plan.dev):
             self.dev = evaluator(plan.dev)
             folder.evaluated(0, 0.0, self.dev)
-        folder.lines("predictions.jsonl", self.test.predictions)
-        if self.config.save_model:
-            model.save_pretrained(folder.path / "model")
-            plan.parts.tokenizer.save_pretrained(folder.path / "model")
+        self._keep(plan, model, folder)
 
     def finish(self, status: str, error: str | None, folder: RunFolder) -> None:
         """Write the result, finish the mirror, print the summary."""
@@ -79,6 +87,8 @@ class Job:
         if self.mirror is not None:
             self.mirror.close(result)
         self.out.print(f"see {folder.path}" if status == "failed" else banner.summary(result, folder.path))
+        if status != "finished":
+            self.out.print(f"go on with  {banner.going_on(self.command, folder.path)}")
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:
         """What the run came to. Scores are fractions 0..1, seconds are wall-clock."""
@@ -106,6 +116,7 @@ class Job:
             "dev_loss": (self.dev or done.best or Evaluation(None, 0.0)).loss,
             "zero_shot": _score(self.zero_shot),
             "best_step": done.best_step,
+            "weights": self.weights,
             "seconds": self._seconds(),
             "peak_memory_bytes": peak_memory(),
             "skipped_steps": done.skipped,
@@ -116,7 +127,7 @@ class Job:
     def _seconds(self) -> dict[str, float | None]:
         done = self.progress
         median = statistics.median(done.step_seconds) if done.step_seconds else None
-        total = time.perf_counter() - self.started
+        total = done.elapsed + time.perf_counter() - self.started
         phases = {phase: done.phases.get(phase) for phase in ("forward", "perturb", "update", "data")}
         spent = {"train": done.train_seconds, "eval": done.eval_seconds, "step_median": median}
         return {"total": total, **spent, **phases}
@@ -136,6 +147,41 @@ class Job:
             set_dropout(model, optim.dropout)
         return model
 
+    def _origin(self, plan: Plan, model: Any) -> Origin:
+        return Origin(
+            weights=weights_hash(model),
+            tokenizer=tokenizer_hash(plan.parts.tokenizer),
+            data=examples_hash(
+                [plan.train, plan.dev.scored, plan.dev.prompts, plan.test.scored, plan.test.prompts]
+            ),
+            dtype=banner.dtype_name(plan),
+            noise=noise.VERSION,
+            config=config_hash(self.composed.yaml),
+            code=code_version(),
+        )
+
+    def _read_past(self, folder: RunFolder, header: Header) -> Past:
+        if not self.config.trains:  # scoring alone has nothing to go on from
+            return Past()
+        recipe = None if self.config.first_order else header.recipe
+        settings = self.config.train
+        return read_past(folder, header.origin, recipe, steps=settings.steps, eval_every=settings.eval_every)
+
+    def _begin(self, folder: RunFolder) -> None:
+        """Make the folder this run's, cut to what lasts of the past."""
+        folder.begin(b"".join(row.line for row in self.past.rows))
+        self.past.forget()
+        self.progress = self.past.progress()
+        self.began = True
+        folder.text("config.yaml", self.composed.yaml)
+        now = {"command": self.command, "from_step": self.past.step}
+        folder.session({**now, **environment(device_of(self.config))})
+
+    def _zero_shot(self, evaluator: Evaluator, plan: Plan, folder: RunFolder) -> Evaluation:
+        test = self._scored(evaluator, plan, "test before training")
+        folder.row({"step": 0, "seconds": 0.0, "test_loss": test.loss, "test_score": test.score})
+        return test
+
     def _scored(self, evaluator: Evaluator, plan: Plan, what: str) -> Evaluation:
         start = time.perf_counter()
         test = evaluator(plan.test)
@@ -143,29 +189,74 @@ class Job:
         self.out.print(f"{what}: {plan.parts.task.metric} {test.score:.4f}")
         return test
 
-    def _train(self, plan: Plan, model: Any, evaluator: Evaluator, folder: RunFolder) -> None:
-        settings, best = self.config.train, BestWeights(model)
+    def _train(self, plan: Plan, model: Any, evaluator: Evaluator, folder: RunFolder, header: Header) -> None:
+        settings, done = self.config.train, self.progress
+        optimizer = make_optimizer(self.config, model, plan.layout, plan.blocks)
+        durable = self._durable(folder, header, plan, model, optimizer)
+        self._go_back(durable)
         shown = story.ProgressStory(self.out, settings.steps, plan.parts.task.metric)
         batches = make_batches(self.config, plan)
+        mirror = [self.mirror] if self.mirror else []
         try:
             train(
-                make_optimizer(self.config, model, plan.layout, plan.blocks),
+                optimizer,
                 batches,
                 partial(evaluator, plan.dev),
-                best.keep,
-                Listeners([folder, shown, *([self.mirror] if self.mirror else [])]),
-                self.progress,
+                Listeners([*durable.listeners(), shown, *mirror]),
+                done,
                 steps=settings.steps,
                 eval_every=settings.eval_every,
                 max_seconds=settings.max_seconds,
                 max_bad_steps=settings.max_bad_steps,
+                held=self.stop.held,
             )
         except DivergedError as error:
             raise DivergedError(f"{error}; weights in {banner.dtype_name(plan)}: {_way_out(plan)}") from error
+        except KeyboardInterrupt:
+            if not self.stop.torn:
+                durable.interrupted(done.step)
+            raise
         finally:
             shown.close()
             batches.close()
-        best.restore()
+            durable.close()
+        if done.best_step is not None and done.best_step != done.step:
+            with story.replaying(self.out, f"weights of step {done.best_step}") as told:
+                durable.bring_to(done.best_step, told)
+
+    def _durable(
+        self, folder: RunFolder, header: Header, plan: Plan, model: Any, optimizer: Optimizer
+    ) -> Durable:
+        source, model_config = plan.parts.source, plan.parts.model_config
+        return Durable(
+            folder.path,
+            [folder],
+            header,
+            self.past,
+            model,
+            optimizer,
+            partial(rebase, model, source, model_config, seed=self.config.seed),
+            every=self.config.train.checkpoint_every,
+            keep=self.config.train.keep_checkpoints,
+            best=lambda: self.progress.best_step,
+        )
+
+    def _go_back(self, durable: Durable) -> None:
+        """Bring the weights to where the earlier sessions left them."""
+        step = self.past.step
+        if step or self.past.rows:
+            self.out.print(f"going on with this run after step {step} of {self.config.train.steps}")
+        if step:
+            with story.replaying(self.out, f"weights of step {step}") as told:
+                durable.bring_to(step, told)
+
+    def _keep(self, plan: Plan, model: Any, folder: RunFolder) -> None:
+        """Write the predictions and what is known of the final weights, and the model where it is wanted."""
+        assert self.test is not None
+        self.weights = weights_hash(model)
+        folder.lines("predictions.jsonl", self.test.predictions)
+        if self.config.save_model:
+            save_model(model, plan.parts.tokenizer, folder.path / "model")
 
     def _start_mirror(self, folder: RunFolder) -> None:
         log = self.config.log
@@ -177,26 +268,9 @@ class Job:
                 group=log.group,
                 tags=[banner.title(self.config), self.config.optim.name, self.config.model.name, *log.tags],
                 mode=log.mode.value,
+                run_id=folder.run_id(),
                 warn=lambda text: self.out.print(f"warning: {text}"),
             )
-
-
-class BestWeights:
-    """The trainable weights of the best step, in host memory."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._kept: dict[str, torch.Tensor] = {}
-
-    def keep(self) -> None:
-        """Copy the weights as they are now."""
-        self._kept = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Bring the kept weights back, if any were kept."""
-        for name, kept in self._kept.items():
-            self._parameters[name].copy_(kept)
 
 
 class Listeners:
@@ -214,71 +288,6 @@ class Listeners:
         """After a dev evaluation."""
         for listener in self._listeners:
             listener.evaluated(step, seconds, dev)
-
-
-def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
-    """The evaluator of the plan's task; a generation ends at a newline or the end of text."""
-    task, tokenizer = plan.parts.task, plan.parts.tokenizer
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return Evaluator(
-        network=Network(model),
-        loss=task.loss,
-        metric=task.metric,
-        batch_size=batch_size,
-        pad=plan.parts.pad,
-        device=plan.device,
-        decode=partial(tokenizer.decode, skip_special_tokens=True),
-        stop=[*newline, *end],
-    )
-
-
-def make_optimizer(config: RunConfig, model: nn.Module, layout: Layout, blocks: UniformBlocks) -> Optimizer:
-    """The configured optimizer over the model's trainable tensors."""
-    optim, device = config.optim, next(model.parameters()).device
-    if isinstance(optim, MezoConfig):
-        assert optim.lr is not None  # config.check saw to it
-        watch = Stopwatch(device)
-        return TwoPoint(
-            model,
-            layout,
-            blocks,
-            StreamProbe(Streams(model, layout, watch, compiled=config.model.compile)),
-            lr=optim.lr,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            rounding=optim.rounding.value,
-            seed=config.seed,
-            watch=watch,
-        )
-    assert isinstance(optim, FirstOrderConfig) and optim.lr is not None
-    return FirstOrder(
-        model,
-        partial(contributions, Network(model)),
-        algorithm="adamw" if optim.name == "fo-adamw" else "sgd",
-        lr=optim.lr,
-        steps=config.train.steps,
-        weight_decay=optim.weight_decay,
-        momentum=optim.momentum,
-        schedule=optim.schedule.value,
-        clip_norm=optim.clip_norm,
-        dropout=optim.dropout != 0,
-        seed=config.seed,
-        autocast=partial(torch.autocast, device.type, torch.bfloat16, enabled=device.type == "cuda"),
-    )
-
-
-def make_batches(config: RunConfig, plan: Plan) -> Batches:
-    """The stream of the plan's batches."""
-    return Batches(
-        plan.train,
-        loss=plan.parts.task.loss,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        micro_batch_size=config.train.micro_batch_size,
-        pad=plan.parts.pad,
-        device=plan.device,
-    )
 
 
 def _way_out(plan: Plan) -> str:

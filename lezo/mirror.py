@@ -37,12 +37,19 @@ class WandbMirror:
         group: str | None,
         tags: list[str],
         mode: str,
+        run_id: str,
         warn: Callable[[str], None],
         patience: float = 30.0,
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
-        settings = {"project": project, "group": group, "tags": tags, "mode": mode, "config": dict(config)}
+        settings = {
+            "project": project,
+            "group": group,
+            "tags": tags,
+            "mode": mode,
+            "config": dict(config),
+        } | {"id": run_id}
         self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
         self._thread.start()
 
@@ -93,7 +100,13 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
         mode = "online" if _has_account() else "offline"
     options = wandb.Settings(init_timeout=20, silent=True, x_transaction_log_flush_interval=1.0)
     run = wandb.init(
-        dir=str(folder), name=folder.name, mode=mode, reinit="create_new", settings=options, **settings
+        dir=str(folder),
+        name=folder.name,
+        mode=mode,
+        reinit="create_new",
+        resume="allow",  # the sessions of one run are one there too
+        settings=options,
+        **settings,
     )
     run.define_metric("step")
     run.define_metric("seconds")

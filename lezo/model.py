@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
+
+from lezo import noise
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -71,7 +74,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     """The model in eval mode on ``device``. Weights come from safetensors only; nothing is unpickled.
 
-    Random weights are drawn under ``seed`` without touching the global generator. Raises ModelError.
+    Random weights are drawn under ``seed``, the same on every device. Raises ModelError.
     """
     _quiet()
     if source.random_weights:
@@ -93,6 +96,38 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
             f"{source.path}: the weights lack {missing}; expected a complete causal language model"
         )
     return model.to(device).eval()
+
+
+@torch.no_grad()
+def rebase(model: nn.Module, source: Source, config: Any, *, seed: int) -> None:
+    """Give ``model``, which `load` made of the same, its first weights back; on the device they are not held twice."""
+    if source.random_weights:
+        _fill(model, seed)
+        return
+    theta = dict(model.named_parameters())
+    dtype = next(iter(theta.values())).dtype
+    base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=seed)
+    for name, weight in base.named_parameters():
+        theta[name].copy_(weight)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder or none."""
+    partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
+    for left in (partial, gone):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if folder.exists():
+            folder.rename(gone)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ModelError(
+            f"{folder}: cannot write the model there ({error}); make room and write it again"
+        ) from error
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def skeleton(config: Any) -> nn.Module:
@@ -152,9 +187,20 @@ def _block_list(model: nn.Module) -> tuple[str, int]:
 def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
-        torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    _fill(model, seed)
     return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, seed: int) -> None:
+    """Random weights from our own noise, which has the same bits on every device: matrices of deviation 0.02."""
+    for name, theta in model.named_parameters():
+        if theta.dim() > 1:
+            scale = torch.tensor(-0.02, device=theta.device)
+            noise.update_(theta.zero_(), noise.derive(seed, "random weights"), name, scale, 0.0)
+        else:
+            theta.fill_(float(name.endswith("weight")))
 
 
 def _quiet() -> None:

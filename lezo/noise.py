@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lezo import philox
 
+VERSION = 1  # of every draw here and in philox: a change of any makes another run of an old journal
+
 
 def derive(*key: int | str) -> int:
     """A seed of 63 bits from a key, such as (run seed, "step", 7); the same on every machine."""

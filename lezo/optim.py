@@ -24,12 +24,15 @@ Contributions = Callable[[Any], Iterator[Tensor]]
 class StepReport:
     """What a step measured. ``applied`` is False where a loss was not finite and theta was left alone.
 
-    ``phases``: seconds of perturbing and updating; the rest of a step is its forwards.
+    ``coefficient``: what a zeroth-order update multiplied z with; it and the step's number are all it takes to
+    make the update again (NaN for others). ``phases``: seconds of perturbing and updating; the rest of a step
+    is its forwards.
     """
 
     loss: float
     applied: bool
     measures: Mapping[str, float] = field(default_factory=dict)
+    coefficient: float = field(default=math.nan, compare=False)
     phases: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -38,6 +41,12 @@ class Optimizer(Protocol):
 
     def step(self, step: int, batch: Any) -> StepReport:
         """Change the model's weights once."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the optimizer remembers from step to step besides the weights."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember this instead."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,51 @@ class UniformBlocks:
         return noise.subset(seed, self.total, self.keep)
 
 
+class SeededUpdate:
+    """theta <- theta - (c z + decay theta) on a step's active tensors: a function of (seed, step, c) alone.
+
+    ``choose`` maps a step's seed to the blocks that take part; the always-on group always does. MeZO is
+    the choice of all blocks. ``decay`` is lr * weight decay. The same bits on every device (design section 3).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        choose: Callable[[int], Sequence[int]],
+        *,
+        seed: int,
+        decay: float = 0.0,
+        rounding: Literal["nearest", "stochastic"] = "nearest",
+    ) -> None:
+        self.model, self.layout, self.choose = model, layout, choose
+        self.seed, self.decay, self.rounding = seed, decay, rounding
+
+    def drawn(self, step: int) -> tuple[int, tuple[str, ...]]:
+        """The seed of step ``step``, counted from 0, and the names of its active tensors."""
+        seed = noise.step_seed(self.seed, step)
+        return seed, self.layout.active(self.choose(seed))
+
+    @torch.no_grad()
+    def apply(self, step: int, coefficient: Tensor) -> None:
+        """Make step ``step``'s update, in fp32, rounded once; nothing if c, a () tensor on the device, is not finite."""
+        seed, active = self.drawn(step)
+        for name in active:
+            theta = self.model.get_parameter(name).detach()
+            decay = self.decay if decays(theta) else 0.0
+            noise.update_(theta, seed, name, coefficient, decay, rounding=self.rounding)
+
+    def replay(self, step: int, coefficient: float) -> None:
+        """Make an update of a journal."""
+        theta = next(self.model.parameters())
+        dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
+        self.apply(step, torch.tensor(coefficient, dtype=dtype, device=theta.device))
+
+
 class TwoPoint:
     """MeZO and LeZO (design section 1): probe at theta +- eps z, step along z by the projected gradient.
 
-    ``choose`` maps a step's seed to the blocks that take part; the always-on group always does. MeZO is
-    the choice of all blocks.
+    ``choose`` as in SeededUpdate.
     """
 
     def __init__(
@@ -77,9 +126,10 @@ class TwoPoint:
         seed: int = 0,
         watch: Stopwatch | None = None,
     ) -> None:
-        self.model, self.layout, self.choose, self.probe = model, layout, choose, probe
-        self.lr, self.eps, self.weight_decay, self.seed = lr, eps, weight_decay, seed
-        self.rounding: Literal["nearest", "stochastic"] = rounding
+        self.update = SeededUpdate(
+            model, layout, choose, seed=seed, decay=lr * weight_decay, rounding=rounding
+        )
+        self.probe, self.lr, self.eps = probe, lr, eps
         self.watch = watch or Stopwatch(next(model.parameters()).device)
 
     def step(self, step: int, batch: Any) -> StepReport:
@@ -87,25 +137,23 @@ class TwoPoint:
 
         The device is waited for once, at the end, to read what the step measured.
         """
-        seed = noise.step_seed(self.seed, step)
-        active = self.layout.active(self.choose(seed))
+        seed, active = self.update.drawn(step)
         losses = self.probe(batch, active, seed=seed, eps=self.eps)
         g = (losses[0] - losses[1]) / (2 * self.eps)
-        with self.watch("update"):
-            self._update(active, seed, g)
-        plus, minus, measured = torch.cat([losses, g[None]]).tolist()
-        measures = {"g": measured, "lr": self.lr, "loss_plus": plus, "loss_minus": minus}
-        applied = math.isfinite(measured)
-        return StepReport((plus + minus) / 2, applied, measures, self.watch.lap())
-
-    @torch.no_grad()
-    def _update(self, active: Sequence[str], seed: int, g: Tensor) -> None:
-        """theta <- theta - lr (g z + wd theta) on the active tensors, in fp32, rounded once; nothing if g is not finite."""
         coefficient = self.lr * g
-        for name in active:
-            theta = self.model.get_parameter(name).detach()
-            decay = self.lr * self.weight_decay if decays(theta) else 0.0
-            noise.update_(theta, seed, name, coefficient, decay, rounding=self.rounding)
+        with self.watch("update"):
+            self.update.apply(step, coefficient)
+        plus, minus, measured, moved = torch.cat([losses, torch.stack([g, coefficient])]).tolist()
+        measures = {"g": measured, "lr": self.lr, "loss_plus": plus, "loss_minus": minus}
+        applied = math.isfinite(moved)
+        return StepReport((plus + minus) / 2, applied, measures, moved, self.watch.lap())
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: a step follows from the weights and its number."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to remember."""
 
 
 class FirstOrder:
@@ -150,7 +198,24 @@ class FirstOrder:
                 group["lr"] = lr
             with self.watch("update"):
                 self.optimizer.step()
-        return StepReport(loss, applied, {"lr": lr, "gradient_norm": norm}, self.watch.lap())
+        return StepReport(loss, applied, {"lr": lr, "gradient_norm": norm}, phases=self.watch.lap())
+
+    def state(self) -> dict[str, Tensor]:
+        """Momentum or moments, by parameter number and name. Dropout needs nothing: its masks follow from (seed, step)."""
+        return {
+            f"{number}.{name}": value
+            for number, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)  # SGD without momentum says None
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take momentum or moments of ``state``, moved to the parameters' device."""
+        known: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            number, name = key.split(".")
+            known.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": known})
 
     def _backward(self, step: int, batch: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)

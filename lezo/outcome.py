@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
+from typing import Any
 
 import torch
 
-from lezo import story
+from lezo import banner, story
 from lezo.compose import Composed
+from lezo.config import Resume
 from lezo.encode import EncodeError
 from lezo.job import Job
 from lezo.model import ModelError
 from lezo.record import FolderError, RunFolder
+from lezo.resume import grows, refuse_changes
+from lezo.stop import Stop
 from lezo.train import DivergedError
 from tasks.source import DataError
 
@@ -22,14 +25,19 @@ EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError)
 
 
 def carried_out(composed: Composed, command: str) -> int:
-    """Run or, with dry_run, plan. Returns the exit code: 0, 1 for a failure, 130 for an interruption."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is like Ctrl-C
-    job = Job(composed, command, story.console())
+    """Run, go on with a run or, with dry_run, plan. Returns the exit code: 0, 1 for a failure, 130 for an interruption."""
+    stop = Stop()
+    stop.listen()
+    job = Job(composed, command, story.console(), stop)
     try:
         if composed.config.dry_run:
             job.prepare()
             return 0
-        folder = RunFolder(composed.run_dir)
+        folder = RunFolder(composed.run_dir, resume=composed.config.resume is Resume.auto)
+        if folder.holds_run and (done := _finished(folder, composed)) is not None:
+            job.out.print(banner.summary(done, folder.path))
+            job.out.print("this run was finished before; nothing was left to do")
+            return 0
     except Exception as error:
         return failed(error)
     except KeyboardInterrupt:
@@ -37,8 +45,16 @@ def carried_out(composed: Composed, command: str) -> int:
     return _recorded(job, folder)
 
 
+def _finished(folder: RunFolder, composed: Composed) -> dict[str, Any] | None:
+    """The result of a run with nothing left to do. Raises FolderError where the folder's run is another one."""
+    refuse_changes(folder, composed.yaml)
+    result = folder.result()
+    over = result is not None and result.get("status") == "finished"
+    return result if over and not (composed.config.trains and grows(folder, composed.yaml)) else None
+
+
 def _recorded(job: Job, folder: RunFolder) -> int:
-    """Execute the job; whatever happens, its result is written."""
+    """Execute the job; whatever happens after it began, its result is written."""
     code, status, error = 0, "finished", None
     try:
         job.execute(folder)
@@ -46,12 +62,13 @@ def _recorded(job: Job, folder: RunFolder) -> int:
         code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
     except Exception as caught:
         code, status, error = failed(caught), "failed", _in_words(caught) or repr(caught)
-        if _in_words(caught) is None:
+        if _in_words(caught) is None and job.began:
             folder.text("traceback.txt", traceback.format_exc())
-    try:
-        job.finish(status, error, folder)
-    except FolderError as unwritten:
-        code = failed(unwritten)
+    if job.began:
+        try:
+            job.finish(status, error, folder)
+        except FolderError as unwritten:
+            code = failed(unwritten)
     folder.close()
     return code
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import resource
+import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +40,106 @@ class FolderError(OSError):
     """A run folder that cannot be used."""
 
 
-class RunFolder:
-    """Writes one run's files. ``metrics.jsonl`` grows by a flushed line a row, ``result.json`` comes last."""
+class Appended:
+    """A file that only grows: what is appended reaches the system at once, and the disk at least once a second.
 
-    def __init__(self, path: Path) -> None:
-        """Create ``path``. Raises FolderError where it cannot be written or already holds a run."""
+    So a killed process loses nothing, and a machine without power what it had appended since.
+    """
+
+    def __init__(self, path: Path, *, at: int | None = None) -> None:
+        """Open ``path``, made where it is not there; ``at``: forget what is behind that byte. Raises FolderError."""
+        self._path, self._synced = path, time.monotonic()
+        with _named(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            self._file = os.open(path, flags, 0o666)
+            if at is not None:
+                os.ftruncate(self._file, at)
+
+    def append(self, data: bytes) -> None:
+        """Append all of ``data`` in one write. Raises FolderError, as on a full disk."""
+        with _named(self._path):
+            if os.write(self._file, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if time.monotonic() - self._synced >= 1:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until everything is on the disk."""
+        with _named(self._path):
+            os.fsync(self._file)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """See everything onto the disk and close."""
+        if self._file >= 0:
+            number, self._file = self._file, -1
+            with suppress(OSError):  # a full disk was said already
+                os.fsync(number)
+            os.close(number)
+
+
+class RunFolder:
+    """Writes one run's files, alone. ``metrics.jsonl`` grows by a row at a time, ``result.json`` comes last."""
+
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
+        """Create and lock ``path``.
+
+        Raises FolderError where it cannot be written, where another process is at work in it, and, without
+        ``resume``, where it already holds a run.
+        """
         self.path = path
-        if (path / "config.yaml").exists():
-            raise FolderError(f"{path}: already holds a run; choose another folder with hydra.run.dir=DIR")
-        try:
+        self._refuse_run(resume)
+        with _named(path):
             path.mkdir(parents=True, exist_ok=True)
-            self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._lock = _locked(path)
+        self._refuse_run(resume)
+        self.holds_run = (path / "config.yaml").exists()
+        self._metrics: Appended | None = None
+
+    def _refuse_run(self, resume: bool) -> None:
+        if not resume and (self.path / "config.yaml").exists():
+            ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
+            raise FolderError(f"{self.path}: already holds a run; {ways}")
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where it is not there. Raises FolderError where it cannot be read."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
         except OSError as error:
+            raise FolderError(f"{self.path / name}: cannot read it ({error.strerror})") from error
+
+    def result(self) -> dict[str, Any] | None:
+        """The result, where the run has ended. Raises FolderError where it cannot be read."""
+        if (content := self.read("result.json")) is None:
+            return None
+        if not (found := _object(content)):
+            file = self.path / "result.json"
             raise FolderError(
-                f"{path}: cannot write there ({error.strerror}); choose another folder with hydra.run.dir=DIR"
-            ) from error
+                f"{file}: not a result; remove it, and with resume=auto the run's end is made again"
+            )
+        return found
+
+    def begin(self, rows: bytes = b"") -> None:
+        """Open the metrics, which then hold just ``rows``; a result of an earlier end is no more."""
+        with _named(self.path):
+            for name in ("result.json", "traceback.txt"):
+                (self.path / name).unlink(missing_ok=True)
+        self.data("metrics.jsonl", rows)
+        self._metrics = Appended(self.path / "metrics.jsonl")
+
+    def session(self, surroundings: Mapping[str, Any]) -> None:
+        """Write what this session runs on as ``environment.json``; those before it stay there under "earlier"."""
+        before = _object(self.read("environment.json"))
+        earlier = before.pop("earlier", [])
+        run_id = before.get("run_id") or secrets.token_hex(4)
+        sessions = [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]
+        self.json("environment.json", {"run_id": run_id, **surroundings, "earlier": sessions})
+
+    def run_id(self) -> str:
+        """The name under which all sessions of this run are known elsewhere."""
+        return str(_object(self.read("environment.json"))["run_id"])
 
     def text(self, name: str, content: str) -> None:
         """Write a whole file at once: it is either absent or complete."""
@@ -59,13 +147,7 @@ class RunFolder:
 
     def data(self, name: str, content: bytes) -> None:
         """Write a whole file of bytes, such as a picture, in the same way."""
-        partial = self.path / f".{name}.partial"
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, self.path / name)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise self._unwritable(error) from error
+        replace_file(self.path / name, content)
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write an object as indented JSON; what is not a finite number becomes null."""
@@ -80,38 +162,103 @@ class RunFolder:
         self.row(train_row(step, seconds, report))
 
     def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
-        """Append a dev row."""
+        """Append a dev row and see all rows onto the disk."""
         self.row(dev_row(step, seconds, dev))
+        assert self._metrics is not None
+        self._metrics.sync()
 
     def close(self) -> None:
-        """Close the metrics."""
-        with suppress(OSError):  # a full disk was said already
+        """Close the metrics and let other processes in."""
+        if self._metrics is not None:
             self._metrics.close()
+        os.close(self._lock)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Append any row of numbers to the metrics."""
-        try:
-            self._metrics.write(_line(row))
-            self._metrics.flush()
-        except OSError as error:
-            raise self._unwritable(error) from error
+        """Append any row of numbers to the metrics, which ``begin`` opened."""
+        assert self._metrics is not None
+        self._metrics.append(_line(row).encode())
 
-    def _unwritable(self, error: OSError) -> FolderError:
-        return FolderError(
-            f"{self.path}: cannot write there ({error.strerror}); what was written before stays"
-        )
+
+def _object(content: bytes | None) -> dict[str, Any]:
+    """A JSON object, or nothing where there is none."""
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a whole file: whatever happens, it is the old one or the new one, on disk. Raises FolderError."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _named(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """See the folder's names onto the disk: those of files just made or renamed."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An operating system's refusal as a FolderError that says where."""
+    try:
+        yield
+    except OSError as error:
+        ways = "what was written before stays; make room, or choose another folder with hydra.run.dir=DIR"
+        raise FolderError(f"{path}: cannot write there ({error.strerror}); {ways}") from error
+
+
+def _locked(path: Path) -> int:
+    """The descriptor that holds the folder's lock, until it is closed or the process ends, however it ends."""
+    with _named(path):
+        number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(number, 20).decode(errors="replace").strip()
+        os.close(number)
+        raise FolderError(
+            f"{path}: another process (pid {owner}) is at work there; wait for its end, or stop it, "
+            "or choose another folder with hydra.run.dir=DIR"
+        ) from None
+    except OSError as error:  # a file system without locks
+        print(f"warning: {path} cannot be locked ({error.strerror}): run one process there", file=sys.stderr)
+    os.ftruncate(number, 0)
+    os.write(number, f"{os.getpid()}\n".encode())
+    return number
 
 
 def train_row(step: int, seconds: float, report: StepReport) -> dict[str, Any]:
-    """A train row of metrics.jsonl: seconds since training began, memory in bytes; g None for first-order steps."""
+    """A train row of metrics.jsonl: seconds since training began, memory in bytes; g None for first-order steps.
+
+    ``phases``: seconds that this step waited for its batch, and that its forwards and the rest took.
+    """
     used = peak_memory()
     row = {"step": step, "seconds": round(seconds, 4), "loss": report.loss, "g": None, **report.measures}
-    return {**row, "skipped": not report.applied, "memory": used["device"] or used["host"]}
+    phases = {phase: round(spent, 6) for phase, spent in report.phases.items()}
+    memory = used["device"] or used["host"]
+    return {**row, "skipped": not report.applied, "phases": phases, "memory": memory}
 
 
 def dev_row(step: int, seconds: float, dev: Evaluation) -> dict[str, Any]:
-    """A dev row of metrics.jsonl."""
-    return {"step": step, "seconds": round(seconds, 4), "dev_loss": dev.loss, "dev_score": dev.score}
+    """A dev row of metrics.jsonl; ``eval_seconds``: what the evaluation took."""
+    scores = {"dev_loss": dev.loss, "dev_score": dev.score}
+    return {"step": step, "seconds": round(seconds, 4), **scores, "eval_seconds": round(dev.seconds, 4)}
 
 
 def peak_memory() -> dict[str, int]:
@@ -132,6 +279,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def code_version() -> str:
+    """lezo's version, and the commit of the checkout that it runs from."""
+    return " ".join(filter(None, [_version("lezo"), _git_commit()]))
 
 
 def _resident_peak() -> int:

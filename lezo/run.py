@@ -73,8 +73,8 @@ def complain(error: ConfigError) -> int:
 
 
 def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
-    """The command line that repeats a run, in a folder of its own."""
-    kept = [text for text in overrides if not text.startswith("hydra.run.dir=")]
+    """The command line that repeats a run, from its start and in a folder of its own."""
+    kept = [text for text in overrides if not text.startswith(("hydra.run.dir=", "resume="))]
     folder = ["--config-dir", config_dir] if config_dir else []
     return shlex.join([program, *folder, *kept])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -66,6 +67,15 @@ class ProgressStory:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
+
+
+@contextmanager
+def replaying(out: Console, what: str) -> Iterator[Callable[[int], None]]:
+    """Says what is brought back; yields what to call after each update, which shows a count on a terminal."""
+    start = time.perf_counter()
+    with out.status(f"{what}: reading") as status:
+        yield lambda step: status.update(f"{what}: at {step}") if step % 100 == 0 else None
+    out.print(f"{what}: brought back in {time.perf_counter() - start:.1f} s")
 
 
 def count(value: int) -> str:

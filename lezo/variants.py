@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lezo.batches import batch_indices
+from lezo.build import make_batches, make_optimizer
 from lezo.config import BenchVariant, LezoConfig, MezoConfig, RunConfig
 from lezo.encode import Encoded
-from lezo.job import make_batches, make_optimizer
 from lezo.network import Network
 from lezo.optim import UniformBlocks
 from lezo.plan import Plan

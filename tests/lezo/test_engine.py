@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lezo.build import make_evaluator
 from lezo.compose import compose
-from lezo.job import make_evaluator
 from lezo.model import layout, load
 from lezo.network import Network
 from lezo.objective import loss

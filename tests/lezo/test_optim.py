@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lezo import noise
+from lezo.build import make_optimizer
 from lezo.compose import compose
-from lezo.job import make_optimizer
 from lezo.model import layout
 from lezo.network import Network
 from lezo.objective import contributions

@@ -1,0 +1,105 @@
+"""From a configuration and a plan to the parts of a run: evaluator, optimizer, batches, recipe."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lezo.batches import Batches
+from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.evaluate import Evaluator
+from lezo.journal import Recipe
+from lezo.model import Layout, Source
+from lezo.network import Network
+from lezo.objective import contributions
+from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
+from lezo.plan import Plan
+from lezo.probe import StreamProbe
+from lezo.stopwatch import Stopwatch
+from lezo.streams import Streams
+
+
+def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
+    """The evaluator of the plan's task; a generation ends at a newline or the end of text."""
+    task, tokenizer = plan.parts.task, plan.parts.tokenizer
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return Evaluator(
+        network=Network(model),
+        loss=task.loss,
+        metric=task.metric,
+        batch_size=batch_size,
+        pad=plan.parts.pad,
+        device=plan.device,
+        decode=partial(tokenizer.decode, skip_special_tokens=True),
+        stop=[*newline, *end],
+    )
+
+
+def make_optimizer(config: RunConfig, model: nn.Module, layout: Layout, blocks: UniformBlocks) -> Optimizer:
+    """The configured optimizer over the model's trainable tensors."""
+    optim, device = config.optim, next(model.parameters()).device
+    if isinstance(optim, MezoConfig):
+        assert optim.lr is not None  # config.check saw to it
+        watch = Stopwatch(device)
+        return TwoPoint(
+            model,
+            layout,
+            blocks,
+            StreamProbe(Streams(model, layout, watch, compiled=config.model.compile)),
+            lr=optim.lr,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            rounding=optim.rounding.value,
+            seed=config.seed,
+            watch=watch,
+        )
+    assert isinstance(optim, FirstOrderConfig) and optim.lr is not None
+    return FirstOrder(
+        model,
+        partial(contributions, Network(model)),
+        algorithm="adamw" if optim.name == "fo-adamw" else "sgd",
+        lr=optim.lr,
+        steps=config.train.steps,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        schedule=optim.schedule.value,
+        clip_norm=optim.clip_norm,
+        dropout=optim.dropout != 0,
+        seed=config.seed,
+        autocast=partial(torch.autocast, device.type, torch.bfloat16, enabled=device.type == "cuda"),
+    )
+
+
+def make_batches(config: RunConfig, plan: Plan) -> Batches:
+    """The stream of the plan's batches."""
+    return Batches(
+        plan.train,
+        loss=plan.parts.task.loss,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        pad=plan.parts.pad,
+        device=plan.device,
+    )
+
+
+def make_recipe(config: RunConfig, source: Source) -> Recipe:
+    """What a journal must say for its updates to be made again; of a first-order run only where its model is."""
+    optim = config.optim
+    lr, weight_decay = getattr(optim, "lr", None) or 0.0, getattr(optim, "weight_decay", 0.0)
+    return Recipe(
+        model=config.model.name,
+        path=source.path,
+        revision=source.revision,
+        shape=None if source.shape is None else dict(source.shape),
+        random_weights=source.random_weights,
+        tokenizer=config.model.tokenizer,
+        seed=config.seed,
+        sparsity=getattr(optim, "sparsity", 0.0),
+        decay=lr * weight_decay,
+        rounding=optim.rounding.value if isinstance(optim, MezoConfig) else "nearest",
+    )
