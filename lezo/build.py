@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from lezo.batches import Batches
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.evaluate import Evaluator
 from lezo.journal import Recipe
-from lezo.model import Layout, Source
+from lezo.model import Layout
 from lezo.network import Network
 from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
@@ -87,16 +88,16 @@ def make_batches(config: RunConfig, plan: Plan) -> Batches:
     )
 
 
-def make_recipe(config: RunConfig, source: Source) -> Recipe:
+def make_recipe(config: RunConfig) -> Recipe:
     """What a journal must say for its updates to be made again; of a first-order run only where its model is."""
     optim = config.optim
     lr, weight_decay = getattr(optim, "lr", None) or 0.0, getattr(optim, "weight_decay", 0.0)
     return Recipe(
         model=config.model.name,
-        path=source.path,
-        revision=source.revision,
-        shape=None if source.shape is None else dict(source.shape),
-        random_weights=source.random_weights,
+        path=config.model.path,
+        revision=config.model.revision,
+        shape=None if config.model.shape is None else asdict(config.model.shape),
+        random_weights=config.model.random_weights,
         tokenizer=config.model.tokenizer,
         seed=config.seed,
         sparsity=getattr(optim, "sparsity", 0.0),

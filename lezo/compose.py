@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lezo.config import OPTIM_SCHEMAS, ConfigError, RunConfig, check
+from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
@@ -77,6 +77,23 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
             raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
     return parsed
+
+
+def replay_options(overrides: Sequence[str]) -> ReplayConfig:
+    """The options replay.* of lezo-replay. Raises ConfigError with the first that is not one."""
+    options = OmegaConf.structured(ReplayConfig)
+    for override in parse(overrides):
+        key, text = override.key_or_group.removeprefix("replay."), override.input_line
+        if key not in options or override.is_sweep_override():
+            known = ", ".join(f"replay.{name}" for name in options)
+            raise ConfigError([f"{text}: unknown option; expected one value for one of {known}"])
+        try:
+            options[key] = override.value()
+        except OmegaConfBaseException:
+            raise ConfigError([f"{text}: expected {_expected(options, key)}"]) from None
+    result = OmegaConf.to_object(options)
+    assert isinstance(result, ReplayConfig)
+    return result
 
 
 def quoted(value: str) -> str:

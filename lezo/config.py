@@ -235,6 +235,20 @@ class RunConfig:
         return isinstance(self.optim, FirstOrderConfig)
 
 
+@dataclass
+class ReplayConfig:
+    """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/.
+
+    ``base``: folder or hub id of the base model where it is not where the run found it.
+    """
+
+    step: int | None = None
+    out: str | None = None
+    verify: bool = False
+    base: str | None = None
+    device: str = "auto"
+
+
 OPTIM_SCHEMAS: dict[str, type[OptimConfig]] = {
     "none": OptimConfig,
     "fo-sgd": FirstOrderConfig,

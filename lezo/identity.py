@@ -25,7 +25,7 @@ _MAY_GROW = ("train.steps", "train.max_seconds")
 class Origin:
     """What a run starts from: hashes of the weights as it loads them, of the tokenizer and of its encoded examples.
 
-    ``config`` is a config_hash, ``code`` lezo's version and commit; both are for the reader only.
+    ``config`` is a run_hash, ``code`` lezo's version and commit; both are for the reader only.
     """
 
     weights: str
@@ -54,7 +54,16 @@ class Origin:
 
 def config_hash(yaml: str) -> str:
     """64 hex digits of a resolved configuration, without the settings that leave a run's result alone."""
-    kept = {key: value for key, value in settings(yaml).items() if not _within(key, _APART)}
+    return _hash_without(yaml, _APART)
+
+
+def run_hash(yaml: str) -> str:
+    """The same without all that may change while a run goes on (see `differences`)."""
+    return _hash_without(yaml, (*_APART, *_HOW, *_BY_CONTENT, *_UP_TO_ROUNDING, *_MAY_GROW))
+
+
+def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
+    kept = {key: value for key, value in settings(yaml).items() if not _within(key, parents)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

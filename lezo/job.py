@@ -19,7 +19,7 @@ from lezo.config import FirstOrderConfig
 from lezo.durable import Durable
 from lezo.evaluate import Evaluation, Evaluator
 from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
-from lezo.identity import Origin, config_hash
+from lezo.identity import Origin, run_hash
 from lezo.journal import Header
 from lezo.mirror import WandbMirror
 from lezo.model import load, rebase, save_model, set_dropout
@@ -62,7 +62,7 @@ class Job:
             self._begin(folder)
         plan = self.prepare()
         model = self._load(plan)
-        header = Header(self._origin(plan, model), make_recipe(self.config, plan.parts.source))
+        header = Header(self._origin(plan, model), make_recipe(self.config))
         if folder.holds_run:
             self.past = self._read_past(folder, header)
             self._begin(folder)
@@ -156,7 +156,7 @@ class Job:
             ),
             dtype=banner.dtype_name(plan),
             noise=noise.VERSION,
-            config=config_hash(self.composed.yaml),
+            config=run_hash(self.composed.yaml),
             code=code_version(),
         )
 
@@ -165,7 +165,9 @@ class Job:
             return Past()
         recipe = None if self.config.first_order else header.recipe
         settings = self.config.train
-        return read_past(folder, header.origin, recipe, steps=settings.steps, eval_every=settings.eval_every)
+        return read_past(
+            folder.path, header.origin, recipe, steps=settings.steps, eval_every=settings.eval_every
+        )
 
     def _begin(self, folder: RunFolder) -> None:
         """Make the folder this run's, cut to what lasts of the past."""

@@ -52,11 +52,13 @@ class Record:
 class Recipe:
     """What turns records into weights: where the base model is, and the settings of `SeededUpdate`.
 
+    ``path``: folder or hub id; None for the embedded model.
+
     ``decay``: what each update takes off weights that decay, lr * weight_decay.
     """
 
     model: str
-    path: str
+    path: str | None
     revision: str | None
     shape: dict[str, Any] | None
     random_weights: bool

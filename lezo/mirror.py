@@ -55,7 +55,9 @@ class WandbMirror:
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         """Mirror a train row."""
-        self._log("train", train_row(step, seconds, report))
+        row = train_row(step, seconds, report)
+        phases = {f"time/{phase}": spent for phase, spent in row.pop("phases").items()}
+        self._log("train", row, phases)
 
     def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
         """Mirror a dev row."""
@@ -72,8 +74,11 @@ class WandbMirror:
         if self._dropped and not self._stopped:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
 
-    def _log(self, prefix: str, row: Mapping[str, Any]) -> None:
-        named = {k if k in ("step", "seconds") else f"{prefix}/{k}": v for k, v in row.items()}
+    def _log(self, prefix: str, row: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
+        """Log a row under its prefix, and ``more`` under its own names."""
+        named = {k if k in ("step", "seconds") else f"{prefix}/{k}": v for k, v in row.items()} | dict(
+            more or {}
+        )
         if self._queue.qsize() < _QUEUE_ROWS:
             self._queue.put(lambda run: run.log(named))
         else:
@@ -111,6 +116,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
     run.define_metric("step")
     run.define_metric("seconds")
     run.define_metric("train/*", step_metric="step")
+    run.define_metric("time/*", step_metric="step")
     run.define_metric("dev/*", step_metric="seconds")
     return run
 

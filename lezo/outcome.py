@@ -14,7 +14,7 @@ from lezo.config import Resume
 from lezo.encode import EncodeError
 from lezo.job import Job
 from lezo.model import ModelError
-from lezo.record import FolderError, RunFolder
+from lezo.record import FolderError, RunFolder, read_result
 from lezo.resume import grows, refuse_changes
 from lezo.stop import Stop
 from lezo.train import DivergedError
@@ -47,10 +47,10 @@ def carried_out(composed: Composed, command: str) -> int:
 
 def _finished(folder: RunFolder, composed: Composed) -> dict[str, Any] | None:
     """The result of a run with nothing left to do. Raises FolderError where the folder's run is another one."""
-    refuse_changes(folder, composed.yaml)
-    result = folder.result()
+    refuse_changes(folder.path, composed.yaml)
+    result = read_result(folder.path)
     over = result is not None and result.get("status") == "finished"
-    return result if over and not (composed.config.trains and grows(folder, composed.yaml)) else None
+    return result if over and not (composed.config.trains and grows(folder.path, composed.yaml)) else None
 
 
 def _recorded(job: Job, folder: RunFolder) -> int:

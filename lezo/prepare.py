@@ -92,13 +92,17 @@ def model_source(config: RunConfig) -> Source:
 
 def device_of(config: RunConfig) -> torch.device:
     """model.device, made the current one; auto is CUDA where there is one. Raises ModelError where the device is not there."""
-    name = config.model.device
+    return named_device(config.model.device, "model.device")
+
+
+def named_device(name: str, key: str) -> torch.device:
+    """The device that the option ``key`` names."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA devices are visible"
-        raise ModelError(f"model.device={name}: {found}; expected one of those, or model.device=cpu")
+        raise ModelError(f"{key}={name}: {found}; expected one of those, or {key}=cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)  # events, memory statistics and kernels mean the current one
     return device

@@ -101,26 +101,6 @@ class RunFolder:
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
 
-    def read(self, name: str) -> bytes | None:
-        """A file's content; None where it is not there. Raises FolderError where it cannot be read."""
-        try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise FolderError(f"{self.path / name}: cannot read it ({error.strerror})") from error
-
-    def result(self) -> dict[str, Any] | None:
-        """The result, where the run has ended. Raises FolderError where it cannot be read."""
-        if (content := self.read("result.json")) is None:
-            return None
-        if not (found := _object(content)):
-            file = self.path / "result.json"
-            raise FolderError(
-                f"{file}: not a result; remove it, and with resume=auto the run's end is made again"
-            )
-        return found
-
     def begin(self, rows: bytes = b"") -> None:
         """Open the metrics, which then hold just ``rows``; a result of an earlier end is no more."""
         with _named(self.path):
@@ -131,7 +111,7 @@ class RunFolder:
 
     def session(self, surroundings: Mapping[str, Any]) -> None:
         """Write what this session runs on as ``environment.json``; those before it stay there under "earlier"."""
-        before = _object(self.read("environment.json"))
+        before = _object(read_file(self.path / "environment.json"))
         earlier = before.pop("earlier", [])
         run_id = before.get("run_id") or secrets.token_hex(4)
         sessions = [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]
@@ -139,7 +119,7 @@ class RunFolder:
 
     def run_id(self) -> str:
         """The name under which all sessions of this run are known elsewhere."""
-        return str(_object(self.read("environment.json"))["run_id"])
+        return str(_object(read_file(self.path / "environment.json"))["run_id"])
 
     def text(self, name: str, content: str) -> None:
         """Write a whole file at once: it is either absent or complete."""
@@ -177,6 +157,28 @@ class RunFolder:
         """Append any row of numbers to the metrics, which ``begin`` opened."""
         assert self._metrics is not None
         self._metrics.append(_line(row).encode())
+
+
+def read_file(path: Path) -> bytes | None:
+    """A file's content; None where it is not there. Raises FolderError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FolderError(f"{path}: cannot read it ({error.strerror})") from error
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """A run's result; None where the run has not ended. Raises FolderError where it cannot be read."""
+    file = folder / "result.json"
+    if (content := read_file(file)) is None:
+        return None
+    if not (found := _object(content)):
+        raise FolderError(
+            f"{file}: not a result; remove it, and with resume=auto the run's end is made again"
+        )
+    return found
 
 
 def _object(content: bytes | None) -> dict[str, Any]:

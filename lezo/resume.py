@@ -14,10 +14,10 @@ from lezo.checkpoint import Checkpoint, find_checkpoints
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin, differences
 from lezo.journal import Header, JournalError, JournalFile, Recipe, read_journal
-from lezo.record import FolderError, RunFolder
+from lezo.record import FolderError, read_file
 from lezo.train import Progress
 
-JOURNAL, CHECKPOINTS = "journal.bin", "checkpoints"
+JOURNAL, CHECKPOINTS, METRICS = "journal.bin", "checkpoints", "metrics.jsonl"
 _NEEDED = {
     "train": {"step", "seconds", "loss", "skipped", "phases"},
     "dev": {"step", "seconds", "dev_loss", "dev_score", "eval_seconds"},
@@ -82,38 +82,37 @@ class Past:
             shutil.rmtree(checkpoint.path)
 
 
-def refuse_changes(folder: RunFolder, yaml: str) -> None:
+def refuse_changes(folder: Path, yaml: str) -> None:
     """Raise FolderError where the run in ``folder`` has another configuration, with each setting that differs."""
-    before = (folder.read("config.yaml") or b"").decode(errors="replace")
+    before = _config(folder)
     try:
         changed = differences(before, yaml)
     except Exception as error:  # yaml and omegaconf have many ways to say that a file is not theirs
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FolderError(
-            f"{folder.path / 'config.yaml'}: not the configuration of a run ({reason})"
-        ) from None
+        raise FolderError(f"{folder / 'config.yaml'}: not the configuration of a run ({reason})") from None
     if changed:
-        raise FolderError(_refusal(folder.path, changed))
+        raise FolderError(_refusal(folder, changed))
 
 
-def grows(folder: RunFolder, yaml: str) -> bool:
+def grows(folder: Path, yaml: str) -> bool:
     """Whether ``yaml`` asks for more steps or seconds than the run in ``folder`` was to make."""
-    before = (folder.read("config.yaml") or b"").decode(errors="replace")
-    return bool(differences(yaml, before))  # what may only grow is a difference the other way
+    return bool(differences(yaml, _config(folder)))  # what may only grow is a difference the other way
 
 
-def read_past(
-    folder: RunFolder, origin: Origin, recipe: Recipe | None, *, steps: int, eval_every: int
-) -> Past:
+def _config(folder: Path) -> str:
+    return (read_file(folder / "config.yaml") or b"").decode(errors="replace")
+
+
+def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int, eval_every: int) -> Past:
     """What the run in ``folder`` has to go on from. ``recipe`` None: a first-order run, which needs checkpoints.
 
     Raises FolderError where it is another run's, or damaged.
     """
-    checkpoints = find_checkpoints(folder.path / CHECKPOINTS)
+    checkpoints = find_checkpoints(folder / CHECKPOINTS)
     for checkpoint in checkpoints:
         if (other := checkpoint.origin) != asdict(origin):
             _refuse_origin(checkpoint.path, other, origin)
-    rows = read_rows(folder)
+    rows = read_rows(folder / METRICS)
     last = max((row.step for row in rows if row.kind == "train"), default=0)
     journal = None if recipe is None else _journal(folder, Header(origin, recipe))
     durable = min(last, journal.step if journal else 0)
@@ -133,16 +132,16 @@ def read_past(
     )
 
 
-def read_rows(folder: RunFolder) -> list[Row]:
+def read_rows(file: Path) -> list[Row]:
     """The rows of metrics.jsonl; a last line cut short is left out. Raises FolderError for other damage."""
-    *lines, _ = (folder.read("metrics.jsonl") or b"").split(b"\n")
+    *lines, _ = (read_file(file) or b"").split(b"\n")
     rows: list[Row] = []
     made = 0
     for number, line in enumerate(lines, start=1):
         try:
             row = _row(line + b"\n", made)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            where = f"{folder.path / 'metrics.jsonl'}, line {number}"
+            where = f"{file}, line {number}"
             ways = "remove it and the lines behind it, and their steps are made again"
             raise FolderError(f"{where}: not a row of this run ({error}); {ways}") from None
         made = row.step
@@ -189,8 +188,8 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _journal(folder: RunFolder, header: Header) -> JournalFile | None:
-    path = folder.path / JOURNAL
+def _journal(folder: Path, header: Header) -> JournalFile | None:
+    path = folder / JOURNAL
     if not path.exists():
         return None
     try:

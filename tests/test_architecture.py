@@ -11,7 +11,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(file for package in ("lezo", "tasks") for file in (ROOT / package).rglob("*.py"))
-RUN_LEVEL = {"run", "compose", "outcome", "job", "plan", "prepare", "banner", "sweep", "show"}
+RUN_LEVEL = {
+    "run",
+    "compose",
+    "outcome",
+    "job",
+    "build",
+    "plan",
+    "prepare",
+    "banner",
+    "sweep",
+    "show",
+    "replay",
+    "remade",
+}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
 
 DOORS = {
@@ -20,7 +33,7 @@ DOORS = {
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
-    "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job", "lezo.contest"},
+    "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job", "lezo.remade", "lezo.contest"},
     "matplotlib": {"lezo.bench_report"},
     "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | BENCH_LEVEL},
 }
@@ -100,7 +113,9 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     assert not {name.split(".")[0] for name in imports(MODULES[package], at_start=True)} & heavy
 
 
-@pytest.mark.parametrize("module", ["lezo.run", "lezo.compose", "lezo.config", "lezo.show", "lezo.bench"])
+@pytest.mark.parametrize(
+    "module", ["lezo.run", "lezo.compose", "lezo.config", "lezo.show", "lezo.replay", "lezo.bench"]
+)
 def test_the_commands_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'datasets', 'wandb', 'matplotlib'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

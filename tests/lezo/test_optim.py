@@ -144,9 +144,34 @@ def test_a_non_finite_loss_changes_nothing(bad):
         two_point(Bowl()),
         first_order(Bowl()),
     ):
-        before = weights(optimizer.model)
+        model = optimizer.update.model if isinstance(optimizer, TwoPoint) else optimizer.model
+        before = weights(model)
         assert not optimizer.step(0, bad).applied
-        assert all(torch.equal(before[name], p) for name, p in optimizer.model.named_parameters())
+        assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_steps_coefficient_makes_its_update_again(dtype):
+    first, again = Bowl(dtype), Bowl(dtype)
+    reports = run(two_point(first, 0.5, weight_decay=0.1), 5)
+    updates = two_point(again, 0.5, weight_decay=0.1).update
+    for step, report in enumerate(reports):
+        updates.replay(step, report.coefficient)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("algorithm", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.0)])
+def test_a_first_order_optimizer_goes_on_from_its_state(algorithm, momentum):
+    settings = {"algorithm": algorithm, "momentum": momentum}
+    through, stopped = (Bowl(torch.float32) for _ in range(2))
+    run(first_order(through, **settings), 6)
+    before = first_order(stopped, **settings)
+    run(before, 3)
+    after = first_order(stopped, **settings)
+    after.restore({name: value.clone() for name, value in before.state().items()})
+    for step in range(3, 6):
+        after.step(step, 1.0)
+    assert all(torch.equal(p, q) for p, q in zip(through.parameters(), stopped.parameters(), strict=True))
 
 
 def test_half_precision_weights_move_by_an_update_computed_in_fp32():
@@ -199,7 +224,7 @@ def test_the_configured_rounding_reaches_the_optimizer():
     model = small_model()
     found = layout(model)
     made = make_optimizer(config, model, found, UniformBlocks(len(found.blocks), 0.5))
-    assert (made.rounding, made.lr, made.choose.keep) == ("stochastic", 3e-4, 2)
+    assert (made.update.rounding, made.lr, made.update.choose.keep) == ("stochastic", 3e-4, 2)
 
 
 def first_order(model, **changes):

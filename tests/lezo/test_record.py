@@ -1,6 +1,7 @@
 """The run folder's files: complete or absent, valid JSON, without secrets."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,32 +11,41 @@ import torch
 
 from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
-from lezo.record import FolderError, RunFolder, dev_row, environment, peak_memory, train_row
+from lezo.record import FolderError, RunFolder, dev_row, environment, peak_memory, read_result, train_row
 
 NAN, INF = float("nan"), float("inf")
-REPORT = StepReport(0.5, True, {"g": 2.0, "lr": 1e-6})
+REPORT = StepReport(0.5, True, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2})
+
+
+def begun(path: Path, *, resume: bool = False) -> RunFolder:
+    folder = RunFolder(path, resume=resume)
+    folder.begin()
+    return folder
 
 
 def test_metrics_are_readable_while_the_run_goes_on(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "new" / "run")
-    folder.evaluated(0, 0.0, Evaluation(0.7, 0.5))
+    folder = begun(tmp_path / "new" / "run")
+    folder.evaluated(0, 0.0, Evaluation(0.7, 0.5, seconds=1.5))
     folder.trained(1, 0.25, REPORT)
     rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
     folder.close()
-    assert rows[0] == {"step": 0, "seconds": 0.0, "dev_loss": 0.7, "dev_score": 0.5}
+    dev = {"step": 0, "seconds": 0.0, "dev_loss": 0.7, "dev_score": 0.5, "eval_seconds": 1.5}
+    assert rows[0] == dev
     assert rows[1] == train_row(1, 0.25, REPORT) | {"memory": rows[1]["memory"]}
 
 
 def test_a_train_row_has_the_steps_measures_and_no_dev_columns() -> None:
     row = train_row(3, 1.23456789, StepReport(0.5, False, {"g": NAN, "lr": 1e-6}))
-    assert {"step", "seconds", "loss", "g", "lr", "skipped", "memory"} == set(row)
+    assert {"step", "seconds", "loss", "g", "lr", "skipped", "phases", "memory"} == set(row)
+    assert train_row(1, 0.0, REPORT)["phases"] == {"data": 0.1, "forward": 0.2}
     assert (row["step"], row["seconds"], row["skipped"]) == (3, 1.2346, True)
-    assert set(dev_row(3, 1.0, Evaluation(None, 0.5))) == {"step", "seconds", "dev_loss", "dev_score"}
+    columns = {"step", "seconds", "dev_loss", "dev_score", "eval_seconds"}
+    assert set(dev_row(3, 1.0, Evaluation(None, 0.5))) == columns
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_what_is_not_a_finite_number_becomes_null(value: float, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = begun(tmp_path)
     folder.json("result.json", {"test": value, "seconds": {"total": value}, "list": [1.5, value]})
     folder.lines("predictions.jsonl", [{"scores": (value, 0.5)}])
     folder.trained(1, 0.0, StepReport(value, False))
@@ -47,7 +57,7 @@ def test_what_is_not_a_finite_number_becomes_null(value: float, tmp_path: Path) 
 
 
 def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = begun(tmp_path)
     folder.json("result.json", {"status": "finished"})
 
     def rows() -> object:
@@ -57,20 +67,102 @@ def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         folder.lines("predictions.jsonl", rows())  # type: ignore[arg-type]
     folder.close()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.jsonl", "result.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "metrics.jsonl", "result.json"]
 
 
 def test_text_beyond_ascii_stays_readable(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = begun(tmp_path)
     folder.lines("predictions.jsonl", [{"text": "Zoë\u2028"}])
     folder.close()
     assert (tmp_path / "predictions.jsonl").read_text(encoding="utf-8") == '{"text": "Zoë\u2028"}\n'
 
 
-def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(FolderError, match=r"already holds a run; choose another folder with hydra\.run\.dir"):
+    ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
+    with pytest.raises(FolderError, match=f"already holds a run; {ways}"):
         RunFolder(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+    folder = RunFolder(tmp_path, resume=True)
+    assert folder.holds_run
+    folder.close()
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
+    code = f"from lezo.record import *; RunFolder(Path({str(tmp_path)!r})); print('in', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "in\n"
+        for resume in (False, True):
+            with pytest.raises(FolderError, match=rf"another process \(pid {other.pid}\) is at work there"):
+                RunFolder(tmp_path, resume=resume)
+        other.kill()
+        other.wait()
+        RunFolder(tmp_path).close()  # the lock went with the process
+    again = RunFolder(tmp_path)
+    again.close()
+
+
+def test_a_resumed_folder_holds_just_the_rows_that_last(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    folder.row({"step": 1})
+    folder.row({"step": 2})
+    folder.json("result.json", {"status": "interrupted"})
+    folder.close()
+    assert read_result(tmp_path) == {"status": "interrupted"}
+    again = RunFolder(tmp_path, resume=True)
+    again.begin(b'{"step": 1}\n')
+    again.row({"step": 3})
+    again.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert read_result(tmp_path) is None
+
+
+def test_a_damaged_result_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(FolderError, match=r"result\.json: not a result; remove it"):
+        read_result(tmp_path)
+
+
+def test_every_session_leaves_its_surroundings(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    for command in ("first", "second", "third"):
+        folder.session({"command": command})
+    found = json.loads((tmp_path / "environment.json").read_text())
+    assert found["command"] == "third"
+    assert [session["command"] for session in found["earlier"]] == ["first", "second"]
+    assert {session["run_id"] for session in found["earlier"]} == {folder.run_id()} == {found["run_id"]}
+    folder.close()
+
+
+def test_a_full_disk_is_said_and_what_was_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begun(tmp_path)
+    folder.row({"step": 1})
+    folder.json("result.json", {"status": "interrupted"})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda number, data: write(number, data[:5]))
+    with pytest.raises(FolderError, match=r"metrics\.jsonl: cannot write there \(No space left on device\)"):
+        folder.row({"step": 2})
+    monkeypatch.undo()
+    folder.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"ste'
+    assert read_result(tmp_path) == {"status": "interrupted"}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock"])
+def test_a_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path) -> None:
+    target, run = tmp_path / "precious", tmp_path / "run"
+    target.write_text("precious")
+    run.mkdir()
+    (run / name).symlink_to(target)
+    try:
+        begun(run).close()
+    except FolderError as error:
+        assert "cannot write there" in str(error)
+    assert target.read_text() == "precious"
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
@@ -112,7 +204,7 @@ def test_peak_memory_is_not_that_of_the_process_it_was_started_from() -> None:
 
 
 def test_bytes_are_written_whole(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = begun(tmp_path)
     folder.data("steps.png", b"\x89PNG\r\n")
     folder.row({"variant": "lezo", "seconds": 1.5})
     folder.close()

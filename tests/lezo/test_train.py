@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ class Trained:
         self, dev_losses: Sequence[float], *, bad: Sequence[int] = (), pause: float = 0.0, **settings: Any
     ) -> None:
         self.dev_losses, self.bad, self.pause = iter(dev_losses), bad, pause
-        self.progress, self.told, self.kept = Progress(), [], []  # type: Progress, list[Any], list[int]
+        self.progress, self.told = settings.pop("progress", Progress()), []  # type: Progress, list[Any]
         limits = {"steps": 6, "eval_every": 2, "max_seconds": None, "max_bad_steps": 3} | settings
-        train(self, lambda step: step, self.evaluate, self.keep, self, self.progress, **limits)
+        train(self, lambda step: step, self.evaluate, self, self.progress, **limits)
 
     def step(self, step: int, batch: int) -> StepReport:
         assert batch == step
@@ -31,8 +32,11 @@ class Trained:
     def evaluate(self) -> Evaluation:
         return Evaluation(next(self.dev_losses), 0.5)
 
-    def keep(self) -> None:
-        self.kept.append(self.progress.step)
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Any) -> None:
+        assert not state
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         self.told.append(step)
@@ -48,20 +52,64 @@ def test_evaluations_come_first_in_between_and_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dev_losses", "best", "kept"),
+    ("dev_losses", "best"),
     [
-        ([0, 3, 2, 1], 6, [2, 4, 6]),
-        ([0, 1, 2, 3], 2, [2]),  # step 0 is lower and never best
-        ([9, 2, 1, 1], 4, [2, 4]),  # the earliest of equals
-        ([9, math.nan, 1, math.nan], 4, [4]),
-        ([9, math.nan, math.nan, math.nan], None, []),
+        ([0, 3, 2, 1], 6),
+        ([0, 1, 2, 3], 2),  # step 0 is lower and never best
+        ([9, 2, 1, 1], 4),  # the earliest of equals
+        ([9, math.nan, 1, math.nan], 4),
+        ([9, math.nan, math.nan, math.nan], None),
     ],
 )
-def test_the_lowest_dev_loss_is_best_and_kept(
-    dev_losses: list[float], best: int | None, kept: list[int]
-) -> None:
-    done = Trained(dev_losses)
-    assert (done.progress.best_step, done.kept) == (best, kept)
+def test_the_lowest_dev_loss_is_best(dev_losses: list[float], best: int | None) -> None:
+    assert Trained(dev_losses).progress.best_step == best
+
+
+def test_training_goes_on_from_its_progress() -> None:
+    before = Progress(step=3, bad=2, evaluated=2, best_step=2, best=Evaluation(0.1, 0.5), elapsed=100.0)
+    done = Trained([1, 1], bad=[4], progress=before)
+    assert done.told == [4, "dev 4", 5, 6, "dev 6"]
+    assert (done.progress.best_step, done.progress.bad, done.progress.skipped) == (2, 0, 1)
+    again = Trained([1, 1], progress=Progress(step=4, evaluated=4))
+    assert again.told == [5, 6, "dev 6"]  # what was evaluated is not evaluated twice
+    assert Trained([], progress=Progress(step=6, evaluated=6)).told == []
+
+
+def test_earlier_seconds_count_against_the_limit() -> None:
+    done = Trained([1], progress=Progress(step=3, elapsed=100.0), max_seconds=50.0)
+    assert done.told == ["dev 3"]
+
+
+def test_a_diverged_run_does_not_go_on() -> None:
+    with pytest.raises(DivergedError, match="step 5: 3 non-finite losses"):
+        Trained([], progress=Progress(step=5, bad=3))
+
+
+def test_a_step_and_all_that_hear_of_it_are_held_together() -> None:
+    order: list[Any] = []
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        order.append("(")
+        yield
+        order.append(")")
+
+    class Listening(Trained):
+        def trained(self, step: int, seconds: float, report: StepReport) -> None:
+            order.append(step)
+
+        def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+            order.append(f"dev {step}")
+
+    Listening([1, 1], steps=1, held=held)
+    assert order == ["(", "dev 0", ")", "(", 1, ")", "(", "dev 1", ")"]
+
+
+def test_a_steps_phases_are_all_of_its_time() -> None:
+    done = Trained([1] * 4, pause=0.002)
+    assert set(done.progress.phases) == {"data", "forward"}
+    assert done.progress.train_seconds == pytest.approx(sum(done.progress.phases.values()))
+    assert done.progress.phases["forward"] >= 6 * 0.002
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run() -> None:

@@ -1,0 +1,204 @@
+"""A run's model made again from its journal, written or checked."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lezo import noise, story
+from lezo.config import ReplayConfig
+from lezo.fingerprint import tokenizer_hash, weights_hash
+from lezo.identity import run_hash
+from lezo.journal import JournalError, JournalFile, Kind, Recipe, read_journal
+from lezo.model import TINY, ModelError, Source, layout, load, load_config, load_tokenizer, rebase, save_model
+from lezo.optim import SeededUpdate, UniformBlocks
+from lezo.prepare import named_device
+from lezo.record import FolderError, read_result
+from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, read_rows
+from lezo.timeline import Timeline
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def carried_out(run: Path, options: ReplayConfig) -> int:
+    """Make the model again. Returns the exit code: 0, or 1 for a failure or a check that does not hold."""
+    try:
+        out = story.console()
+        remade = Remade(run, options, out)
+        if options.verify:
+            problems = list(remade.problems())
+            out.print("\n".join(f"NOT RIGHT: {problem}" for problem in problems) or "everything is right")
+            if problems:
+                return 1
+        if options.out is not None or not options.verify:
+            remade.write()
+        return 0
+    except (JournalError, ModelError, FolderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+class Remade:
+    """The model of the run in the folder, or the journal, ``run``; at first its base weights.
+
+    Raises JournalError, ModelError and FolderError for what is not there, damaged or another model's.
+    """
+
+    def __init__(self, run: Path, options: ReplayConfig, out: Console) -> None:
+        self.file, self.options, self.out = _journal_of(run), options, out
+        self.journal = read_journal(self.file)
+        recipe, origin = self.journal.header.recipe, self.journal.header.origin
+        self.step = _asked(self.journal, options.step, self.file)
+        self.target = Path(options.out or self.file.parent / "model")
+        if not (options.verify and options.out is None):
+            _refuse_taken(self.target)
+        if origin.noise != noise.VERSION:
+            raise JournalError(
+                f"{self.file}: made with noise {origin.noise}, and this lezo draws noise {noise.VERSION}"
+            )
+        self.source = _source(recipe, options.base)
+        self.tokenizer = _tokenizer(recipe, self.source)
+        self.model = self._loaded()
+        found = layout(self.model)
+        choose = UniformBlocks(len(found.blocks), recipe.sparsity)
+        updates = SeededUpdate(
+            self.model,
+            found,
+            choose,
+            seed=recipe.seed,
+            decay=recipe.decay,
+            rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
+        )
+        self.timeline = Timeline(self.model, self._rebase, updates)
+
+    def write(self) -> None:
+        """Write the model of the wanted step for `from_pretrained`, tokenizer included."""
+        start = time.perf_counter()
+        self._bring_to(self.step)
+        save_model(self.model, self.tokenizer, self.target)
+        rows = {
+            "model": str(self.target),
+            "step": f"{self.step} of {self.journal.step}",
+            "weights": f"sha256 {weights_hash(self.model)}",
+            "journal": f"{story.size(self.file.stat().st_size)}, {len(self.journal.records)} records",
+            "time": f"{time.perf_counter() - start:.1f} s",
+        }
+        self.out.print(story.table(rows, f"replayed {self.file}"))
+
+    def problems(self) -> Iterator[str]:
+        """What is not right with the run; loading has checked the records and the base weights already."""
+        origin, folder = self.journal.header.origin, self.file.parent
+        self.out.print(
+            f"{len(self.journal.records)} records up to step {self.journal.step}, checksums and order right"
+        )
+        self.out.print(f"base weights sha256 {origin.weights}")
+        if self.journal.torn:
+            yield f"{self.file}: its last {self.journal.torn} bytes are a record cut short (resume=auto mends it)"
+        if tokenizer_hash(self.tokenizer) != origin.tokenizer:
+            yield "the tokenizer is not the one that the run had"
+        if (config := folder / "config.yaml").exists() and run_hash(config.read_text()) != origin.config:
+            yield f"{config}: not the configuration of the journal's run"
+        if (folder / "metrics.jsonl").exists():
+            yield from self._metrics_problems(folder)
+        if (folder / "result.json").exists():
+            yield from self._result_problems(folder)
+
+    def _metrics_problems(self, folder: Path) -> Iterator[str]:
+        """Where metrics.jsonl and the journal tell of different runs."""
+        rows = [row for row in read_rows(folder / METRICS) if row.kind != "test"]
+        told = [(r.step, r.values["skipped"] if r.kind == "train" else r.values["dev_loss"]) for r in rows]
+        kept = [
+            (r.step, r.kind is Kind.skipped if r.kind is not Kind.dev else _or_none(r.value))
+            for r in self.journal.records
+        ]
+        self.out.print(f"{len(rows)} metrics rows")
+        if told != kept:
+            step = next((a[0] for a, b in zip(told, kept, strict=False) if a != b), min(len(told), len(kept)))
+            yield f"{folder / 'metrics.jsonl'}: tells of another run than the journal from step {step} on"
+
+    def _result_problems(self, folder: Path) -> Iterator[str]:
+        """Whether the final weights are those that the result names."""
+        result = read_result(folder) or {}
+        if result.get("status") != "finished" or not result.get("weights"):
+            self.out.print("the run has not finished: its final weights cannot be compared")
+            return
+        step = result["best_step"] or result["steps"]
+        if step > self.journal.step:
+            yield f"{folder / 'result.json'}: is about step {step}, and the journal ends at {self.journal.step}"
+            return
+        self._bring_to(step)
+        found = weights_hash(self.model)
+        self.out.print(f"weights of step {step} sha256 {found}")
+        if found != result["weights"]:
+            yield f"weights of step {step}: the result has sha256 {result['weights']}"
+
+    def _bring_to(self, step: int) -> None:
+        with story.replaying(self.out, f"weights of step {step}") as told:
+            self.timeline.bring_to(step, self.journal, [], progress=told)
+
+    def _loaded(self) -> Any:
+        origin = self.journal.header.origin
+        self.out.print(f"loading {self.source.path}")
+        dtype = _DTYPES.get(origin.dtype)
+        if dtype is None:
+            raise JournalError(
+                f"{self.file}: weights of {origin.dtype}; expected one of {', '.join(_DTYPES)}"
+            )
+        model_config = load_config(self.source)
+        device = named_device(self.options.device, "replay.device")
+        model = load(
+            self.source, model_config, dtype=dtype, device=device, seed=self.journal.header.recipe.seed
+        )
+        if (found := weights_hash(model)) != origin.weights:
+            raise ModelError(
+                f"{self.source.path}: not the base weights of this run (sha256 {found[:12]}, the journal's are "
+                f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones"
+            )
+        self._rebase = partial(rebase, model, self.source, model_config, seed=self.journal.header.recipe.seed)
+        return model
+
+
+def _journal_of(run: Path) -> Path:
+    file = run / JOURNAL if run.is_dir() else run
+    if file.is_file():
+        return file
+    if (run / CHECKPOINTS).is_dir():
+        reason = "a first-order run has no journal; run it with save_model=true, or take its weights from checkpoints/"
+        raise JournalError(f"{run}: {reason}")
+    raise JournalError(
+        f"{run}: no run with a journal; expected the folder of a lezo or mezo run, or its {JOURNAL}"
+    )
+
+
+def _asked(journal: JournalFile, step: int | None, file: Path) -> int:
+    found = step if step is not None else journal.best() or journal.step
+    if not 0 <= found <= journal.step:
+        raise JournalError(f"replay.step={found}: {file} has the steps 0 to {journal.step}")
+    return found
+
+
+def _refuse_taken(target: Path) -> None:
+    if target.exists():
+        raise FolderError(
+            f"{target}: is there already; remove it, or choose another folder with replay.out=DIR"
+        )
+
+
+def _source(recipe: Recipe, base: str | None) -> Source:
+    path = base or recipe.path or (str(TINY) if recipe.model == "tiny" else "")
+    return Source(path, None if base else recipe.revision, recipe.shape, recipe.random_weights)
+
+
+def _tokenizer(recipe: Recipe, source: Source) -> Any:
+    return load_tokenizer(recipe.tokenizer or source.path, None if recipe.tokenizer else source.revision)
+
+
+def _or_none(value: float) -> float | None:
+    return value if value == value else None
