@@ -78,8 +78,12 @@ class Checkpoints:
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         """Write one where it is time."""
-        if self.every is not None and step % self.every == 0:
+        if self.due(step):
             self.save(step)
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for one, evaluations apart."""
+        return self.every is not None and step % self.every == 0
 
     def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
         """Write one, if evaluations do; one that is no longer the best is gone."""

@@ -61,6 +61,12 @@ class Durable:
             step, journal, find_checkpoints(self.folder / CHECKPOINTS), self.optimizer, told
         )
 
+    def go_back(self, step: int, told: Callable[[int], None]) -> None:
+        """Bring a model just loaded to ``step``, and make up for a checkpoint that a kill prevented."""
+        self.bring_to(step, told)
+        if self.checkpoints.due(step):
+            self.checkpoints.save(step)
+
     def interrupted(self, step: int) -> None:
         """Keep the state of ``step`` where only a checkpoint can."""
         if self.journal is None and step > 0:

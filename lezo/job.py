@@ -250,7 +250,7 @@ class Job:
             self.out.print(f"going on with this run after step {step} of {self.config.train.steps}")
         if step:
             with story.replaying(self.out, f"weights of step {step}") as told:
-                durable.bring_to(step, told)
+                durable.go_back(step, told)
 
     def _keep(self, plan: Plan, model: Any, folder: RunFolder) -> None:
         """Write the predictions and what is known of the final weights, and the model where it is wanted."""

@@ -1,9 +1,13 @@
 """What every test may use."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.lezo.runs import Runner
 
 # Small models gain nothing from more threads, and on a busy machine lose much; also for the runs tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,3 +28,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference folder {folder} is absent")
     return folder
+
+
+@pytest.fixture
+def lezo_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Runner]:
+    """Runs of a test; signal handlers and working folder come back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Runner(monkeypatch, capsys)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -122,6 +122,16 @@ def _timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in CLOCKS}
 
 
+def _difference(one: Any, other: Any) -> str:
+    """The first few things that differ."""
+    if isinstance(one, dict):
+        names = [name for name in sorted(one | other) if one.get(name) != other.get(name)]
+        return ", ".join(names)[:500]
+    return str(
+        [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]][:2] or (len(one), len(other))
+    )
+
+
 def main(folder: Path, optim: str, kills: int, seed: int) -> None:
     """Kill ``kills`` times in all."""
     import lezo.outcome  # noqa: F401 - once, for all the forks
@@ -151,7 +161,7 @@ def main(folder: Path, optim: str, kills: int, seed: int) -> None:
         assert not lezo_run(overrides, run, lambda: None, None)
         found = end(run)
         for part, value in expected.items():
-            assert found[part] == value, f"run {number}: {part} differs"
+            assert found[part] == value, f"run {number}: {part} differs: {_difference(value, found[part])}"
     print(f"{optim}: {killed} kills, every end the same; {touches} touches, {seconds:.1f} s a run")
 
 

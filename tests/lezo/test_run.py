@@ -8,10 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +16,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lezo import __version__, run
+from tests.lezo.runs import SMALL, Runner, timeless
 
-SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
 RESULT = {
     *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
     *("zero_shot", "best_step", "seconds", "peak_memory_bytes", "skipped_steps", "truncated", "status"),
@@ -28,55 +25,6 @@ RESULT = {
 MORE = {
     *("error", "title", "synthetic", "weight_decay", "blocks", "data_seed", "dev_loss", "command", "weights")
 }
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a run left behind."""
-
-    code: Any
-    out: str
-    err: str
-    folder: Path
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return json.loads((self.folder / "result.json").read_text())  # type: ignore[no-any-return]
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
-
-    def training(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows("metrics.jsonl") if "loss" in row]
-
-    def evaluations(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows("metrics.jsonl") if "dev_loss" in row]
-
-
-class Runner:
-    """lezo-run in this process, in an empty folder; ``folder`` names the run folder."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self._patch, self._capture = patch, capture
-
-    def __call__(self, *overrides: str, folder: str = "out") -> Ran:
-        arguments = ["lezo-run", *SMALL, *overrides, f"hydra.run.dir={folder}"]
-        self._patch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as ended:
-            run.main()
-        out, err = self._capture.readouterr()
-        return Ran(ended.value.code, out, err, Path(folder))
-
-
-@pytest.fixture
-def lezo_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Runner]:
-    """Runs of a test; signal handlers and working folder come back afterwards."""
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield Runner(monkeypatch, capsys)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def process(*overrides: str, cwd: Path) -> subprocess.Popen[str]:
@@ -146,11 +94,6 @@ def test_the_best_weights_are_restored_for_the_test(
     assert (first.result["best_step"], first.result["steps"]) == (2, 4)
     assert first.rows("predictions.jsonl") == shorter.rows("predictions.jsonl")
     assert first.rows("predictions.jsonl") != last.rows("predictions.jsonl")
-
-
-def timeless(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without clocks and memory: what is the same in every run."""
-    return {k: v for k, v in row.items() if k not in ("seconds", "eval_seconds", "phases", "memory")}
 
 
 def test_a_run_repeats_itself(lezo_run: Runner) -> None:

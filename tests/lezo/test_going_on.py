@@ -1,0 +1,279 @@
+"""Whole runs that stop and go on: the end is that of a run that never stopped, and other runs are refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lezo.model import TINY
+from tests.lezo.killing import end
+from tests.lezo.runs import SMALL, Ran, Runner
+
+MORE = ["train.steps=8", "resume=auto"]
+Interrupt = Callable[[int], None]
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Ctrl-C, as it arrives, while step number ``step`` is made; 0 undoes it."""
+
+    def arrange(step: int) -> None:
+        import os
+        import signal
+
+        from lezo import train
+
+        real = train._stepped
+
+        def stepped(optimizer: Any, batch_at: Any, number: int) -> Any:
+            if number + 1 == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(optimizer, batch_at, number)
+
+        monkeypatch.undo() if step == 0 else monkeypatch.setattr(train, "_stepped", stepped)
+
+    return arrange
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optim=lezo"],
+        ["optim=mezo", "model.dtype=bfloat16", "optim.rounding=stochastic", "train.checkpoint_every=2"],
+        ["optim=fo-adamw", "optim.schedule=linear"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(
+    options: list[str],
+    lezo_run: Runner,
+    interrupt: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    whole = lezo_run(*MORE, *options, folder="whole")
+    with monkeypatch.context():
+        interrupt(5)
+        stopped = lezo_run(*MORE, *options, folder="stopped")
+    interrupt(0)
+    monkeypatch.chdir(tmp_path)
+    assert (stopped.code, stopped.result["status"], stopped.result["steps"]) == (130, "interrupted", 5)
+    assert stopped.result["weights"] is None
+    assert "go on with  lezo-run" in stopped.out and "resume=auto hydra.run.dir=stopped\n" in stopped.out
+    again = lezo_run(*MORE, *options, folder="stopped")
+    assert "going on with this run after step 5 of 8" in again.out and "test before training" not in again.out
+    ended, expected = end(again.folder), end(whole.folder)
+    if "optim=fo-adamw" in options:  # the step it stopped at has a checkpoint of its own
+        ended["files"] = {n: f for n, f in ended["files"].items() if "step-5" not in n}
+    assert ended == expected
+    sessions = json.loads((again.folder / "environment.json").read_text())
+    assert (sessions["from_step"], [s["from_step"] for s in sessions["earlier"]]) == (5, [0])
+
+
+def test_ctrl_c_in_an_evaluation_does_not_wait(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.evaluate.Evaluator._answer_log_probs", interrupted)
+        assert lezo_run("resume=auto").result["error"] == "stopped at step 0"
+    again = lezo_run("resume=auto")
+    assert (again.code, again.result["status"]) == (0, "finished")
+    assert end(again.folder)["rows"] == end(lezo_run(folder="whole").folder)["rows"]
+
+
+def test_a_finished_run_says_its_summary_and_is_left_alone(lezo_run: Runner) -> None:
+    first = lezo_run("resume=auto")
+    before = files(first.folder)
+    again = lezo_run("resume=auto", "log.project=other", "hydra.verbose=true")
+    assert again.code == 0
+    assert "this run was finished before" in again.out
+    assert f"test accuracy  {first.result['test']:.4f}" in again.out and "dev_loss" not in again.out
+    assert files(first.folder) == before
+
+
+@pytest.mark.parametrize("optim", ["lezo", "fo-sgd"])
+def test_a_finished_run_goes_on_to_more_steps_as_if_they_had_been_asked_for_at_once(
+    optim: str, lezo_run: Runner
+) -> None:
+    lezo_run(f"optim={optim}", "train.steps=4")  # evaluated at 0, 3 and, as the last, at 4
+    more = lezo_run(f"optim={optim}", *MORE)
+    whole = lezo_run(f"optim={optim}", "train.steps=8", folder="whole")
+    assert "going on with this run after step 4 of 8" in more.out
+    assert [row["step"] for row in more.evaluations()] == [0, 3, 6, 8]
+    ended, expected = end(more.folder), end(whole.folder)
+    for part in ("files", "left"):
+        ended.pop(part), expected.pop(part)
+    assert ended == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["seed=1"], "seed was 0 and is 1"),
+        (["train.steps=2"], "train.steps was 4 and is 2"),
+        (
+            ["optim.eps=0.01", "optim.lr=1e-4"],
+            "optim.eps was 0.001 and is 0.01; optim.lr was 0.0003 and is 0.0001",
+        ),
+        (["task.num_train=16"], "task.num_train was 32 and is 16"),
+    ],
+)
+def test_another_configuration_is_refused_with_what_differs(
+    change: list[str], reason: str, lezo_run: Runner
+) -> None:
+    first = lezo_run()
+    before = files(first.folder)
+    again = lezo_run(*change, "resume=auto")
+    assert again.code == 1
+    assert again.err == (
+        f"error: out: cannot go on with this run: {reason}; "
+        "set it back, or start anew in another folder with hydra.run.dir=DIR\n"
+    )
+    assert files(first.folder) == before
+
+
+def test_the_way_out_of_memory_is_no_other_run(lezo_run: Runner, interrupt: Interrupt) -> None:
+    interrupt(2)
+    lezo_run(*MORE)
+    again = lezo_run(*MORE, "train.micro_batch_size=4", "eval.batch_size=4")
+    assert again.code == 130 or again.result["status"] == "finished"
+    assert "going on with this run after step 2" in again.out
+
+
+def interrupted_elsewhere(lezo_run: Runner, patch: pytest.MonkeyPatch, *overrides: str) -> Ran:
+    """A run that ended behind step 3, in the evaluation."""
+    from lezo import train
+
+    real = train._timed
+
+    def timed(evaluate: Any) -> Any:
+        if (
+            len(list(Path("out").glob("metrics.jsonl")))
+            and '"step": 3' in Path("out/metrics.jsonl").read_text()
+        ):
+            raise KeyboardInterrupt
+        return real(evaluate)
+
+    with patch.context() as context:
+        context.setattr(train, "_timed", timed)
+        return lezo_run(*overrides, "resume=auto")
+
+
+def test_another_base_model_is_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(TINY, name)
+    weights = load_file("other/model.safetensors")
+    first = min(weights)
+    weights[first] = weights[first] + 1e-3
+    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    own = ["model=hf", "optim.lr=1e-4", "data=sample"]
+    ran = interrupted_elsewhere(lezo_run, monkeypatch, *own, "model.path=one")
+    before = files(ran.folder)
+    again = lezo_run(*own, "model.path=other", "resume=auto")
+    assert again.code == 1 and "cannot go on with this run: base weights: " in again.err
+    assert files(ran.folder) == before
+    Path("one").rename("elsewhere")  # where the same weights lie does not matter
+    assert lezo_run(*own, "model.path=elsewhere", "resume=auto").code == 0
+
+
+def test_other_data_are_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("rows/sst2")
+    folder.mkdir(parents=True)
+    rows = [
+        f'{{"sentence": "word {i} is {"good" if i % 2 else "bad"}", "label": {i % 2}}}' for i in range(50)
+    ]
+    (folder / "train.jsonl").write_text("\n".join(rows))
+    (folder / "val.jsonl").write_text("\n".join(rows[:9]))
+    own = ["task=sst2", "data=local", "data.path=rows"]
+    interrupted_elsewhere(lezo_run, monkeypatch, *own)
+    (folder / "train.jsonl").write_text("\n".join([*rows[:-1], rows[-1].replace("word", "a word")]))
+    again = lezo_run(*own, "resume=auto")
+    assert again.code == 1 and "cannot go on with this run: data: " in again.err
+
+
+def test_a_journal_of_another_run_is_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = lezo_run("seed=1", folder="other")
+    ran = interrupted_elsewhere(lezo_run, monkeypatch)
+    shutil.copy(other.folder / "journal.bin", ran.folder)
+    before = files(ran.folder)
+    again = lezo_run("resume=auto")
+    assert again.code == 1
+    assert "out/journal.bin: cannot go on with this run: seed: 1 in the run and 0 here" in again.err
+    assert files(ran.folder) == before
+
+
+def test_a_journal_damaged_in_the_middle_is_refused_with_the_offset(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = interrupted_elsewhere(lezo_run, monkeypatch)
+    file = ran.folder / "journal.bin"
+    content = bytearray(file.read_bytes())
+    content[-30] ^= 1
+    file.write_bytes(content)
+    again = lezo_run("resume=auto")
+    assert again.code == 1
+    assert f"out/journal.bin: damaged at byte {len(content) - 40}: a record's checksum" in again.err
+    assert file.read_bytes() == content
+
+
+def test_a_diverged_run_ends_as_before(lezo_run: Runner) -> None:
+    bad = ["optim.lr=1e30", "train.steps=9", "train.max_bad_steps=3", "resume=auto"]
+    first, again = lezo_run(*bad), lezo_run(*bad)
+    assert (first.code, again.code) == (1, 1)
+    assert again.result["steps"] == first.result["steps"] == len(again.training())
+    assert again.result["error"].split(" (")[0] == first.result["error"].split(" (")[0]
+
+
+def test_scoring_alone_starts_over(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.job.Job._keep", lambda *_: 1 / 0)
+        assert lezo_run("optim=none", "resume=auto").code == 1
+    again = lezo_run("optim=none", "resume=auto")
+    assert (again.code, again.result["status"], len(again.evaluations())) == (0, "finished", 1)
+    assert not (again.folder / "traceback.txt").exists()
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from lezo import run
+sys.argv = ["lezo-run", {arguments}]
+run.main()
+"""
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lezo_run: Runner, tmp_path: Path) -> None:
+    arguments = [*SMALL, "train.steps=30", "resume=auto", "hydra.run.dir=out"]
+    code = FULL.format(limit=4096, arguments=", ".join(map(repr, arguments)))
+    full = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert full.returncode == 1
+    assert (
+        "error: out/metrics.jsonl: cannot write there (No space left on device); what was written before stays"
+        in full.stderr
+    )
+    assert "Traceback" not in full.stderr
+    ended = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert ended["status"] == "failed" and 3 <= ended["steps"] < 30
+    again = lezo_run("train.steps=30", "resume=auto")
+    assert end(again.folder) == end(lezo_run("train.steps=30", folder="whole").folder)
+
+
+def test_the_best_steps_weights_are_made_again(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.train._better", lambda dev, best: best is None)
+        first = lezo_run("train.steps=6", folder="first")
+    shorter = lezo_run("train.steps=3", folder="shorter")
+    assert (first.result["best_step"], first.result["steps"]) == (3, 6)
+    assert "weights of step 3: brought back" in first.out
+    assert first.result["weights"] == shorter.result["weights"]

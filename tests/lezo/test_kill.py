@@ -1,0 +1,30 @@
+"""SIGKILL at random moments, then resume=auto: the end is bit for bit that of a run never killed.
+
+`pytest -m slow` kills each optimizer's runs twenty times, the rest of the tests twice.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("killing.py")
+
+
+def kill(folder: Path, optim: str, kills: int) -> None:
+    command = [sys.executable, str(SCRIPT), str(folder), optim, str(kills), "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{optim}: {kills} kills, every end the same" in done.stdout
+
+
+@pytest.mark.parametrize("optim", ["lezo", "mezo", "fo-sgd"])
+def test_two_kills_change_nothing(optim: str, tmp_path: Path) -> None:
+    kill(tmp_path, optim, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", ["lezo", "mezo", "fo-sgd", "fo-adamw"])
+def test_twenty_kills_change_nothing(optim: str, tmp_path: Path) -> None:
+    kill(tmp_path, optim, 20)

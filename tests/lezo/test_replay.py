@@ -1,0 +1,164 @@
+"""lezo-replay as its user types it: a model from base weights and journal, or a check of the run."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lezo import replay
+from lezo.fingerprint import weights_hash
+from tests.lezo.runs import Ran, Runner
+
+Replay = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def lezo_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replay:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lezo-replay", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            replay.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def ran(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """A run whose best step is 3 of 4, in bfloat16, with its model saved."""
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.train._better", lambda dev, best: best is None)
+        made = lezo_run("model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "save_model=true")
+    assert made.result["best_step"] == 3
+    return made
+
+
+def test_the_journal_alone_makes_the_saved_model_again(ran: Ran, lezo_replay: Replay, tmp_path: Path) -> None:
+    saved = load_file(ran.folder / "model" / "model.safetensors")
+    shutil.move(ran.folder / "journal.bin", "shared.bin")
+    code, out, err = lezo_replay("shared.bin", "replay.step=3", "replay.out=made")
+    assert (code, err) == (0, "")
+    assert "step     3 of 4" in out and f"sha256 {ran.result['weights']}" in out
+    made = load_file("made/model.safetensors")
+    assert made.keys() == saved.keys() and all(torch.equal(made[name], saved[name]) for name in saved)
+    model = AutoModelForCausalLM.from_pretrained("made", dtype="auto")
+    assert weights_hash(model) == ran.result["weights"]
+    assert AutoTokenizer.from_pretrained("made")("yes")["input_ids"]
+    assert str(tmp_path).encode() not in Path("shared.bin").read_bytes()
+
+
+def test_any_step_can_be_had(ran: Ran, lezo_run: Runner, lezo_replay: Replay) -> None:
+    shorter = lezo_run(
+        *("model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "train.steps=2"),
+        folder="shorter",
+    )
+    assert lezo_replay("out", "replay.step=2", "replay.out=two")[0] == 0
+    model = AutoModelForCausalLM.from_pretrained("two", dtype="auto")
+    assert weights_hash(model) == shorter.result["weights"]
+
+
+def test_the_best_step_is_in_the_journal(lezo_run: Runner, lezo_replay: Replay) -> None:
+    ran = lezo_run()
+    code, out, _ = lezo_replay("out")
+    assert code == 0 and f"step     {ran.result['best_step']} of 4" in out
+    assert f"sha256 {ran.result['weights']}" in out and (ran.folder / "model" / "config.json").exists()
+
+
+def test_a_right_run_is_said_to_be_right(ran: Ran, lezo_replay: Replay) -> None:
+    before = sorted(ran.folder.rglob("*"))
+    code, out, err = lezo_replay("out", "replay.verify=true")
+    assert (code, err) == (0, "") and out.endswith("everything is right\n")
+    assert ran.result["weights"] in out and "checksums and order right" in out
+    assert sorted(ran.folder.rglob("*")) == before
+
+
+def rewrite(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "problem"),
+    [
+        (
+            "metrics.jsonl",
+            '"skipped": false',
+            '"skipped": true',
+            "metrics.jsonl: tells of another run than the journal",
+        ),
+        ("result.json", '"weights": "', '"weights": "0', "weights of step 3: the result has sha256 0"),
+        ("config.yaml", "seed: 0", "seed: 5", "config.yaml: not the configuration of the journal's run"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    name: str, old: str, new: str, problem: str, ran: Ran, lezo_replay: Replay
+) -> None:
+    rewrite(ran.folder / name, old, new)
+    code, out, _ = lezo_replay("out", "replay.verify=true")
+    assert code == 1 and "NOT RIGHT: " in out and problem in out
+
+
+def test_a_cut_journal_is_named_by_verify(ran: Ran, lezo_replay: Replay) -> None:
+    file = ran.folder / "journal.bin"
+    file.write_bytes(file.read_bytes()[:-25])
+    code, out, _ = lezo_replay("out", "replay.verify=true")
+    assert code == 1 and "its last 15 bytes are a record cut short" in out
+
+
+def test_damage_is_named_with_its_offset(ran: Ran, lezo_replay: Replay) -> None:
+    file = ran.folder / "journal.bin"
+    content = bytearray(file.read_bytes())
+    content[-50] ^= 8
+    file.write_bytes(content)
+    code, _, err = lezo_replay("out")
+    assert code == 1 and err.startswith(f"error: out/journal.bin: damaged at byte {len(content) - 60}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["out", "replay.step=5"], 1, "replay.step=5: out/journal.bin has the steps 0 to 4"),
+        (["out"], 1, "out/model: is there already; remove it, or choose another folder with replay.out=DIR"),
+        (["nowhere"], 1, "nowhere: no run with a journal"),
+        (["out", "replay.base=other", "replay.out=x"], 1, "other: not the base weights of this run (sha256 "),
+        (
+            ["out", "replay.stpe=5"],
+            2,
+            "replay.stpe=5: unknown option; expected one value for one of replay.step,",
+        ),
+        (["out", "replay.step=five"], 2, "replay.step=five: expected a whole number or null"),
+        (["out", "out"], 2, "out out: expected one run folder or journal, and replay.*"),
+    ],
+)
+def test_bad_input_is_answered_with_a_way_out(
+    arguments: list[str], code: int, message: str, ran: Ran, lezo_replay: Replay
+) -> None:
+    shutil.copytree(ran.folder / "model", "other")
+    ended, _, err = lezo_replay(*arguments)
+    assert ended == code and err.startswith(f"error: {message}")
+
+
+def test_a_first_order_run_says_that_it_has_no_journal(lezo_run: Runner, lezo_replay: Replay) -> None:
+    lezo_run("optim=fo-sgd", "train.steps=1")
+    code, _, err = lezo_replay("out")
+    assert code == 1 and "a first-order run has no journal; run it with save_model=true" in err
+
+
+def test_help_and_nothing(lezo_replay: Replay) -> None:
+    assert lezo_replay("--help")[:2] == (0, replay.HELP)
+    assert lezo_replay()[:2] == (2, replay.HELP)
+
+
+def test_verify_of_an_unfinished_run_says_what_it_cannot_compare(ran: Ran, lezo_replay: Replay) -> None:
+    result = json.loads((ran.folder / "result.json").read_text()) | {"status": "interrupted"}
+    (ran.folder / "result.json").write_text(json.dumps(result))
+    code, out, _ = lezo_replay("out", "replay.verify=true")
+    assert code == 0 and "its final weights cannot be compared" in out
