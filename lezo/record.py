@@ -63,6 +63,11 @@ class Appended:
         if time.monotonic() - self._synced >= 1:
             self.sync()
 
+    def end(self, size: int) -> bytes:
+        """The last ``size`` bytes."""
+        with _named(self._path):
+            return os.pread(self._file, size, os.fstat(self._file).st_size - size)
+
     def sync(self) -> None:
         """Wait until everything is on the disk."""
         with _named(self._path):

@@ -13,7 +13,7 @@ from typing import Any
 from lezo.checkpoint import Checkpoint, find_checkpoints
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin, differences
-from lezo.journal import Header, JournalError, JournalFile, Recipe, read_journal
+from lezo.journal import Header, JournalFile, Recipe, read_journal
 from lezo.record import FolderError, read_file
 from lezo.train import Progress
 
@@ -192,10 +192,7 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
     path = folder / JOURNAL
     if not path.exists():
         return None
-    try:
-        journal = read_journal(path)
-    except JournalError as error:
-        raise FolderError(str(error)) from None
+    journal = read_journal(path)
     _refuse_origin(path, asdict(journal.header.origin), header.origin)
     now, then = asdict(header.recipe), asdict(journal.header.recipe)
     changed = [
