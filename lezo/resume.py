@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lezo.checkpoint import Checkpoint, find_checkpoints
+from lezo.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin, differences
 from lezo.journal import Header, JournalFile, Recipe, read_journal
@@ -79,7 +78,7 @@ class Past:
     def forget(self) -> None:
         """Remove the checkpoints of steps that will be made again."""
         for checkpoint in self.forgotten:
-            shutil.rmtree(checkpoint.path)
+            remove(checkpoint.path)
 
 
 def refuse_changes(folder: Path, yaml: str) -> None:
