@@ -25,7 +25,7 @@ _MAY_GROW = ("train.steps", "train.max_seconds")
 class Origin:
     """What a run starts from: hashes of the weights as it loads them, of the tokenizer and of its encoded examples.
 
-    ``config`` is a run_hash, ``code`` lezo's version and commit; both are for the reader only.
+    ``config`` is a run_hash; ``code`` is lezo's version and commit, for the reader only.
     """
 
     weights: str
@@ -44,7 +44,7 @@ class Origin:
             "tokenizer": "tokenizer",
             "noise": "noise version",
         }
-        named = words | {"dtype": "dtype of the weights"}
+        named = words | {"dtype": "dtype of the weights", "config": "configuration"}
         return [
             f"{named[key]}: {_short(getattr(self, key))} in the run and {_short(getattr(now, key))} here"
             for key in (field.name for field in fields(self))
