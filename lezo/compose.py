@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lezo.config import OPTIM_SCHEMAS, ConfigError, RunConfig, check
+from lezo.identity import job_name
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
@@ -34,12 +35,16 @@ _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, Assertion
 
 @dataclass(frozen=True)
 class Composed:
-    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to."""
+    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to.
+
+    As a job of a sweep it would write to ``job_name`` in ``sweep_dir``.
+    """
 
     config: RunConfig
     yaml: str
     run_dir: Path
     sweep_dir: Path
+    job_name: str
 
 
 def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights: bool = True) -> Composed:
@@ -55,10 +60,9 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     with hydra_on(config_dir) as extra:
         try:
             composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-            dirs = Path(composed.hydra.run.dir), Path(composed.hydra.sweep.dir)
-            with open_dict(composed):
-                del composed["hydra"]
-            result = converted(composed, *dirs)
+            hydra = composed.hydra
+            dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
+            result = converted(composed, *dirs, job_name=str(hydra.sweep.subdir))
         except _COMPOSE_ERRORS as error:
             raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
     check(result.config, weights=weights)
@@ -79,7 +83,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def register_schema() -> None:
-    """Make the typed schemas known to Hydra; conf/run.yaml and conf/optim/*.yaml name them."""
+    """Make known to Hydra what conf/run.yaml and conf/optim/*.yaml name: the typed schemas, and a job's name."""
+    OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, schema in OPTIM_SCHEMAS.items():
@@ -96,13 +101,24 @@ def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
         yield [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
 
 
-def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path) -> Composed:
+def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
     """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved."""
-    own = composed.copy()
-    OmegaConf.resolve(own)
+    own = _own(composed)
     config = OmegaConf.to_object(own)
     assert isinstance(config, RunConfig)
-    return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir)
+    return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir, job_name)
+
+
+def _own(composed: DictConfig) -> DictConfig:
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    OmegaConf.resolve(own)
+    return own
+
+
+def _own_yaml(composed: DictConfig) -> str:
+    return OmegaConf.to_yaml(_own(composed))
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:

@@ -11,18 +11,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(file for package in ("lezo", "tasks") for file in (ROOT / package).rglob("*.py"))
-RUN_LEVEL = {"run", "compose", "outcome", "job", "plan", "prepare", "banner", "sweep", "show"}
+RUN_LEVEL = {"run", "compose", "outcome", "job", "plan", "prepare", "banner", "show"}
+SWEEP_LEVEL = {"sweep", "sweep_jobs", "launched"}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
 
 DOORS = {
-    "hydra": {"lezo.run", "lezo.compose", "lezo.sweep", "lezo.show", "lezo.bench"},
+    "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
     "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
-    "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job", "lezo.contest"},
+    "rich": {"lezo.story", "lezo.sweep", "lezo.sweep_table", "lezo.outcome", "lezo.job", "lezo.contest"},
     "matplotlib": {"lezo.bench_report"},
-    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | BENCH_LEVEL},
+    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | SWEEP_LEVEL | BENCH_LEVEL},
 }
 
 
