@@ -7,6 +7,7 @@ Hydra composes; this module adds what its messages lack: suggestions, choices, a
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
             raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
     return parsed
+
+
+def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
+    """The command line that repeats a run from its beginning, in a folder of its own."""
+    kept = [text for text in overrides if not text.startswith(("hydra.run.dir=", "resume="))]
+    folder = ["--config-dir", config_dir] if config_dir else []
+    return shlex.join([program, *folder, *kept])
 
 
 def register_schema() -> None:

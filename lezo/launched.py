@@ -11,9 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from lezo.compose import CONF, converted, register_schema
+from lezo.compose import CONF, command, converted, register_schema
 from lezo.config import check
-from lezo.run import command, run
 
 
 class LaunchedRun:
@@ -25,7 +24,9 @@ class LaunchedRun:
         folder = Path(job.runtime.output_dir)
         composed = converted(config, folder, Path(job.sweep.dir), folder.name)
         check(composed.config)
-        if run(composed, command=command(list(job.overrides.task))) != 0:
+        from lezo.outcome import carried_out  # the launcher's own process needs no torch
+
+        if carried_out(composed, command(list(job.overrides.task))) != 0:
             raise CompactHydraException(f"error: {folder}: did not finish; result.json there says why")
 
     def __reduce__(self) -> tuple[Callable[[], LaunchedRun], tuple[()]]:

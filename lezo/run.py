@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lezo import __version__
@@ -27,7 +25,7 @@ def main() -> None:
 
 def _answer() -> int:
     """Do what the command line says. Returns the exit code."""
-    from lezo.compose import compose
+    from lezo.compose import command, compose
     from lezo.config import ConfigError
 
     given = command_line()
@@ -71,13 +69,6 @@ def complain(error: ConfigError) -> int:
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
     return 2
-
-
-def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
-    """The command line that repeats a run from its beginning, in a folder of its own."""
-    kept = [text for text in overrides if not text.startswith(("hydra.run.dir=", "resume="))]
-    folder = ["--config-dir", config_dir] if config_dir else []
-    return shlex.join([program, *folder, *kept])
 
 
 def _shows(given: argparse.Namespace) -> bool:

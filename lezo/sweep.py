@@ -47,8 +47,9 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     record = Record(standings)
     before = len(found) - len(todo)
     left_alone = f", {before} of them finished before" if before else ""
-    out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}")
     places = environments(slots, [standing.job.composed.config.model.device for standing in todo])
+    at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
+    out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}{at_a_time}")
     with listening() as asked, Lifeline() as lifeline, SweepStory(out, standings) as story:
         Driver(todo, places, config_dir, lifeline=lifeline, story=story, record=record).drive(asked)
     out.print(final_table(standings, before))

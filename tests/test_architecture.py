@@ -101,7 +101,10 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     assert not {name.split(".")[0] for name in imports(MODULES[package], at_start=True)} & heavy
 
 
-@pytest.mark.parametrize("module", ["lezo.run", "lezo.compose", "lezo.config", "lezo.show", "lezo.bench"])
+@pytest.mark.parametrize(
+    "module",
+    ["lezo.run", "lezo.compose", "lezo.config", "lezo.show", "lezo.bench", "lezo.sweep", "lezo.launched"],
+)
 def test_the_commands_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'datasets', 'wandb', 'matplotlib'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
