@@ -275,6 +275,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         for folder in self.folders[:slots]:
             self.wait_for(lambda folder=folder: (folder / "metrics.jsonl").exists())
@@ -290,8 +291,11 @@ class Process:
         file = self.folders[job] / "heard"
         return file.read_text().split() if file.exists() else []
 
+    def pid(self, job: int) -> int:
+        return json.loads((self.folders[job] / "environment.json").read_text())["pid"]  # type: ignore[no-any-return]
+
     def alive(self, job: int) -> bool:
-        pid = json.loads((self.folders[job] / "environment.json").read_text())["pid"]
+        pid = self.pid(job)
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -302,7 +306,7 @@ class Process:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_asked_once_every_job_stops_after_its_step(sent: signal.Signals) -> None:
     sweeping = Process("seed=0,1,2", "log.tags=[stop]", slots=2)
-    sweeping.driver.send_signal(sent)
+    os.killpg(sweeping.driver.pid, sent)  # as a terminal does: to everyone in the foreground
     out, _ = sweeping.driver.communicate(timeout=20)
     assert sweeping.driver.returncode == 130
     assert "stopping after each job's step; Ctrl-C again stops at once\n" in out
@@ -331,9 +335,9 @@ def test_a_repeated_sigterm_is_one_and_a_second_ctrl_c_stops_at_once() -> None:
 
 def test_jobs_that_do_not_listen_are_killed() -> None:
     sweeping = Process("seed=0,1", "log.tags=[dead]", slots=2)
-    for _ in range(2):
+    for heard in (["SIGTERM"], ["SIGTERM", "SIGINT"]):
         sweeping.driver.send_signal(signal.SIGINT)
-        time.sleep(0.25)
+        sweeping.wait_for(lambda heard=heard: sweeping.heard(0) == sweeping.heard(1) == heard)
     sweeping.driver.communicate(timeout=20)
     assert sweeping.driver.returncode == 130
     assert not sweeping.alive(0) and not sweeping.alive(1)
@@ -350,11 +354,13 @@ def test_no_job_outlives_a_sweep_that_is_killed() -> None:
 
 
 def test_no_job_outlives_a_sweep_whose_reader_goes_away() -> None:
-    with Process("seed=0,1", "log.tags=[stop]", slots=1).driver as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        os.kill(json.loads(next(Path("out").glob("*/environment.json")).read_text())["pid"], signal.SIGTERM)
-        assert process.wait(timeout=20) != 0
+    sweeping = Process("seed=0,1", "log.tags=[stop]", slots=2)
+    with sweeping.driver as driver:
+        assert driver.stdout is not None
+        driver.stdout.close()
+        os.kill(sweeping.pid(0), signal.SIGTERM)  # of which the sweep has something to say
+        assert driver.wait(timeout=20) != 0
+    sweeping.wait_for(lambda: not sweeping.alive(1))
 
 
 def test_ctrl_c_reaches_a_real_run() -> None:
@@ -372,7 +378,7 @@ def test_ctrl_c_reaches_a_real_run() -> None:
     while not (metrics.exists() and metrics.stat().st_size):
         assert running.poll() is None
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to everyone in the foreground
+    os.killpg(running.pid, signal.SIGINT)
     out, _ = running.communicate(timeout=60)
     assert running.returncode == 130
     assert {job: cells[-1] for job, cells in table(out).items()} == {
