@@ -143,13 +143,17 @@ def test_a_repeated_command_runs_what_is_not_complete_and_another_has_its_own_fi
     assert len(started) == 3
 
 
-def test_a_killed_attempt_is_not_mistaken_for_the_result_of_an_earlier_one(words: Words) -> None:
+def test_an_attempt_is_not_mistaken_for_an_earlier_one(
+    words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
     words("fail")
     assert sweep(["seed=0", OUT]) == 1
     assert saved()[0]["dev"] == 0.5
+    assert "    | said at the end: failed\n" in capsys.readouterr().out
     words("kill")
     assert sweep(["seed=0", OUT]) == 1
     assert (saved()[0]["status"], saved()[0]["dev"]) == ("failed (exit code -9)", None)
+    assert "said at the end" not in capsys.readouterr().out
 
 
 def test_a_dry_run_plans_each_job(
