@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check
+from lezo.identity import job_name
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
@@ -35,12 +37,16 @@ _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, Assertion
 
 @dataclass(frozen=True)
 class Composed:
-    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to."""
+    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to.
+
+    As a job of a sweep it would write to ``job_name`` in ``sweep_dir``.
+    """
 
     config: RunConfig
     yaml: str
     run_dir: Path
     sweep_dir: Path
+    job_name: str
 
 
 def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights: bool = True) -> Composed:
@@ -56,10 +62,9 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     with hydra_on(config_dir) as extra:
         try:
             composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-            dirs = Path(composed.hydra.run.dir), Path(composed.hydra.sweep.dir)
-            with open_dict(composed):
-                del composed["hydra"]
-            result = converted(composed, *dirs)
+            hydra = composed.hydra
+            dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
+            result = converted(composed, *dirs, job_name=str(hydra.sweep.subdir))
         except _COMPOSE_ERRORS as error:
             raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
     check(result.config, weights=weights)
@@ -104,8 +109,16 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
+def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
+    """The command line that repeats a run from its beginning, in a folder of its own."""
+    kept = [text for text in overrides if not text.startswith(("hydra.run.dir=", "resume="))]
+    folder = ["--config-dir", config_dir] if config_dir else []
+    return shlex.join([program, *folder, *kept])
+
+
 def register_schema() -> None:
-    """Make the typed schemas known to Hydra; conf/run.yaml and conf/optim/*.yaml name them."""
+    """Make known to Hydra what conf/run.yaml and conf/optim/*.yaml name: the typed schemas, and a job's name."""
+    OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, schema in OPTIM_SCHEMAS.items():
@@ -122,13 +135,24 @@ def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
         yield [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
 
 
-def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path) -> Composed:
+def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
     """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved."""
-    own = composed.copy()
-    OmegaConf.resolve(own)
+    own = _own(composed)
     config = OmegaConf.to_object(own)
     assert isinstance(config, RunConfig)
-    return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir)
+    return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir, job_name)
+
+
+def _own(composed: DictConfig) -> DictConfig:
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    OmegaConf.resolve(own)
+    return own
+
+
+def _own_yaml(composed: DictConfig) -> str:
+    return OmegaConf.to_yaml(_own(composed))
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:

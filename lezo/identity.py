@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -65,6 +66,17 @@ def run_hash(yaml: str) -> str:
 def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
     kept = {key: value for key, value in settings(yaml).items() if not _within(key, parents)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def job_name(yaml: str) -> str:
+    """A folder name for a run: what people look for, and the first 8 digits of its hash.
+
+    Names may come from a user's own files: what is no plain file name in them becomes "_".
+    """
+    said = settings(yaml)
+    names = (said["task.name"], said["model.name"], said["optim.name"], f"seed{said['seed']}")
+    plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "_", "-".join(str(name) for name in names))
+    return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
 
 
 def differences(before: str, now: str) -> list[str]:

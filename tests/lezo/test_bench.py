@@ -49,6 +49,7 @@ def test_a_bench_leaves_its_whole_folder(
         "bench.json",
         "table.md",
         "steps.png",
+        ".lock",
         "trace.json",
     )
     assert {file.name for file in folder.iterdir()} == set(files)
