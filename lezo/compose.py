@@ -280,7 +280,7 @@ def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence
         return f"{override.input_line}: unknown key; {'.'.join(path)} is a value and has no keys"
     keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()) if key != "name")
     owner = f" of optim={base.optim.name}" if path[:1] == ["optim"] else ""
-    return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys}"
+    return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys or 'none'}"
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -17,7 +17,6 @@ from omegaconf import MISSING
 
 from tasks import TASKS
 
-
 _LONGEST = 1200  # characters of a problem that are shown
 
 
@@ -336,11 +335,11 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
 
 def _name_problems(config: RunConfig) -> Iterator[str]:
     """Names that a configuration of the user's own can say; the run folder is made of three of them."""
-    known = {"task": sorted(TASKS), "data": [None, "hub", "local", "sample"], "log": ["files", "wandb"]}
+    known = {"task": sorted(TASKS), "data": ["hub", "local", "sample"], "log": ["files", "wandb"]}
     for group, names in known.items():
-        if (name := getattr(config, group).name) not in names:
-            expected = ", ".join(each for each in names if each)
-            yield f"{group}: name {name!r} is unknown; expected one of {expected}"
+        name = getattr(config, group).name
+        if name not in names and not (group == "data" and name is None):  # which has words of its own
+            yield f"{group}: name {name!r} is unknown; expected one of {', '.join(names)}"
     optim = config.optim
     if OPTIM_SCHEMAS.get(optim.name) is not type(optim):
         yield (
