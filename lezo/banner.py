@@ -110,7 +110,8 @@ def _training(config: RunConfig, plan: Plan) -> str:
     settings = config.train
     size = min(settings.batch_size, len(plan.train))
     short = f" (all there are; train.batch_size={settings.batch_size})" if size < settings.batch_size else ""
-    micro = f" in forwards of {settings.micro_batch_size}" if settings.micro_batch_size else ""
+    part = settings.micro_batch_size or size
+    micro = f" in forwards of {part}" if part < size else ""
     limit = f", at most {settings.max_seconds:g} s" if settings.max_seconds else ""
     return f"{settings.steps} steps of {size} examples{short}{micro}; dev every {settings.eval_every}; seed {config.seed}{limit}"
 

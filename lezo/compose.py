@@ -24,6 +24,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+from yaml import MarkedYAMLError, YAMLError
 
 from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check
 from lezo.identity import job_name
@@ -32,7 +34,10 @@ _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
 GROUPS = ("task", "optim", "model", "data", "log")
 _ADDED_GROUPS = ("experiment",)  # `+experiment=NAME` is how a recipe is asked for
-_COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)  # what Hydra raises
+_COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last two are how they stumble over odd values
+    *(HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError, RecursionError),
+    *(AttributeError, TypeError),
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
         except _COMPOSE_ERRORS as error:
             raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
     check(result.config, weights=weights)
+    _refuse_folders(result)
     return result
 
 
@@ -77,10 +83,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parsed = []
     for text in overrides:
         try:
+            text.encode()
             parsed.append(parser.parse_override(text))
-        except HydraException:
+        except (HydraException, RecursionError):
             expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
             raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
+        except UnicodeEncodeError:  # bytes of the command line that Python could not read
+            raise ConfigError([f"{text}: expected UTF-8 text"]) from None
     return parsed
 
 
@@ -131,8 +140,28 @@ def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError([f"--config-dir {config_dir}: no such folder"])
     register_schema()
-    with initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
-        yield [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+    with _closed_environment(), initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
+        yield [] if config_dir is None else [f"hydra.searchpath=[{_address(config_dir)}]"]
+
+
+def _address(folder: str) -> str:
+    return quoted(f"file://{Path(folder).resolve()}")
+
+
+@contextmanager
+def _closed_environment() -> Iterator[None]:
+    """Meanwhile no interpolation reads the environment: what it holds may be secret, and a run writes its settings."""
+    OmegaConf.register_new_resolver("oc.env", _refused_variable, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _refused_variable(name: str, *_: Any) -> str:
+    where = f"${{oc.env:{name}}}"
+    reason = "the run's files would hold an environment variable's value, which may be secret"
+    raise ConfigError([f'{where}: {reason}; let the shell write what is none: key="${name}"'])
 
 
 def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
@@ -171,11 +200,23 @@ def _refuse_additions(override: Override, config_dir: str | None) -> None:
 
 
 def _refuse_names(override: Override) -> None:
+    """A group's choice is one of the files there, and its name is that file's."""
     group, _, key = override.key_or_group.partition(".")
-    if group in GROUPS and key == "name":
+    value = override.value()
+    if group not in GROUPS:
+        return
+    if key == "name" or isinstance(value, dict) and "name" in value:
         raise ConfigError(
             [f"{override.input_line}: a choice has its settings with it; say {group}=... instead"]
         )
+    if not key and ".." in str(value).split("/"):
+        raise ConfigError([f"{override.input_line}: expected an option of {group}, not a path to elsewhere"])
+
+
+def _refuse_folders(composed: Composed) -> None:
+    for key, path in (("hydra.run.dir", composed.run_dir), ("hydra.sweep.dir", composed.sweep_dir)):
+        if path == Path() or not str(path).isprintable():
+            raise ConfigError([f"{key}={path}: expected a folder of its own for the run's files"])
 
 
 def _refuse_sweep(override: Override) -> None:
@@ -187,6 +228,8 @@ def _diagnosis(
     overrides: Sequence[Override], extra: Sequence[str], config_dir: str | None, error: Exception
 ) -> str:
     """The first override that is at fault, in words; else what Hydra says."""
+    if (own := _own_problem(error)) is not None:
+        return own
     groups = [override for override in overrides if override.key_or_group in GROUPS]
     for override in groups:
         options = _options(override.key_or_group, config_dir)
@@ -196,11 +239,23 @@ def _diagnosis(
     try:
         base = hydra_compose("run", lines)
     except _COMPOSE_ERRORS:
-        return _first_line(error)
+        return _in_words(error)
     for override in overrides:
         if override not in groups and (problem := _value_problem(override, base, lines)) is not None:
             return problem
-    return _first_line(error)
+    return _in_words(error)
+
+
+def _own_problem(error: Exception) -> str | None:
+    """What is said in full already: a variable of the environment, or a file that is no YAML."""
+    inner: BaseException | None = error
+    while inner is not None:  # OmegaConf wraps what its resolvers raise
+        if isinstance(inner, ConfigError):
+            return inner.problems[0]
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        return f"{mark.name}, line {mark.line + 1}: not valid YAML ({error.problem})"
+    return None
 
 
 def _options(group: str, config_dir: str | None) -> list[str]:
@@ -249,7 +304,7 @@ def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence
         return f"{override.input_line}: unknown key; {'.'.join(path)} is a value and has no keys"
     keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()) if key != "name")
     owner = f" of optim={base.optim.name}" if path[:1] == ["optim"] else ""
-    return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys}"
+    return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys or 'none'}"
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -278,5 +333,8 @@ def _expected(base: DictConfig, key: str) -> str:
     return words + (" or null" if node._metadata.optional else "")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _in_words(error: Exception) -> str:
+    """What Hydra says first, with the reason where that is a line of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{said.rstrip('.')}; lezo-run --help lists groups and keys"

@@ -17,13 +17,22 @@ from omegaconf import MISSING
 
 from tasks import TASKS
 
+_LONGEST = 1200  # characters of a problem that are shown
+
 
 class ConfigError(ValueError):
-    """A configuration that cannot run; the message lists every problem found."""
+    """A configuration that cannot run; the message lists every problem found, a line each."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [_one_line(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
+
+
+def _one_line(text: str) -> str:
+    """The text without anything that moves a terminal's cursor; of a very long one both ends."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = _LONGEST // 2
+    return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
 
 
 class DType(Enum):
@@ -265,6 +274,7 @@ _COUNT: tuple[_Check, str] = (lambda v: v >= 1, "a whole number of at least 1")
 _COUNT_OR_0: tuple[_Check, str] = (lambda v: v >= 0, "a whole number of at least 0")
 _SEED: tuple[_Check, str] = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
 
 _RANGES: dict[str, tuple[_Check, str]] = {
     "seed": _SEED,
@@ -306,7 +316,8 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
 
     ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
     """
-    problems = [*_out_of_range(config), *_data_problems(config), *_model_problems(config)]
+    problems = [*_out_of_range(config), *_name_problems(config)]
+    problems += [*_data_problems(config), *_model_problems(config)]
     if weights:
         problems += _training_problems(config)
     if problems:
@@ -322,10 +333,28 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
             yield f"{key}={value}: expected {expected}"
 
 
+def _name_problems(config: RunConfig) -> Iterator[str]:
+    """Names that a configuration of the user's own can say; the run folder is made of three of them."""
+    known = {"task": sorted(TASKS), "data": ["hub", "local", "sample"], "log": ["files", "wandb"]}
+    for group, names in known.items():
+        name = getattr(config, group).name
+        if name not in names and not (group == "data" and name is None):  # which has words of its own
+            yield f"{group}: name {name!r} is unknown; expected one of {', '.join(names)}"
+    optim = config.optim
+    if OPTIM_SCHEMAS.get(optim.name) is not type(optim):
+        yield (
+            f"optim: name {optim.name!r} is not that of its settings; expected one of {', '.join(OPTIM_SCHEMAS)}, "
+            "with defaults: [/schema/optim/<name>@_here_, _self_]"
+        )
+    if not _NAME.fullmatch(config.model.name):
+        yield (
+            f"model: name {config.model.name!r} would be part of the run folder's path; expected at most 100 letters, "
+            "digits, dots, dashes and underscores, a letter or digit first"
+        )
+
+
 def _data_problems(config: RunConfig) -> Iterator[str]:
     data = config.data
-    if config.task.name not in TASKS:  # as a configuration of the user's own can say
-        yield f"task: name {config.task.name} is unknown; expected one of {', '.join(sorted(TASKS))}"
     if data.name is None:
         yield f"data: model={config.model.name} has no data of its own; add data=local data.path=DIR, data=hub or data=sample"
     if data.name == "local" and data.path is None:

@@ -59,6 +59,7 @@ class Encoder:
         encoded = []
         for index, example, (ids,) in self._tokenized(examples, lambda e: [with_demos(demos, e.prompt)]):
             kept = self._fitted(ids)
+            self._check_prompt(index, kept)
             cut = len(kept) < len(ids) + (self.bos is not None)
             encoded.append(Encoded(index, (kept,), (0,), (0,), example.references, cut))
         return encoded
@@ -77,6 +78,8 @@ class Encoder:
         for answer, size in zip(example.answers, lens, strict=True):
             self._check_answer(index, answer, size)
         sequences = tuple(self._fitted(sequence) for sequence in full)
+        for sequence, size in zip(sequences, lens, strict=True):
+            self._check_prompt(index, sequence[: len(sequence) - size])
         whole = max(map(len, full)) + (self.bos is not None)
         return Encoded(index, sequences, lens, example.gold, example.references, whole > self.max_length)
 
@@ -89,12 +92,19 @@ class Encoder:
         if size < 1:
             raise EncodeError(
                 f"example {index}: the answer {_shortened(answer)} adds no token to its prompt with this tokenizer; "
-                "expected at least one (another model.tokenizer, or a task whose answers it knows)"
+                "expected at least one (a row with an answer in it, another model.tokenizer, or a task whose answers it knows)"
             )
         if size > self.max_length - 1:
             raise EncodeError(
                 f"example {index}: the answer {_shortened(answer)} has {size} tokens, and with at least one before "
                 f"it the model holds {self.max_length}; expected a shorter answer or a model with more positions"
+            )
+
+    def _check_prompt(self, index: int, ids: Sequence[int]) -> None:
+        if not ids:
+            raise EncodeError(
+                f"example {index}: the prompt has no token with this tokenizer, which puts none first either; expected "
+                "at least one before the answer (model.bos=ID puts one there)"
             )
 
 

@@ -92,7 +92,7 @@ class Evaluator:
         records = []
         for example, candidate_sums in zip(examples, sums, strict=True):
             scores = _means(example, candidate_sums)
-            chosen = max(range(len(scores)), key=lambda k: (scores[k], -k))  # the first of equals
+            chosen = _best(scores)
             record = {"index": example.index, "scores": scores, "prediction": chosen, "gold": gold(example)}
             records.append((record, accuracy(chosen, example.gold)))
         return records
@@ -148,6 +148,13 @@ def gold(example: Encoded) -> int | list[int] | list[str]:
     if example.references:
         return list(example.references)
     return example.gold[0] if len(example.gold) == 1 else list(example.gold)
+
+
+def _best(scores: Sequence[float]) -> int | None:
+    """The first of the highest; None, which is right about nothing, where a score is not a number."""
+    if any(map(math.isnan, scores)):
+        return None
+    return max(range(len(scores)), key=lambda k: (scores[k], -k))
 
 
 def _means(example: Encoded, sums: Sequence[float]) -> list[float]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from lezo import banner, noise, story
 from lezo.build import make_batches, make_evaluator, make_optimizer, make_recipe
 from lezo.compose import Composed
-from lezo.config import FirstOrderConfig
+from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.durable import Durable
 from lezo.evaluate import Evaluation, Evaluator
 from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
@@ -209,11 +209,15 @@ class Job:
                 steps=settings.steps,
                 eval_every=settings.eval_every,
                 max_seconds=settings.max_seconds,
-                max_bad_steps=settings.max_bad_steps,
+                max_bad_steps=min(settings.max_bad_steps, settings.steps),
                 held=self.stop.held,
             )
+            if done.best is None:
+                raise DivergedError(f"step {done.step}: no dev loss since step 0 is finite")
         except DivergedError as error:
-            raise DivergedError(f"{error}; weights in {banner.dtype_name(plan)}: {_way_out(plan)}") from error
+            raise DivergedError(
+                f"{error}; weights in {banner.dtype_name(plan)}: {_way_out(self.config, plan)}"
+            ) from error
         except KeyboardInterrupt:
             if not self.stop.torn:
                 durable.interrupted(done.step)
@@ -292,10 +296,11 @@ class Listeners:
             listener.evaluated(step, seconds, dev)
 
 
-def _way_out(plan: Plan) -> str:
+def _way_out(config: RunConfig, plan: Plan) -> str:
     """What to try where losses are no longer finite."""
+    eps = " or optim.eps" if isinstance(config.optim, MezoConfig) else ""
     wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
-    return f"try a smaller optim.lr{wider}"
+    return f"try a smaller optim.lr{eps}{wider}"
 
 
 def _score(evaluation: Evaluation | None) -> float | None:

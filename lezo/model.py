@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from lezo import noise
 
@@ -50,36 +56,35 @@ class Layout:
 
 
 def load_config(source: Source) -> Any:
-    """The model's transformers configuration. Raises ModelError where it cannot be read."""
+    """The model's transformers configuration. Raises ModelError where it cannot be read, or is of another kind."""
     if source.random_weights and source.shape is not None:
         return transformers.OPTConfig(**source.shape)
-    try:
-        return transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_unreadable("the configuration of", source.path, error)) from error
+    with _reading("the configuration of", source.path):
+        config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
+    _refuse_other_kinds(source.path, config)
+    return config
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a folder or hub id. Raises ModelError where it cannot be read."""
-    way_out = "; model.tokenizer=DIR names another folder with a tokenizer"
-    try:
+    with _reading("a tokenizer of", path, "; model.tokenizer=DIR names another folder with a tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(_unreadable("a tokenizer of", path, error) + way_out) from error
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
-        raise ModelError(_unreadable("a tokenizer of", path, ValueError("no vocabulary")) + way_out)
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+            raise ValueError("no vocabulary")
     return tokenizer
 
 
 def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     """The model in eval mode on ``device``. Weights come from safetensors only; nothing is unpickled.
 
-    Random weights are drawn under ``seed``, the same on every device. Raises ModelError.
+    Random weights are drawn under ``seed``, the same on every device. Raises ModelError where the weights are
+    not those of the configuration, or not all finite.
     """
     _quiet()
     if source.random_weights:
         return _random(config, dtype, device, seed)
-    try:
+    _refuse_detours(Path(source.path))
+    with _reading("the weights of", source.path):
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             source.path,
             revision=source.revision,
@@ -87,15 +92,12 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_unreadable("the weights of", source.path, error)) from error
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise ModelError(
-            f"{source.path}: the weights lack {missing}; expected a complete causal language model"
-        )
-    return model.to(device).eval()
+    _refuse_other_weights(source.path, model, info)
+    model = model.to(device).eval()
+    _refuse_non_finite(source.path, model, dtype)
+    return model
 
 
 @torch.no_grad()
@@ -131,8 +133,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def skeleton(config: Any) -> nn.Module:
-    """The model without its weights (meta tensors), to count and plan with."""
-    with torch.device("meta"):
+    """The model without its weights (meta tensors), to count and plan with. Raises ModelError."""
+    with _reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
 
 
@@ -178,7 +180,7 @@ def _block_list(model: nn.Module) -> tuple[str, int]:
     if not fitting:
         kind = type(model).__name__
         raise ModelError(
-            f"{kind}: no list of {expected or ''} decoder blocks found among its modules ({lists or 'no lists'}); "
+            f"{kind}: no list of {'' if expected is None else f'{expected} '}decoder blocks found among its modules ({lists or 'no lists'}); "
             "lezo needs a decoder-only causal language model, such as OPT, LLaMA or Qwen"
         )
     return max(fitting, key=lambda found: (found[1], -found[0].count(".")))
@@ -208,9 +210,95 @@ def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _unreadable(what: str, path: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    where = (
-        "a folder in the Hugging Face form (config.json, model.safetensors, tokenizer) or a reachable hub id"
-    )
-    return f"cannot read {what} {path} ({reason}); expected {where}"
+@contextmanager
+def _reading(what: str, path: str, more: str = "") -> Iterator[None]:
+    """Whatever files of others make transformers stumble over becomes a ModelError; lack of memory stays that."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        where = "a folder in the Hugging Face form (config.json, model.safetensors, tokenizer)"
+        if isinstance(error, SafetensorError):
+            ways = "expected whole safetensors files; copy or download them again"
+        elif Path(path).is_dir():
+            ways = f"expected {where}"
+        else:
+            ways = f"connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or {where}"
+        raise ModelError(f"cannot read {what} {path} ({_reason(error)}); {ways}{more}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what was said, and the next where that is what the first is about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    meant = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) and said
+    return said[:300] if meant else f"{type(error).__name__}: {said[:300]}"
+
+
+def _refuse_other_kinds(path: str, config: Any) -> None:
+    """Encoders and sequence-to-sequence models have blocks and a head too, and would train on something else."""
+    kind, decodes = config.model_type, getattr(config, "is_decoder", False)
+    encodes = config.is_encoder_decoder or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes)
+    if encodes or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"{path}: model_type {kind} is not that of a decoder-only causal language model; expected one, such as "
+            "OPT, LLaMA or Qwen"
+        )
+    for key in ("vocab_size", "hidden_size"):
+        if not isinstance(getattr(config, key, None), int):
+            raise ModelError(
+                f"{path}: the configuration of {kind} has no {key}; expected that of a language model alone"
+            )
+
+
+def _refuse_detours(folder: Path) -> None:
+    """The files of a model's folder name none elsewhere: an index only files beside it, and no adapter its base."""
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder}: holds an adapter (adapter_config.json) of a model elsewhere; expected a whole model, with "
+            "the adapter merged into it"
+        )
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        expected = 'expected {"weight_map": {tensor: file}}; copy or download it again'
+        raise ModelError(f"{index}: not an index of weights ({_reason(error)}); {expected}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name == "..":
+            raise ModelError(
+                f"{index}: names {name!r}; expected names of files beside it (symbolic links are followed)"
+            )
+
+
+def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) -> None:
+    """Tensors that are missing, of another shape, or of blocks that the configuration does not have."""
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        raise ModelError(
+            f"{path}: {name} is of shape {list(found)}, and the configuration asks for {list(expected)}; expected "
+            "weights and config.json of the same model"
+        )
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
+    prefix, count = _block_list(model)
+    for name in sorted(info["unexpected_keys"]):
+        number = name.removeprefix(f"{prefix}.").split(".")[0]
+        if name.startswith(f"{prefix}.") and number.isdecimal() and int(number) >= count:
+            raise ModelError(
+                f"{path}: the weights hold {name}, and the configuration asks for {count} blocks; expected weights "
+                "and config.json of the same model"
+            )
+
+
+def _refuse_non_finite(path: str, model: nn.Module, dtype: torch.dtype) -> None:
+    for name, theta in model.named_parameters():
+        if theta.numel() and not torch.stack(torch.aminmax(theta.detach())).isfinite().all():
+            wider = " (or model.dtype=bfloat16 or float32)" if dtype is torch.float16 else ""
+            raise ModelError(
+                f"{path}: {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; expected finite "
+                f"weights: copy or download them again{wider}"
+            )

@@ -95,7 +95,28 @@ def check(network: Network, *, vocabulary: int, longest: int = 0) -> None:
             f"{type(model).__name__}: its attention has a sliding window of {window} tokens, and the longest sequence "
             f"has {longest}; expected full attention (choose shorter rows, or a model without a window)"
         )
-    device = network.head.weight.device
+    try:
+        error, limit = _packing_error(network, vocabulary)
+    except (RuntimeError, ValueError, TypeError, IndexError) as failed:
+        if isinstance(failed, torch.OutOfMemoryError):
+            raise
+        said = str(failed).partition("\n")[0]
+        raise ModelError(
+            f"{type(model).__name__}: cannot score packed sequences ({said}); {_EXPECTED}"
+        ) from failed
+    if not error < limit:
+        raise ModelError(
+            f"{type(model).__name__}: packed sequences score differently from single ones (by {error:.1g} of the "
+            f"logits' spread); {_EXPECTED}, and whose logits are its head's output"
+        )
+
+
+_EXPECTED = "expected a model that follows a 4-D attention mask and position ids"
+
+
+def _packing_error(network: Network, vocabulary: int) -> tuple[float, float]:
+    """How far two packed sequences' logits are from their own, as a part of the logits' spread, and what may be."""
+    model, device = network.model, network.head.weight.device
     ids = torch.arange(3, 13, device=device) % vocabulary
     unit = torch.tensor([0] * 4 + [1] * 6, device=device)
     place = torch.arange(10, device=device)
@@ -107,13 +128,7 @@ def check(network: Network, *, vocabulary: int, longest: int = 0) -> None:
         alone = [model(input_ids=part[None], use_cache=False).logits[0, -1] for part in (ids[:4], ids[4:])]
     expected = torch.stack(alone).to(got.dtype)
     limit = 1e-3 if hidden.dtype in (torch.float32, torch.float64) else 5e-2
-    error = float((got - expected).abs().max() / expected.std())
-    if not error < limit:
-        raise ModelError(
-            f"{type(model).__name__}: packed sequences score differently from single ones (by {error:.1g} of the "
-            "logits' spread); expected a model that follows a 4-D attention mask and position ids, and whose "
-            "logits are its head's output"
-        )
+    return float((got - expected).abs().max() / expected.std()), limit
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from lezo import banner, story
-from lezo.compose import Composed
+from lezo.compose import Composed, quoted
 from lezo.config import Resume
 from lezo.encode import EncodeError
 from lezo.job import Job
@@ -61,7 +62,7 @@ def _recorded(job: Job, folder: RunFolder) -> int:
     except (KeyboardInterrupt, SystemExit):  # rich exits where the reader of a pipe has gone
         code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
     except Exception as caught:
-        code, status, error = failed(caught), "failed", _in_words(caught) or repr(caught)
+        code, status, error = failed(caught, job), "failed", _in_words(caught, job) or repr(caught)
         if _in_words(caught) is None and job.began:
             folder.text("traceback.txt", traceback.format_exc())
     if job.began:
@@ -73,9 +74,9 @@ def _recorded(job: Job, folder: RunFolder) -> int:
     return code
 
 
-def failed(error: Exception) -> int:
-    """Say what went wrong; a traceback only where it may be a bug."""
-    words = _in_words(error)
+def failed(error: Exception, job: Job | None = None) -> int:
+    """Say what went wrong, in ``job`` where there is one; a traceback only where it may be a bug."""
+    words = _in_words(error, job)
     print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
     return 1
 
@@ -85,10 +86,39 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _in_words(error: Exception) -> str | None:
+def _in_words(error: Exception, job: Job | None = None) -> str | None:
     """The message of what is nobody's bug; None for what may be one."""
     if out_of_memory(error):
-        way_out = "lower train.micro_batch_size or eval.batch_size, or choose a narrower model.dtype or a smaller model"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"out of memory ({reason}); {way_out} (dry_run=true shows what is expected)"
+        sizes, ways = _sizes(job) if job is not None and job.plan is not None else ("", _LOWER)
+        more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
+        again = "" if job is None or not job.began else _nothing_lost(job)
+        return f"out of memory ({_said(error)}){sizes}; {ways}, {more}{again}"
     return str(error) if isinstance(error, EXPECTED) else None
+
+
+_LOWER = "lower train.micro_batch_size or eval.batch_size"
+
+
+def _said(error: Exception) -> str:
+    """What was asked for and what there was; torch goes on about its allocator."""
+    sentences = str(error).strip().split("\n")[0].split(". ")
+    return ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
+
+
+def _sizes(job: Job) -> tuple[str, str]:
+    """How large the forwards of a job are, and which settings lower them."""
+    plan, config = job.plan, job.config
+    assert plan is not None
+    batch, rows = min(config.train.batch_size, len(plan.train)), config.eval.batch_size
+    part = min(config.train.micro_batch_size or batch, batch)
+    steps = f"steps of {batch} examples in forwards of {part}, " if config.trains else ""
+    median, longest = plan.lengths
+    sizes = f" with {steps}evaluations of {rows} sequences a forward, {median} tokens at the median and {longest} at most"
+    settings = [("train.micro_batch_size", part), ("eval.batch_size", rows)]
+    lower = [f"{key} (now {size})" for key, size in settings if size > 1]
+    return sizes, f"lower {' or '.join(lower)}" if lower else "take shorter rows"
+
+
+def _nothing_lost(job: Job) -> str:
+    where = shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(job.composed.run_dir))}"])
+    return f"; nothing is lost: the same command with the smaller size and {where} goes on where this one stopped"

@@ -73,11 +73,11 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     tokenizer = load_tokenizer(
         config.model.tokenizer or source.path, None if config.model.tokenizer else source.revision
     )
+    _refuse_other_words(config.model.tokenizer or source.path, tokenizer, task, splits)
     bos = _bos(config.model.bos, model_config, tokenizer)
-    limit = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
-    encoder = Encoder(_ids(tokenizer), bos, limit - MAX_NEW_TOKENS if task.generates else limit)
+    encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task))
     pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
-    pad = next(int(pad) for pad in pads if pad is not None)
+    pad = next(int(pad) for pad in pads if pad is not None and pad < model_config.vocab_size)
     return Prepared(task, splits, source, model_config, tokenizer, encoder, pad)
 
 
@@ -140,6 +140,37 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
             f"left by task.num_dev={wanted.num_dev}; lower one of them"
         )
     return splits
+
+
+def _max_length(path: str, model_config: Any, task: Task) -> int:
+    """How many tokens prompt and answer may have; a generated answer gets its share beforehand."""
+    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
+    length = most - MAX_NEW_TOKENS if task.generates else most
+    if length < 2:
+        spent = f", of which a generated answer takes {MAX_NEW_TOKENS}" if task.generates else ""
+        raise ModelError(
+            f"{path}: the model has {most} positions{spent}; expected room for a prompt and an answer"
+        )
+    return length
+
+
+def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
+    """A tokenizer that loses the task's own words would score others in their place, and nobody would see it."""
+    if task.loss == "candidates":
+        words = {word for example in splits.test for word in example.answers}
+    else:
+        words = {"\n"} if task.generates else set()
+    for word in sorted(words):
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        read = tokenizer.decode(ids)
+        if (read.strip() or read).casefold() != (word.strip() or word).casefold():
+            raise ModelError(
+                f"{path}: the tokenizer reads {word!r}, {_ROLES[task.generates]}, as {read!r}; expected one with "
+                "tokens for it (model.tokenizer=DIR)"
+            )
+
+
+_ROLES = {True: "which ends a generated answer", False: "an answer of the task"}
 
 
 def _bos(given: int | None, model_config: Any, tokenizer: Any) -> int | None:

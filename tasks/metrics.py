@@ -32,8 +32,8 @@ def f1(prediction: str, references: Sequence[str]) -> float:
     return max(_token_f1(prediction, reference) for reference in references)
 
 
-def accuracy(prediction: int, gold: Sequence[int]) -> float:
-    """1.0 where the chosen candidate is among the right ones."""
+def accuracy(prediction: int | None, gold: Sequence[int]) -> float:
+    """1.0 where the chosen candidate is among the right ones; None chose none."""
     return float(prediction in gold)
 
 

@@ -24,6 +24,8 @@ class Row:
     def text(self, column: str) -> str:
         """The column as text."""
         value: str = self._typed(column, str, "text")
+        if not _whole(value):
+            raise _wrong(column, value, "text of whole characters")
         return value
 
     def integer(self, column: str) -> int:
@@ -52,6 +54,8 @@ class Row:
             raise _wrong(column, values, "a list of texts")
         if not values:
             raise _wrong(column, values, "at least one text")
+        if not all(map(_whole, values)):
+            raise _wrong(column, values, "texts of whole characters")
         return list(values)
 
     def nested(self, column: str) -> Row:
@@ -74,7 +78,7 @@ class Row:
     def _value(self, column: str) -> Any:
         if column not in self._columns:
             present = ", ".join(map(str, self._columns)) or "no columns"
-            raise RowError(f"column {column!r} is missing; the row has {present}")
+            raise RowError(f"column {column!r} is missing; the row has {_clipped(present)}")
         return self._columns[column]
 
 
@@ -82,6 +86,20 @@ def _wrong(column: str, value: Any, expected: str) -> RowError:
     return RowError(f"column {column!r} is {_shown(value)}, expected {expected}")
 
 
+def _whole(text: str) -> bool:
+    r"""Whether no half of a surrogate pair, such as "\ud800", stands alone: no tokenizer and no file takes those."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return _clipped(repr(value), 80)
+
+
+def _clipped(text: str, most: int = 200) -> str:
+    """The text on one line, cut where it is longer than ``most``."""
+    line = text if text.isprintable() else ascii(text)[1:-1]
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -75,7 +75,7 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 def _line_examples(task: Task, line: bytes, where: str) -> list[Example]:
     try:
-        return list(task.examples(Row(json.loads(line.decode().rstrip()))))
+        return list(task.examples(Row(json.loads(line.decode().rstrip(), object_pairs_hook=_once))))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text at byte {error.start + 1} of the line") from None
     except json.JSONDecodeError as error:
@@ -84,6 +84,16 @@ def _line_examples(task: Task, line: bytes, where: str) -> list[Example]:
         raise DataError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:  # a RowError, or a number with more digits than Python converts
         raise DataError(f"{where}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose columns have one value each: of two, nobody knows which is meant."""
+    columns = dict(pairs)
+    if len(columns) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RowError(f"column {twice!r} is there more than once")
+    return columns
 
 
 class HubSplit(Sequence[Example]):

@@ -56,12 +56,17 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("optim.lr=[1", "expected key=value or group=option"),
         ("task.name=sst2", "say task=... instead"),
         ("optim.name=mezo", "say optim=... instead"),
+        ("optim={name:mezo}", "say optim=... instead"),
+        ("model=../optim/lezo", "expected an option of model, not a path to elsewhere"),
+        ("hydra.run.dir=", "expected a folder of its own for the run's files"),
+        ("model.shape={hidden_size:3}", "expected a group of keys or null"),
+        (f"log.tags={'[' * 2000}", "expected key=value or group=option"),
     ],
 )  # fmt: skip
 def test_a_bad_override_is_named_with_what_was_expected(overrides: str, expected: str) -> None:
     found = problem(*overrides.split())
-    assert found.startswith(f"{overrides.split()[-1]}: ")
-    assert expected in found
+    assert found.startswith(f"{overrides.split()[-1][:600]}")
+    assert expected in found and "\n" not in found and len(found) < 1300
 
 
 def test_the_bad_override_is_found_among_good_ones() -> None:
@@ -139,7 +144,7 @@ def test_a_users_recipe_is_asked_for_with_experiment(tmp_path: Path) -> None:
 def test_a_users_task_must_be_one_of_the_eleven(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "mine.yaml").write_text("name: mine\n")
-    assert "name mine is unknown; expected one of boolq" in problem("task=mine", config_dir=str(tmp_path))
+    assert "name 'mine' is unknown; expected one of boolq" in problem("task=mine", config_dir=str(tmp_path))
 
 
 def test_a_missing_config_folder_is_named(tmp_path: Path) -> None:
@@ -163,3 +168,77 @@ def test_the_yaml_is_the_whole_configuration_and_nothing_of_hydras() -> None:
     tree = yaml.safe_load(composed.yaml)
     assert set(tree) == set(RunConfig.__dataclass_fields__)
     assert tree["optim"]["lr"] == tree["model"]["lr"]["zo"]  # interpolations are resolved
+
+
+SECRET = "a value that must not be shown"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "log.project=${oc.env:TOKEN}",
+        "log.tags=[a,'${oc.env:TOKEN,default}']",
+        "log.project=\\${oc.env:TOKEN}",
+        "model.path=${oc.env:TOKEN}",
+        "seed=${oc.env:TOKEN}",
+        "task=${oc.env:TOKEN}",
+        "hydra.run.dir=${oc.env:TOKEN}/x",
+    ],
+)
+def test_the_environment_is_not_read_into_a_run(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+    found = problem(override)
+    assert found.startswith("${oc.env:TOKEN}: the run's files would hold an environment variable's value")
+    assert 'let the shell write what is none: key="$TOKEN"' in found and SECRET not in found
+    assert OmegaConf.create({"x": "${oc.env:TOKEN}"}).x == SECRET  # elsewhere OmegaConf is as it was
+
+
+def test_a_users_config_reads_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+    written(tmp_path, "log", "name: files\nproject: ${oc.env:TOKEN}\n")
+    assert problem("log=mine", config_dir=str(tmp_path)).startswith("${oc.env:TOKEN}: the run's files")
+
+
+def written(folder: Path, group: str, text: str) -> None:
+    """Write a configuration ``mine`` of the user's own."""
+    (folder / group).mkdir(exist_ok=True)
+    (folder / group / "mine.yaml").write_text(text)
+
+
+LEZO = "defaults: [/schema/optim/lezo@_here_, _self_]\nlr: 1e-3\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "expected"),
+    [
+        ("model", "# @package _global_\nmodel: {path: x, name: ../../up}\n", "name '../../up' would be part of the"),
+        ("model", "# @package _global_\nmodel: {path: x, name: a/b}\n", "name 'a/b' would be part of the run"),
+        ("model", "# @package _global_\nmodel: {path: x, name: ..}\n", "name '..' would be part of the run folder's"),
+        ("model", '# @package _global_\nmodel: {path: x, name: "a\\nb"}\n', r"name 'a\nb' would be part of the"),
+        ("optim", LEZO + "name: ../../up\n", "name '../../up' is not that of its settings; expected one of none, fo"),
+        ("optim", LEZO + "name: fo-adamw\n", "name 'fo-adamw' is not that of its settings; expected one of none,"),
+        ("task", "name: ../../up\n", "name '../../up' is unknown; expected one of boolq, cb"),
+        ("data", "name: ../../up\n", "name '../../up' is unknown; expected one of hub, local, sample"),
+        ("log", "name: console\n", "name 'console' is unknown; expected one of files, wandb"),
+        ("task", "name: rte\nfoo: 3\n", "ConfigKeyError raised while composing config: Key 'foo' not in 'TaskConfig'"),
+        ("task", "name: [1\n  b: }\n", "task/mine.yaml, line 2: not valid YAML (expected ',' or ']', but got ':')"),
+        ("task", "name: !!python/name:os.system\n", "task/mine.yaml, line 1: not valid YAML (could not determine"),
+    ],
+)  # fmt: skip
+def test_a_users_config_makes_no_folder_elsewhere_and_its_mistakes_are_named(
+    group: str, text: str, expected: str, tmp_path: Path
+) -> None:
+    written(tmp_path, group, text)
+    given = [f"{group}=mine", *(["data=sample", "optim=none"] if group == "model" else [])]
+    assert expected in problem(*given, config_dir=str(tmp_path))
+
+
+def test_a_config_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a, [b] 'c' {d}"
+    folder.mkdir()
+    written(folder, "task", "name: cb\n")
+    assert compose(["task=mine"], config_dir=str(folder)).config.task.name == "cb"
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    assert problem("log.project='a\udcff'") == r"log.project='a\udcff': expected UTF-8 text"

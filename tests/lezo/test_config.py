@@ -12,6 +12,7 @@ from lezo.config import (
     DType,
     FirstOrderConfig,
     LezoConfig,
+    LogConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -71,6 +72,7 @@ def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
         data=DataConfig(name="sample"),
         optim=LezoConfig(name="lezo", lr=1e-3),
         model=ModelConfig(name="tiny"),
+        log=LogConfig(name="files"),
     )
     for key in ("momentum", "clip_norm", "dropout"):
         if f"optim.{key}" in changes:
@@ -113,7 +115,7 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
         ({"data.name": "local", "data.path": "/no/where"}, "data.path=/no/where: no such folder"),
         ({"data.name": "local", "data.path": ""}, "data.path=: no such folder"),
         ({"data.revision": "main"}, "only data=hub has revisions"),
-        ({"task.name": "mine"}, "name mine is unknown; expected one of boolq, cb,"),
+        ({"task.name": "mine"}, "name 'mine' is unknown; expected one of boolq, cb,"),
         ({"task.demos": 1001}, "demonstrations come from the 1000 train rows"),
         ({"task.demos": 1000}, "leaves none of the 1000 train rows"),
         ({"task.num_train": 0}, "task.num_train=0: training needs at least 1"),
@@ -215,3 +217,9 @@ def test_any_model_must_be_given_data_and_a_learning_rate() -> None:
 @pytest.mark.parametrize("overrides", [["data=sample", "model=opt-125m"], ["model=opt-125m", "data=sample"]])
 def test_data_on_the_command_line_beats_the_models(overrides: list[str]) -> None:
     assert compose(overrides).config.data.name == "sample"
+
+
+def test_a_problem_is_one_line_of_bounded_length() -> None:
+    error = ConfigError(["a\nb\x1b[2J\ud800", "x" * 5000])
+    assert error.problems == [r"a\nb\x1b[2J\ud800", f"{'x' * 600} ... {'x' * 600}"]
+    assert str(error).count("\n") == 1

@@ -14,6 +14,8 @@ ROW = Row(
         "empty": [],
         "object": {"inner": "x"},
         "objects": [{"n": 1}, {"n": 2}],
+        "half": "a\ud800",
+        "halves": ["a", "\udfff"],
     }
 )
 
@@ -53,6 +55,8 @@ def test_missing_label_and_empty_row():
         (Row.nested, "texts", r"column 'texts' is \['a', 'b'\], expected an object"),
         (Row.rows, "object", "column 'object' is {'inner': 'x'}, expected a list of objects"),
         (Row.rows, "text", "column 'text' is 'seven', expected a list of objects"),
+        (Row.text, "half", r"column 'half' is 'a\\ud800', expected text of whole characters"),
+        (Row.texts, "halves", r"column 'halves' is \['a', '\\udfff'\], expected texts of whole characters"),
         (Row.rows, "texts", r"column 'texts' is \['a', 'b'\], expected a list of objects"),
     ],
 )
@@ -91,3 +95,11 @@ def test_wrong_label_lists_the_right_ones(value):
     listed = r"one of 0 \(entailment\), 1 \(contradiction\), 2 \(neutral\)$"
     with pytest.raises(RowError, match=f"column 'label' is .*, expected {listed}"):
         label(value)
+
+
+def test_odd_and_many_column_names_stay_on_a_short_line():
+    with pytest.raises(RowError) as caught:
+        Row({"a\nb\x1b": 1} | {f"column {i}": i for i in range(1000)}).text("text")
+    said = str(caught.value)
+    assert said.startswith(r"column 'text' is missing; the row has a\nb\x1b, column 0, column 1,")
+    assert "\n" not in said and said.endswith("...") and len(said) < 250

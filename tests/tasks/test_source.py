@@ -287,6 +287,11 @@ def test_local_without_a_path():
             "column 'label' is 'perhaps', expected one of 0 (entailment), 1 (not_entailment)",
         ),
         (b'{"premise": "\xff"}', "not UTF-8 text at byte 14 of the line"),
+        (b'{"label": 0, "premise": "P.", "label": 1}', "column 'label' is there more than once"),
+        (
+            GOOD.replace(b"Owls hunt.", rb"Owls\ud800 hunt."),
+            "column 'premise' is 'Owls\\ud800 hunt.', expected text of whole characters",
+        ),
         (b"[" * 100_000, "JSON nested too deeply"),
         (b'{"a":' * 100_000, "JSON nested too deeply"),
         (b"9" * 5000, "Exceeds the limit (4300 digits) for integer string conversion"),
@@ -340,6 +345,47 @@ def test_local_reads_all_real_rows(task, shared):
         assert all(0 <= index < len(example.answers) for index in example.gold)
         assert all(answer.strip() for answer in example.answers)
         assert bool(example.references) == TASKS[task].generates
+
+
+FLAT = {  # a row without its label, and a label that is right
+    "sst2": ({"sentence": "S."}, 0),
+    "rte": ({"premise": "P.", "hypothesis": "H."}, 0),
+    "cb": ({"premise": "P.", "hypothesis": "H."}, 0),
+    "boolq": ({"passage": "P.", "question": "q"}, True),
+    "wic": ({"word": "w", "sentence1": "A.", "sentence2": "B."}, False),
+    "wsc": ({"text": "a b", "span1_text": "a", "span2_text": "b"}, 0),
+    "multirc": ({"paragraph": "P.", "question": "Q?", "answer": "A"}, 0),
+    "copa": ({"premise": "P.", "question": "effect", "choice1": "A.", "choice2": "B."}, 0),
+}
+TRUTHS = ("boolq", "wic", "wsc", "multirc")  # tasks whose labels are False and True
+
+
+@pytest.mark.parametrize("value", [-1, 3, 1.0, "1", "perhaps", None, [1], {"label": 1}, float("nan"), True])
+@pytest.mark.parametrize("task", FLAT)
+def test_a_label_outside_the_candidates_is_named_with_the_right_ones(task, value, tmp_path):
+    row, right = FLAT[task]
+    lines = [json.dumps({**row, "label": label}) for label in (right, value)]
+    (tmp_path / task).mkdir()
+    (tmp_path / task / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / task / "val.jsonl").write_text(lines[0])
+    if value is True and task in TRUTHS:
+        assert len(load(TASKS[task], "local", path=str(tmp_path)).train) == 2
+        return
+    said = rf"train\.jsonl, line 2: column 'label' is {re.escape(repr(value))}, expected one of 0 \(.*1 \("
+    with pytest.raises(DataError, match=said):
+        load(TASKS[task], "local", path=str(tmp_path))
+
+
+def test_symbolic_links_are_followed(read, tmp_path):
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "rte").mkdir(parents=True)
+    (tmp_path / "kept.jsonl").write_bytes(GOOD)
+    for part in ("train", "val"):
+        (tmp_path / "elsewhere" / "rte" / f"{part}.jsonl").symlink_to(tmp_path / "kept.jsonl")
+    assert list(load(TASKS["rte"], "local", path=str(tmp_path / "linked")).train) == [SHOWN]
+    (tmp_path / "kept.jsonl").unlink()
+    with pytest.raises(DataError, match=r"train\.jsonl: No such file or directory; expected one JSON"):
+        load(TASKS["rte"], "local", path=str(tmp_path / "linked"))
 
 
 # -- sample -----------------------------------------------------------------------------------
