@@ -133,8 +133,9 @@ def test_data_that_cannot_be_read_end_with_1(
 def test_a_folder_that_holds_a_run_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "config.yaml").touch()
-    assert benched("hydra.run.dir=.", patch=monkeypatch) == 1
+    (here / "taken").mkdir()
+    (here / "taken" / "config.yaml").touch()
+    assert benched("hydra.run.dir=taken", patch=monkeypatch) == 1
     assert "already holds a run" in capsys.readouterr().err
 
 

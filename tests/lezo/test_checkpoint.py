@@ -2,9 +2,8 @@
 
 import json
 import os
-import resource
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lezo.identity import Origin
 from lezo.optim import FirstOrder, StepReport
 from lezo.record import FolderError
 from lezo.timeline import Timeline, model_state
+from tests.lezo.runs import limited
 from tests.lezo.small_models import Bowl, weights
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
@@ -311,24 +311,14 @@ def test_a_description_that_is_not_there_is_refused(folder: Path) -> None:
         find_checkpoints(folder)
 
 
-@pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """Files of this process can grow to so many bytes, until the test ends."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("room", [10, 300])
-def test_a_full_disk_is_said_and_earlier_ones_stay(
-    room: int, folder: Path, limited: Callable[[int], None]
-) -> None:
+def test_a_full_disk_is_said_and_earlier_ones_stay(room: int, folder: Path) -> None:
     """10 bytes are too few for the tensors, 300 for the description."""
     writer = Writer(folder, keep=1)
     writer.save(3)
-    limited(room)
     ways = "earlier ones stay; make room, or lower train.keep_checkpoints"
-    with pytest.raises(FolderError, match=rf"cannot write the checkpoint of step 4 \(.*[Ff]ile.*\); {ways}"):
+    said = rf"cannot write the checkpoint of step 4 \(.*[Ff]ile.*\); {ways}"
+    with pytest.raises(FolderError, match=said), limited(room):
         writer.save(4)
     assert [file.name for file in folder.iterdir()] == ["step-3"]
     assert only(folder).damage() is None

@@ -3,10 +3,9 @@
 import json
 import math
 import os
-import resource
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lezo.identity import Origin
 from lezo.journal import MAGIC, RECORD, Header, Journal, JournalError, Kind, Recipe, Record, read_journal
 from lezo.optim import StepReport
 from lezo.record import FolderError
+from tests.lezo.runs import limited
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
 RECIPE = Recipe("tiny", None, None, None, True, None, 3, 0.75, 1e-5, "nearest")
@@ -357,40 +357,21 @@ def test_an_evaluation_and_a_second_see_it_onto_the_disk(path: Path, monkeypatch
     assert synced == [101.0, 101.9]
 
 
-@pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """Files of this process can grow to so many bytes, until the test ends."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("room", [0, 7, 19])
-def test_a_full_disk_is_said_and_leaves_what_was_written(
-    room: int, path: Path, limited: Callable[[int], None]
-) -> None:
+def test_a_full_disk_is_said_and_leaves_what_was_written(room: int, path: Path) -> None:
     whole = write(path, RECORDS[:3])
     journal = Journal(path, HEADER, at=len(whole))
-    limited(len(whole) + room)
-    with pytest.raises(
-        FolderError, match=r"journal\.bin: cannot write there \(.+\); what was written before"
-    ):
+    said = r"journal\.bin: cannot write there \(.+\); what was written before"
+    with pytest.raises(FolderError, match=said), limited(len(whole) + room):
         journal.evaluated(2, 0.0, Evaluation(0.7, 0.5))
     journal.close()
     found = read_journal(path)
     assert (list(found.records), found.end, found.torn) == (RECORDS[:3], len(whole), room)
 
 
-def test_a_new_journal_that_does_not_fit_leaves_the_old_one(
-    path: Path, limited: Callable[[int], None]
-) -> None:
+def test_a_new_journal_that_does_not_fit_leaves_the_old_one(path: Path) -> None:
     whole = write(path, RECORDS)
-    limited(40)
-    with pytest.raises(FolderError, match=r"journal\.bin: cannot write there"):
+    with pytest.raises(FolderError, match=r"journal\.bin: cannot write there"), limited(40):
         Journal(path, HEADER)
     assert path.read_bytes() == whole
     assert [file.name for file in path.parent.iterdir()] == ["journal.bin"]
