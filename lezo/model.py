@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -114,22 +115,40 @@ def rebase(model: nn.Module, source: Source, config: Any, *, seed: int) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder or none."""
+    """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder, on disk, or none.
+
+    Raises ModelError where they cannot be written; what was there then stays.
+    """
     partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
     for left in (partial, gone):
         shutil.rmtree(left, ignore_errors=True)
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
         if folder.exists():
             folder.rename(gone)
         partial.rename(folder)
-    except (OSError, SafetensorError) as error:
+        _sync(folder.parent)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # tokenizers says that the disk is full with a plain one
         shutil.rmtree(partial, ignore_errors=True)
-        raise ModelError(
-            f"{folder}: cannot write the model there ({error}); make room and write it again"
-        ) from error
+        if gone.exists() and not folder.exists():
+            gone.rename(folder)
+        reason = f"cannot write the model there ({_reason(error)})"
+        raise ModelError(f"{folder}: {reason}; make room and write it again") from error
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """See a file, or the names in a folder, onto the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def skeleton(config: Any) -> nn.Module:

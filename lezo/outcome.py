@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ def carried_out(composed: Composed, command: str) -> int:
             return 0
         folder = RunFolder(composed.run_dir, resume=composed.config.resume is Resume.auto)
         if folder.holds_run and (done := _finished(folder, composed)) is not None:
-            job.out.print(banner.summary(done, folder.path))
+            job.out.print(_summary(done, folder.path))
             job.out.print("this run was finished before; nothing was left to do")
             return 0
     except Exception as error:
@@ -52,6 +54,15 @@ def _finished(folder: RunFolder, composed: Composed) -> dict[str, Any] | None:
     result = read_result(folder.path)
     over = result is not None and result.get("status") == "finished"
     return result if over and not (composed.config.trains and grows(folder.path, composed.yaml)) else None
+
+
+def _summary(result: Mapping[str, Any], folder: Path) -> str:
+    """Of an earlier end. Raises FolderError where the result is not one that a run wrote."""
+    try:
+        return banner.summary(result, folder)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = f"{folder / 'result.json'}: not a result ({type(error).__name__}: {error})"
+        raise FolderError(f"{reason}; remove it, and with resume=auto the run's end is made again") from None
 
 
 def _recorded(job: Job, folder: RunFolder) -> int:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lezo.checkpoint import find_checkpoints
 from lezo.journal import MAGIC, RECORD, JournalFile, read_journal
+from lezo.outcome import _summary
 from lezo.record import FolderError, read_result
 from lezo.resume import Past, read_rows, refuse_changes, told_by_rows
 from lezo.timeline import Timeline
@@ -244,14 +245,42 @@ def test_a_damaged_checkpoint(checkpoint: dict[str, Any], name: str, damages: li
         assert all(torch.equal(value, checkpoint["state"][key]) for key, value in state.items())
 
 
+RESULT = {
+    "status": "finished",
+    "error": None,
+    "title": "rte (sample)",
+    "metric": "accuracy",
+    "model": "tiny",
+    "optim": "lezo",
+    "test": 0.5,
+    "zero_shot": 0.25,
+    "dev": 0.75,
+    "best_step": 3,
+    "seconds": {"total": 9.5, "train": 1.5, "eval": 0.5, "step_median": 0.125},
+    "peak_memory_bytes": {"device": 0, "host": 447430656},
+    "skipped_steps": 2,
+    "command": "lezo-run task=rte",
+}
+
+
 @FUZZ
 @given(DAMAGES)
 def test_a_damaged_result(tmp_path_factory: pytest.TempPathFactory, damages: list[Damage]) -> None:
-    folder: Path = tmp_path_factory.getbasetemp()
-    content = json.dumps({"status": "finished", "error": None, "seconds": {"total": 1.5}}, indent=2).encode()
+    folder = tmp_path_factory.getbasetemp()
+    content = json.dumps(RESULT, indent=2).encode()
     (folder / "result.json").write_bytes(damaged(content, damages))
-    found = refused(lambda: read_result(folder))
-    assert found is None or isinstance(found, dict)
+
+    def summary() -> str:
+        return _summary(read_result(folder) or {}, folder)
+
+    assert refused(summary) != ""
+
+
+@FUZZ
+@given(st.sampled_from(sorted(RESULT)), JSON)
+def test_a_result_of_other_values(key: str, value: Any) -> None:
+    for result in (RESULT | {key: value}, {k: v for k, v in RESULT.items() if k != key}):
+        refused(lambda result=result: _summary(result, Path("/run")))  # type: ignore[misc]
 
 
 @settings(FUZZ, max_examples=40)

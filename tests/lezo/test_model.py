@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +12,7 @@ from lezo.model import (
     load_config,
     load_tokenizer,
     positions,
+    save_model,
     set_dropout,
     skeleton,
 )
@@ -112,3 +115,56 @@ def test_positions_and_dropout():
     set_dropout(model, 0.3)
     assert {layer.dropout for layer in model.model.decoder.layers} == {0.3}
     assert {layer.self_attn.dropout for layer in model.model.decoder.layers} == {0.3}
+
+
+class Words:
+    """A tokenizer that writes ``content``, or fails as tokenizers does."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def save_pretrained(self, folder):
+        if self.content is None:
+            raise Exception("No space left on device (os error 28)")
+        (folder / "words").write_text(self.content)
+
+
+def test_a_saved_model_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced, real = [], os.fsync
+
+    def fsync(number):
+        real(number)
+        synced.append(os.fstat(number).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for content in ("first", "second"):
+        save_model(small_model(), Words(content), tmp_path / "model")
+        assert (tmp_path / "model" / "words").read_text() == content
+    model = tmp_path / "model"
+    assert {file.stat().st_ino for file in model.iterdir()} <= set(synced)
+    assert synced[-2:] == [model.stat().st_ino, tmp_path.stat().st_ino]
+    assert {"model.safetensors", "config.json", "words"} <= {file.name for file in model.iterdir()}
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_model_that_cannot_be_written_leaves_what_was_there(renames, tmp_path, monkeypatch):
+    """The disk is full for the tokenizer, or one of the two renames is refused."""
+    save_model(small_model(), Words("first"), tmp_path / "model")
+    real = type(tmp_path).rename
+
+    def rename(path, target):
+        nonlocal renames
+        renames -= 1
+        if renames == 0:
+            raise OSError(5, "Input/output error")
+        return real(path, target)
+
+    words = Words("second" if renames else None)
+    monkeypatch.setattr(type(tmp_path), "rename", rename)
+    with pytest.raises(
+        ModelError, match=r"model: cannot write the model there \(.+\); make room and write it"
+    ):
+        save_model(small_model(), words, tmp_path / "model")
+    assert (tmp_path / "model" / "words").read_text() == "first"
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
