@@ -8,9 +8,9 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 
-from lezo.compose import Composed, compose
+from lezo.compose import Composed, command, compose
 from lezo.config import ConfigError, MezoConfig
-from lezo.run import command, complain
+from lezo.run import complain
 
 HELP = """lezo-bench: time zeroth-order steps on a task's real lengths, beside the published code's form of them.
 

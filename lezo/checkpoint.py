@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,7 @@ class Checkpoints:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            sync_folder(self.folder.parent)
             files = [_written(partial, number, shard) for number, shard in enumerate(_shards(self.state()))]
             _describe(partial, step, self.origin, files)
             os.replace(partial, _path(self.folder, step))
@@ -114,14 +116,25 @@ class Checkpoints:
             ) from error
 
     def _prune(self) -> None:
-        """Keep the newest and the best; renamed before they are deleted, so that none is ever half there."""
+        """Keep the newest and the best."""
         steps = sorted(_steps(self.folder))
         spared = {self.best()} if self.at_evaluations else set()
         for step in steps[: -self.keep]:
             if step not in spared:
-                gone = self.folder / f".step-{step}.gone"
-                os.replace(_path(self.folder, step), gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                remove(_path(self.folder, step))
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint's folder, renamed before, so that none is ever half there. Raises FolderError."""
+    gone = path.with_name(f".{path.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.replace(path, gone)
+    except OSError as error:
+        raise FolderError(
+            f"{path}: cannot remove it ({error.strerror}); expected a folder of one's own"
+        ) from error
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -135,9 +148,8 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
 
 def _steps(folder: Path) -> Iterator[int]:
     for path in folder.glob("step-*"):
-        number = path.name.removeprefix("step-")
-        if number.isdecimal() and path.is_dir():
-            yield int(number)
+        if re.fullmatch(r"step-[1-9][0-9]*", path.name) and path.is_dir():
+            yield int(path.name.removeprefix("step-"))
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -148,13 +160,19 @@ def _read(folder: Path, step: int) -> Checkpoint:
     file = _path(folder, step) / "checkpoint.json"
     try:
         content = json.loads(file.read_bytes())
+        if content.pop("sha256") != _content_hash(content):
+            raise ValueError("its own SHA-256 differs")
         files = {str(name): str(digest) for name, digest in content["files"].items()}
-        if content["step"] != step or any(Path(name).name != name for name in files):
-            raise ValueError("a step or a file name that is not this checkpoint's")
+        for name in files:
+            if not re.fullmatch(r"[0-9]{5}\.safetensors", name):
+                raise ValueError(f"a file of the name {name!r}")
+        if content["step"] != step:
+            raise ValueError(f"it is of step {content['step']!r}")
         return Checkpoint(file.parent, step, dict(content["origin"]), files)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         ways = f"remove the folder {file.parent} to go on from an earlier one"
-        raise FolderError(f"{file}: not the description of a checkpoint ({error}); {ways}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FolderError(f"{file}: not the description of a checkpoint ({reason}); {ways}") from None
 
 
 def _describe(partial: Path, step: int, origin: Origin, files: list[Path]) -> None:
@@ -162,9 +180,15 @@ def _describe(partial: Path, step: int, origin: Origin, files: list[Path]) -> No
         digests = dict(zip((file.name for file in files), threads.map(_file_hash, files), strict=True))
     content = {"step": step, "origin": asdict(origin), "files": digests}
     file = partial / "checkpoint.json"
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps({**content, "sha256": _content_hash(content)}, indent=2) + "\n", encoding="utf-8"
+    )
     _synced(file)
     sync_folder(partial)
+
+
+def _content_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

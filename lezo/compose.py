@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check, is_folder
+from lezo.identity import job_name
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
@@ -40,12 +42,16 @@ _COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last are how they stu
 
 @dataclass(frozen=True)
 class Composed:
-    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to."""
+    """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to.
+
+    As a job of a sweep it would write to ``job_name`` in ``sweep_dir``.
+    """
 
     config: RunConfig
     yaml: str
     run_dir: Path
     sweep_dir: Path
+    job_name: str
 
 
 def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights: bool = True) -> Composed:
@@ -61,10 +67,9 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     with hydra_on(config_dir) as extra:
         try:
             composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-            dirs = Path(composed.hydra.run.dir), Path(composed.hydra.sweep.dir)
-            with open_dict(composed):
-                del composed["hydra"]
-            result = converted(composed, *dirs)
+            hydra = composed.hydra
+            dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
+            result = converted(composed, *dirs, job_name=str(hydra.sweep.subdir))
         except _COMPOSE_ERRORS as error:
             raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
     check(result.config, weights=weights)
@@ -118,8 +123,16 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
+def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
+    """The command line that repeats a run from its beginning, in a folder of its own."""
+    kept = [text for text in overrides if not text.startswith(("hydra.run.dir=", "resume="))]
+    folder = ["--config-dir", config_dir] if config_dir else []
+    return shlex.join([program, *folder, *kept])
+
+
 def register_schema() -> None:
-    """Make the typed schemas known to Hydra; conf/run.yaml and conf/optim/*.yaml name them."""
+    """Make known to Hydra what conf/run.yaml and conf/optim/*.yaml name: the typed schemas, and a job's name."""
+    OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, schema in OPTIM_SCHEMAS.items():
@@ -156,17 +169,28 @@ def _refused_variable(name: str, *_: Any) -> str:
     raise ConfigError([f'{where}: {reason}; let the shell write what is none: key="${name}"'])
 
 
-def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path) -> Composed:
+def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
     """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
 
     Raises ConfigError where a value still looks like one: whoever reads the YAML would resolve it again.
     """
-    config, yaml = OmegaConf.to_object(composed), OmegaConf.to_yaml(composed, resolve=True)
+    config, yaml = OmegaConf.to_object(_own(composed)), _own_yaml(composed)
     assert isinstance(config, RunConfig)
     if (at := yaml.find("${")) >= 0:
         line = yaml[yaml.rfind("\n", 0, at) + 1 :].split("\n")[0].strip()
         raise ConfigError([f"{line}: expected a value without '${{', which would be read as a reference"])
-    return Composed(config, yaml, run_dir, sweep_dir)
+    return Composed(config, yaml, run_dir, sweep_dir, job_name)
+
+
+def _own(composed: DictConfig) -> DictConfig:
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    return own
+
+
+def _own_yaml(composed: DictConfig) -> str:
+    return OmegaConf.to_yaml(_own(composed), resolve=True)
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:

@@ -36,9 +36,14 @@ def tensor_hash(tensor: Tensor) -> str:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Of a tokenizer's rules and vocabulary, or of the vocabulary where it does not show its rules."""
+    """Of a tokenizer's rules and vocabulary, or of the vocabulary where it does not show its rules.
+
+    What it was last asked to cut or to fill up is no rule of it.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return _of(backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        return _of(sorted(tokenizer.get_vocab().items()))
+    return _of({**json.loads(backend.to_str()), "truncation": None, "padding": None})
 
 
 def examples_hash(splits: Iterable[Iterable[Encoded]]) -> str:

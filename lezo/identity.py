@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,7 +26,7 @@ _MAY_GROW = ("train.steps", "train.max_seconds")
 class Origin:
     """What a run starts from: hashes of the weights as it loads them, of the tokenizer and of its encoded examples.
 
-    ``config`` is a run_hash, ``code`` lezo's version and commit; both are for the reader only.
+    ``config`` is a run_hash; ``code`` is lezo's version and commit, for the reader only.
     """
 
     weights: str
@@ -44,7 +45,7 @@ class Origin:
             "tokenizer": "tokenizer",
             "noise": "noise version",
         }
-        named = words | {"dtype": "dtype of the weights"}
+        named = words | {"dtype": "dtype of the weights", "config": "configuration"}
         return [
             f"{named[key]}: {_short(getattr(self, key))} in the run and {_short(getattr(now, key))} here"
             for key in (field.name for field in fields(self))
@@ -65,6 +66,17 @@ def run_hash(yaml: str) -> str:
 def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
     kept = {key: value for key, value in settings(yaml).items() if not _within(key, parents)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def job_name(yaml: str) -> str:
+    """A folder name for a run: what people look for, and the first 8 digits of its hash.
+
+    Names may come from a user's own files: what is no plain file name in them becomes "_".
+    """
+    said = settings(yaml)
+    names = (said["task.name"], said["model.name"], said["optim.name"], f"seed{said['seed']}")
+    plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "_", "-".join(str(name) for name in names))
+    return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
 
 
 def differences(before: str, now: str) -> list[str]:

@@ -87,7 +87,7 @@ class Job:
         if self.mirror is not None:
             self.mirror.close(result)
         self.out.print(f"see {folder.path}" if status == "failed" else banner.summary(result, folder.path))
-        if status != "finished":
+        if status != "finished" and self.progress.bad < self.config.train.max_bad_steps:
             self.out.print(f"go on with  {banner.going_on(self.command, folder.path)}")
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:

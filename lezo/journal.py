@@ -1,7 +1,8 @@
 """What determines a run's weights? What it starts from, and one small record a step (design section 3).
 
 The file: MAGIC, the header's length and its JSON, their CRC-32; then records of 20 bytes, little-endian:
-uint32 step, uint32 kind, float64 value, and the CRC-32 of these and of the header. Nothing is unpickled.
+uint32 step, uint32 kind, float64 value, and the CRC-32 of the records' fields so far, the header's checksum
+being what it begins with: so a record is right in its place only. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin
 from lezo.optim import StepReport
-from lezo.record import Appended, replace_file
+from lezo.record import Appended, FolderError, replace_file
 
 MAGIC = b"lezo journal 1\n\0"
 RECORD = struct.Struct("<IIdI")
@@ -27,7 +28,7 @@ _LENGTH, _CHECKSUM, _FIELDS = struct.Struct("<I"), struct.Struct("<I"), struct.S
 _LONGEST_HEADER = 2**20
 
 
-class JournalError(ValueError):
+class JournalError(FolderError):
     """A journal that cannot be trusted; the message names the file, the offset and what was expected."""
 
 
@@ -37,6 +38,9 @@ class Kind(IntEnum):
     update = 0
     skipped = 1
     dev = 2
+
+
+_KINDS = frozenset(Kind)
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,9 @@ class JournalFile:
         return (r for r in self.records if r.kind is Kind.dev)
 
     def best(self) -> int | None:
-        """The step of the lowest dev loss, the earliest of equals, never 0; None where there is none."""
-        losses = [(r.value, r.step) for r in self.devs() if r.step > 0]
-        return min((pair for pair in losses if not math.isnan(pair[0])), default=(0.0, None))[1]
+        """The step of the lowest dev loss, the earliest of equals, never 0; None where none is finite."""
+        losses = [(r.value, r.step) for r in self.devs() if r.step > 0 and math.isfinite(r.value)]
+        return min(losses)[1] if losses else None
 
     def cut(self, step: int, keeps_dev: bool) -> int:
         """The bytes up to the last record of ``step``, with or without its dev loss."""
@@ -118,12 +122,15 @@ class Journal:
     """Appends a record for every step and dev evaluation; each reaches the system at once, the disk once a second."""
 
     def __init__(self, path: Path, header: Header, *, at: int | None = None) -> None:
-        """Begin a journal, or go on with the one at ``path`` behind its first ``at`` bytes. Raises FolderError."""
-        start = _start(header)
+        """Begin a journal, or go on with the one at ``path`` behind its first ``at`` bytes, whose header stays.
+
+        Raises FolderError.
+        """
         if at is None:
-            replace_file(path, start)
-        self._seed = zlib.crc32(start)
+            replace_file(path, _start(header))
         self._file = Appended(path, at=at)
+        self._file.sync()  # no metrics row may be there before what was cut is gone
+        self._checksum = _CHECKSUM.unpack(self._file.end(_CHECKSUM.size))[0]
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         """Append a step."""
@@ -140,7 +147,9 @@ class Journal:
         self._file.close()
 
     def _append(self, record: Record) -> None:
-        self._file.append(_packed(record, self._seed))
+        data = _FIELDS.pack(record.step, record.kind, record.value)
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._file.append(data + _CHECKSUM.pack(self._checksum))
 
 
 def read_journal(path: Path) -> JournalFile:
@@ -151,11 +160,12 @@ def read_journal(path: Path) -> JournalFile:
         raise JournalError(f"{path}: cannot read the journal ({error.strerror})") from None
     header, at = _header(path, content)
     whole = (len(content) - at) // RECORD.size
-    seed = zlib.crc32(content[:at])
+    checksum = _CHECKSUM.unpack(content[at - _CHECKSUM.size : at])[0]
     records: list[Record] = []
     for number in range(whole):
         offset = at + number * RECORD.size
-        record = _unpacked(content[offset : offset + RECORD.size], seed)
+        checksum = zlib.crc32(content[offset : offset + _FIELDS.size], checksum)
+        record = _unpacked(content[offset : offset + RECORD.size], checksum)
         if record is None and _is_tail(content, offset):
             whole = number
             break
@@ -172,26 +182,21 @@ def _start(header: Header) -> bytes:
     return start + _CHECKSUM.pack(zlib.crc32(start))
 
 
-def _packed(record: Record, seed: int) -> bytes:
-    body = _FIELDS.pack(record.step, record.kind, record.value)
-    return body + _CHECKSUM.pack(zlib.crc32(body, seed))
-
-
-def _unpacked(data: bytes, seed: int) -> Record | None:
+def _unpacked(data: bytes, expected: int) -> Record | None:
     step, kind, value, checksum = RECORD.unpack(data)
-    if checksum != zlib.crc32(data[: _FIELDS.size], seed) or kind not in list(Kind):
-        return None
-    return Record(step, Kind(kind), value)
+    return Record(step, Kind(kind), value) if checksum == expected and kind in _KINDS else None
 
 
 def _is_tail(content: bytes, offset: int) -> bool:
-    """Whether what is wrong at ``offset`` is the end of the file: its last record, or zeros that were never filled."""
-    return len(content) - offset < 2 * RECORD.size or not any(content[offset:])
+    """Whether the wrong record at ``offset`` is the last, or all behind it are zeros that were never filled."""
+    return len(content) - offset < 2 * RECORD.size or not any(content[offset + RECORD.size :])
 
 
 def _follows(records: Sequence[Record], record: Record) -> bool:
-    last = records[-1].step if records else 0
-    return record.step == last + (record.kind is not Kind.dev)
+    """Steps come one after the other, each with one dev loss at most."""
+    last = records[-1] if records else Record(0, Kind.update, math.nan)
+    judged_twice = record.kind is last.kind is Kind.dev
+    return record.step == last.step + (record.kind is not Kind.dev) and not judged_twice
 
 
 def _header(path: Path, content: bytes) -> tuple[Header, int]:
@@ -206,7 +211,7 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
         raise JournalError(_damaged(path, len(MAGIC), "the header's checksum is wrong"))
     try:
         return _parsed(json.loads(content[at:end])), end + _CHECKSUM.size
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise JournalError(_damaged(path, at, f"the header is not a journal's ({error})")) from None
 
 
@@ -215,13 +220,13 @@ def _parsed(content: Mapping[str, Any]) -> Header:
 
 
 def _typed(kind: Any, content: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON. Raises TypeError for a field that lacks, is unknown or of another type."""
-    expected = {
-        "int": int, "str": str, "bool": bool, "float": float | int,
-        "str | None": str | None, "dict[str, Any] | None": dict | None,
+    """A dataclass from JSON. Raises TypeError or KeyError for a field that lacks, is unknown or of another type."""
+    expected: dict[str, set[type]] = {
+        "int": {int}, "str": {str}, "bool": {bool}, "float": {float, int},
+        "str | None": {str, type(None)}, "dict[str, Any] | None": {dict, type(None)},
     }  # fmt: skip
     for field in fields(kind):
-        if not isinstance(content[field.name], expected[str(field.type)]):
+        if type(content[field.name]) not in expected[str(field.type)]:
             raise TypeError(f"{field.name} is {content[field.name]!r}")
     return kind(**content)
 

@@ -84,6 +84,9 @@ class SeededUpdate:
     ) -> None:
         self.model, self.layout, self.choose = model, layout, choose
         self.seed, self.decay, self.rounding = seed, decay, rounding
+        self.theta = dict(
+            model.named_parameters()
+        )  # to find each by its name takes longer than a small one's update
 
     def drawn(self, step: int) -> tuple[int, tuple[str, ...]]:
         """The seed of step ``step``, counted from 0, and the names of its active tensors."""
@@ -95,13 +98,13 @@ class SeededUpdate:
         """Make step ``step``'s update, in fp32, rounded once; nothing if c, a () tensor on the device, is not finite."""
         seed, active = self.drawn(step)
         for name in active:
-            theta = self.model.get_parameter(name).detach()
+            theta = self.theta[name]
             decay = self.decay if decays(theta) else 0.0
             noise.update_(theta, seed, name, coefficient, decay, rounding=self.rounding)
 
     def replay(self, step: int, coefficient: float) -> None:
         """Make an update of a journal."""
-        theta = next(self.model.parameters())
+        theta = next(iter(self.theta.values()))
         dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
         self.apply(step, torch.tensor(coefficient, dtype=dtype, device=theta.device))
 

@@ -63,6 +63,11 @@ class Appended:
         if time.monotonic() - self._synced >= 1:
             self.sync()
 
+    def end(self, size: int) -> bytes:
+        """The last ``size`` bytes."""
+        with _named(self._path):
+            return os.pread(self._file, size, os.fstat(self._file).st_size - size)
+
     def sync(self) -> None:
         """Wait until everything is on the disk."""
         with _named(self._path):
@@ -100,6 +105,10 @@ class RunFolder:
         if not resume and (self.path / "config.yaml").exists():
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
+        left = [name for name in ("journal.bin", "checkpoints") if (self.path / name).exists()]
+        if left and not (self.path / "config.yaml").exists():  # nobody can tell whose they are
+            ways = "put that back, or choose another folder with hydra.run.dir=DIR"
+            raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its config.yaml; {ways}")
 
     def begin(self, rows: bytes = b"") -> None:
         """Open the metrics, which then hold just ``rows``; a result of an earlier end is no more."""
@@ -185,7 +194,7 @@ def _object(content: bytes | None) -> dict[str, Any]:
     """A JSON object, or nothing where there is none."""
     try:
         found = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -240,8 +249,9 @@ def _locked(path: Path) -> int:
         ) from None
     except OSError as error:  # a file system without locks
         print(f"warning: {path} cannot be locked ({error.strerror}): run one process there", file=sys.stderr)
-    os.ftruncate(number, 0)
-    os.write(number, f"{os.getpid()}\n".encode())
+    with suppress(OSError):  # a full disk: the name is for the reader only, and the lock is held
+        os.ftruncate(number, 0)
+        os.write(number, f"{os.getpid()}\n".encode())
     return number
 
 

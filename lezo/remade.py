@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from lezo import noise, story
 from lezo.config import ReplayConfig
 from lezo.fingerprint import tokenizer_hash, weights_hash
 from lezo.identity import run_hash
-from lezo.journal import JournalError, JournalFile, Kind, Recipe, read_journal
+from lezo.journal import JournalError, JournalFile, Recipe, read_journal
 from lezo.model import TINY, ModelError, Source, layout, load, load_config, load_tokenizer, rebase, save_model
 from lezo.optim import SeededUpdate, UniformBlocks
 from lezo.prepare import named_device
 from lezo.record import FolderError, read_result
-from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, read_rows
+from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, read_rows, told_by_journal, told_by_rows
 from lezo.timeline import Timeline
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -103,7 +104,7 @@ class Remade:
             yield f"{self.file}: its last {self.journal.torn} bytes are a record cut short (resume=auto mends it)"
         if tokenizer_hash(self.tokenizer) != origin.tokenizer:
             yield "the tokenizer is not the one that the run had"
-        if (config := folder / "config.yaml").exists() and run_hash(config.read_text()) != origin.config:
+        if (config := folder / "config.yaml").exists() and _run_hash(config) != origin.config:
             yield f"{config}: not the configuration of the journal's run"
         if (folder / "metrics.jsonl").exists():
             yield from self._metrics_problems(folder)
@@ -112,16 +113,12 @@ class Remade:
 
     def _metrics_problems(self, folder: Path) -> Iterator[str]:
         """Where metrics.jsonl and the journal tell of different runs."""
-        rows = [row for row in read_rows(folder / METRICS) if row.kind != "test"]
-        told = [(r.step, r.values["skipped"] if r.kind == "train" else r.values["dev_loss"]) for r in rows]
-        kept = [
-            (r.step, r.kind is Kind.skipped if r.kind is not Kind.dev else _or_none(r.value))
-            for r in self.journal.records
-        ]
-        self.out.print(f"{len(rows)} metrics rows")
+        told, kept = told_by_rows(read_rows(folder / METRICS)), told_by_journal(self.journal)
+        self.out.print(f"{len(told)} metrics rows")
         if told != kept:
-            step = next((a[0] for a, b in zip(told, kept, strict=False) if a != b), min(len(told), len(kept)))
-            yield f"{folder / 'metrics.jsonl'}: tells of another run than the journal from step {step} on"
+            pairs = zip_longest(told, kept)
+            step = next((one or other)[1] for one, other in pairs if one != other)
+            yield f"{folder / METRICS}: tells of another run than the journal from step {step} on"
 
     def _result_problems(self, folder: Path) -> Iterator[str]:
         """Whether the final weights are those that the result names."""
@@ -200,5 +197,9 @@ def _tokenizer(recipe: Recipe, source: Source) -> Any:
     return load_tokenizer(recipe.tokenizer or source.path, None if recipe.tokenizer else source.revision)
 
 
-def _or_none(value: float) -> float | None:
-    return value if value == value else None
+def _run_hash(config: Path) -> str | None:
+    """None of a file that is no configuration: yaml and omegaconf have many ways to say so."""
+    try:
+        return run_hash(config.read_text(encoding="utf-8"))
+    except Exception:
+        return None

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Mapping, Sequence
+import reprlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lezo.checkpoint import Checkpoint, find_checkpoints
+from lezo.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin, differences
-from lezo.journal import Header, JournalError, JournalFile, Recipe, read_journal
+from lezo.journal import Header, JournalFile, Kind, Recipe, read_journal
 from lezo.record import FolderError, read_file
 from lezo.train import Progress
 
 JOURNAL, CHECKPOINTS, METRICS = "journal.bin", "checkpoints", "metrics.jsonl"
-_NEEDED = {
-    "train": {"step", "seconds", "loss", "skipped", "phases"},
-    "dev": {"step", "seconds", "dev_loss", "dev_score", "eval_seconds"},
-    "test": {"step", "seconds", "test_loss", "test_score"},
-}
 _APART = (
     "step",
     "seconds",
@@ -76,10 +72,15 @@ class Past:
                 done.judge(row.step, _evaluation(values))
         return done
 
+    def has_best(self) -> bool:
+        """Whether the checkpoint of the best step so far is there, as a first-order run needs it."""
+        best = self.progress().best_step
+        return best is None or best in {checkpoint.step for checkpoint in self.checkpoints}
+
     def forget(self) -> None:
         """Remove the checkpoints of steps that will be made again."""
         for checkpoint in self.forgotten:
-            shutil.rmtree(checkpoint.path)
+            remove(checkpoint.path)
 
 
 def refuse_changes(folder: Path, yaml: str) -> None:
@@ -90,8 +91,7 @@ def refuse_changes(folder: Path, yaml: str) -> None:
     except Exception as error:  # yaml and omegaconf have many ways to say that a file is not theirs
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FolderError(f"{folder / 'config.yaml'}: not the configuration of a run ({reason})") from None
-    if changed:
-        raise FolderError(_refusal(folder, changed))
+    _refuse(folder, changed)
 
 
 def grows(folder: Path, yaml: str) -> bool:
@@ -110,69 +110,146 @@ def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int
     """
     checkpoints = find_checkpoints(folder / CHECKPOINTS)
     for checkpoint in checkpoints:
-        if (other := checkpoint.origin) != asdict(origin):
-            _refuse_origin(checkpoint.path, other, origin)
+        _refuse(checkpoint.path, _changes(checkpoint.origin, origin))
     rows = read_rows(folder / METRICS)
-    last = max((row.step for row in rows if row.kind == "train"), default=0)
+    _refuse_gaps(folder / METRICS, rows, eval_every)
     journal = None if recipe is None else _journal(folder, Header(origin, recipe))
-    durable = min(last, journal.step if journal else 0)
-    if recipe is None:
-        durable = max((c.step for c in checkpoints if c.step <= last), default=0)
-    judged = any(row.kind == "dev" and row.step == durable for row in rows)
-    if journal is not None:
-        judged = judged and any(r.step == durable for r in journal.devs())
-    judged = judged and (durable % eval_every == 0 or durable == steps)
-    return Past(
-        step=durable,
-        rows=[row for row in rows if _kept(row, durable, judged)],
-        journal=journal,
-        journal_end=None if journal is None else journal.cut(durable, judged),
-        checkpoints=[c for c in checkpoints if c.step <= durable],
-        forgotten=[c for c in checkpoints if c.step > durable],
-    )
+
+    def cut(step: int, judged: bool) -> Past:
+        """What is about steps up to ``step``; its dev loss where there is one and where one is due."""
+        judged = judged and (step % eval_every == 0 or step == steps)
+        return Past(
+            step=step,
+            rows=[row for row in rows if _kept(row, step, judged)],
+            journal=journal,
+            journal_end=None if journal is None else journal.cut(step, judged),
+            checkpoints=[c for c in checkpoints if c.step <= step],
+            forgotten=[c for c in checkpoints if c.step > step],
+        )
+
+    if recipe is not None:
+        return cut(*_agreed(folder / METRICS, rows, journal))
+    last = max((row.step for row in rows if row.kind == "train"), default=0)
+    judged = {row.step for row in rows if row.kind == "dev"}
+    pasts = (cut(step, step in judged) for step in [*(c.step for c in checkpoints if c.step <= last), 0])
+    return next(past for past in pasts if past.has_best())
 
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of metrics.jsonl; a last line cut short is left out. Raises FolderError for other damage."""
     *lines, _ = (read_file(file) or b"").split(b"\n")
     rows: list[Row] = []
-    made = 0
     for number, line in enumerate(lines, start=1):
         try:
-            row = _row(line + b"\n", made)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            where = f"{file}, line {number}"
-            ways = "remove it and the lines behind it, and their steps are made again"
-            raise FolderError(f"{where}: not a row of this run ({error}); {ways}") from None
-        made = row.step
-        rows.append(row)
+            rows.append(_row(line + b"\n", rows))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FolderError(_wrong_line(file, number, f"not a row of this run ({error})")) from None
     return rows
 
 
-def _row(line: bytes, made: int) -> Row:
-    """One row behind ``made`` steps. Raises ValueError, KeyError or TypeError for what is not one."""
-    values = json.loads(line)
+def told_by_rows(rows: Sequence[Row]) -> list[tuple[str, int, float | None]]:
+    """What metrics tell that a journal tells too: (train, step, whether skipped) and (dev, step, dev loss or None)."""
+    told = {"train": "skipped", "dev": "dev_loss"}
+    return [(row.kind, row.step, row.values[told[row.kind]]) for row in rows if row.kind in told]
+
+
+def told_by_journal(journal: JournalFile) -> list[tuple[str, int, float | None]]:
+    """The same, of a journal."""
+    return [
+        ("dev", r.step, r.value if math.isfinite(r.value) else None)
+        if r.kind is Kind.dev
+        else ("train", r.step, r.kind is Kind.skipped)
+        for r in journal.records
+    ]
+
+
+def _agreed(file: Path, rows: Sequence[Row], journal: JournalFile | None) -> tuple[int, bool]:
+    """The last step that both metrics and journal have, and whether both have its dev loss.
+
+    Raises FolderError where they do not tell the same up to there.
+    """
+    told, kept = told_by_rows(rows), told_by_journal(journal) if journal else []
+    both = min(len(told), len(kept))
+    for place in range(both):
+        if told[place] != kept[place]:
+            number = place + 1 + sum(row.kind == "test" for row in rows)
+            reason = f"it tells of step {told[place][1]} what {JOURNAL} does not"
+            raise FolderError(_wrong_line(file, number, reason))
+    return (told[both - 1][1], told[both - 1][0] == "dev") if both else (0, False)
+
+
+def _refuse_gaps(file: Path, rows: Sequence[Row], eval_every: int) -> None:
+    """Raise FolderError where a dev row is missing before a step, or one is there that was not due."""
+    for place, row in enumerate(rows):
+        due = (row.step - 1) % eval_every == 0
+        judged = place > 0 and rows[place - 1].kind == "dev"
+        if row.kind == "train" and due != judged:
+            lacks = "no dev row" if due else "a dev row that was not due"
+            raise FolderError(_wrong_line(file, place + 1, f"{lacks} before step {row.step}"))
+
+
+def _wrong_line(file: Path, number: int, reason: str) -> str:
+    ways = "remove it and the lines behind it, and their steps are made again"
+    return f"{file}, line {number}: {reason}; {ways}"
+
+
+def _row(line: bytes, before: Sequence[Row]) -> Row:
+    """One row behind those ``before``. Raises ValueError or TypeError for what is not one."""
+    values = json.loads(line.decode())
     if not isinstance(values, dict):
         raise ValueError("not an object")
-    kind = next((kind for kind, needed in _NEEDED.items() if needed <= values.keys()), None)
+    kind = next((kind for kind, needed in _COLUMNS.items() if needed.keys() <= values.keys()), None)
     if kind is None:
         raise ValueError("neither a train nor a dev nor a test row")
-    phases = values.get("phases", {})
-    if not all(map(_is_number, [values["seconds"], *phases.values()])) or not all(
-        map(_is_value, values.values())
-    ):
-        raise ValueError("a value is not a number")
+    for key, value in values.items():
+        if not _COLUMNS[kind].get(key, _is_measure)(value):
+            raise ValueError(f"{reprlib.repr(key)} is {reprlib.repr(value)}")
+    made = before[-1].step if before else 0
     if values["step"] != made + (kind == "train"):
         raise ValueError(f"step {values['step']} after step {made}")
+    if kind == "test" and before or kind == "dev" and before and before[-1].kind == "dev":
+        raise ValueError(f"a second {kind} row of step {made}")
     return Row(line, kind, values["step"], values)
 
 
+def _is_step(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _is_value(value: Any) -> bool:
-    return value is None or isinstance(value, bool | dict) or _is_number(value)
+def _is_measure(value: Any) -> bool:
+    """What was not finite is null."""
+    return value is None or _is_number(value)
+
+
+def _are_phases(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+_COLUMNS: dict[str, dict[str, Callable[[Any], bool]]] = {  # that a row must have; others hold measures
+    "train": {
+        "step": _is_step,
+        "seconds": _is_number,
+        "loss": _is_measure,
+        "skipped": _is_flag,
+        "phases": _are_phases,
+    },
+    "dev": {
+        "step": _is_step,
+        "seconds": _is_number,
+        "dev_loss": _is_measure,
+        "dev_score": _is_number,
+        "eval_seconds": _is_number,
+    },
+    "test": {"step": _is_step, "seconds": _is_number, "test_loss": _is_measure, "test_score": _is_number},
+}
 
 
 def _kept(row: Row, durable: int, judged: bool) -> bool:
@@ -192,31 +269,25 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
     path = folder / JOURNAL
     if not path.exists():
         return None
-    try:
-        journal = read_journal(path)
-    except JournalError as error:
-        raise FolderError(str(error)) from None
-    _refuse_origin(path, asdict(journal.header.origin), header.origin)
+    journal = read_journal(path)
     now, then = asdict(header.recipe), asdict(journal.header.recipe)
     changed = [
         f"{key}: {then[key]} in the run and {now[key]} here" for key in _DECIDES if now[key] != then[key]
     ]
-    if changed:
-        raise FolderError(_refusal(path, changed))
+    _refuse(path, [*changed, *_changes(asdict(journal.header.origin), header.origin)])
     return journal
 
 
 _DECIDES = ("seed", "sparsity", "decay", "rounding")  # of a recipe; where a model lies does not matter
 
 
-def _refuse_origin(path: Path, then: Mapping[str, Any], now: Origin) -> None:
+def _changes(then: Mapping[str, Any], now: Origin) -> list[str]:
     try:
-        changed = Origin(**then).differences(now)
+        return Origin(**then).differences(now)
     except TypeError:
-        changed = ["what it starts from is not said in full"]
+        return ["what it starts from is not said in full"]
+
+
+def _refuse(path: Path, changed: Sequence[str]) -> None:
     if changed:
-        raise FolderError(_refusal(path, changed))
-
-
-def _refusal(path: Path, changed: Sequence[str]) -> str:
-    return f"{path}: cannot go on with this run: {'; '.join(changed)}; {_WAYS}"
+        raise FolderError(f"{path}: cannot go on with this run: {'; '.join(changed)}; {_WAYS}")

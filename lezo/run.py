@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lezo import __version__
+from lezo.lifeline import end_with_the_sweep
 
 if TYPE_CHECKING:  # Hydra takes a good part of a second to import: only inside `main`, where Ctrl-C is caught
-    from omegaconf import DictConfig
-
     from lezo.compose import Composed
     from lezo.config import ConfigError
 
@@ -21,6 +17,7 @@ if TYPE_CHECKING:  # Hydra takes a good part of a second to import: only inside 
 def main() -> None:
     """The command. Exits with 0, 1 for a failed run, 2 for a bad configuration, 130 when interrupted."""
     try:
+        end_with_the_sweep()
         sys.exit(_answer())
     except KeyboardInterrupt:
         sys.exit(130)
@@ -28,14 +25,16 @@ def main() -> None:
 
 def _answer() -> int:
     """Do what the command line says. Returns the exit code."""
-    from lezo.compose import compose
+    from lezo.compose import command, compose
     from lezo.config import ConfigError
 
     given = command_line()
     try:
         _refuse_other_configs(given)
         if _shows(given) or _for_hydras_launcher(given):
-            _hydra()
+            from lezo.launched import hand_over
+
+            hand_over()
             return 0
         if given.multirun:
             from lezo.sweep import sweep
@@ -72,13 +71,6 @@ def complain(error: ConfigError) -> int:
     return 2
 
 
-def command(overrides: Sequence[str], config_dir: str | None = None, program: str = "lezo-run") -> str:
-    """The command line that repeats a run, from its start and in a folder of its own."""
-    kept = [text for text in overrides if not text.startswith(("hydra.run.dir=", "resume="))]
-    folder = ["--config-dir", config_dir] if config_dir else []
-    return shlex.join([program, *folder, *kept])
-
-
 def _shows(given: argparse.Namespace) -> bool:
     """Whether Hydra answers by itself: help, completion, showing configs."""
     shows = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun")
@@ -86,13 +78,15 @@ def _shows(given: argparse.Namespace) -> bool:
 
 
 def _for_hydras_launcher(given: argparse.Namespace) -> bool:
-    """Whether a sweep is for one of Hydra's own launchers, which then gets jobs that are all checked."""
+    """Whether a sweep is for one of Hydra's own launchers, which then gets jobs that are all checked and go on."""
     named = any(text.lstrip("+").startswith("hydra/launcher=") for text in given.overrides)
     if not (given.multirun and named):
         return False
-    from lezo.sweep import jobs
+    from lezo.sweep_jobs import jobs
 
-    return bool(jobs(given.overrides, given.config_dir))
+    if not any(job.says("resume") for job in jobs(given.overrides, given.config_dir)):
+        sys.argv.append("resume=auto")  # Hydra reads the command line itself
+    return True
 
 
 def _refuse_other_configs(given: argparse.Namespace) -> None:
@@ -103,31 +97,6 @@ def _refuse_other_configs(given: argparse.Namespace) -> None:
             "--config-path, --config-name: lezo-run has its own configuration; --config-dir DIR adds to it"
         )
         raise ConfigError([problem])
-
-
-def _hydra() -> None:
-    """Leave the command line to Hydra."""
-    import hydra
-
-    from lezo.compose import CONF, register_schema
-
-    register_schema()
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(_hydra_job)()
-
-
-def _hydra_job(config: DictConfig) -> None:
-    """A job of one of Hydra's own launchers, which composed it and chose its folder."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import CompactHydraException
-
-    from lezo.compose import converted
-    from lezo.config import check
-
-    job = HydraConfig.get()
-    composed = converted(config, Path(job.runtime.output_dir), Path(job.sweep.dir))
-    check(composed.config)
-    if run(composed, command=command(list(job.overrides.task))) != 0:
-        raise CompactHydraException(f"error: {composed.run_dir}: did not finish; result.json there says why")
 
 
 if __name__ == "__main__":

@@ -20,22 +20,30 @@ RUN_LEVEL = {
     "plan",
     "prepare",
     "banner",
-    "sweep",
     "show",
     "replay",
     "remade",
 }
+SWEEP_LEVEL = {"sweep", "sweep_jobs", "launched"}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
 
 DOORS = {
-    "hydra": {"lezo.run", "lezo.compose", "lezo.sweep", "lezo.show", "lezo.bench"},
+    "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
     "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
-    "rich": {"lezo.story", "lezo.sweep", "lezo.outcome", "lezo.job", "lezo.remade", "lezo.contest"},
+    "rich": {
+        "lezo.story",
+        "lezo.sweep",
+        "lezo.sweep_table",
+        "lezo.outcome",
+        "lezo.job",
+        "lezo.remade",
+        "lezo.contest",
+    },
     "matplotlib": {"lezo.bench_report"},
-    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | BENCH_LEVEL},
+    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | SWEEP_LEVEL | BENCH_LEVEL},
 }
 
 
@@ -114,7 +122,17 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["lezo.run", "lezo.compose", "lezo.config", "lezo.show", "lezo.replay", "lezo.bench"]
+    "module",
+    [
+        "lezo.run",
+        "lezo.compose",
+        "lezo.config",
+        "lezo.show",
+        "lezo.replay",
+        "lezo.bench",
+        "lezo.sweep",
+        "lezo.launched",
+    ],
 )
 def test_the_commands_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'datasets', 'wandb', 'matplotlib'}} & set(sys.modules)))"

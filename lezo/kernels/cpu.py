@@ -196,7 +196,8 @@ def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochasti
         _update(key, start, flat[start : last * philox.CHUNK], number(c), number(decay), grid)
 
     _share(work, -(-theta.numel() // philox.CHUNK), philox.CHUNK)
-    theta.copy_(wide)
+    if wide is not theta:
+        theta.copy_(wide)
 
 
 def _share(work: Callable[[int, int], None], items: int, width: int) -> None:

@@ -1,7 +1,10 @@
 """Whole runs in this process, for tests to start and to look into."""
 
 import json
+import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,3 +57,14 @@ class Runner:
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
     """A row without clocks and memory: what is the same in every run."""
     return {k: v for k, v in row.items() if k not in ("seconds", "eval_seconds", "phases", "memory")}
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Meanwhile no file of this process can grow beyond so many bytes, as on a full disk; pytest's own neither."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -49,6 +49,7 @@ def test_a_bench_leaves_its_whole_folder(
         "bench.json",
         "table.md",
         "steps.png",
+        ".lock",
         "trace.json",
     )
     assert {file.name for file in folder.iterdir()} == set(files)
@@ -132,8 +133,9 @@ def test_data_that_cannot_be_read_end_with_1(
 def test_a_folder_that_holds_a_run_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "config.yaml").touch()
-    assert benched("hydra.run.dir=.", patch=monkeypatch) == 1
+    (here / "taken").mkdir()
+    (here / "taken" / "config.yaml").touch()
+    assert benched("hydra.run.dir=taken", patch=monkeypatch) == 1
     assert "already holds a run" in capsys.readouterr().err
 
 

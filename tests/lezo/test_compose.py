@@ -160,7 +160,8 @@ def test_run_and_sweep_folders_are_honoured() -> None:
 def test_the_default_folder_says_task_model_and_optimizer() -> None:
     composed = compose(["task=cb", "optim=mezo"])
     assert composed.run_dir.parent == Path("runs/cb/tiny-mezo")
-    assert composed.sweep_dir.parent == Path("runs/sweeps")
+    assert composed.sweep_dir == Path("runs/sweeps")
+    assert composed.job_name.startswith("cb-tiny-mezo-seed0-")
 
 
 def test_the_yaml_is_the_whole_configuration_and_nothing_of_hydras() -> None:

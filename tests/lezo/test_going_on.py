@@ -266,7 +266,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lezo_run: Ru
     ended = json.loads((tmp_path / "out" / "result.json").read_text())
     assert ended["status"] == "failed" and 3 <= ended["steps"] < 30
     again = lezo_run("train.steps=30", "resume=auto")
-    assert end(again.folder) == end(lezo_run("train.steps=30", folder="whole").folder)
+    assert end(again.folder) == end(lezo_run("train.steps=30", "resume=auto", folder="whole").folder)
 
 
 def test_the_best_steps_weights_are_made_again(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

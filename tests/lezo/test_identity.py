@@ -1,9 +1,12 @@
 """Which changes of a configuration make another run of it."""
 
+from pathlib import Path
+
 import pytest
+from omegaconf import OmegaConf
 
 from lezo.compose import compose
-from lezo.identity import config_hash, differences
+from lezo.identity import config_hash, differences, job_name
 
 BASE = ["train.steps=100"]
 
@@ -76,3 +79,22 @@ def test_every_change_is_named() -> None:
 def test_a_linear_schedule_cannot_grow() -> None:
     first, more = (yaml("optim=fo-sgd", "optim.schedule=linear", f"train.steps={n}") for n in (100, 200))
     assert differences(first, more) == ["train.steps was 100 and is 200"]
+
+
+def test_a_job_is_named_by_what_it_is_and_its_hash() -> None:
+    assert (
+        job_name(yaml("optim=mezo", "seed=3"))
+        == f"rte-tiny-mezo-seed3-{config_hash(yaml('optim=mezo', 'seed=3'))[:8]}"
+    )
+    assert job_name(yaml("model=opt-1.3b")).startswith("rte-opt-1.3b-lezo-seed0-")
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b\\c", "..", "x" * 300, "grüße {é}", "-rf", "\n"])
+def test_a_name_from_a_users_files_makes_one_folder(name: str, tmp_path: Path) -> None:
+    composed = OmegaConf.create(yaml())
+    composed.model.name = name
+    folder = job_name(OmegaConf.to_yaml(composed))
+    assert ".." not in folder and len(folder) < 120 and folder.isprintable()
+    (tmp_path / "in" / folder).mkdir(parents=True)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [folder]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -112,6 +112,7 @@ def test_an_offline_run_can_be_read_back_and_holds_no_secret(tmp_path: Path) -> 
     metrics = [record["metric"] for record in records if record["type"] == "metric"]
     assert {metric["glob_name"]: metric["step_metric"] for metric in metrics if "glob_name" in metric} == {
         "train/*": "step",
+        "time/*": "step",
         "dev/*": "seconds",
     }
     history = [record["history"]["item"] for record in records if record["type"] == "history"]

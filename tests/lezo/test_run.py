@@ -16,6 +16,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lezo import __version__, run
+from lezo.compose import compose
 from tests.lezo.runs import SMALL, Runner, timeless
 
 RESULT = {
@@ -373,5 +374,6 @@ def test_hydras_own_launcher_runs_a_sweep(tmp_path: Path) -> None:
     running = process(*sweep, cwd=tmp_path)
     _, err = running.communicate(timeout=120)
     assert (running.returncode, err) == (0, "")
-    results = [json.loads((tmp_path / "out" / job / "result.json").read_text()) for job in "01"]
+    names = [compose([*SMALL, f"seed={seed}"]).job_name for seed in (0, 1)]  # as in a sweep of our own
+    results = [json.loads((tmp_path / "out" / name / "result.json").read_text()) for name in names]
     assert [(result["seed"], result["status"]) for result in results] == [(0, "finished"), (1, "finished")]

@@ -1,0 +1,56 @@
+"""Where do the jobs of a sweep run? In slots, each with a GPU of its own where there are any."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")  # a driver's devices: Linux, Jetson, WSL
+_COUNT = "import torch; print(torch.cuda.device_count())"
+
+
+def environments(slots: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
+    """A dictionary for each slot: the environment variables its jobs get on top of the sweep's own.
+
+    ``slots`` None is one for each visible GPU, or one; there are never more than jobs. ``devices`` are the
+    jobs' model.device. Slots beyond the GPUs share them; slots on a CPU share its cores.
+    """
+    gpus = visible_gpus() if any(device != "cpu" for device in devices) else []
+    count = min(slots or max(len(gpus), 1), len(devices))
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(count)]
+    if count > 1 and "OMP_NUM_THREADS" not in os.environ:
+        return [{"OMP_NUM_THREADS": str(max(_cores() // count, 1))} for _ in range(count)]
+    return [{} for _ in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """What to call each GPU in CUDA_VISIBLE_DEVICES: as it stands there already (number or UUID), else by number."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = None if given is None else [name.strip() for name in given.split(",")]
+    if not _signs() or (names is not None and names[0] in ("", "-1")):
+        return []
+    count = _count()
+    return [str(i) for i in range(count)] if names is None else names[:count]
+
+
+def _signs() -> bool:
+    """Whether it is worth the seconds to ask torch."""
+    return any(Path(sign).exists() for sign in _SIGNS) or shutil.which("nvidia-smi") is not None
+
+
+def _count() -> int:
+    """The GPUs that torch sees; asked in a process of its own, since the sweep itself stays light."""
+    done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True)
+    said = done.stdout.split()[-1:]
+    return int(said[0]) if done.returncode == 0 and said and said[0].isdigit() else 0
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
