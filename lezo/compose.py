@@ -27,16 +27,16 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
-from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check
+from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check, is_folder
 from lezo.identity import job_name
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
 GROUPS = ("task", "optim", "model", "data", "log")
 _ADDED_GROUPS = ("experiment",)  # `+experiment=NAME` is how a recipe is asked for
-_COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last two are how they stumble over odd values
-    *(HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError, RecursionError),
-    *(AttributeError, TypeError),
+_COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last are how they stumble over odd values
+    *(HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError, OSError),
+    *(RecursionError, AttributeError),
 )
 
 
@@ -111,10 +111,15 @@ def replay_options(overrides: Sequence[str]) -> ReplayConfig:
 
 
 def quoted(value: str) -> str:
-    """A value in Hydra's override grammar, whatever characters it has."""
-    if re.fullmatch(r"[\w./-]+", value):
+    r"""A text in Hydra's override grammar, whatever characters it has.
+
+    In quotes a backslash means itself, except before a quote or ``${``: "a\b" is 'a\b', "it's" is 'it\'s'.
+    """
+    if re.fullmatch(r"[a-zA-Z_./-]*/[\w./-]*", value, re.ASCII):  # a path, and nothing like a number or null
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    escaped = re.sub(
+        r"(\\*)('|\$\{|\Z)", lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), value
+    )
     return f"'{escaped}'"
 
 
@@ -137,7 +142,7 @@ def register_schema() -> None:
 @contextmanager
 def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
     """Hydra initialised on our conf/; yields the overrides that ``--config-dir`` amounts to."""
-    if config_dir is not None and not Path(config_dir).is_dir():
+    if config_dir is not None and not is_folder(config_dir):
         raise ConfigError([f"--config-dir {config_dir}: no such folder"])
     register_schema()
     with _closed_environment(), initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
@@ -145,7 +150,7 @@ def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
 
 
 def _address(folder: str) -> str:
-    return quoted(f"file://{Path(folder).resolve()}")
+    return quoted(f"file://{Path(folder).expanduser().resolve()}")
 
 
 @contextmanager
@@ -165,23 +170,27 @@ def _refused_variable(name: str, *_: Any) -> str:
 
 
 def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
-    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved."""
-    own = _own(composed)
-    config = OmegaConf.to_object(own)
+    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
+
+    Raises ConfigError where a value still looks like one: whoever reads the YAML would resolve it again.
+    """
+    config, yaml = OmegaConf.to_object(_own(composed)), _own_yaml(composed)
     assert isinstance(config, RunConfig)
-    return Composed(config, OmegaConf.to_yaml(own), run_dir, sweep_dir, job_name)
+    if (at := yaml.find("${")) >= 0:
+        line = yaml[yaml.rfind("\n", 0, at) + 1 :].split("\n")[0].strip()
+        raise ConfigError([f"{line}: expected a value without '${{', which would be read as a reference"])
+    return Composed(config, yaml, run_dir, sweep_dir, job_name)
 
 
 def _own(composed: DictConfig) -> DictConfig:
     own = composed.copy()
     with open_dict(own):
         own.pop("hydra", None)
-    OmegaConf.resolve(own)
     return own
 
 
 def _own_yaml(composed: DictConfig) -> str:
-    return OmegaConf.to_yaml(_own(composed))
+    return OmegaConf.to_yaml(_own(composed), resolve=True)
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:
@@ -259,7 +268,7 @@ def _own_problem(error: Exception) -> str | None:
 
 
 def _options(group: str, config_dir: str | None) -> list[str]:
-    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    folders = [CONF, *([Path(config_dir).expanduser()] if config_dir else [])]
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 

@@ -361,7 +361,7 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield "data=local: expected a folder; add data.path=DIR, which holds <task>/train.jsonl and val.jsonl"
     if data.path is not None and data.name != "local":
         yield f"data.path={data.path}: only data=local reads a folder; add data=local"
-    if data.path is not None and not _is_folder(data.path):
+    if data.path is not None and not is_folder(data.path):
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
@@ -376,12 +376,16 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
     if model.name != "tiny" and model.path is None:
         yield f"model={model.name}: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
-        if path is not None and not _is_hub_id(path) and not _is_folder(path):
+        if path is not None and not _is_hub_id(path) and not is_folder(path):
             yield f"{key}={path}: no such folder"
 
 
-def _is_folder(path: str) -> bool:
-    return path != "" and Path(path).expanduser().is_dir()
+def is_folder(path: str) -> bool:
+    """Whether there is such a folder, which may be given from somebody's home (~)."""
+    try:
+        return path != "" and Path(path).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long, a folder closed to us, a home of nobody
+        return False
 
 
 def _is_hub_id(path: str) -> bool:

@@ -20,6 +20,7 @@ from lezo.optim import StepReport
 from lezo.record import dev_row, train_row
 
 _QUEUE_ROWS = 10_000
+_INIT_SECONDS = 20  # wandb may take to reach its server
 
 
 class WandbMirror:
@@ -103,7 +104,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
     mode = settings.pop("mode")
     if mode == "auto":
         mode = "online" if _has_account() else "offline"
-    options = wandb.Settings(init_timeout=20, silent=True, x_transaction_log_flush_interval=1.0)
+    options = wandb.Settings(init_timeout=_INIT_SECONDS, silent=True, x_transaction_log_flush_interval=1.0)
     run = wandb.init(
         dir=str(folder),
         name=folder.name,

@@ -68,6 +68,7 @@ def load_config(source: Source) -> Any:
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a folder or hub id. Raises ModelError where it cannot be read."""
+    path = os.path.expanduser(path)
     with _reading("a tokenizer of", path, "; model.tokenizer=DIR names another folder with a tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
@@ -287,7 +288,7 @@ def _refuse_detours(folder: Path) -> None:
         expected = 'expected {"weight_map": {tensor: file}}; copy or download it again'
         raise ModelError(f"{index}: not an index of weights ({_reason(error)}); {expected}") from error
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name == "..":
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             raise ModelError(
                 f"{index}: names {name!r}; expected names of files beside it (symbolic links are followed)"
             )

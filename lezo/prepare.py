@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -87,7 +88,7 @@ def model_source(config: RunConfig) -> Source:
     path = str(TINY) if model.name == "tiny" else model.path
     assert path is not None  # config.check saw to it
     shape = None if model.shape is None else asdict(model.shape)
-    return Source(path, model.revision, shape, model.random_weights)
+    return Source(os.path.expanduser(path), model.revision, shape, model.random_weights)
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -58,6 +58,7 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("optim.name=mezo", "say optim=... instead"),
         ("optim={name:mezo}", "say optim=... instead"),
         ("model=../optim/lezo", "expected an option of model, not a path to elsewhere"),
+        (f"task={'x' * 300}", "unknown; expected one of boolq"),
         ("hydra.run.dir=", "expected a folder of its own for the run's files"),
         ("model.shape={hidden_size:3}", "expected a group of keys or null"),
         (f"log.tags={'[' * 2000}", "expected key=value or group=option"),
@@ -178,7 +179,6 @@ SECRET = "a value that must not be shown"
     [
         "log.project=${oc.env:TOKEN}",
         "log.tags=[a,'${oc.env:TOKEN,default}']",
-        "log.project=\\${oc.env:TOKEN}",
         "model.path=${oc.env:TOKEN}",
         "seed=${oc.env:TOKEN}",
         "task=${oc.env:TOKEN}",
@@ -191,6 +191,11 @@ def test_the_environment_is_not_read_into_a_run(override: str, monkeypatch: pyte
     assert found.startswith("${oc.env:TOKEN}: the run's files would hold an environment variable's value")
     assert 'let the shell write what is none: key="$TOKEN"' in found and SECRET not in found
     assert OmegaConf.create({"x": "${oc.env:TOKEN}"}).x == SECRET  # elsewhere OmegaConf is as it was
+
+
+def test_what_would_be_read_as_a_reference_later_is_refused() -> None:
+    found = problem(r"log.project=\${oc.env:TOKEN}")
+    assert found.startswith("project: ${oc.env:TOKEN}: expected a value without '${'")
 
 
 def test_a_users_config_reads_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

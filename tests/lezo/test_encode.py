@@ -66,6 +66,17 @@ def test_an_answer_that_does_not_fit_is_an_error():
         encoder(max_length=4).candidates([fits])
 
 
+def test_a_prompt_without_tokens_needs_something_first():
+    empty = Example("", ("abcd",), (0,))
+    for encode in (encoder(bos=None).candidates, encoder(bos=None).prompts):
+        with pytest.raises(
+            EncodeError, match="example 0: the prompt has no token.*model.bos=ID puts one there"
+        ):
+            encode([empty])
+    assert encoder(bos=5).candidates([empty])[0].input_ids == ((5, *map(ord, "abcd")),)
+    assert encoder(bos=5).prompts([empty])[0].input_ids == ((5,),)
+
+
 def test_padded():
     ids, mask = padded([[3], [4, 5]], pad=9)
     assert (ids.tolist(), mask.tolist()) == ([[9, 3], [4, 5]], [[0, 1], [1, 1]])

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -98,3 +99,13 @@ def test_gold_as_files_show_it():
     assert gold(Encoded(0, ((0,),), (1,), (3,))) == 3
     assert gold(Encoded(0, ((0,),), (1,), (3, 1))) == [3, 1]
     assert gold(Encoded(0, ((0,),), (0,), (0,), ("a", "b"))) == ["a", "b"]
+
+
+def test_a_model_that_says_nan_has_chosen_nothing_and_is_wrong():
+    model = small_model()
+    with torch.no_grad():
+        model.model.decoder.final_layer_norm.bias.fill_(float("nan"))
+    same = [dataclasses.replace(e, gold=tuple(range(len(e.input_ids)))) for e in examples(5)]
+    found = evaluator(model)(EvalSet(same))
+    assert math.isnan(found.loss)
+    assert (found.score, {record["prediction"] for record in found.predictions}) == (0.0, {None})

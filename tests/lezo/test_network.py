@@ -1,13 +1,15 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, MistralConfig
+from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, MambaConfig, MistralConfig
 
 from lezo import network as module
 from lezo.model import ModelError
 from lezo.network import Network, captured, check, replaced
 from lezo.pack import candidate_batch
 from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, examples, llama_like, small_model
+
+FOLLOWS = "expected a model that follows a 4-D attention mask and position ids"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -20,8 +22,26 @@ def test_a_model_that_ignores_positions_is_refused():
     bloom = AutoModelForCausalLM.from_config(
         BloomConfig(vocab_size=61, hidden_size=16, n_layer=2, n_head=2)
     ).eval()
-    with pytest.raises((ModelError, ValueError)):
+    with pytest.raises(ModelError, match=f"BloomForCausalLM: .*; {FOLLOWS}"):
         check(Network(bloom), vocabulary=61)
+
+
+def test_a_model_that_cannot_take_the_mask_is_refused():
+    config = MambaConfig(vocab_size=61, hidden_size=16, num_hidden_layers=2, state_size=4)
+    mamba = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(
+        ModelError, match=rf"MambaForCausalLM: cannot score packed sequences \(.*\); {FOLLOWS}"
+    ):
+        check(Network(mamba), vocabulary=61)
+
+
+def test_memory_that_runs_out_in_the_check_is_no_fault_of_the_model(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Network, "_states", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        check(Network(small_model()), vocabulary=VOCABULARY)
 
 
 def test_a_model_that_changes_logits_after_the_head_is_refused():
