@@ -77,6 +77,19 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     return result
 
 
+def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
+    """What the configuration itself sweeps over (hydra.sweeper.params). Raises ConfigError."""
+    parsed = parse(overrides)
+    for override in parsed:
+        _refuse_additions(override, config_dir)
+    with hydra_on(config_dir) as extra:
+        try:
+            composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
+        except _COMPOSE_ERRORS as error:
+            raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
+        return {str(key): str(value) for key, value in (composed.hydra.sweeper.params or {}).items()}
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Parse each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
     parser = OverridesParser.create()

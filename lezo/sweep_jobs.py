@@ -12,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from lezo.compose import Composed, compose, parse
+from lezo.compose import Composed, compose, parse, swept_values
 from lezo.config import ConfigError, Resume
 from lezo.identity import config_hash
 
@@ -88,7 +88,7 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
 
     Raises ConfigError with the first that cannot run, and for two that are one run.
     """
-    parsed = parse(overrides)
+    parsed = parse([*recipe_values(overrides, config_dir), *overrides])
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     found: list[SweepJob] = []
     for combination in _combinations(parsed):
@@ -100,6 +100,24 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
         _refuse_twin(job, found)
         found.append(job)
     return found
+
+
+def recipe_values(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """What a recipe (+experiment=NAME) sweeps over, as overrides; not what the command itself says.
+
+    Raises ConfigError with the first override that is wrong, and for several recipes at once.
+    """
+    parsed = parse(overrides)
+    recipes = [override for override in parsed if override.key_or_group == "experiment"]
+    if not recipes:
+        return []
+    if len(recipes) > 1 or recipes[0].is_sweep_override():
+        text = " ".join(recipe.input_line or "" for recipe in recipes)
+        raise ConfigError([f"{text}: a recipe has values of its own to sweep; expected one recipe a command"])
+    said = {override.key_or_group for override in parsed}
+    alone = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+    values = swept_values(alone, config_dir)
+    return [f"{key}={value}" for key, value in values.items() if key not in said]
 
 
 def _combinations(parsed: Sequence[Override]) -> list[list[str]]:

@@ -48,7 +48,7 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("data=null", "unknown; expected one of hub, local, sample"),
         ("+foo=1", "leave out the '+'"),
         ("++optim.lr=1", "leave out the '+'"),
-        ("+experiment=x", "unknown; there is none (--config-dir DIR adds yours)"),
+        ("+experiment=x", "unknown; expected one of opt-13b-first-order"),
         ("~task", "no key can be deleted"),
         ("task=rte,cb", "several values; add -m to run one job for each"),
         ("seed=range(3)", "several values; add -m to run one job for each"),

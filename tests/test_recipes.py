@@ -1,0 +1,68 @@
+"""Every recipe composes, says its command, and plans."""
+
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lezo.compose import CONF, compose
+from lezo.config import ConfigError
+from lezo.sweep_jobs import jobs, recipe_values
+from tests.lezo.runs import Runner
+
+RECIPES = sorted((CONF / "experiment").glob("*.yaml"))
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_opens_with_its_command_what_it_reproduces_and_what_it_costs(file: Path) -> None:
+    package, command, *rest = lines(file)
+    head = "\n".join(line for line in rest if line.startswith("#"))
+    assert package == "# @package _global_"
+    assert command.startswith(f"# lezo-run -m +experiment={file.stem}")
+    assert "Expected" in head and "# Cost: " in head
+    assert "arXiv" in head or file.stem == "playground"
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_jobs_of_a_recipe_compose_and_are_as_many_as_it_says(file: Path) -> None:
+    command = shlex.split(lines(file)[1].removeprefix("# lezo-run -m "))
+    swept = [value.split("=", 1) for value in recipe_values(command)]
+    for place in (0, -1):  # the first and the last: all of them are hundreds
+        assert len(jobs([*command, *(f"{key}={values.split(',')[place]}" for key, values in swept)])) == 1
+    cost = next(line for line in lines(file) if line.startswith("# Cost: "))
+    assert int(cost.split()[2]) == math.prod(len(values.split(",")) for _, values in swept)
+
+
+def test_the_command_goes_before_the_recipe() -> None:
+    found = jobs(["+experiment=playground", "optim=lezo", "seed=5,6", "train.steps=7"])
+    assert [job.label for job in found] == [
+        f"task={task} seed={seed}" for task in ("rte", "sst2") for seed in (5, 6)
+    ]
+    assert {job.composed.config.train.steps for job in found} == {7}
+
+
+@pytest.mark.parametrize(
+    "overrides", [["+experiment=playground,speed"], ["+experiment=speed", "+experiment=playground"]]
+)
+def test_one_recipe_a_command(overrides: list[str]) -> None:
+    with pytest.raises(ConfigError, match="expected one recipe a command"):
+        jobs(overrides)
+
+
+def test_without_m_a_recipe_is_one_run() -> None:
+    config = compose(["+experiment=opt-30b-lezo"]).config
+    assert (config.model.name, config.optim.name, config.train.eval_every) == ("opt-30b", "lezo", 20000)
+
+
+@pytest.mark.parametrize("recipe", ["opt-30b-lezo", "opt-13b-first-order", "opt-13b-zero-shot"])
+def test_a_recipe_plans_without_its_weights(recipe: str, lezo_run: Runner, shared: Path) -> None:
+    random = ["model.random_weights=true", f"model.tokenizer={shared / 'tokenizers' / 'opt'}"]
+    data = ["data=local", f"data.path={shared / 'data'}"]
+    ran = lezo_run(f"+experiment={recipe}", *random, *data, "dry_run=true")
+    assert ran.code == 0
+    assert "expected (weights " in ran.out and "rte (local)" in ran.out
