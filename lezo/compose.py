@@ -123,12 +123,15 @@ def replay_options(overrides: Sequence[str]) -> ReplayConfig:
     return result
 
 
+_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # but words of Hydra's
+
+
 def quoted(value: str) -> str:
     r"""A text in Hydra's override grammar, whatever characters it has.
 
     In quotes a backslash means itself, except before a quote or ``${``: "a\b" is 'a\b', "it's" is 'it\'s'.
     """
-    if re.fullmatch(r"[a-zA-Z_./-]*/[\w./-]*", value, re.ASCII):  # a path, and nothing like a number or null
+    if re.fullmatch(r"(\.{0,2}/)?[a-zA-Z_][\w./-]*", value, re.ASCII) and value.lower() not in _NO_TEXTS:
         return value
     escaped = re.sub(
         r"(\\*)('|\$\{|\Z)", lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), value

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lezo.compose import CONF, GROUPS, Composed, compose
+from lezo.compose import CONF, GROUPS, Composed, compose, quoted
 from lezo.config import ConfigError, RunConfig
 
 HELP = yaml.safe_load((CONF / "run.yaml").read_text())["hydra"]["help"]["template"]
@@ -247,3 +247,22 @@ def test_a_config_folder_may_have_any_name(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     assert problem("log.project='a\udcff'") == r"log.project='a\udcff': expected UTF-8 text"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("out", "out"),
+        ("../runs/rte-1/a.b", "../runs/rte-1/a.b"),
+        ("/tmp/x", "/tmp/x"),
+        *(
+            (text, f"'{text}'")
+            for text in ("True", "null", "1e3", "-1", ".5", "a b", "", "jos\u00e9/runs", r"a\b", "x=y")
+        ),
+        ("it's", r"'it\'s'"),
+        ("a\\", r"'a\\'"),
+    ],
+)
+def test_a_text_is_quoted_where_it_must_be(text: str, written: str) -> None:
+    assert quoted(text) == written
+    assert compose([f"log.project={quoted(text)}"]).config.log.project == text
