@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
 from lezo.prepare import device_of
 from lezo.record import RunFolder, code_version, environment, peak_memory
-from lezo.resume import Past, read_past
+from lezo.resume import Past, read_past, refuse_other_origin
 from lezo.stop import Stop
 from lezo.train import DivergedError, Listener, Progress, train
 
@@ -44,6 +46,7 @@ class Job:
         self.started, self.progress, self.stop = time.perf_counter(), Progress(), stop or Stop()
         self.past, self.began = Past(), False
         self.plan: Plan | None = None
+        self.origin: Origin | None = None
         self.weights: str | None = None
         self.mirror: WandbMirror | None = None
         self.zero_shot: Evaluation | None = None
@@ -56,13 +59,21 @@ class Job:
         self.out.print(banner.banner(self.config, self.plan, self.composed.run_dir))
         return self.plan
 
+    def refuse_other_content(self, path: Path, then: Any, *, loads: bool) -> None:
+        """Raise FolderError where data, tokenizer or, ``loads``, weights are not what a finished run started from."""
+        plan = self.prepare()
+        known = then.get("weights") if isinstance(then, dict) else None
+        now = self._origin(plan, weights_hash(self._load(plan)) if loads else str(known))
+        refuse_other_origin(path, then, now)
+
     def execute(self, folder: RunFolder) -> None:
         """Load, score, train, score again, and write the folder's files except the result."""
         if not folder.holds_run:
             self._begin(folder)
         plan = self.prepare()
         model = self._load(plan)
-        header = Header(self._origin(plan, model), make_recipe(self.config))
+        self.origin = self._origin(plan, weights_hash(model))
+        header = Header(self.origin, make_recipe(self.config))
         if folder.holds_run:
             self.past = self._read_past(folder, header)
             self._begin(folder)
@@ -117,6 +128,7 @@ class Job:
             "zero_shot": _score(self.zero_shot),
             "best_step": done.best_step,
             "weights": self.weights,
+            "origin": None if self.origin is None else asdict(self.origin),
             "seconds": self._seconds(),
             "peak_memory_bytes": peak_memory(),
             "skipped_steps": done.skipped,
@@ -147,9 +159,9 @@ class Job:
             set_dropout(model, optim.dropout)
         return model
 
-    def _origin(self, plan: Plan, model: Any) -> Origin:
+    def _origin(self, plan: Plan, weights: str) -> Origin:
         return Origin(
-            weights=weights_hash(model),
+            weights=weights,
             tokenizer=tokenizer_hash(plan.parts.tokenizer),
             data=examples_hash(
                 [plan.train, plan.dev.scored, plan.dev.prompts, plan.test.scored, plan.test.prompts]
@@ -241,7 +253,7 @@ class Job:
             self.past,
             model,
             optimizer,
-            partial(rebase, model, source, model_config, seed=self.config.seed),
+            partial(rebase, model, source, model_config, self.config.seed, header.origin.weights),
             every=self.config.train.checkpoint_every,
             keep=self.config.train.keep_checkpoints,
             best=lambda: self.progress.best_step,

@@ -216,7 +216,11 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
 
 
 def _parsed(content: Mapping[str, Any]) -> Header:
-    return Header(_typed(Origin, content["origin"]), _typed(Recipe, content["recipe"]))
+    recipe = _typed(Recipe, content["recipe"])
+    known = recipe.rounding in ("nearest", "stochastic") and recipe.seed >= 0
+    if not (known and 0 <= recipe.sparsity <= 1 and 0 <= recipe.decay < math.inf):
+        raise ValueError(f"a recipe of {recipe}")
+    return Header(_typed(Origin, content["origin"]), recipe)
 
 
 def _typed(kind: Any, content: Mapping[str, Any]) -> Any:

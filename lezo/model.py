@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo import noise
+from lezo.fingerprint import weights_hash
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -59,7 +60,8 @@ class Layout:
 def load_config(source: Source) -> Any:
     """The model's transformers configuration. Raises ModelError where it cannot be read, or is of another kind."""
     if source.random_weights and source.shape is not None:
-        return transformers.OPTConfig(**source.shape)
+        with _reading("the shape of", source.path):
+            return transformers.OPTConfig(**source.shape)
     with _reading("the configuration of", source.path):
         config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
     _refuse_other_kinds(source.path, config)
@@ -103,11 +105,23 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
 
 
 @torch.no_grad()
-def rebase(model: nn.Module, source: Source, config: Any, *, seed: int) -> None:
-    """Give ``model``, which `load` made of the same, its first weights back; on the device they are not held twice."""
+def rebase(model: nn.Module, source: Source, config: Any, seed: int, expected: str) -> None:
+    """Give ``model``, which `load` made of the same, its first weights back; they come through host memory.
+
+    Raises ModelError where they no longer are those of the SHA-256 ``expected`` (see `weights_hash`).
+    """
     if source.random_weights:
         _fill(model, seed)
-        return
+    else:
+        _copy(model, source, config, seed)
+    if weights_hash(model) != expected:
+        raise ModelError(
+            f"{source.path}: no longer the base weights that the run started from; put them back, and with "
+            "resume=auto the run goes on where it was"
+        )
+
+
+def _copy(model: nn.Module, source: Source, config: Any, seed: int) -> None:
     theta = dict(model.named_parameters())
     dtype = next(iter(theta.values())).dtype
     base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=seed)

@@ -6,6 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lezo.encode import EncodeError
 from lezo.job import Job
 from lezo.model import ModelError
 from lezo.record import FolderError, RunFolder, read_result
-from lezo.resume import grows, refuse_changes
+from lezo.resume import grows, moved, refuse_changes
 from lezo.stop import Stop
 from lezo.train import DivergedError
 from tasks.source import DataError
@@ -36,24 +37,36 @@ def carried_out(composed: Composed, command: str) -> int:
         if composed.config.dry_run:
             job.prepare()
             return 0
-        folder = RunFolder(composed.run_dir, resume=composed.config.resume is Resume.auto)
-        if folder.holds_run and (done := _finished(folder, composed)) is not None:
-            job.out.print(_summary(done, folder.path))
-            job.out.print("this run was finished before; nothing was left to do")
-            return 0
+        with closing(RunFolder(composed.run_dir, resume=composed.config.resume is Resume.auto)) as folder:
+            return _shown(folder, job) if _is_finished(folder, job) else _recorded(job, folder)
     except Exception as error:
         return failed(error)
     except KeyboardInterrupt:
         return 130
-    return _recorded(job, folder)
 
 
-def _finished(folder: RunFolder, composed: Composed) -> dict[str, Any] | None:
-    """The result of a run with nothing left to do. Raises FolderError where the folder's run is another one."""
-    refuse_changes(folder.path, composed.yaml)
+def _is_finished(folder: RunFolder, job: Job) -> bool:
+    """Whether nothing is left to do. Raises FolderError where the folder's run is another one."""
+    if not folder.holds_run:
+        return False
+    yaml = job.composed.yaml
+    refuse_changes(folder.path, yaml)
     result = read_result(folder.path)
-    over = result is not None and result.get("status") == "finished"
-    return result if over and not (composed.config.trains and grows(folder.path, composed.yaml)) else None
+    if (
+        result is None
+        or result.get("status") != "finished"
+        or (job.config.trains and grows(folder.path, yaml))
+    ):
+        return False
+    job.refuse_other_content(folder.path, result.get("origin"), loads=moved(folder.path, yaml))
+    return True
+
+
+def _shown(folder: RunFolder, job: Job) -> int:
+    """Say what a finished run came to. Returns the exit code."""
+    job.out.print(_summary(read_result(folder.path) or {}, folder.path))
+    job.out.print("this run was finished before; nothing was left to do")
+    return 0
 
 
 def _summary(result: Mapping[str, Any], folder: Path) -> str:
@@ -81,7 +94,6 @@ def _recorded(job: Job, folder: RunFolder) -> int:
             job.finish(status, error, folder)
         except FolderError as unwritten:
             code = failed(unwritten)
-    folder.close()
     return code
 
 

@@ -111,9 +111,9 @@ class RunFolder:
             raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its config.yaml; {ways}")
 
     def begin(self, rows: bytes = b"") -> None:
-        """Open the metrics, which then hold just ``rows``; a result of an earlier end is no more."""
+        """Open the metrics, which then hold just ``rows``; result and predictions of an earlier end are no more."""
         with _named(self.path):
-            for name in ("result.json", "traceback.txt"):
+            for name in ("result.json", "predictions.jsonl", "traceback.txt"):
                 (self.path / name).unlink(missing_ok=True)
         self.data("metrics.jsonl", rows)
         self._metrics = Appended(self.path / "metrics.jsonl")

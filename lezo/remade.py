@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from lezo.timeline import Timeline
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+_RIGHT = "everything is right (scores and predictions are not checked: that takes forwards)"
+
+
 def carried_out(run: Path, options: ReplayConfig) -> int:
     """Make the model again. Returns the exit code: 0, or 1 for a failure or a check that does not hold."""
     try:
@@ -35,7 +39,7 @@ def carried_out(run: Path, options: ReplayConfig) -> int:
         remade = Remade(run, options, out)
         if options.verify:
             problems = list(remade.problems())
-            out.print("\n".join(f"NOT RIGHT: {problem}" for problem in problems) or "everything is right")
+            out.print("\n".join(f"NOT RIGHT: {problem}" for problem in problems) or _RIGHT)
             if problems:
                 return 1
         if options.out is not None or not options.verify:
@@ -119,22 +123,36 @@ class Remade:
             pairs = zip_longest(told, kept)
             step = next((one or other)[1] for one, other in pairs if one != other)
             yield f"{folder / METRICS}: tells of another run than the journal from step {step} on"
+        yield from self._coefficient_problems(folder)
+
+    def _coefficient_problems(self, folder: Path) -> Iterator[str]:
+        """Where a row's lr * g is not what the journal multiplied the noise with."""
+        rows = {row.step: row.values for row in read_rows(folder / METRICS) if row.kind == "train"}
+        for record in self.journal.steps(0, self.journal.step):
+            row = rows.get(record.step, {})
+            g, lr = row.get("g"), row.get("lr")
+            if g is not None and lr is not None and not math.isclose(lr * g, record.value, rel_tol=1e-5):
+                yield f"{folder / METRICS}: step {record.step} has lr * g = {lr * g:g}, and the journal {record.value:g}"
+                return
 
     def _result_problems(self, folder: Path) -> Iterator[str]:
         """Whether the final weights are those that the result names."""
-        result = read_result(folder) or {}
-        if result.get("status") != "finished" or not result.get("weights"):
+        result, file = read_result(folder) or {}, folder / "result.json"
+        if result.get("status") != "finished":
             self.out.print("the run has not finished: its final weights cannot be compared")
             return
-        step = result["best_step"] or result["steps"]
-        if step > self.journal.step:
-            yield f"{folder / 'result.json'}: is about step {step}, and the journal ends at {self.journal.step}"
-            return
-        self._bring_to(step)
+        best, last = self.journal.best(), self.journal.step
+        if (result.get("best_step"), result.get("steps")) != (best, last):
+            told = f"best step {result.get('best_step')} of {result.get('steps')}"
+            yield f"{file}: has {told}, and the journal {best} of {last}"
+        devs = {record.step: record.value for record in self.journal.devs()}
+        if best is not None and result.get("dev_loss") != devs[best]:
+            yield f"{file}: has a dev loss of {result.get('dev_loss')}, and the journal {devs[best]}"
+        self._bring_to(best or last)
         found = weights_hash(self.model)
-        self.out.print(f"weights of step {step} sha256 {found}")
-        if found != result["weights"]:
-            yield f"weights of step {step}: the result has sha256 {result['weights']}"
+        self.out.print(f"weights of step {best or last} sha256 {found}")
+        if found != result.get("weights"):
+            yield f"weights of step {best or last}: the result has sha256 {result.get('weights')}"
 
     def _bring_to(self, step: int) -> None:
         with story.replaying(self.out, f"weights of step {step}") as told:
@@ -158,7 +176,8 @@ class Remade:
                 f"{self.source.path}: not the base weights of this run (sha256 {found[:12]}, the journal's are "
                 f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones"
             )
-        self._rebase = partial(rebase, model, self.source, model_config, seed=self.journal.header.recipe.seed)
+        seed = self.journal.header.recipe.seed
+        self._rebase = partial(rebase, model, self.source, model_config, seed, origin.weights)
         return model
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lezo.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.evaluate import Evaluation
-from lezo.identity import Origin, differences
+from lezo.identity import Origin, differences, settings
 from lezo.journal import Header, JournalFile, Kind, Recipe, read_journal
 from lezo.record import FolderError, read_file
 from lezo.train import Progress
@@ -97,6 +97,17 @@ def refuse_changes(folder: Path, yaml: str) -> None:
 def grows(folder: Path, yaml: str) -> bool:
     """Whether ``yaml`` asks for more steps or seconds than the run in ``folder`` was to make."""
     return bool(differences(yaml, _config(folder)))  # what may only grow is a difference the other way
+
+
+def moved(folder: Path, yaml: str) -> bool:
+    """Whether ``yaml`` names another place of the base model than the run in ``folder`` had."""
+    then, now = settings(_config(folder)), settings(yaml)
+    return then.get("model.path") != now.get("model.path")
+
+
+def refuse_other_origin(path: Path, then: Any, now: Origin) -> None:
+    """Raise FolderError where the run of ``path`` started from something else, with what differs."""
+    _refuse(path, _changes(then, now))
 
 
 def _config(folder: Path) -> str:
@@ -281,7 +292,7 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
 _DECIDES = ("seed", "sparsity", "decay", "rounding")  # of a recipe; where a model lies does not matter
 
 
-def _changes(then: Mapping[str, Any], now: Origin) -> list[str]:
+def _changes(then: Any, now: Origin) -> list[str]:
     try:
         return Origin(**then).differences(now)
     except TypeError:

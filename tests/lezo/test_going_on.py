@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lezo import model
 from lezo.model import TINY
 from tests.lezo.killing import end
 from tests.lezo.runs import SMALL, Ran, Runner
@@ -200,6 +201,52 @@ def test_other_data_are_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatc
     (folder / "train.jsonl").write_text("\n".join([*rows[:-1], rows[-1].replace("word", "a word")]))
     again = lezo_run(*own, "resume=auto")
     assert again.code == 1 and "cannot go on with this run: data: " in again.err
+
+
+def test_a_finished_run_of_other_content_is_not_passed_off(lezo_run: Runner) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(TINY, name)
+    weights = load_file("other/model.safetensors")
+    weights[min(weights)] += 1e-3
+    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    folder = Path("rows/sst2")
+    folder.mkdir(parents=True)
+    rows = [
+        f'{{"sentence": "word {i} is {"good" if i % 2 else "bad"}", "label": {i % 2}}}' for i in range(50)
+    ]
+    for part in ("train", "val"):
+        (folder / f"{part}.jsonl").write_text("\n".join(rows))
+    own = ["task=sst2", "data=local", "data.path=rows", "model=hf", "optim.lr=1e-4", "resume=auto"]
+    first = lezo_run(*own, "model.path=one")
+    before = files(first.folder)
+    changed = lezo_run(*own, "model.path=other")
+    assert changed.code == 1 and "out: cannot go on with this run: base weights: " in changed.err
+    (folder / "val.jsonl").write_text("\n".join(rows[::-1]))
+    changed = lezo_run(*own, "model.path=one")
+    assert changed.code == 1 and "out: cannot go on with this run: data: " in changed.err
+    assert files(first.folder) == before
+    (folder / "val.jsonl").write_text("\n".join(rows))
+    Path("one").rename("elsewhere")
+    assert lezo_run(*own, "model.path=elsewhere").code == 0
+
+
+def test_base_weights_that_change_under_the_run_are_not_taken_for_the_best_steps(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(TINY, "one")
+    monkeypatch.setattr("lezo.train._better", lambda dev, best: best is None)
+    real, loads = model.load, []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        loads.append(real(*arguments, **options))
+        if len(loads) > 1:
+            next(loads[-1].parameters()).data.add_(1e-3)
+        return loads[-1]
+
+    monkeypatch.setattr(model, "load", load)
+    monkeypatch.setattr("lezo.job.load", load)
+    ran = lezo_run("model=hf", "model.path=one", "optim.lr=1e-4", "data=sample")
+    assert ran.code == 1 and "one: no longer the base weights that the run started from" in ran.err
 
 
 def test_a_journal_of_another_run_is_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,19 @@ RESULT = {
     *("zero_shot", "best_step", "seconds", "peak_memory_bytes", "skipped_steps", "truncated", "status"),
 }
 MORE = {
-    *("error", "title", "synthetic", "weight_decay", "blocks", "data_seed", "dev_loss", "command", "weights")
+    *(
+        "error",
+        "title",
+        "synthetic",
+        "weight_decay",
+        "blocks",
+        "data_seed",
+        "dev_loss",
+        "command",
+        "weights",
+        "origin",
+        "origin",
+    )
 }
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lezo.checkpoint import Checkpoints, find_checkpoints
 from lezo.evaluate import Evaluation
+from lezo.fingerprint import weights_hash
 from lezo.identity import Origin
 from lezo.journal import Header, Journal, JournalFile, Kind, Recipe, read_journal
-from lezo.model import TINY, Source, layout, load, load_config, rebase
+from lezo.model import TINY, ModelError, Source, layout, load, load_config, rebase
 from lezo.optim import FirstOrder, TwoPoint, UniformBlocks
 from lezo.probe import PlainProbe
 from lezo.record import FolderError
@@ -236,10 +237,11 @@ def assert_rebased(source: Source, config: Any, dtype: torch.dtype) -> None:
     with torch.no_grad():
         for theta in again.parameters():
             theta.add_(1)
-    rebase(again, source, config, seed=5)
+    rebase(again, source, config, 5, weights_hash(first))
     assert {p.dtype for p in again.parameters()} == {dtype}
     assert [p.data_ptr() for p in again.parameters()] == places
     assert all(torch.equal(theta, expected[n]) for n, theta in weights(again).items())
     if source.random_weights:
-        rebase(again, source, config, seed=6)
+        with pytest.raises(ModelError, match="no longer the base weights"):
+            rebase(again, source, config, 6, weights_hash(first))
         assert not all(torch.equal(theta, expected[n]) for n, theta in weights(again).items())
