@@ -304,6 +304,7 @@ _RANGES: dict[str, tuple[_Check, str]] = {
     "train.checkpoint_every": _COUNT,
     "train.keep_checkpoints": _COUNT,
     "sweep.slots": _COUNT,
+    "log.tags": (lambda tags: all(isinstance(tag, str) for tag in tags), "a list of texts"),
     "eval.batch_size": _COUNT,
     "inspect.n": _COUNT,
     "bench.repeats": _COUNT,

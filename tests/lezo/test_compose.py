@@ -58,10 +58,11 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("optim.name=mezo", "say optim=... instead"),
         ("optim={name:mezo}", "say optim=... instead"),
         ("model=../optim/lezo", "expected an option of model, not a path to elsewhere"),
-        (f"task={'x' * 300}", "unknown; expected one of boolq"),
+        (f"task={'x' * 5000}", "unknown; expected one of boolq"),
         ("hydra.run.dir=", "expected a folder of its own for the run's files"),
         ("model.shape={hidden_size:3}", "expected a group of keys or null"),
-        (f"log.tags={'[' * 2000}", "expected key=value or group=option"),
+        (f"log.tags={'[' * 2000}{']' * 2000}", "expected key=value or group=option"),
+        (f"model.lr={'{a:' * 150}1{'}' * 150}", "expected a group of keys"),
     ],
 )  # fmt: skip
 def test_a_bad_override_is_named_with_what_was_expected(overrides: str, expected: str) -> None:

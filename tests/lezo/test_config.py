@@ -57,6 +57,7 @@ RANGES = [
     ("train.checkpoint_every", [1, None], [0], WHOLE_1),
     ("train.keep_checkpoints", [1], [0], WHOLE_1),
     ("sweep.slots", [1, None], [0], WHOLE_1),
+    ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
     ("inspect.n", [1], [0], WHOLE_1),
     ("bench.repeats", [1], [0], WHOLE_1),
     ("bench.textbook_repeats", [1, None], [0], WHOLE_1),
