@@ -11,7 +11,7 @@ from lezo.report_tables import Cell, Table, printable
 from lezo.run_groups import Group, by_task
 
 _DASHES = ("", "5 2", "1 2", "6 2 1 2")
-_LONG = 40  # characters from which on a cell is wrapped
+_SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
 
 
 def page(
@@ -65,9 +65,7 @@ _SHELL = """<!doctype html>
 
 def _table(table: Table) -> str:
     numeric = [any(row[place].value is not None for row in table.rows) for place in range(len(table.columns))]
-    head = "".join(
-        f'<th scope="col"><button type="button">{_text(name)}</button></th>' for name in table.columns
-    )
+    head = "".join(map(_head, table.columns, numeric))
     rows = "\n".join(
         f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, numeric, strict=True))}</tr>"
         for row in table.rows
@@ -79,8 +77,14 @@ def _table(table: Table) -> str:
     )
 
 
+def _head(name: str, number: bool) -> str:
+    kind = ' class="number"' if number else ""
+    return f'<th scope="col"{kind}><button type="button">{_text(name)}</button></th>'
+
+
 def _cell(cell: Cell, number: bool) -> str:
-    kind = "number" if number else "long" if len(cell.text) >= _LONG else ""
+    length = len(cell.text)
+    kind = "number" if number else "long" if length >= _LONG else "short" if length <= _SHORT else ""
     named = f' class="{kind}"' if kind else ""
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
     return f"<td{named}{value}>{_text(cell.text)}</td>"
@@ -93,7 +97,7 @@ def _curves(title: str, model: str, members: Sequence[Group], plots: Sequence[Pl
     figures = "\n".join(
         f'<figure role="img" aria-label="{_text(plot.title)}">{plot.svg}</figure>' for plot in plots
     )
-    note = "A line a run, a colour a setting; runs that have not finished are drawn as far as they came."
+    note = "A line a run, a colour a setting. Train loss is a running mean over a twentieth of the run; runs that have not finished are drawn as far as they came."
     return (
         f'<section>\n<h2>{_text(f"{title}, {model}: curves")}</h2>\n<p class="note">{note}</p>\n'
         f'<ol class="legend">\n{legend}\n</ol>\n<div class="plots">\n{figures}\n</div>\n</section>'

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = 8  # the page's variables --c0 to --c7; further series are dashed
 _POINTS = 400  # of a curve
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+_PHASE_COLOURS = {"data": 7, "forward": 5, "perturb": 4, "update": 6}  # the first colours are settings
 _INK, _FAINT = "#0b0b0b", "#0c0c0c"
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {
     f"#0d0d{i:02d}": f"var(--c{i})" for i in range(COLOURS)
@@ -100,13 +101,13 @@ def _lines(what: str, lines: Sequence[tuple[int, Points]], *, clock: bool, marke
 
 
 def _train_loss(run: Run, clock: bool) -> Points:
-    """A running mean of about a fiftieth of the run, true from its first step on."""
+    """A running mean of about a twentieth of the run, true from its first step on."""
     rows = [
         (step.seconds if clock else float(step.step), step.loss)
         for step in run.steps
         if step.loss is not None
     ]
-    keep = 1 - 1 / max(len(rows) / 50, 1.0)
+    keep = 1 - 1 / max(len(rows) / 20, 1.0)
     mean, weight, smooth = 0.0, 0.0, []
     for x, loss in rows:
         mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
@@ -137,9 +138,16 @@ def _bars(members: Sequence[Group], numbers: Series) -> Iterator[Plot]:
         return
     figure, axes = _axes(height=1.4 + 0.22 * len(timed))
     starts = [0.0] * len(timed)
-    for place, phase in enumerate(PHASES):
+    for phase in PHASES:
         widths = [spent.get(phase, 0.0) for _, spent in timed]
-        axes.barh(range(len(timed)), widths, left=starts, color=_colour(place), label=phase, height=0.7)
+        axes.barh(
+            range(len(timed)),
+            widths,
+            left=starts,
+            color=_colour(_PHASE_COLOURS[phase]),
+            label=phase,
+            height=0.7,
+        )
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     axes.set_yticks(range(len(timed)), [f"{numbers[g.optim, g.setting] + 1}" for g, _ in timed])
     axes.invert_yaxis()
