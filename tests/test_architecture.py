@@ -132,6 +132,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
         "lezo.replay",
         "lezo.bench",
         "lezo.report",
+        "lezo.report_page",
         "lezo.sweep",
         "lezo.launched",
     ],

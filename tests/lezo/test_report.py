@@ -97,6 +97,21 @@ def test_help_says_every_option(lezo_report: Report) -> None:
     assert code == 0 and all(f"report.{field.name}" in out for field in fields(ReportConfig))
 
 
+def test_a_report_needs_no_torch(tmp_path: Path) -> None:
+    finished(tmp_path / "runs" / "a")
+    code = "import sys; import lezo.report as r; r._answer([]); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-2:] == ["1 run: 1 finished", "[]"]
+
+
 def test_watching_follows_runs_until_ctrl_c(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "a", config(), rows((0.7,)))
     command = [sys.executable, "-m", "lezo.report", "report.watch=true", "report.every=1"]
