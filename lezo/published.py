@@ -31,18 +31,25 @@ _STEPS["FT"] = {"train.steps": (625,), "train.batch_size": (8,)}
 
 @dataclass(frozen=True)
 class Published:
-    """A printed score in percent; ``std`` over ``seeds`` where the source has them."""
+    """A score in percent, as ``printed``: with its std over ``seeds`` where the source has them."""
 
     task: str
     model: str
     method: str
-    mean: float
-    std: float | None
+    printed: str
     seeds: int | None
     source: str
 
-    def __str__(self) -> str:
-        return f"{self.mean:g}" if self.std is None else f"{self.mean:g} ± {self.std:g}"
+    @property
+    def mean(self) -> float:
+        """The score as a number."""
+        return float(self.printed.split(" ± ")[0])
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation as a number."""
+        *_, last = self.printed.split(" ± ")
+        return float(last) if "±" in self.printed else None
 
 
 def comparable(run: Run) -> bool:
@@ -68,7 +75,7 @@ def beside(run: Run) -> str:
     if run.optim == "lezo":
         return "none public"
     method = _method(run)
-    found = [f"{row} ({row.source})" for row in rows_of(run) if row.method == method]
+    found = [f"{row.printed} ({row.source})" for row in rows_of(run) if row.method == method]
     other = list(_differences(run, method)) if found else []
     return "; ".join([*found, *([f"here {', '.join(other)}"] if other else [])]) or "-"
 
@@ -95,7 +102,7 @@ def _differences(run: Run, method: str | None) -> Iterator[str]:
 def _table() -> list[Published]:
     rows = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     return [
-        Published(task, row["model"], row["method"], mean, std, row["seeds"], row["source"])
+        Published(task, row["model"], row["method"], printed, row["seeds"], row["source"])
         for row in rows
-        for task, (mean, std) in row["scores"].items()
+        for task, printed in row["scores"].items()
     ]

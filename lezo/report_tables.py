@@ -82,9 +82,9 @@ def comma_separated(found: Sequence[Table]) -> str:
 def _results(found: Sequence[Group]) -> Table:
     columns = (
         *_LABELS,
+        "test %",
         "finished",
         "runs",
-        "test %",
         "dev %",
         "dev loss",
         "before training %",
@@ -93,9 +93,9 @@ def _results(found: Sequence[Group]) -> Table:
     rows = [
         [
             *_labels(group),
+            _percent(group.spread(lambda run: run.number("test"))),
             _count(len(group.finished)),
             _count(len(group.runs)),
-            _percent(group.spread(lambda run: run.number("test"))),
             _percent(group.spread(lambda run: run.number("dev"))),
             _mean(group.spread(lambda run: run.number("dev_loss"))),
             _percent(group.spread(lambda run: run.number("zero_shot"))),
@@ -129,7 +129,7 @@ def _published(found: Sequence[Group]) -> Table:
 
 def _published_row(row: Published) -> list[Cell]:
     seeds = Cell("not said") if row.seeds is None else _count(row.seeds)
-    score = Cell(str(row), row.mean, row.std)
+    score = Cell(row.printed, row.mean, row.std)
     return [Cell(row.task), Cell(row.model), Cell(row.method), score, seeds, Cell(row.source)]
 
 

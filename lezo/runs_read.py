@@ -6,7 +6,6 @@ import json
 import math
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from lezo.identity import settings
 
+_LARGEST = 1e100  # larger numbers in a file are damage, and squaring them would be another
 _APART = {"checkpoints", "model", "wandb"}  # folders of a run that hold no runs
 _STATUSES = ("finished", "failed", "interrupted")
 _FILES = ("config.yaml", "metrics.jsonl", "result.json", "environment.json", "traceback.txt", ".lock")
@@ -274,7 +274,7 @@ def _dev(row: Mapping[str, Any]) -> Dev | None:
 
 def _finite(value: Any) -> float | None:
     """A number from a file that anybody may have written to."""
-    return float(value) if type(value) in (int, float) and abs(value) <= sys.float_info.max else None
+    return float(value) if type(value) in (int, float) and abs(value) <= _LARGEST else None
 
 
 def _error(folder: Path, result: Mapping[str, Any], status: str) -> str:

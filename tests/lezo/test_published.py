@@ -11,7 +11,7 @@ from tests.lezo.run_folders import config, result, rows, write
 
 BIG: dict[str, Any] = {"data__name": "hub", "model__name": "opt-13b", "optim__name": "mezo"}
 MEZO = (
-    "66.1 (MeZO paper (arXiv 2305.17333), Table 1); 71.36 ± 2.8 (AdaLeZO paper (arXiv 2604.18264), Table 6)"
+    "66.1 (MeZO paper (arXiv 2305.17333), Table 1); 71.36 ± 2.80 (AdaLeZO paper (arXiv 2604.18264), Table 6)"
 )
 
 
@@ -30,7 +30,7 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
         == f"{MEZO}; here task.num_dev 20, train.steps 100"
     )
     copa = beside(run_of(tmp_path, task__name="copa", task__num_dev=100))
-    assert copa == "88 (MeZO paper (arXiv 2305.17333), Table 1)"
+    assert copa == "88.0 (MeZO paper (arXiv 2305.17333), Table 1)"
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,12 @@ def test_no_number_of_lezo_is_invented(tmp_path: Path) -> None:
         "AdaLeZO",
     }
     assert all(row.source.partition(", Table")[0].endswith(")") and 0 <= row.mean <= 100 for row in published)
+
+
+def test_a_printed_score_is_numbers_too(tmp_path: Path) -> None:
+    found = [
+        (row.printed, row.mean, row.std, row.seeds)
+        for row in rows_of(run_of(tmp_path))
+        if row.method == "MeZO"
+    ]
+    assert found == [("66.1", 66.1, None, None), ("71.36 ± 2.80", 71.36, 2.8, 3)]
