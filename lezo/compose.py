@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -27,16 +27,17 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
-from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, RunConfig, check, is_folder
+from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, ReportConfig, RunConfig, check, is_folder
 from lezo.identity import job_name
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
 GROUPS = ("task", "optim", "model", "data", "log")
 _ADDED_GROUPS = ("experiment",)  # `+experiment=NAME` is how a recipe is asked for
+_Options = TypeVar("_Options", ReplayConfig, ReportConfig)
 _COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last are how they stumble over odd values
     *(HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError, OSError),
-    *(RecursionError, AttributeError),
+    *(RecursionError, AttributeError, TypeError),
 )
 
 
@@ -108,18 +109,27 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def replay_options(overrides: Sequence[str]) -> ReplayConfig:
     """The options replay.* of lezo-replay. Raises ConfigError with the first that is not one."""
-    options = OmegaConf.structured(ReplayConfig)
+    return _command_options("replay", ReplayConfig, overrides)
+
+
+def report_options(overrides: Sequence[str]) -> ReportConfig:
+    """The options report.* of lezo-report. Raises ConfigError with the first that is not one."""
+    return _command_options("report", ReportConfig, overrides)
+
+
+def _command_options(name: str, schema: type[_Options], overrides: Sequence[str]) -> _Options:
+    options = OmegaConf.structured(schema)
     for override in parse(overrides):
-        key, text = override.key_or_group.removeprefix("replay."), override.input_line
+        key, text = override.key_or_group.removeprefix(f"{name}."), override.input_line
         if key not in options or override.is_sweep_override():
-            known = ", ".join(f"replay.{name}" for name in options)
+            known = ", ".join(f"{name}.{key}" for key in options)
             raise ConfigError([f"{text}: unknown option; expected one value for one of {known}"])
         try:
             options[key] = override.value()
         except OmegaConfBaseException:
             raise ConfigError([f"{text}: expected {_expected(options, key)}"]) from None
     result = OmegaConf.to_object(options)
-    assert isinstance(result, ReplayConfig)
+    assert isinstance(result, schema)
     return result
 
 

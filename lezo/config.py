@@ -258,6 +258,17 @@ class ReplayConfig:
     device: str = "auto"
 
 
+@dataclass
+class ReportConfig:
+    """For lezo-report. ``target_loss``, ``target_score`` (0..1): what "to target" means, where it is not what all reached."""
+
+    out: str = "."
+    watch: bool = False
+    every: int = 5
+    target_loss: float | None = None
+    target_score: float | None = None
+
+
 OPTIM_SCHEMAS: dict[str, type[OptimConfig]] = {
     "none": OptimConfig,
     "fo-sgd": FirstOrderConfig,

@@ -26,6 +26,7 @@ RUN_LEVEL = {
 }
 SWEEP_LEVEL = {"sweep", "sweep_jobs", "launched"}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
+REPORT_LEVEL = {"report"}
 
 DOORS = {
     "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
@@ -42,8 +43,8 @@ DOORS = {
         "lezo.remade",
         "lezo.contest",
     },
-    "matplotlib": {"lezo.bench_report"},
-    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | SWEEP_LEVEL | BENCH_LEVEL},
+    "matplotlib": {"lezo.bench_report", "lezo.report_plots"},
+    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | SWEEP_LEVEL | BENCH_LEVEL | REPORT_LEVEL},
 }
 
 
@@ -130,6 +131,8 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
         "lezo.show",
         "lezo.replay",
         "lezo.bench",
+        "lezo.report",
+        "lezo.report_page",
         "lezo.sweep",
         "lezo.launched",
     ],

@@ -1,0 +1,108 @@
+"""Which published numbers stand beside a run? Those of published.json, each with its source. No torch.
+
+No table of LeZO's (arXiv 2410.09823) is in public sources that we could read, so it has no rows there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lezo.runs_read import Run
+
+NO_LEZO = (
+    "LeZO's own tables (arXiv 2410.09823) are in no public source we could read: none of its numbers stand here. "
+    "Its abstract claims over 3 times MeZO's speed on SST-2, BoolQ and COPA, its Figure 1 3.4 times in run-time for "
+    "OPT-13B on SST-2."
+)
+PROTOCOL = (
+    "Published protocol: 20,000 steps of 16 examples (FT: Adam, 625 steps of 8), 1,000 train, 500 dev (CB, COPA: 100) "
+    "and 1,000 or all test examples; what a run does otherwise is named beside the number. ± is the spread over the "
+    "seeds where the source prints one, as the MeZO paper does not."
+)
+_SIZES = {"task.num_train": (1000,), "task.num_dev": (500,), "task.num_test": (1000, None)}
+_STEPS = {"MeZO": {"train.steps": (20000,), "train.batch_size": (16,)}}
+_STEPS["FT"] = {"train.steps": (625,), "train.batch_size": (8,)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A score in percent, as ``printed``: with its std over ``seeds`` where the source has them."""
+
+    task: str
+    model: str
+    method: str
+    printed: str
+    seeds: int | None
+    source: str
+
+    @property
+    def mean(self) -> float:
+        """The score as a number."""
+        return float(self.printed.split(" ± ")[0])
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation as a number."""
+        *_, last = self.printed.split(" ± ")
+        return float(last) if "±" in self.printed else None
+
+
+def comparable(run: Run) -> bool:
+    """Whether published numbers may stand beside a run at all: never beside sample data or random weights."""
+    synthetic = run.result.get("synthetic", False) is not False
+    return (
+        run.said("data.name") in ("hub", "local") and not synthetic and not run.said("model.random_weights")
+    )
+
+
+def rows_of(run: Run) -> list[Published]:
+    """All published scores of a run's task and model."""
+    if not comparable(run):
+        return []
+    task, model = run.said("task.name"), run.model.rpartition("/")[2].lower()
+    return [row for row in _table() if (row.task, row.model) == (task, model)]
+
+
+def beside(run: Run) -> str:
+    """The published scores of what the run did, with their sources and with what it did differently."""
+    if not rows_of(run):
+        return "-"
+    if run.optim == "lezo":
+        return "none public"
+    method = _method(run)
+    found = [f"{row.printed} ({row.source})" for row in rows_of(run) if row.method == method]
+    other = list(_differences(run, method)) if found else []
+    return "; ".join([*found, *([f"here {', '.join(other)}"] if other else [])]) or "-"
+
+
+def _method(run: Run) -> str | None:
+    """The published name of what the run did."""
+    demos = {"0": "zero-shot", "32": "ICL"}
+    names = {"mezo": "MeZO", "fo-adamw": "FT", "none": demos.get(str(run.said("task.demos")))}
+    return names.get(run.optim)
+
+
+def _differences(run: Run, method: str | None) -> Iterator[str]:
+    if not run.settings:
+        yield "settings unknown"
+        return
+    small = {"task.num_dev": (100,)} if run.said("task.name") in ("cb", "copa") else {}
+    expected: Mapping[str, Sequence[Any]] = {**_SIZES, **small, **_STEPS.get(method or "", {})}
+    for key, values in expected.items():
+        if (value := run.settings.get(key)) not in values:
+            yield f"{key} {value}"
+
+
+@cache
+def _table() -> list[Published]:
+    rows = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    return [
+        Published(task, row["model"], row["method"], printed, row["seeds"], row["source"])
+        for row in rows
+        for task, printed in row["scores"].items()
+    ]

@@ -1,0 +1,234 @@
+"""The report's plots as SVG for a page: its own variables colour them, and no text from a file is in them. No torch."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lezo.report_tables import PHASES, mean_phases
+from lezo.run_groups import Group, Spread, by_task, sparsity_families, spread
+from lezo.runs_read import Run, seconds_a_step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = 8  # the page's variables --c0 to --c7; further series are dashed
+_POINTS = 400  # of a curve
+_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+_PHASE_COLOURS = {"data": 7, "forward": 5, "perturb": 4, "update": 6}  # the first colours are settings
+_INK, _FAINT = "#0b0b0b", "#0c0c0c"
+_VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {
+    f"#0d0d{i:02d}": f"var(--c{i})" for i in range(COLOURS)
+}
+_STYLE = {
+    **{"svg.fonttype": "none", "svg.hashsalt": "lezo", "font.size": 9, "axes.titlesize": 9},
+    **{"text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK},
+    **{"axes.edgecolor": _FAINT, "grid.color": _FAINT, "legend.frameon": False, "text.parse_math": False},
+}
+
+Points = Sequence[tuple[float, float]]
+Series = Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing, and in words what it shows."""
+
+    title: str
+    svg: str
+
+
+def series(found: Sequence[Group]) -> dict[tuple[str, str], int]:
+    """A number for each optimizer and setting, the same in all tasks: its colour, and its name in plots."""
+    return {name: number for number, name in enumerate(dict.fromkeys((g.optim, g.setting) for g in found))}
+
+
+def plots(found: Sequence[Group], numbers: Series) -> dict[tuple[str, str], list[Plot]]:
+    """The plots of each task and model; none of what no run has a number for."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        drawn = {
+            names: [*_curves(members, numbers), *_bars(members, numbers), *_ablations(members)]
+            for names, members in by_task(found).items()
+        }
+    unique = iter(range(10**6))
+    return {
+        names: [Plot(plot.title, _apart(plot.svg, next(unique))) for plot in some]
+        for names, some in drawn.items()
+    }
+
+
+def _curves(members: Sequence[Group], numbers: Series) -> Iterator[Plot]:
+    kinds: list[tuple[str, Callable[[Run, bool], Points], bool]] = [
+        ("train loss, smoothed", _train_loss, False),
+        ("dev loss", _dev_loss, True),
+        ("dev score %", _dev_score, True),
+    ]
+    for what, points, marked in kinds:
+        for clock in (False, True):
+            lines = [
+                (numbers[group.optim, group.setting], line)
+                for group in members
+                for run in group.runs
+                if (line := points(run, clock))
+            ]
+            if lines:
+                yield _lines(what, lines, clock=clock, marked=marked)
+
+
+def _lines(what: str, lines: Sequence[tuple[int, Points]], *, clock: bool, marked: bool) -> Plot:
+    figure, axes = _axes()
+    scale, unit = _unit(max(x for _, line in lines for x, _ in line)) if clock else (1.0, "step")
+    for number, line in lines:
+        marker: dict[str, Any] = {"marker": "o", "markersize": 3} if marked or not line[1:] else {}
+        axes.plot(
+            [x / scale for x, _ in line],
+            [y for _, y in line],
+            **_look(number),
+            linewidth=1.3,
+            alpha=0.85,
+            **marker,
+        )
+    over = f"wall-clock, {unit}" if clock else "step"
+    axes.set_xlabel(over)
+    axes.set_title(what, loc="left")
+    return Plot(f"{what} against {over}", _svg(figure))
+
+
+def _train_loss(run: Run, clock: bool) -> Points:
+    """A running mean of about a twentieth of the run, true from its first step on."""
+    rows = [
+        (step.seconds if clock else float(step.step), step.loss)
+        for step in run.steps
+        if step.loss is not None
+    ]
+    keep = 1 - 1 / max(len(rows) / 20, 1.0)
+    mean, weight, smooth = 0.0, 0.0, []
+    for x, loss in rows:
+        mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
+        smooth.append((x, mean / weight))
+    every = max(len(smooth) // _POINTS, 1)
+    return smooth[::every] + (smooth[-1:] if (len(smooth) - 1) % every else [])
+
+
+def _dev_loss(run: Run, clock: bool) -> Points:
+    return [(dev.seconds if clock else float(dev.step), dev.loss) for dev in run.devs if dev.loss is not None]
+
+
+def _dev_score(run: Run, clock: bool) -> Points:
+    return [(dev.seconds if clock else float(dev.step), 100 * dev.score) for dev in run.devs]
+
+
+def _unit(longest: float) -> tuple[float, str]:
+    """Seconds in the unit that fits, and its name."""
+    if longest < 300:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
+
+
+def _bars(members: Sequence[Group], numbers: Series) -> Iterator[Plot]:
+    """A bar a group, stacked by phase."""
+    timed = [(group, spent) for group in members if (spent := mean_phases(group))]
+    if not timed:
+        return
+    figure, axes = _axes(height=1.4 + 0.22 * len(timed))
+    starts = [0.0] * len(timed)
+    for phase in PHASES:
+        widths = [spent.get(phase, 0.0) for _, spent in timed]
+        axes.barh(
+            range(len(timed)),
+            widths,
+            left=starts,
+            color=_colour(_PHASE_COLOURS[phase]),
+            label=phase,
+            height=0.7,
+        )
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    axes.set_yticks(range(len(timed)), [f"{numbers[g.optim, g.setting] + 1}" for g, _ in timed])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("mean seconds a step")
+    axes.set_title("where a step's time goes", loc="left")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    yield Plot("mean seconds a step by phase, a bar a setting", _svg(figure))
+
+
+def _ablations(members: Sequence[Group]) -> Iterator[Plot]:
+    """Test score, and seconds a step, against sparsity: a line for each family of settings."""
+    families = sparsity_families(members)
+    scores = [[_point(group, _test(group)) for group in family] for family in families]
+    times = [
+        [_point(group, spread(map(seconds_a_step, group.runs))) for group in family] for family in families
+    ]
+    for what, lines in (("test score %", scores), ("seconds a step", times)):
+        shown = [there for line in lines if (there := [point for point in line if point is not None])]
+        if shown:
+            yield _errors(what, shown)
+
+
+def _test(group: Group) -> Spread | None:
+    return group.spread(lambda run: None if (test := run.number("test")) is None else 100 * test)
+
+
+def _point(group: Group, found: Spread | None) -> tuple[float, float, float] | None:
+    sparsity = group.runs[0].sparsity
+    return None if found is None or sparsity is None else (sparsity, found.mean, found.std or 0.0)
+
+
+def _errors(what: str, lines: Sequence[Sequence[tuple[float, float, float]]]) -> Plot:
+    figure, axes = _axes()
+    for number, line in enumerate(lines):
+        x, y, std = zip(*line, strict=True)
+        axes.errorbar(x, y, yerr=std, marker="o", markersize=4, capsize=3, **_look(number))
+    axes.set_xlabel("sparsity: fraction of blocks skipped each step")
+    axes.set_title(f"{what}, mean ± std", loc="left")
+    return Plot(f"{what} against sparsity", _svg(figure))
+
+
+def _axes(height: float = 2.7) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(visible=True, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _look(number: int) -> dict[str, Any]:
+    return {"color": _colour(number), "linestyle": _DASHES[number // COLOURS % len(_DASHES)]}
+
+
+def _colour(number: int) -> str:
+    return f"#0d0d{number % COLOURS:02d}"
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG element as wide as its place, whose colours are the page's variables."""
+    file = io.StringIO()
+    figure.savefig(
+        file,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    text = file.getvalue()
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text[text.index("<svg") :]),
+    )
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    return text
+
+
+def _apart(svg: str, number: int) -> str:
+    """The drawing with identifiers that no other drawing of the page has."""
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{number}-", svg)

@@ -1,0 +1,72 @@
+"""The drawings: which there are, and that the page's colours are theirs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lezo.report_plots import COLOURS, _train_loss, _unit, plots, series
+from lezo.run_groups import groups
+from lezo.runs_read import Reader, read_run
+from tests.lezo.run_folders import config, finished, result, rows, write
+
+CURVES = [
+    f"{what} against {over}"
+    for what in ("train loss, smoothed", "dev loss", "dev score %")
+    for over in ("step", "wall-clock, seconds")
+]
+BARS = "mean seconds a step by phase, a bar a setting"
+
+
+def titles(folder: Path) -> dict[str, list[str]]:
+    found = groups(Reader().runs([folder]))
+    return {title: [plot.title for plot in some] for (title, _), some in plots(found, series(found)).items()}
+
+
+def test_runs_of_different_length_unfinished_and_without_metrics_are_drawn(tmp_path: Path) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5))
+    finished(tmp_path / "b", (0.7, 0.6, 0.5, 0.4, 0.3), seed=1)
+    write(tmp_path / "c", config(seed=2), rows((0.7, None)))
+    write(tmp_path / "d", config(seed=3), [])
+    write(tmp_path / "e", config(task__name="cb"), [], result(status="failed", steps=0))
+    assert titles(tmp_path) == {"rte (sample)": [*CURVES, BARS], "cb (sample)": []}
+
+
+def test_an_ablation_has_its_two_plots(tmp_path: Path) -> None:
+    for number, sparsity in enumerate((0.0, 0.5, 1.0)):
+        finished(tmp_path / str(number), optim__sparsity=sparsity)
+    assert titles(tmp_path)["rte (sample)"][-2:] == [
+        "test score % against sparsity",
+        "seconds a step against sparsity",
+    ]
+
+
+def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(tmp_path: Path) -> None:
+    for number in range(COLOURS + 2):
+        finished(tmp_path / str(number), optim__lr=0.1 + number, task__name="$x^{<b>")
+    found = groups(Reader().runs([tmp_path]))
+    ((_, drawn),) = plots(found, series(found)).items()
+    for plot in drawn:
+        assert plot.svg.startswith("<svg") and 'width="' not in plot.svg[: plot.svg.index(">")]
+        assert not re.findall(r"#0[bcd]0[bcd]\w\w|<b>|\$x", plot.svg)
+    assert all(f"var(--c{number})" in drawn[0].svg for number in range(COLOURS))
+    assert "stroke-dasharray" in drawn[0].svg
+    names = [name for plot in drawn for name in re.findall(r'\bid="([^"]*)"', plot.svg)]
+    assert len(names) == len(set(names))
+    for plot in drawn:
+        assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', plot.svg)) <= {(n, "") for n in names} | {
+            ("", n) for n in names
+        }
+
+
+def test_the_smoothed_loss_is_a_mean_and_has_few_points(tmp_path: Path) -> None:
+    row = {"seconds": 1.0, "skipped": False, "phases": {}}
+    flat = [row | {"step": step, "loss": 2.0} for step in range(1, 5001)]
+    line = _train_loss(read_run(write(tmp_path, config(), flat)), False)
+    assert [loss for _, loss in line] == pytest.approx([2.0] * len(line))
+    assert len(line) < 500 and line[-1][0] == 5000
+
+
+@pytest.mark.parametrize(("longest", "unit"), [(10, "seconds"), (3000, "minutes"), (99999, "hours")])
+def test_time_has_the_unit_that_fits(longest: float, unit: str) -> None:
+    assert _unit(longest)[1] == unit
