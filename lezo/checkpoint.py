@@ -95,7 +95,7 @@ class Checkpoints:
         """Write the checkpoint of ``step``, if there is none yet, and prune. Raises FolderError."""
         if not _path(self.folder, step).exists():
             self._write(step)
-        self._prune()
+        self.prune()
 
     def _write(self, step: int) -> None:
         partial = self.folder / f".step-{step}.partial"
@@ -115,7 +115,7 @@ class Checkpoints:
                 f"{self.folder}: cannot write the checkpoint of step {step} ({reason}); {ways}"
             ) from error
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """Keep the newest and the best."""
         steps = sorted(_steps(self.folder))
         spared = {self.best()} if self.at_evaluations else set()

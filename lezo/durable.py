@@ -62,10 +62,11 @@ class Durable:
         )
 
     def go_back(self, step: int, told: Callable[[int], None]) -> None:
-        """Bring a model just loaded to ``step``, and make up for a checkpoint that a kill prevented."""
+        """Bring a model just loaded to ``step``, and make up for what a kill prevented: a checkpoint, or its pruning."""
         self.bring_to(step, told)
         if self.checkpoints.due(step):
             self.checkpoints.save(step)
+        self.checkpoints.prune()
 
     def interrupted(self, step: int) -> None:
         """Keep the state of ``step`` where only a checkpoint can."""

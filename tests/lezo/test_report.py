@@ -116,7 +116,14 @@ def test_watching_follows_runs_until_ctrl_c(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "a", config(), rows((0.7,)))
     command = [sys.executable, "-m", "lezo.report", "report.watch=true", "report.every=1"]
     environment = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[1])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as from a terminal
+    )
     try:
         page = tmp_path / "report.html"
         _wait(lambda: page.exists() and "1 unfinished" in page.read_text())
@@ -127,6 +134,7 @@ def test_watching_follows_runs_until_ctrl_c(tmp_path: Path) -> None:
         out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 0 and "1 run: 1 finished" in out
     assert 'http-equiv="refresh"' not in page.read_text()
 

@@ -215,13 +215,10 @@ def test_one_bad_job_stops_the_sweep_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
-def test_all_jobs_agree_on_the_slots(tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    for name, slots in (("a", 2), ("b", 3)):
-        recipe = f"# @package _global_\nsweep: {{slots: {slots}}}\nseed: {slots}\n"
-        (tmp_path / "experiment" / f"{name}.yaml").write_text(recipe)
+def test_all_jobs_agree_on_the_slots() -> None:
+    found = [*jobs(["seed=2", "sweep.slots=2"]), *jobs(["seed=3", "sweep.slots=3"])]
     with pytest.raises(ConfigError, match="sweep.slots: expected one number for all jobs, not .'2', '3'"):
-        sweep(["+experiment=a,b", OUT], config_dir=str(tmp_path))
+        driver._slots(found)
 
 
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
