@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lezo.disk import sync
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin
 from lezo.optim import StepReport
-from lezo.record import FolderError, sync_folder
+from lezo.record import FolderError
 
 _SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 
@@ -102,11 +103,11 @@ class Checkpoints:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            sync_folder(self.folder.parent)
+            sync(self.folder.parent)
             files = [_written(partial, number, shard) for number, shard in enumerate(_shards(self.state()))]
             _describe(partial, step, self.origin, files)
             os.replace(partial, _path(self.folder, step))
-            sync_folder(self.folder)
+            sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = getattr(error, "strerror", None) or error
@@ -183,8 +184,8 @@ def _describe(partial: Path, step: int, origin: Origin, files: list[Path]) -> No
     file.write_text(
         json.dumps({**content, "sha256": _content_hash(content)}, indent=2) + "\n", encoding="utf-8"
     )
-    _synced(file)
-    sync_folder(partial)
+    sync(file)
+    sync(partial)
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:
@@ -206,13 +207,8 @@ def _written(folder: Path, number: int, shard: Mapping[str, Tensor]) -> Path:
     file = folder / f"{number:05d}.safetensors"
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in shard.items()}, file)
     file.chmod(0o644)
-    _synced(file)
+    sync(file)
     return file
-
-
-def _synced(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _file_hash(file: Path) -> str:

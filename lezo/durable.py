@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -25,7 +25,7 @@ class Durable:
     def __init__(
         self,
         folder: Path,
-        metrics: Sequence[Listener],
+        metrics: Listener,
         header: Header,
         past: Past,
         model: nn.Module,
@@ -52,7 +52,7 @@ class Durable:
 
     def listeners(self) -> list[Listener]:
         """Who must hear of a step, in this order: a later one may lack a step that an earlier one has."""
-        return [*([self.journal] if self.journal else []), *self._metrics, self.checkpoints, self.timeline]
+        return [*([self.journal] if self.journal else []), self._metrics, self.checkpoints, self.timeline]
 
     def bring_to(self, step: int, told: Callable[[int], None]) -> None:
         """The weights of ``step``, and the optimizer's state if a checkpoint has it; ``told`` hears of each update."""

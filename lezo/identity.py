@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import OmegaConf
 
-_APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # they say how a run is made, not which
-_HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
+APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # they say how a run is made, not which
+HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_CONTENT = (
     "model.path",
     "model.tokenizer",
     "data.path",
 )  # what lies there is compared by its hash instead
-_UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
+UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
 _MAY_GROW = ("train.steps", "train.max_seconds")
 
 
@@ -55,16 +55,16 @@ class Origin:
 
 def config_hash(yaml: str) -> str:
     """64 hex digits of a resolved configuration, without the settings that leave a run's result alone."""
-    return _hash_without(yaml, _APART)
+    return _hash_without(yaml, APART)
 
 
 def run_hash(yaml: str) -> str:
     """The same without all that may change while a run goes on (see `differences`)."""
-    return _hash_without(yaml, (*_APART, *_HOW, *_BY_CONTENT, *_UP_TO_ROUNDING, *_MAY_GROW))
+    return _hash_without(yaml, (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING, *_MAY_GROW))
 
 
 def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
-    kept = {key: value for key, value in settings(yaml).items() if not _within(key, parents)}
+    kept = {key: value for key, value in settings(yaml).items() if not within(key, parents)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,11 +87,11 @@ def differences(before: str, now: str) -> list[str]:
     """
     old, new = settings(before), settings(now)
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    compared = (*_APART, *_HOW, *_BY_CONTENT, *_UP_TO_ROUNDING)
+    compared = (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING)
     return [
         f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}"
         for key in changed
-        if not _within(key, compared) and not (key in _MAY_GROW and _grows(key, old, new))
+        if not within(key, compared) and not (key in _MAY_GROW and _grows(key, old, new))
     ]
 
 
@@ -108,7 +108,8 @@ def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def _within(key: str, parents: tuple[str, ...]) -> bool:
+def within(key: str, parents: Sequence[str]) -> bool:
+    """Whether a dotted key is one of ``parents``, or of a group of them."""
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 

@@ -248,7 +248,7 @@ class Job:
         source, model_config = plan.parts.source, plan.parts.model_config
         return Durable(
             folder.path,
-            [folder],
+            folder,
             header,
             self.past,
             model,

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo import noise
+from lezo.disk import sync
 from lezo.fingerprint import weights_hash
 
 TINY = Path(__file__).parent / "tiny"
@@ -141,11 +142,11 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            sync(path)
         if folder.exists():
             folder.rename(gone)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # tokenizers says that the disk is full with a plain one
@@ -155,15 +156,6 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         reason = f"cannot write the model there ({_reason(error)})"
         raise ModelError(f"{folder}: {reason}; make room and write it again") from error
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """See a file, or the names in a folder, onto the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def skeleton(config: Any) -> nn.Module:

@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lezo.disk import sync
 from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
 
@@ -212,16 +214,7 @@ def replace_file(path: Path, content: bytes) -> None:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """See the folder's names onto the disk: those of files just made or renamed."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        sync(path.parent)
 
 
 @contextmanager
@@ -333,6 +326,7 @@ def _processor() -> str:
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
+@cache
 def _git_commit() -> str | None:
     """The commit of the checkout that lezo runs from, with "+changes" where the checkout has any."""
     folder = Path(__file__).parent

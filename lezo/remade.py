@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -117,17 +117,17 @@ class Remade:
 
     def _metrics_problems(self, folder: Path) -> Iterator[str]:
         """Where metrics.jsonl and the journal tell of different runs."""
-        told, kept = told_by_rows(read_rows(folder / METRICS)), told_by_journal(self.journal)
+        rows = read_rows(folder / METRICS)
+        told, kept = told_by_rows(rows), told_by_journal(self.journal)
         self.out.print(f"{len(told)} metrics rows")
         if told != kept:
             pairs = zip_longest(told, kept)
             step = next((one or other)[1] for one, other in pairs if one != other)
             yield f"{folder / METRICS}: tells of another run than the journal from step {step} on"
-        yield from self._coefficient_problems(folder)
+        yield from self._coefficient_problems(folder, {r.step: r.values for r in rows if r.kind == "train"})
 
-    def _coefficient_problems(self, folder: Path) -> Iterator[str]:
+    def _coefficient_problems(self, folder: Path, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
         """Where a row's lr * g is not what the journal multiplied the noise with."""
-        rows = {row.step: row.values for row in read_rows(folder / METRICS) if row.kind == "train"}
         for record in self.journal.steps(0, self.journal.step):
             row = rows.get(record.step, {})
             g, lr = row.get("g"), row.get("lr")

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lezo.identity import APART, HOW, UP_TO_ROUNDING, within
 from lezo.runs_read import Run
 
 _ALWAYS = ("optim.lr", "optim.eps", "optim.sparsity")
 _NEVER = (  # they name the row already, are the seeds, or change no result
     *("task.name", "model.name", "optim.name", "data.name", "seed", "task.data_seed"),
-    *("log", "resume", "dry_run", "sweep", "inspect", "bench", "save_model", "model.lr", "model.device"),
-    *("train.checkpoint_every", "train.keep_checkpoints", "train.micro_batch_size", "eval.batch_size"),
+    *(*APART, *HOW, *UP_TO_ROUNDING, "model.lr"),
 )
 
 
@@ -139,7 +139,7 @@ def _decisive(run: Run) -> dict[str, str]:
     if not run.settings:
         keys = (*_ALWAYS, "optim.weight_decay")
         return {key: _shown(value) for key in keys if (value := run.said(key)) is not None}
-    return {key: _shown(value) for key, value in run.settings.items() if not _within(key, _NEVER)}
+    return {key: _shown(value) for key, value in run.settings.items() if not within(key, _NEVER)}
 
 
 def _named(members: Sequence[list[Run]]) -> list[tuple[str, list[Run]]]:
@@ -178,7 +178,3 @@ def _float(text: str) -> float:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if type(value) in (int, float) else str(value)
-
-
-def _within(key: str, parents: Sequence[str]) -> bool:
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
