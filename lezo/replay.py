@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,17 +38,14 @@ def main() -> None:
 def _answer(given: list[str]) -> int:
     from lezo.compose import replay_options
     from lezo.config import ConfigError
-    from lezo.run import complain
+    from lezo.run import complain, words
 
-    parser = argparse.ArgumentParser("lezo-replay", add_help=False)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--help", "-h", action="store_true")
-    arguments = parser.parse_intermixed_args(given)
-    if arguments.help or not arguments.words:
+    said, help_wanted = words("lezo-replay", given)
+    if help_wanted or not said:
         print(HELP, end="")
-        return 0 if arguments.help else 2
-    options = [word for word in arguments.words if word.startswith("replay.")]
-    runs = [word for word in arguments.words if word not in options]
+        return 0 if help_wanted else 2
+    options = [word for word in said if word.startswith("replay.")]
+    runs = [word for word in said if word not in options]
     try:
         if len(runs) != 1:
             raise ConfigError(

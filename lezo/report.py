@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -47,17 +46,14 @@ def main() -> None:
 def _answer(given: list[str]) -> int:
     from lezo.compose import report_options
     from lezo.config import ConfigError
-    from lezo.run import complain
+    from lezo.run import complain, words
 
-    parser = argparse.ArgumentParser("lezo-report", add_help=False)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--help", "-h", action="store_true")
-    arguments = parser.parse_intermixed_args(given)
-    if arguments.help:
+    said, help_wanted = words("lezo-report", given)
+    if help_wanted:
         print(HELP, end="")
         return 0
-    options = [word for word in arguments.words if word.startswith("report.") and "=" in word]
-    roots = [Path(word) for word in arguments.words if word not in options] or [Path("runs")]
+    options = [word for word in said if word.startswith("report.") and "=" in word]
+    roots = [Path(word) for word in said if word not in options] or [Path("runs")]
     try:
         chosen = _checked(report_options(options))
         _refuse_missing(roots)

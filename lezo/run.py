@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lezo import __version__
@@ -55,6 +56,15 @@ def command_line() -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"lezo {__version__}")
     return parser.parse_intermixed_args()
+
+
+def words(program: str, given: Sequence[str]) -> tuple[list[str], bool]:
+    """The words of a command that takes no flags but --help, and whether help is asked for."""
+    parser = argparse.ArgumentParser(program, add_help=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--help", "-h", action="store_true")
+    found = parser.parse_intermixed_args(given)
+    return found.words, found.help
 
 
 def run(composed: Composed, *, command: str) -> int:
