@@ -3,7 +3,7 @@
 import json
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,21 @@ class Runner:
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
     """A row without clocks and memory: what is the same in every run."""
     return {k: v for k, v in row.items() if k not in ("seconds", "eval_seconds", "phases", "memory")}
+
+
+def typed(
+    name: str, main: Callable[[], None], patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """A command in this process: its arguments -> exit code, output and errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        patch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capture.readouterr()
+
+    return call
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lezo import replay
 from lezo.fingerprint import weights_hash
-from tests.lezo.runs import Ran, Runner
+from tests.lezo.runs import Ran, Runner, typed
 
 SETTINGS = ["model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "seed=4"]
 Replay = Callable[..., tuple[int, str, str]]
@@ -21,14 +20,7 @@ Replay = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def lezo_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replay:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lezo-replay", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            replay.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return typed("lezo-replay", replay.main, monkeypatch, capsys)
 
 
 @pytest.fixture

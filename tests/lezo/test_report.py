@@ -12,6 +12,7 @@ import pytest
 
 from lezo import report
 from tests.lezo.run_folders import config, finished, rows, write
+from tests.lezo.runs import typed
 
 Report = Callable[..., tuple[int, str, str]]
 
@@ -21,15 +22,7 @@ def lezo_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Report:
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lezo-report", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            report.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return typed("lezo-report", report.main, monkeypatch, capsys)
 
 
 def test_runs_in_the_working_folder_are_reported_there(lezo_report: Report, tmp_path: Path) -> None:
