@@ -129,7 +129,9 @@ def _watch(roots: Sequence[Path], options: ReportConfig) -> int:
             shown = runs
             time.sleep(options.every)
     except KeyboardInterrupt:
-        _write(reader.runs(roots), roots, options, reload=None)
+        runs = reader.runs(roots)
+        _write(runs, roots, options, reload=None)
+        print(counted(runs))
     return 0
 
 
