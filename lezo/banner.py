@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lezo import __version__, story
+from lezo.adapter import Adapter
 from lezo.compose import quoted
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.plan import Plan
@@ -16,6 +17,8 @@ from lezo.plan import Plan
 def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line."""
     rows = {"task": _task(config, plan), "model": _model(config, plan), "lengths": _lengths(plan)}
+    if plan.adapter is not None:
+        rows["trained"] = _trained(plan, plan.adapter)
     if config.task.demos:
         rows["demos"] = f"{config.task.demos} solved examples in every prompt"
     if config.trains:
@@ -45,7 +48,8 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
     if result["skipped_steps"]:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
-    return story.table(rows, f"{result['title']}, {result['model']}, {result['optim']}")
+    adapter = "" if result.get("peft", "none") == "none" else f" on {result['peft']}"
+    return story.table(rows, f"{result['title']}, {result['model']}, {result['optim']}{adapter}")
 
 
 def going_on(command: str, folder: Path) -> str:
@@ -85,6 +89,15 @@ def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     parts = f"{story.count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
     return f"{model_name(config)}: {parts}, {dtype_name(plan)} on {plan.device}{weights}; BOS {plan.parts.encoder.bos}"
+
+
+def _trained(plan: Plan, adapter: Adapter) -> str:
+    words = {
+        "lora": f"LoRA of rank {adapter.rank}, alpha {adapter.alpha} on {', '.join(adapter.targets)}",
+        "prefix": f"a prefix of {adapter.tokens} keys and values in each block",
+        "head": "the head alone, untied from the embeddings",
+    }
+    return f"{words[adapter.name]}: {story.count(plan.trained)} parameters"
 
 
 def _lengths(plan: Plan) -> str:

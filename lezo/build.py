@@ -18,6 +18,7 @@ from lezo.network import Network
 from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
 from lezo.plan import Plan
+from lezo.prepare import adapter_of
 from lezo.probe import StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams
@@ -90,7 +91,7 @@ def make_batches(config: RunConfig, plan: Plan) -> Batches:
 
 def make_recipe(config: RunConfig) -> Recipe:
     """What a journal must say for its updates to be made again; of a first-order run only where its model is."""
-    optim = config.optim
+    optim, adapter = config.optim, adapter_of(config)
     lr, weight_decay = getattr(optim, "lr", None) or 0.0, getattr(optim, "weight_decay", 0.0)
     return Recipe(
         model=config.model.name,
@@ -103,4 +104,5 @@ def make_recipe(config: RunConfig) -> Recipe:
         sparsity=getattr(optim, "sparsity", 0.0),
         decay=lr * weight_decay,
         rounding=optim.rounding.value if isinstance(optim, MezoConfig) else "nearest",
+        peft=None if adapter is None else adapter.settings(),
     )

@@ -27,12 +27,21 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
-from lezo.config import OPTIM_SCHEMAS, ConfigError, ReplayConfig, ReportConfig, RunConfig, check, is_folder
+from lezo.config import (
+    OPTIM_SCHEMAS,
+    PEFT_SCHEMAS,
+    ConfigError,
+    ReplayConfig,
+    ReportConfig,
+    RunConfig,
+    check,
+    is_folder,
+)
 from lezo.identity import job_name
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
-GROUPS = ("task", "optim", "model", "data", "log")
+GROUPS = ("task", "optim", "model", "peft", "data", "log")
 _ADDED_GROUPS = ("experiment",)  # `+experiment=NAME` is how a recipe is asked for
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig)
 _COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last are how they stumble over odd values
@@ -157,12 +166,14 @@ def command(overrides: Sequence[str], config_dir: str | None = None, program: st
 
 
 def register_schema() -> None:
-    """Make known to Hydra what conf/run.yaml and conf/optim/*.yaml name: the typed schemas, and a job's name."""
+    """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
     OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, schema in OPTIM_SCHEMAS.items():
         store.store(group="schema/optim", name=name, node=schema)
+    for name, kind in PEFT_SCHEMAS.items():
+        store.store(group="schema/peft", name=name, node=kind)
 
 
 @contextmanager
@@ -338,7 +349,7 @@ def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence
     if not isinstance(node, DictConfig):
         return f"{override.input_line}: unknown key; {'.'.join(path)} is a value and has no keys"
     keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()) if key != "name")
-    owner = f" of optim={base.optim.name}" if path[:1] == ["optim"] else ""
+    owner = f" of {path[0]}={base[path[0]].name}" if path and path[0] in ("optim", "peft") else ""
     return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys or 'none'}"
 
 

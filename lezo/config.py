@@ -105,6 +105,34 @@ class OptShape:
 
 
 @dataclass
+class PeftConfig:
+    """What is trained: peft=none all weights, peft=head an untied copy of the head alone.
+
+    ``lr`` and ``eps`` are what the optimizers take by default.
+    """
+
+    name: str = MISSING
+    eps: float = 1e-3
+    lr: LearningRates = field(default_factory=LearningRates)
+
+
+@dataclass
+class LoraConfig(PeftConfig):
+    """peft=lora. ``targets``: linear layers by the last parts of their names."""
+
+    rank: int = 8
+    alpha: int = 16
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+
+
+@dataclass
+class PrefixConfig(PeftConfig):
+    """peft=prefix. ``tokens``: trained keys and values before the text in each block."""
+
+    tokens: int = 5
+
+
+@dataclass
 class ModelConfig:
     name: str = MISSING
     path: str | None = None
@@ -116,6 +144,9 @@ class ModelConfig:
     random_weights: bool = False
     compile: bool = False
     lr: LearningRates = field(default_factory=LearningRates)
+    lora_lr: LearningRates = field(default_factory=LearningRates)
+    prefix_lr: LearningRates = field(default_factory=LearningRates)
+    head_lr: LearningRates = field(default_factory=LearningRates)
     shape: OptShape | None = None
 
 
@@ -226,6 +257,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    peft: PeftConfig = field(default_factory=PeftConfig)
     log: LogConfig = field(default_factory=LogConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -277,6 +309,13 @@ OPTIM_SCHEMAS: dict[str, type[OptimConfig]] = {
     "lezo": LezoConfig,
 }
 
+PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {
+    "none": PeftConfig,
+    "lora": LoraConfig,
+    "prefix": PrefixConfig,
+    "head": PeftConfig,
+}
+
 _Check = Callable[[Any], bool]
 _POSITIVE: tuple[_Check, str] = (lambda v: v > 0 and math.isfinite(v), "a number above 0")
 _NOT_NEGATIVE: tuple[_Check, str] = (lambda v: v >= 0 and math.isfinite(v), "a number of at least 0")
@@ -306,6 +345,10 @@ _RANGES: dict[str, tuple[_Check, str]] = {
         lambda v: 0 <= v <= 1,
         "a number from 0 to 1, the fraction of decoder blocks skipped each step",
     ),
+    "peft.rank": _COUNT,
+    "peft.alpha": _COUNT,
+    "peft.tokens": _COUNT,
+    "peft.targets": (lambda names: names and all(isinstance(name, str) for name in names), "a list of names"),
     "train.steps": (lambda v: v >= 1, "a whole number of at least 1 (optim=none scores without training)"),
     "train.batch_size": _COUNT,
     "train.micro_batch_size": _COUNT,
@@ -358,6 +401,12 @@ def _name_problems(config: RunConfig) -> Iterator[str]:
             f"optim: name {optim.name!r} is not that of its settings; expected one of {', '.join(OPTIM_SCHEMAS)}, "
             "with defaults: [/schema/optim/<name>@_here_, _self_]"
         )
+    peft = config.peft
+    if PEFT_SCHEMAS.get(peft.name) is not type(peft):
+        yield (
+            f"peft: name {peft.name!r} is not that of its settings; expected one of {', '.join(PEFT_SCHEMAS)}, with "
+            "defaults: [/schema/peft/<name>@_here_, _self_]"
+        )
     if not _NAME.fullmatch(config.model.name):
         yield (
             f"model: name {config.model.name!r} would be part of the run folder's path; expected at most 100 letters, "
@@ -406,9 +455,16 @@ def _is_hub_id(path: str) -> bool:
 
 def _training_problems(config: RunConfig) -> Iterator[str]:
     if not config.trains:
+        if config.peft.name != "none":
+            yield f"peft={config.peft.name}: optim={config.optim.name} trains nothing; leave out one of them"
         return
     if getattr(config.optim, "lr", None) is None:
-        yield f"optim.lr: model={config.model.name} has no default learning rate for {config.optim.name}; add optim.lr=..."
+        with_peft = "" if config.peft.name == "none" else f" with peft={config.peft.name}"
+        yield (
+            f"optim.lr: model={config.model.name} has no default learning rate for {config.optim.name}{with_peft}; "
+            "add optim.lr=..."
+        )
+    yield from _peft_problems(config)
     for key, size in (("num_train", config.task.num_train), ("num_dev", config.task.num_dev)):
         if size == 0:
             yield f"task.{key}=0: training needs at least 1 (optim=none scores without training)"
@@ -423,3 +479,11 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         yield f"model.compile=true: {config.optim.name} runs the blocks as they are; only mezo and lezo compile them"
     if config.optim.name == "fo-adamw" and getattr(config.optim, "momentum", None):
         yield "optim.momentum: AdamW has its own (0.9); only fo-sgd takes it"
+
+
+def _peft_problems(config: RunConfig) -> Iterator[str]:
+    name = config.peft.name
+    if name == "head" and config.optim.name == "lezo":
+        yield "peft=head: leaves no decoder block anything to skip; expected optim=mezo, fo-sgd or fo-adamw"
+    if name == "prefix" and config.model.compile:
+        yield "model.compile=true: blocks read their prefix as they run; only peft=none and lora compile them"

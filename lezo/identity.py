@@ -74,7 +74,9 @@ def job_name(yaml: str) -> str:
     Names may come from a user's own files: what is no plain file name in them becomes "_".
     """
     said = settings(yaml)
-    names = (said["task.name"], said["model.name"], said["optim.name"], f"seed{said['seed']}")
+    peft = said["peft.name"]
+    adapter = [] if peft == "none" else [peft]
+    names = (said["task.name"], said["model.name"], said["optim.name"], *adapter, f"seed{said['seed']}")
     plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "_", "-".join(str(name) for name in names))
     return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from lezo import banner, noise, story
+from lezo.adapter import Attached
 from lezo.build import make_batches, make_evaluator, make_optimizer, make_recipe
 from lezo.compose import Composed
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
@@ -30,7 +31,7 @@ from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
 from lezo.prepare import device_of
 from lezo.record import RunFolder, code_version, environment, peak_memory
-from lezo.resume import Past, read_past, refuse_other_origin
+from lezo.resume import START, Past, read_past, refuse_other_origin
 from lezo.stop import Stop
 from lezo.train import DivergedError, Listener, Progress, train
 
@@ -47,6 +48,7 @@ class Job:
         self.past, self.began = Past(), False
         self.plan: Plan | None = None
         self.origin: Origin | None = None
+        self.adapter: Attached | None = None
         self.weights: str | None = None
         self.mirror: WandbMirror | None = None
         self.zero_shot: Evaluation | None = None
@@ -63,7 +65,7 @@ class Job:
         """Raise FolderError where data, tokenizer or, ``loads``, weights are not what a finished run started from."""
         plan = self.prepare()
         known = then.get("weights") if isinstance(then, dict) else None
-        now = self._origin(plan, weights_hash(self._load(plan)) if loads else str(known))
+        now = self._origin(plan, weights_hash(self._load(plan, path)) if loads else str(known))
         refuse_other_origin(path, then, now)
 
     def execute(self, folder: RunFolder) -> None:
@@ -71,12 +73,14 @@ class Job:
         if not folder.holds_run:
             self._begin(folder)
         plan = self.prepare()
-        model = self._load(plan)
+        model = self._load(plan, folder.path if folder.holds_run else None)
         self.origin = self._origin(plan, weights_hash(model))
         header = Header(self.origin, make_recipe(self.config))
         if folder.holds_run:
             self.past = self._read_past(folder, header)
             self._begin(folder)
+        if self.adapter is not None and (start := self.adapter.start()) is not None:
+            folder.data(START, start)
         self._start_mirror(folder)
         evaluator = make_evaluator(plan, model, self.config.eval.batch_size)
         self.zero_shot = self.test = self.past.zero_shot or self._zero_shot(evaluator, plan, folder)
@@ -117,6 +121,7 @@ class Job:
             "metric": plan.parts.task.metric if plan else None,
             "model": banner.model_name(config),
             "optim": optim.name,
+            "peft": config.peft.name,
             **settings,
             "blocks": banner.skipped(plan) if plan and config.trains and not config.first_order else None,
             "steps": done.step,
@@ -144,7 +149,8 @@ class Job:
         spent = {"train": done.train_seconds, "eval": done.eval_seconds, "step_median": median}
         return {"total": total, **spent, **phases}
 
-    def _load(self, plan: Plan) -> Any:
+    def _load(self, plan: Plan, run: Path | None) -> Any:
+        """The model as training finds it, its adapter as it was at first in the folder ``run``, where there is one."""
         self.out.print(f"loading {plan.parts.source.path}")
         model = load(
             plan.parts.source,
@@ -154,6 +160,9 @@ class Job:
             seed=self.config.seed,
         )
         check(Network(model), vocabulary=plan.parts.model_config.vocab_size, longest=plan.lengths[1])
+        if plan.adapter is not None:
+            start = run / START if run is not None and (run / START).exists() else None
+            self.adapter = Attached(model, plan.adapter, seed=self.config.seed, start=start)
         optim = self.config.optim
         if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
             set_dropout(model, optim.dropout)
@@ -253,7 +262,9 @@ class Job:
             self.past,
             model,
             optimizer,
-            partial(rebase, model, source, model_config, self.config.seed, header.origin.weights),
+            partial(self.adapter.rebase, header.origin.weights)
+            if self.adapter
+            else partial(rebase, model, source, model_config, self.config.seed, header.origin.weights),
             every=self.config.train.checkpoint_every,
             keep=self.config.train.keep_checkpoints,
             best=lambda: self.progress.best_step,
@@ -274,7 +285,10 @@ class Job:
         self.weights = weights_hash(model)
         folder.lines("predictions.jsonl", self.test.predictions)
         if self.config.save_model:
-            save_model(model, plan.parts.tokenizer, folder.path / "model")
+            write = model.save_pretrained
+            if self.adapter is not None:
+                write = partial(self.adapter.save, base=plan.parts.source.path)
+            save_model(write, plan.parts.tokenizer, folder.path / "model")
 
     def _start_mirror(self, folder: RunFolder) -> None:
         log = self.config.log

@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ class Recipe:
 
     ``path``: folder or hub id; None for the embedded model.
 
-    ``decay``: what each update takes off weights that decay, lr * weight_decay.
+    ``decay``: what each update takes off weights that decay, lr * weight_decay. ``peft``: an `Adapter`'s
+    settings, None where the model itself was trained.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Recipe:
     sparsity: float
     decay: float
     rounding: str
+    peft: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,8 @@ def _typed(kind: Any, content: Mapping[str, Any]) -> Any:
         "str | None": {str, type(None)}, "dict[str, Any] | None": {dict, type(None)},
     }  # fmt: skip
     for field in fields(kind):
+        if field.name not in content and field.default is not MISSING:
+            continue  # of a journal from before there was such a field
         if type(content[field.name]) not in expected[str(field.type)]:
             raise TypeError(f"{field.name} is {content[field.name]!r}")
     return kind(**content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,16 +130,16 @@ def _copy(model: nn.Module, source: Source, config: Any, seed: int) -> None:
         theta[name].copy_(weight)
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder, on disk, or none.
 
-    Raises ModelError where they cannot be written; what was there then stays.
+    ``write`` writes the model, or an adapter of one, to a folder. Raises ModelError where they cannot be written; what was there then stays.
     """
     partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
     for left in (partial, gone):
         shutil.rmtree(left, ignore_errors=True)
     try:
-        model.save_pretrained(partial)
+        write(partial)
         tokenizer.save_pretrained(partial)
         for path in (*partial.rglob("*"), partial):
             sync(path)
@@ -158,10 +158,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def skeleton(config: Any) -> nn.Module:
+def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
     """The model without its weights (meta tensors), to count and plan with. Raises ModelError."""
     with _reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
 
 
 def layout(model: nn.Module) -> Layout:
@@ -169,7 +169,7 @@ def layout(model: nn.Module) -> Layout:
 
     Raises ModelError where no list of modules has one entry for each of the configured layers.
     """
-    prefix, count = _block_list(model)
+    prefix, count = block_list(model)
     blocks: list[list[str]] = [[] for _ in range(count)]
     always = []
     for name, parameter in model.named_parameters():
@@ -199,7 +199,8 @@ def set_dropout(model: nn.Module, rate: float) -> None:
                 setattr(module, name, rate)
 
 
-def _block_list(model: nn.Module) -> tuple[str, int]:
+def block_list(model: nn.Module) -> tuple[str, int]:
+    """The name of the model's list of decoder blocks, and how many there are. Raises ModelError where there is none."""
     expected = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     fitting = [found for found in lists if expected is None or found[1] == expected]
@@ -310,7 +311,7 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
-    prefix, count = _block_list(model)
+    prefix, count = block_list(model)
     for name in sorted(info["unexpected_keys"]):
         number = name.removeprefix(f"{prefix}.").split(".")[0]
         if name.startswith(f"{prefix}.") and number.isdecimal() and int(number) >= count:

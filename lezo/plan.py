@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lezo.adapter import Adapter, attach
 from lezo.config import LezoConfig, MezoConfig, RunConfig
 from lezo.encode import Encoded
 from lezo.evaluate import EvalSet, score_chunks
@@ -17,7 +18,7 @@ from lezo.model import Layout, layout, skeleton
 from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
 from lezo.pack import unit_length
-from lezo.prepare import Prepared, device_of, dtype_of, prepare
+from lezo.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run but its weights. ``lengths``: median and longest sequence, in tokens."""
+    """Everything about a run but its weights. ``lengths``: median and longest sequence, in tokens. ``trained``: of the parameters, an adapter's own included."""
 
     parts: Prepared
+    adapter: Adapter | None
     train: Sequence[Encoded]
     dev: EvalSet
     test: EvalSet
@@ -47,6 +49,7 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     parameters: int
+    trained: int
     lengths: tuple[int, int]
     truncated: int
     memory: Memory
@@ -62,11 +65,15 @@ def make_plan(config: RunConfig) -> Plan:
     dev, test = parts.dev(), parts.test()
     examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
     lengths = [len(ids) for example in examples for ids in example.input_ids]
-    bones = skeleton(parts.model_config)
+    bones, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
+    parameters = _size(bones)
+    if adapter is not None:
+        attach(bones, adapter)
     found = layout(bones)
     blocks = UniformBlocks(len(found.blocks), getattr(config.optim, "sparsity", 0.0))
     return Plan(
         parts=parts,
+        adapter=adapter,
         train=train,
         dev=dev,
         test=test,
@@ -74,7 +81,8 @@ def make_plan(config: RunConfig) -> Plan:
         blocks=blocks,
         device=device,
         dtype=dtype,
-        parameters=_size(bones),
+        parameters=parameters,
+        trained=sum(p.numel() for p in bones.parameters() if p.requires_grad),
         lengths=(round(statistics.median(lengths)), max(lengths)),
         truncated=sum(map(_truncated, (train, dev.scored or dev.prompts, test.scored or test.prompts))),
         memory=_memory(config, parts.model_config, bones, found, blocks, dtype, train, [dev, test]),
@@ -99,26 +107,23 @@ def _memory(
         streams, layers = (1, len(found.blocks)) if config.first_order else (2, 1)
         longest = sorted((unit_length(e) for e in train), reverse=True)[:size]
         forwards.append(_forward_bytes(model_config, dtype, streams * sum(longest), layers))
-        update = _update_bytes(config, bones, found, blocks, dtype)
+        update = _update_bytes(config, bones, found, blocks)
     for split in evaluated:
         chunk = next(score_chunks(split.scored, config.eval.batch_size), [])
         tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
         prompts = sorted((len(p.input_ids[0]) for p in split.prompts), reverse=True)[: config.eval.batch_size]
         forwards.append(_forward_bytes(model_config, dtype, max(tokens, sum(prompts)), 1))
-    return Memory(_size(bones) * dtype.itemsize, update, max(forwards))
+    return Memory(sum(p.nbytes for p in bones.parameters()), update, max(forwards))
 
 
-def _update_bytes(
-    config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks, dtype: torch.dtype
-) -> int:
+def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks) -> int:
     """Two copies of the largest block; or gradients, and AdamW's two moments or SGD's momentum."""
-    if config.optim.name == "fo-adamw":
-        return 3 * _size(bones) * dtype.itemsize
-    if config.first_order:
-        return (2 if getattr(config.optim, "momentum", 0.0) else 1) * _size(bones) * dtype.itemsize
     named = dict(bones.named_parameters())
-    sizes = [sum(named[name].numel() for name in block) for block in found.blocks if blocks.keep]
-    return 2 * max(sizes, default=0) * dtype.itemsize
+    if config.first_order:
+        states = 3 if config.optim.name == "fo-adamw" else 2 if getattr(config.optim, "momentum", 0.0) else 1
+        return states * sum(p.nbytes for p in named.values() if p.requires_grad)
+    sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
+    return 2 * max(sizes, default=0)
 
 
 def _forward_bytes(model_config: Any, dtype: torch.dtype, tokens: int, layers: int) -> int:

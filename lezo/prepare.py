@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from lezo.config import DType, RunConfig
+from lezo.adapter import Adapter
+from lezo.config import DType, LoraConfig, PrefixConfig, RunConfig
 from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
 from lezo.model import TINY, ModelError, Source, load_config, load_tokenizer, positions
@@ -76,7 +77,9 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     )
     _refuse_other_words(config.model.tokenizer or source.path, tokenizer, task, splits)
     bos = _bos(config.model.bos, model_config, tokenizer)
-    encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task))
+    adapter = adapter_of(config)
+    taken = adapter.positions if adapter else 0
+    encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task, taken))
     pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
     pad = next(int(pad) for pad in pads if pad is not None and pad < model_config.vocab_size)
     return Prepared(task, splits, source, model_config, tokenizer, encoder, pad)
@@ -89,6 +92,16 @@ def model_source(config: RunConfig) -> Source:
     assert path is not None  # config.check saw to it
     shape = None if model.shape is None else asdict(model.shape)
     return Source(os.path.expanduser(path), model.revision, shape, model.random_weights)
+
+
+def adapter_of(config: RunConfig) -> Adapter | None:
+    """What is trained in place of the whole model, if anything."""
+    peft = config.peft
+    if isinstance(peft, LoraConfig):
+        return Adapter("lora", rank=peft.rank, alpha=peft.alpha, targets=tuple(peft.targets))
+    if isinstance(peft, PrefixConfig):
+        return Adapter("prefix", tokens=peft.tokens)
+    return Adapter("head") if peft.name == "head" else None
 
 
 def device_of(config: RunConfig) -> torch.device:
@@ -143,9 +156,9 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     return splits
 
 
-def _max_length(path: str, model_config: Any, task: Task) -> int:
-    """How many tokens prompt and answer may have; a generated answer gets its share beforehand."""
-    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
+def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
+    """How many tokens prompt and answer may have; ``taken`` are a prefix's, and a generated answer gets its share."""
+    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH) - taken
     length = most - MAX_NEW_TOKENS if task.generates else most
     if length < 2:
         spent = f", of which a generated answer takes {MAX_NEW_TOKENS}" if task.generates else ""

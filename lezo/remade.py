@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from lezo import noise, story
+from lezo.adapter import Adapter, Attached
 from lezo.config import ReplayConfig
 from lezo.fingerprint import tokenizer_hash, weights_hash
 from lezo.identity import run_hash
@@ -23,7 +24,7 @@ from lezo.model import TINY, ModelError, Source, layout, load, load_config, load
 from lezo.optim import SeededUpdate, UniformBlocks
 from lezo.prepare import named_device
 from lezo.record import FolderError, read_result
-from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, read_rows, told_by_journal, told_by_rows
+from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, START, read_rows, told_by_journal, told_by_rows
 from lezo.timeline import Timeline
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -87,7 +88,7 @@ class Remade:
         """Write the model of the wanted step for `from_pretrained`, tokenizer included."""
         start = time.perf_counter()
         self._bring_to(self.step)
-        save_model(self.model, self.tokenizer, self.target)
+        save_model(self._write, self.tokenizer, self.target)
         rows = {
             "model": str(self.target),
             "step": f"{self.step} of {self.journal.step}",
@@ -168,17 +169,30 @@ class Remade:
             )
         model_config = load_config(self.source)
         device = named_device(self.options.device, "replay.device")
-        model = load(
-            self.source, model_config, dtype=dtype, device=device, seed=self.journal.header.recipe.seed
-        )
+        recipe = self.journal.header.recipe
+        model = load(self.source, model_config, dtype=dtype, device=device, seed=recipe.seed)
+        self._write: Callable[[Path], object] = model.save_pretrained
+        self._rebase = partial(rebase, model, self.source, model_config, recipe.seed, origin.weights)
+        if recipe.peft is not None:
+            self._attach(model, recipe)
         if (found := weights_hash(model)) != origin.weights:
+            of_prefix = f", and a prefix's first values {START} beside the journal" if recipe.peft else ""
             raise ModelError(
                 f"{self.source.path}: not the base weights of this run (sha256 {found[:12]}, the journal's are "
-                f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones"
+                f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones{of_prefix}"
             )
-        seed = self.journal.header.recipe.seed
-        self._rebase = partial(rebase, model, self.source, model_config, seed, origin.weights)
         return model
+
+    def _attach(self, model: Any, recipe: Recipe) -> None:
+        """Give the base model the run's adapter, at its first values."""
+        start = self.file.parent / START
+        try:
+            adapter = Adapter.of(recipe.peft or {})
+        except (ValueError, TypeError, KeyError) as error:
+            raise JournalError(f"{self.file}: no adapter has its settings ({error})") from None
+        attached = Attached(model, adapter, seed=recipe.seed, start=start if start.exists() else None)
+        self._write = partial(attached.save, base=self.source.path)
+        self._rebase = partial(attached.rebase, self.journal.header.origin.weights)
 
 
 def _journal_of(run: Path) -> Path:

@@ -18,7 +18,7 @@ from lezo.journal import Header, JournalFile, Kind, Recipe, read_journal
 from lezo.record import FolderError, read_file
 from lezo.train import Progress
 
-JOURNAL, CHECKPOINTS, METRICS = "journal.bin", "checkpoints", "metrics.jsonl"
+JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
 _APART = (
     "step",
     "seconds",
@@ -289,7 +289,13 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
     return journal
 
 
-_DECIDES = ("seed", "sparsity", "decay", "rounding")  # of a recipe; where a model lies does not matter
+_DECIDES = (
+    "seed",
+    "sparsity",
+    "decay",
+    "rounding",
+    "peft",
+)  # of a recipe; where a model lies does not matter
 
 
 def _changes(then: Any, now: Origin) -> list[str]:

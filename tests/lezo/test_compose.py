@@ -97,7 +97,7 @@ def test_every_option_composes_and_is_named_like_its_file(group: str, tmp_path: 
 def test_the_help_names_every_option_of_every_group_and_no_other() -> None:
     described = HELP.split("Groups (group=option)")[1].split("Options (key=value)")[0]
     described = re.sub(r"\[.*?\]|\(.*?\)", "", described)
-    rows = re.split(r"^  (task|optim|model|data|log) ", described, flags=re.MULTILINE)[1:]
+    rows = re.split(r"^  (task|optim|model|peft|data|log) ", described, flags=re.MULTILINE)[1:]
     assert {group: sorted(row.split()) for group, row in zip(rows[::2], rows[1::2], strict=True)} == OPTIONS
 
 
@@ -106,16 +106,29 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
     named = set(re.findall(r"(?:^|\s)((?:[a-z]+\.)?[a-z_]+)(?==|\s)", described))
     named = {key for key in named if "." in key or key in ("seed", "dry_run", "resume", "save_model")}
     assert named == {
-        key for key in _keys() if not key.startswith(("inspect.", "bench.", "model.shape", "model.lr"))
+        key
+        for key in _keys()
+        if not key.startswith(("inspect.", "bench.", "model.shape", "model.lr", *NO_OPTIONS))
     } - {
         "model.path",  # stands with its group and in the commands to copy
         *(f"{group}.name" for group in GROUPS),
     }
 
 
+NO_OPTIONS = (
+    "model.lora_lr",
+    "model.prefix_lr",
+    "model.head_lr",
+    "peft.lr",
+    "peft.eps",
+)  # defaults of optim.lr and eps
+
+
 def _keys() -> set[str]:
-    """Every key of the schema, of all the optimizers together."""
-    composed = [OmegaConf.create(compose([f"optim={optim}"]).yaml) for optim in OPTIONS["optim"]]
+    """Every key of the schema, of all the optimizers and adapters together."""
+    adapters = [["optim=mezo", f"peft={peft}", "optim.lr=1"] for peft in OPTIONS["peft"]]
+    chosen = [[f"optim={optim}"] for optim in OPTIONS["optim"]] + adapters
+    composed = [OmegaConf.create(compose(overrides).yaml) for overrides in chosen]
     return {
         f"{group}.{key}" if isinstance(value, dict) else str(group)
         for tree in map(OmegaConf.to_container, composed)

@@ -13,8 +13,11 @@ from lezo.config import (
     FirstOrderConfig,
     LezoConfig,
     LogConfig,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
+    PeftConfig,
+    PrefixConfig,
     RunConfig,
     TaskConfig,
     WandbMode,
@@ -56,6 +59,10 @@ RANGES = [
     ("eval.batch_size", [1], [0], WHOLE_1),
     ("train.checkpoint_every", [1, None], [0], WHOLE_1),
     ("train.keep_checkpoints", [1], [0], WHOLE_1),
+    ("peft.rank", [1], [0], WHOLE_1),
+    ("peft.alpha", [1], [0], WHOLE_1),
+    ("peft.targets", [["fc1"]], [[], ["a", ["b"]]], "a list of names"),
+    ("peft.tokens", [1], [0], WHOLE_1),
     ("sweep.slots", [1, None], [0], WHOLE_1),
     ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
     ("inspect.n", [1], [0], WHOLE_1),
@@ -73,8 +80,11 @@ def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
         data=DataConfig(name="sample"),
         optim=LezoConfig(name="lezo", lr=1e-3),
         model=ModelConfig(name="tiny"),
+        peft=PeftConfig(name="none"),
         log=LogConfig(name="files"),
     )
+    if any(key.startswith("peft.") for key in changes):
+        config.peft = PrefixConfig("prefix") if "peft.tokens" in changes else LoraConfig("lora")
     for key in ("momentum", "clip_norm", "dropout"):
         if f"optim.{key}" in changes:
             config.optim = FirstOrderConfig(name="fo-sgd", lr=1e-3)
@@ -124,6 +134,11 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
         ({"task.demos": 1000}, "leaves none of the 1000 train rows"),
         ({"task.num_train": 0}, "task.num_train=0: training needs at least 1"),
         ({"task.num_dev": 0}, "task.num_dev=0: training needs at least 1"),
+        ({"peft": PeftConfig("head")}, "leaves no decoder block anything to skip; expected optim=mezo"),
+        ({"peft": PrefixConfig("prefix"), "model.compile": True}, "only peft=none and lora compile them"),
+        ({"peft": LoraConfig("lora"), "optim": NONE}, "peft=lora: optim=none trains nothing"),
+        ({"peft": LoraConfig("lora"), "optim.lr": None}, "no default learning rate for lezo with peft=lora"),
+        ({"peft": PeftConfig("lora")}, "peft: name 'lora' is not that of its settings"),
         ({"model.name": "hf"}, "add model.path=DIR or model.path=OWNER/NAME"),
         ({"model.path": "."}, "add model=hf"),
         ({"model.name": "hf", "model.path": "./no/where"}, "model.path=./no/where: no such folder"),

@@ -52,8 +52,10 @@ def files(folder: Path) -> dict[Path, bytes]:
         ["optim=lezo"],
         ["optim=mezo", "model.dtype=bfloat16", "optim.rounding=stochastic", "train.checkpoint_every=2"],
         ["optim=fo-adamw", "optim.schedule=linear"],
+        ["optim=lezo", "peft=prefix", "model.dtype=bfloat16"],
+        ["optim=fo-adamw", "peft=lora"],
     ],
-    ids=lambda options: options[0],
+    ids=" ".join,
 )
 def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(
     options: list[str],

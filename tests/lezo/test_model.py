@@ -60,7 +60,7 @@ def test_a_model_without_blocks_is_refused():
 def test_published_sizes_have_the_published_number_of_parameters():
     shape = {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
     source = Source("facebook/opt-1.3b", shape={**shape, "word_embed_proj_dim": 2048}, random_weights=True)
-    model = skeleton(load_config(source))
+    model = skeleton(load_config(source), torch.float16)
     assert sum(p.numel() for p in model.parameters()) == 1_315_758_080
     assert all(p.is_meta for p in model.parameters())
 
@@ -315,7 +315,7 @@ def test_decoders_are_taken(name, tmp_path):
 )
 def test_a_configuration_that_makes_no_model_is_named(config, said):
     with pytest.raises(ModelError, match="cannot read the configuration of") as caught:
-        skeleton(config)
+        skeleton(config, torch.float32)
     assert said in str(caught.value)
 
 
@@ -371,7 +371,7 @@ def test_a_saved_model_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     for content in ("first", "second"):
-        save_model(small_model(), Words(content), tmp_path / "model")
+        save_model(small_model().save_pretrained, Words(content), tmp_path / "model")
         assert (tmp_path / "model" / "words").read_text() == content
     model = tmp_path / "model"
     assert {file.stat().st_ino for file in model.iterdir()} <= set(synced)
@@ -383,7 +383,7 @@ def test_a_saved_model_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_model_that_cannot_be_written_leaves_what_was_there(renames, tmp_path, monkeypatch):
     """The disk is full for the tokenizer, or one of the two renames is refused."""
-    save_model(small_model(), Words("first"), tmp_path / "model")
+    save_model(small_model().save_pretrained, Words("first"), tmp_path / "model")
     real = type(tmp_path).rename
 
     def rename(path, target):
@@ -398,6 +398,6 @@ def test_a_model_that_cannot_be_written_leaves_what_was_there(renames, tmp_path,
     with pytest.raises(
         ModelError, match=r"model: cannot write the model there \(.+\); make room and write it"
     ):
-        save_model(small_model(), words, tmp_path / "model")
+        save_model(small_model().save_pretrained, words, tmp_path / "model")
     assert (tmp_path / "model" / "words").read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["model"]

@@ -5,13 +5,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lezo import replay
+from lezo import adapter, replay
 from lezo.fingerprint import weights_hash
+from lezo.model import TINY
 from tests.lezo.runs import Ran, Runner, typed
 
 SETTINGS = ["model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "seed=4"]
@@ -57,6 +59,37 @@ def test_the_best_step_is_in_the_journal(lezo_run: Runner, lezo_replay: Replay) 
     code, out, _ = lezo_replay("out")
     assert code == 0 and f"step     {ran.result['best_step']} of 4" in out
     assert f"sha256 {ran.result['weights']}" in out and (ran.folder / "model" / "config.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("peft_name", ["lora", "prefix", "head"])
+def test_an_adapter_is_replayed_and_saved_as_peft_does(
+    peft_name: str, lezo_run: Runner, lezo_replay: Replay
+) -> None:
+    ran = lezo_run("optim=mezo", f"peft={peft_name}", "save_model=true")
+    assert ran.code == 0 and ran.result["peft"] == peft_name and "parameters" in ran.out.split("trained")[1]
+    code, out, err = lezo_replay("out", "replay.verify=true", "replay.out=made")
+    assert (code, err) == (0, "") and "everything is right" in out
+    (name,) = (file.name for file in Path("made").glob("*model.safetensors"))
+    saved, made = load_file(ran.folder / "model" / name), load_file(Path("made") / name)
+    assert saved.keys() == made.keys() and all(torch.equal(made[key], saved[key]) for key in made)
+    if peft_name != "head":
+        base = AutoModelForCausalLM.from_pretrained(TINY)
+        peft.PeftModel.from_pretrained(base, "made")
+        with pytest.raises(AssertionError):  # a folder of an adapter is no whole model
+            assert lezo_run("model=hf", "model.path=made", "optim.lr=1", "data=sample", folder="o").code == 0
+
+
+def test_a_prefix_whose_first_values_are_gone_is_made_again_or_refused(
+    lezo_run: Runner, lezo_replay: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = lezo_run("optim=mezo", "peft=prefix")
+    (ran.folder / "prefix.safetensors").unlink()
+    assert lezo_replay("out", "replay.out=made")[0] == 0
+    real = adapter.activations
+    monkeypatch.setattr(adapter, "activations", lambda *given: [v * (1 + 1e-6) for v in real(*given)])
+    code, _, err = lezo_replay("out", "replay.out=other")
+    assert code == 1 and "prefix.safetensors" in err and "not the base weights" in err
 
 
 def test_a_right_run_is_said_to_be_right(ran: Ran, lezo_replay: Replay) -> None:
