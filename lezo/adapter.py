@@ -73,7 +73,7 @@ def attach(model: Any, adapter: Adapter) -> None:
     elif adapter.name == "prefix":
         model.prefixes = Prefixes(model, adapter.tokens)
     else:
-        _untie_head(model)
+        untie_head(model)
 
 
 class Attached:
@@ -144,7 +144,8 @@ def _inject(model: Any, adapter: Adapter) -> None:
             parameter.data = parameter.data.float()
 
 
-def _untie_head(model: Any) -> None:
+def untie_head(model: Any) -> None:
+    """Give the head weights of its own, where it shares the embeddings'."""
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone())
     model.config = copy.deepcopy(model.config)  # which another model may share

@@ -10,7 +10,7 @@ from typing import Any
 from lezo import __version__, story
 from lezo.adapter import Adapter
 from lezo.compose import quoted
-from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.config import Calibration, FirstOrderConfig, MezoConfig, RunConfig
 from lezo.plan import Plan
 
 
@@ -20,7 +20,12 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     if plan.adapter is not None:
         rows["trained"] = _trained(plan, plan.adapter)
     if config.task.demos:
-        rows["demos"] = f"{config.task.demos} solved examples in every prompt"
+        own = ", other ones for each test example" if plan.parts.splits.own_demos else ""
+        rows["demos"] = f"{config.task.demos} solved examples in every prompt{own}"
+    if config.eval.calibration is not Calibration.none:
+        rows["calibration"] = f"{config.eval.calibration.name}: less the score after a prompt without content"
+    if config.fits_head:
+        rows["training"] = f"logistic regression of the head's rows of the answers on {len(plan.train)} rows"
     if config.trains:
         rows |= {"optimizer": _optimizer(config, plan), "training": _training(config, plan)}
     rows |= {"forwards": _forwards(config, plan), "memory": _memory(plan)}
@@ -113,7 +118,8 @@ def _lengths(plan: Plan) -> str:
 def _optimizer(config: RunConfig, plan: Plan) -> str:
     optim = config.optim
     if isinstance(optim, MezoConfig):
-        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}"
+        metric = f"; minimises 1 - {plan.parts.task.metric}" if config.judged else ""
+        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}"
     assert isinstance(optim, FirstOrderConfig)
     clip = "" if optim.clip_norm is None else f", gradient norm at most {optim.clip_norm:g}"
     return f"{optim.name}: lr {optim.lr:g} {optim.schedule.value}{clip}; every block, through gradients"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from lezo.encode import Encoded
+from lezo.evaluate import EvalSet
 from lezo.noise import permutation
-from lezo.pack import Batch, candidate_batch, gold_batch
+from lezo.pack import candidate_batch, gold_batch
 
 
 def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> list[int]:
@@ -21,8 +22,12 @@ def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> li
     return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
 
 
+Objective = Literal["candidates", "lm", "judged choices", "judged texts"]
+"""What batches are for: one of the two losses, or an evaluation of a choice or of a generated text."""
+
+
 class Batches:
-    """step -> its micro-batches on ``device``, a function of (seed, step) alone.
+    """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or to be judged an EvalSet each.
 
     The batch of the next step is prepared on a thread of its own while this one is worked on.
     """
@@ -31,7 +36,7 @@ class Batches:
         self,
         examples: Sequence[Encoded],
         *,
-        loss: Literal["candidates", "lm"],
+        loss: Objective,
         seed: int,
         batch_size: int,
         micro_batch_size: int | None,
@@ -40,15 +45,20 @@ class Batches:
     ) -> None:
         self.examples, self.seed, self.batch_size = examples, seed, batch_size
         self.micro_batch_size = micro_batch_size or batch_size
-        self._collate = gold_batch if loss == "lm" else candidate_batch
-        self._pad, self._device = pad, device
-        self._ahead: tuple[int, Future[list[Batch]]] | None = None
+        self._collate: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
+            "lm": partial(gold_batch, pad=pad, device=device),
+            "candidates": partial(candidate_batch, pad=pad, device=device),
+            "judged choices": lambda chosen: EvalSet(scored=chosen),
+            "judged texts": lambda chosen: EvalSet(prompts=chosen),
+        }
+        self._loss = loss
+        self._ahead: tuple[int, Future[list[Any]]] | None = None
         use = (
             partial(torch.cuda.set_device, device) if device.type == "cuda" else None
         )  # a thread has its own
         self._thread = ThreadPoolExecutor(1, "batches", initializer=use)
 
-    def __call__(self, step: int) -> list[Batch]:
+    def __call__(self, step: int) -> list[Any]:
         """The batch of ``step``; the one after it is begun."""
         ahead = self._ahead
         batch = ahead[1].result() if ahead and ahead[0] == step else self.made(step)
@@ -64,8 +74,8 @@ class Batches:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def made(self, step: int) -> list[Batch]:
+    def made(self, step: int) -> list[Any]:
         """The batch of ``step``, prepared now."""
         drawn, size = self.drawn(step), self.micro_batch_size
         chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
-        return [self._collate(chunk, pad=self._pad, device=self._device) for chunk in chunks]
+        return [self._collate[self._loss](chunk) for chunk in chunks]

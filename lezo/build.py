@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lezo.batches import Batches
+from lezo.batches import Batches, Objective
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.evaluate import Evaluator
 from lezo.journal import Recipe
@@ -19,7 +19,7 @@ from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
 from lezo.plan import Plan
 from lezo.prepare import adapter_of
-from lezo.probe import StreamProbe
+from lezo.probe import JudgedProbe, Probe, StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams
 
@@ -41,17 +41,27 @@ def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
     )
 
 
-def make_optimizer(config: RunConfig, model: nn.Module, layout: Layout, blocks: UniformBlocks) -> Optimizer:
-    """The configured optimizer over the model's trainable tensors."""
+def make_optimizer(
+    config: RunConfig,
+    model: nn.Module,
+    layout: Layout,
+    blocks: UniformBlocks,
+    evaluator: Evaluator | None = None,
+) -> Optimizer:
+    """The configured optimizer over the model's trainable tensors; ``evaluator`` judges where the metric is the objective."""
     optim, device = config.optim, next(model.parameters()).device
     if isinstance(optim, MezoConfig):
         assert optim.lr is not None  # config.check saw to it
         watch = Stopwatch(device)
+        probe: Probe = StreamProbe(Streams(model, layout, watch, compiled=config.model.compile))
+        if config.judged:
+            assert evaluator is not None
+            probe = JudgedProbe(model, lambda split: evaluator(split).score)
         return TwoPoint(
             model,
             layout,
             blocks,
-            StreamProbe(Streams(model, layout, watch, compiled=config.model.compile)),
+            probe,
             lr=optim.lr,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
@@ -80,13 +90,19 @@ def make_batches(config: RunConfig, plan: Plan) -> Batches:
     """The stream of the plan's batches."""
     return Batches(
         plan.train,
-        loss=plan.parts.task.loss,
+        loss=_what_for(config, plan),
         seed=config.seed,
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch_size,
         pad=plan.parts.pad,
         device=plan.device,
     )
+
+
+def _what_for(config: RunConfig, plan: Plan) -> Objective:
+    if not config.judged:
+        return plan.parts.task.loss
+    return "judged texts" if plan.parts.task.generates else "judged choices"
 
 
 def make_recipe(config: RunConfig) -> Recipe:

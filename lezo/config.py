@@ -52,6 +52,31 @@ class Rounding(Enum):
     stochastic = "stochastic"
 
 
+class DemoSets(Enum):
+    """Whose demonstrations: the same in every prompt, or each test example's own, as ICL is published."""
+
+    shared = "shared"
+    each = "each"
+
+
+class Calibration(Enum):
+    """What is taken off a candidate's log-probability: nothing, or that after a prompt without content.
+
+    ``icl_sfc`` leaves the demonstrations in that prompt, ``sfc`` does not.
+    """
+
+    none = "none"
+    sfc = "sfc"
+    icl_sfc = "icl_sfc"
+
+
+class Objective(Enum):
+    """What a zeroth-order optimizer minimises: the task's loss, or one minus its metric."""
+
+    loss = "loss"
+    metric = "metric"
+
+
 class Resume(Enum):
     off = "off"
     auto = "auto"
@@ -81,6 +106,7 @@ class TaskConfig:
     num_test: int | None = 1000
     data_seed: int = 0
     demos: int = 0
+    demo_sets: DemoSets = DemoSets.shared
 
 
 @dataclass
@@ -152,7 +178,7 @@ class ModelConfig:
 
 @dataclass
 class OptimConfig:
-    """optim=none: nothing to set."""
+    """optim=none, icl and lp: nothing to set."""
 
     name: str = MISSING
 
@@ -177,6 +203,7 @@ class MezoConfig(OptimConfig):
     eps: float = 1e-3
     weight_decay: float = 0.0
     rounding: Rounding = Rounding.nearest
+    objective: Objective = Objective.loss
 
 
 @dataclass
@@ -217,6 +244,7 @@ class TrainConfig:
 @dataclass
 class EvalConfig:
     batch_size: int = 32
+    calibration: Calibration = Calibration.none
 
 
 @dataclass
@@ -267,8 +295,18 @@ class RunConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether the run has an optimizer at all."""
-        return self.optim.name != "none"
+        """Whether the run takes steps of an optimizer."""
+        return type(self.optim) is not OptimConfig
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether the head's rows of the answers are fitted at once (linear probing)."""
+        return self.optim.name == "lp"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the metric itself is what the optimizer looks at."""
+        return getattr(self.optim, "objective", None) is Objective.metric
 
     @property
     def first_order(self) -> bool:
@@ -303,6 +341,8 @@ class ReportConfig:
 
 OPTIM_SCHEMAS: dict[str, type[OptimConfig]] = {
     "none": OptimConfig,
+    "icl": OptimConfig,
+    "lp": OptimConfig,
     "fo-sgd": FirstOrderConfig,
     "fo-adamw": FirstOrderConfig,
     "mezo": MezoConfig,
@@ -372,7 +412,7 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
     ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
     """
     problems = [*_out_of_range(config), *_name_problems(config)]
-    problems += [*_data_problems(config), *_model_problems(config)]
+    problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
     if weights:
         problems += _training_problems(config)
     if problems:
@@ -426,8 +466,26 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
-    if config.task.demos > max(config.task.num_train, 0):
+    if config.task.demos > max(config.task.num_train, 0) and config.task.demo_sets is DemoSets.shared:
         yield f"task.demos={config.task.demos}: demonstrations come from the {config.task.num_train} train rows (task.num_train)"
+
+
+def _baseline_problems(config: RunConfig) -> Iterator[str]:
+    task, optim = config.task, config.optim
+    own = task.demo_sets is DemoSets.each
+    if own and (config.trains or config.fits_head):
+        yield f"task.demo_sets=each: each test example has demonstrations of its own; only optim=none and icl take them, not {optim.name}"
+    if own and task.demos == 0:
+        yield "task.demo_sets=each: expected task.demos of at least 1"
+    if optim.name == "icl" and not own:
+        yield "optim=icl: expected task.demo_sets=each (optim=none task.demos=K shows every example the same K)"
+    generates = task.name in TASKS and TASKS[task.name].generates
+    if config.eval.calibration is not Calibration.none and generates:
+        yield f"eval.calibration={config.eval.calibration.name}: {task.name} generates its answers; only candidates are calibrated"
+    if config.eval.calibration is Calibration.icl_sfc and task.demos == 0:
+        yield "eval.calibration=icl_sfc: expected task.demos of at least 1 (sfc needs none)"
+    if config.fits_head and config.task.num_train == 0:
+        yield "task.num_train=0: optim=lp fits the head to at least 1 row of each answer"
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:
@@ -456,7 +514,7 @@ def _is_hub_id(path: str) -> bool:
 def _training_problems(config: RunConfig) -> Iterator[str]:
     if not config.trains:
         if config.peft.name != "none":
-            yield f"peft={config.peft.name}: optim={config.optim.name} trains nothing; leave out one of them"
+            yield f"peft={config.peft.name}: optim={config.optim.name} takes no step; leave out one of them"
         return
     if getattr(config.optim, "lr", None) is None:
         with_peft = "" if config.peft.name == "none" else f" with peft={config.peft.name}"

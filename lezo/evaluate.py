@@ -19,10 +19,14 @@ from tasks.metrics import TEXT_METRICS, accuracy
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A split to evaluate. ``scored`` gives the loss and chooses a candidate; ``prompts`` are to be continued."""
+    """A split to evaluate. ``scored`` gives the loss and chooses a candidate; ``prompts`` are to be continued.
+
+    ``blanks``: where scores are calibrated, ``scored`` with prompts without content.
+    """
 
     scored: Sequence[Encoded] = ()
     prompts: Sequence[Encoded] = ()
+    blanks: Sequence[Encoded] = ()
 
     def __len__(self) -> int:
         return len(self.prompts or self.scored)
@@ -63,7 +67,7 @@ class Evaluator:
         """Loss, score and predictions of the split, which holds at least one example."""
         sums = self._answer_log_probs(split.scored)
         loss = self._loss(split.scored, sums) if split.scored else None
-        records = self._generated(split.prompts) if split.prompts else self._chosen(split.scored, sums)
+        records = self._generated(split.prompts) if split.prompts else self._chosen(split, sums)
         predictions = [record for record, _ in records]
         return Evaluation(loss, sum(score for _, score in records) / len(records), predictions)
 
@@ -86,16 +90,25 @@ class Evaluator:
         losses = [_cross_entropy(_means(e, s), e.gold[0]) for e, s in zip(examples, sums, strict=True)]
         return sum(losses) / len(losses)
 
-    def _chosen(
-        self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]
-    ) -> list[tuple[dict[str, Any], float]]:
+    def _chosen(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[tuple[dict[str, Any], float]]:
+        """By the mean log-probability of a candidate's tokens; calibrated, by their sum less the blank prompt's."""
+        if split.blanks:
+            pairs = zip(sums, self._blank_sums(split.blanks), strict=True)
+            all_scores = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+        else:
+            all_scores = [_means(e, s) for e, s in zip(split.scored, sums, strict=True)]
         records = []
-        for example, candidate_sums in zip(examples, sums, strict=True):
-            scores = _means(example, candidate_sums)
+        for example, scores in zip(split.scored, all_scores, strict=True):
             chosen = _best(scores)
             record = {"index": example.index, "scores": scores, "prediction": chosen, "gold": gold(example)}
             records.append((record, accuracy(chosen, example.gold)))
         return records
+
+    def _blank_sums(self, blanks: Sequence[Encoded]) -> list[list[float]]:
+        """As `_answer_log_probs`; equal ones, which are all of most tasks, are scored once."""
+        distinct = {blank.input_ids: blank for blank in blanks}
+        sums = dict(zip(distinct, self._answer_log_probs(list(distinct.values())), strict=True))
+        return [sums[blank.input_ids] for blank in blanks]
 
     def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
         texts: dict[int, str] = {}

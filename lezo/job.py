@@ -24,6 +24,7 @@ from lezo.evaluate import Evaluation, Evaluator
 from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
 from lezo.identity import Origin, run_hash
 from lezo.journal import Header
+from lezo.linear import fit_head
 from lezo.mirror import WandbMirror
 from lezo.model import load, rebase, save_model, set_dropout
 from lezo.network import Network, check
@@ -90,7 +91,9 @@ class Job:
             self.test = self._scored(
                 evaluator, plan, f"test at step {self.progress.best_step or self.progress.step}"
             )
-        elif len(plan.dev):
+        if self.config.fits_head:
+            self._fit_head(plan, evaluator)
+        if not self.config.trains and len(plan.dev):
             self.dev = evaluator(plan.dev)
             folder.evaluated(0, 0.0, self.dev)
         self._keep(plan, model, folder)
@@ -214,7 +217,7 @@ class Job:
 
     def _train(self, plan: Plan, model: Any, evaluator: Evaluator, folder: RunFolder, header: Header) -> None:
         settings, done = self.config.train, self.progress
-        optimizer = make_optimizer(self.config, model, plan.layout, plan.blocks)
+        optimizer = make_optimizer(self.config, model, plan.layout, plan.blocks, evaluator)
         durable = self._durable(folder, header, plan, model, optimizer)
         self._go_back(durable)
         shown = story.ProgressStory(self.out, settings.steps, plan.parts.task.metric)
@@ -250,6 +253,12 @@ class Job:
         if done.best_step is not None and done.best_step != done.step:
             with story.replaying(self.out, f"weights of step {done.best_step}") as told:
                 durable.bring_to(done.best_step, told)
+
+    def _fit_head(self, plan: Plan, evaluator: Evaluator) -> None:
+        start = time.perf_counter()
+        fit_head(evaluator.network, plan.train, batch_size=self.config.eval.batch_size, pad=plan.parts.pad)
+        self.progress.train_seconds = time.perf_counter() - start
+        self.test = self._scored(evaluator, plan, f"test with a head fitted to {len(plan.train)} rows")
 
     def _durable(
         self, folder: RunFolder, header: Header, plan: Plan, model: Any, optimizer: Optimizer

@@ -14,6 +14,7 @@ from lezo.adapter import Adapter, attach
 from lezo.config import LezoConfig, MezoConfig, RunConfig
 from lezo.encode import Encoded
 from lezo.evaluate import EvalSet, score_chunks
+from lezo.linear import refuse_long_answers
 from lezo.model import Layout, layout, skeleton
 from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
@@ -60,8 +61,11 @@ def make_plan(config: RunConfig) -> Plan:
     """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""
     device = device_of(config)
     dtype = dtype_of(config, device)
-    parts = prepare(config, training=config.trains)
-    train = parts.train() if config.trains else []
+    learns = config.trains or config.fits_head
+    parts = prepare(config, training=learns)
+    train = (parts.judged() if config.judged else parts.train()) if learns else []
+    if config.fits_head:
+        refuse_long_answers(train)
     dev, test = parts.dev(), parts.test()
     examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
     lengths = [len(ids) for example in examples for ids in example.input_ids]
@@ -117,12 +121,14 @@ def _memory(
 
 
 def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks) -> int:
-    """Two copies of the largest block; or gradients, and AdamW's two moments or SGD's momentum."""
+    """Two copies of the largest block, or one of all that moves; or gradients, and AdamW's two moments or SGD's momentum."""
     named = dict(bones.named_parameters())
     if config.first_order:
         states = 3 if config.optim.name == "fo-adamw" else 2 if getattr(config.optim, "momentum", 0.0) else 1
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
+    if config.judged:
+        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in found.always)
     return 2 * max(sizes, default=0)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from lezo.adapter import Adapter
-from lezo.config import DType, LoraConfig, PrefixConfig, RunConfig
+from lezo.config import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
 from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
 from lezo.model import TINY, ModelError, Source, load_config, load_tokenizer, positions
 from tasks import TASKS, Example, Task
-from tasks.sampling import Splits, split
-from tasks.source import DataError
+from tasks.sampling import Splits, demo_sets, split
+from tasks.source import DataError, Pools
 from tasks.source import load as load_pools
 
 
@@ -31,6 +31,7 @@ class Prepared:
     tokenizer: Any
     encoder: Encoder
     pad: int
+    calibration: Calibration
 
     def train(self) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on."""
@@ -38,19 +39,43 @@ class Prepared:
         examples = [_gold_only(e) if lm else e for e in self.splits.train]
         return self._checked(self.encoder.candidates(examples, self.splits.demos))
 
+    def judged(self) -> list[Encoded]:
+        """The training examples as the test set is: all candidates, or prompts to continue."""
+        encode = self.encoder.prompts if self.task.generates else self.encoder.candidates
+        return self._checked(encode(self.splits.train, self.splits.demos))
+
     def dev(self) -> EvalSet:
         """The dev set, which always has a loss."""
-        scored = self._checked(self.encoder.candidates(self.splits.dev, self.splits.demos))
-        return EvalSet(scored, self._prompts(self.splits.dev))
+        dev, demos = self.splits.dev, self.splits.demos
+        scored = self._checked(self.encoder.candidates(dev, demos))
+        prompts = self._checked(self.encoder.prompts(dev, demos)) if self.task.generates else []
+        return EvalSet(scored, prompts, self._blanks(dev))
 
     def test(self) -> EvalSet:
         """The test set: candidates to choose from, or prompts to continue."""
-        if self.task.generates:
-            return EvalSet((), self._prompts(self.splits.test))
-        return EvalSet(self._checked(self.encoder.candidates(self.splits.test, self.splits.demos)))
+        encode = self.encoder.prompts if self.task.generates else self.encoder.candidates
+        encoded = self._checked(self._each(encode, self.splits.test))
+        return (
+            EvalSet((), encoded)
+            if self.task.generates
+            else EvalSet(encoded, (), self._blanks(self.splits.test))
+        )
 
-    def _prompts(self, examples: Sequence[Example]) -> list[Encoded]:
-        return self._checked(self.encoder.prompts(examples, self.splits.demos)) if self.task.generates else []
+    def _blanks(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The same candidates after a prompt without content, where scores are calibrated."""
+        if self.calibration is Calibration.none:
+            return []
+        blank = [replace(example, prompt=example.blank or "") for example in examples]
+        if self.calibration is Calibration.sfc:
+            return self._checked(self.encoder.candidates(blank))
+        return self._checked(self._each(self.encoder.candidates, blank))
+
+    def _each(self, encode: Callable[..., list[Encoded]], examples: Sequence[Example]) -> list[Encoded]:
+        """Encoded behind the run's demonstrations, or each test example behind its own."""
+        if not (self.splits.own_demos and examples):
+            return encode(examples, self.splits.demos)
+        pairs = zip(examples, self.splits.own_demos, strict=True)
+        return [replace(encode([e], own)[0], index=i) for i, (e, own) in enumerate(pairs)]
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
@@ -82,7 +107,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task, taken))
     pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
     pad = next(int(pad) for pad in pads if pad is not None and pad < model_config.vocab_size)
-    return Prepared(task, splits, source, model_config, tokenizer, encoder, pad)
+    return Prepared(task, splits, source, model_config, tokenizer, encoder, pad, config.eval.calibration)
 
 
 def model_source(config: RunConfig) -> Source:
@@ -134,6 +159,7 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     data, wanted = config.data, config.task
     assert data.name is not None  # config.check saw to it
     pools = load_pools(task, data.name, path=data.path, revision=data.revision)
+    own = wanted.demo_sets is DemoSets.each
     splits = split(
         pools.train,
         pools.val,
@@ -141,8 +167,10 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
         num_dev=wanted.num_dev,
         num_test=wanted.num_test,
         data_seed=wanted.data_seed,
-        demos=wanted.demos,
+        demos=0 if own else wanted.demos,
     )
+    if own:
+        return _with_own_demos(splits, pools, wanted)
     if training and not splits.train:
         raise DataError(
             f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={wanted.num_dev} and "
@@ -154,6 +182,16 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
             f"left by task.num_dev={wanted.num_dev}; lower one of them"
         )
     return splits
+
+
+def _with_own_demos(splits: Splits, pools: Pools, wanted: TaskConfig) -> Splits:
+    """Test examples with demonstrations of their own, and, as published, no dev set."""
+    if len(pools.train) < wanted.demos:
+        raise DataError(
+            f"{pools.origin}: task.demos={wanted.demos}, but there are only {len(pools.train)} train rows; lower it"
+        )
+    own = demo_sets(pools.train, len(splits.test), wanted.demos, wanted.data_seed)
+    return replace(splits, train=(), dev=(), own_demos=own)
 
 
 def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:

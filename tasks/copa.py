@@ -17,7 +17,8 @@ class Copa(Task):
         conjunction = _CONJUNCTIONS[row.label("question", ("cause", "effect"))]
         premise = row.text("premise").rstrip().removesuffix(".")
         answers = tuple(" " + _continued(row.text(column)) for column in ("choice1", "choice2"))
-        yield Example(f"{premise} {conjunction}", answers, (row.label("label", ("choice1", "choice2")),))
+        gold = row.label("label", ("choice1", "choice2"))
+        yield Example(f"{premise} {conjunction}", answers, (gold,), blank=conjunction)
 
 
 def _continued(choice: str) -> str:

@@ -33,7 +33,7 @@ def _example(passage: str, query: str, entities: list[str], answers: list[str]) 
         )
     prompt = passage.replace("@highlight\n", "- ") + "\n-"
     filled = tuple(" " + query.replace("@placeholder", entity) for entity in entities)
-    return Example(prompt, filled, tuple(entities.index(answer) for answer in answers))
+    return Example(prompt, filled, tuple(entities.index(answer) for answer in answers), blank="-")
 
 
 def _spanned(span: Row, text: str) -> str:

@@ -15,18 +15,30 @@ class Splits:
     """The run's examples, in sampled order; an example's index is its place in its split.
 
     ``demos`` are the first rows of the train subset; they are shown in every prompt and are
-    therefore no training examples.
+    therefore no training examples. ``own_demos``: instead, those of each test example.
     """
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     test: tuple[Example, ...]
     demos: tuple[Example, ...] = ()
+    own_demos: tuple[tuple[Example, ...], ...] = ()
 
 
 def subset(rows: int, size: int | None, seed: int) -> list[int]:
     """The first ``size`` indices of NumPy's legacy permutation under ``seed``; all where None."""
     return [int(i) for i in np.random.RandomState(seed).permutation(rows)[:size]]
+
+
+def demo_sets(
+    train: Sequence[Example], examples: int, size: int, seed: int
+) -> tuple[tuple[Example, ...], ...]:
+    """For each of so many test examples demonstrations of its own, from all of the train rows (section 2).
+
+    As published: each set is drawn under a seed of its own, and those below 10,000 under ``seed``.
+    """
+    seeds = np.random.RandomState(seed).randint(0, 10000, examples)
+    return tuple(tuple(train[i] for i in subset(len(train), size, int(own))) for own in seeds)
 
 
 def split(

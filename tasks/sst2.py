@@ -12,4 +12,6 @@ class SST2(Task):
 
     def examples(self, row: Row) -> Iterator[Example]:
         gold = row.label("label", ("negative", "positive"))
-        return choice(f"{row.text('sentence').strip()} It was", (" terrible", " great"), gold)
+        return choice(
+            f"{row.text('sentence').strip()} It was", (" terrible", " great"), gold, blank=" It was"
+        )

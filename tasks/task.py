@@ -17,13 +17,15 @@ class Example:
     ``prompt + answers[k]`` is the whole text of candidate k, separator included; the tokenizer side
     strips spaces. ``gold`` are the indices of the right answers, the first being the one to train on.
     A generated answer has a single gold continuation in ``answers`` and every accepted text in
-    ``references``.
+    ``references``. ``blank`` is the prompt without its content, for surface-form calibration; None where the
+    task has none.
     """
 
     prompt: str
     answers: tuple[str, ...]
     gold: tuple[int, ...]
     references: tuple[str, ...] = ()
+    blank: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,6 @@ class Task(ABC):
         """Yield the row's examples (several for a nested release row); raise RowError if it is malformed."""
 
 
-def choice(prompt: str, words: tuple[str, ...], gold: int) -> Iterator[Example]:
+def choice(prompt: str, words: tuple[str, ...], gold: int, *, blank: str = "") -> Iterator[Example]:
     """The one example of a row whose candidates are fixed words."""
-    yield Example(prompt, words, (gold,))
+    yield Example(prompt, words, (gold,), blank=blank)

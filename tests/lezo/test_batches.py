@@ -44,3 +44,11 @@ def test_the_lm_loss_sees_only_the_answers_to_train_on():
         drawn = found.drawn(0)
     assert batch.weight == sum(e.answer_lens[e.gold[0]] for e in drawn)
     assert batch.candidate.tolist() == [e.gold[0] for e in drawn]
+
+
+def test_what_is_judged_is_the_examples_themselves():
+    for loss, split in (("judged choices", "scored"), ("judged texts", "prompts")):
+        with batches(loss=loss, micro_batch_size=3) as found:
+            parts = found(0)
+            assert [len(part) for part in parts] == [3, 1]
+            assert [e for part in parts for e in getattr(part, split)] == found.drawn(0)

@@ -42,7 +42,7 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("seed=null", "expected a whole number"),
         ("model.shape=3", "expected a group of keys or null"),
         ("task=rtee", "unknown; did you mean rte? expected one of boolq, cb, copa,"),
-        ("optim=LeZO", "expected one of fo-adamw, fo-sgd, lezo, mezo, none"),
+        ("optim=LeZO", "expected one of fo-adamw, fo-sgd, icl, lezo, lp, mezo, none"),
         ("model=opt-12b", "unknown; did you mean opt-"),
         ("task=", "unknown; expected one of boolq"),
         ("data=null", "unknown; expected one of hub, local, sample"),
@@ -82,7 +82,7 @@ def test_the_bad_override_is_found_among_good_ones() -> None:
 )
 def test_optimizers_and_models_combine(optim: str, model: str) -> None:
     given = ["model.path=gpt2", "data=sample"] if model == "hf" else []
-    rate = ["optim.lr=1e-3"] if model == "hf" and optim != "none" else []
+    rate = ["optim.lr=1e-3"] if model == "hf" and optim not in ("none", "icl", "lp") else []
     config = compose([f"optim={optim}", f"model={model}", *given, *rate]).config
     assert (config.optim.name, config.model.name) == (optim, model)
 
@@ -234,7 +234,7 @@ LEZO = "defaults: [/schema/optim/lezo@_here_, _self_]\nlr: 1e-3\n"
         ("model", "# @package _global_\nmodel: {path: x, name: a/b}\n", "name 'a/b' would be part of the run"),
         ("model", "# @package _global_\nmodel: {path: x, name: ..}\n", "name '..' would be part of the run folder's"),
         ("model", '# @package _global_\nmodel: {path: x, name: "a\\nb"}\n', r"name 'a\nb' would be part of the"),
-        ("optim", LEZO + "name: ../../up\n", "name '../../up' is not that of its settings; expected one of none, fo"),
+        ("optim", LEZO + "name: ../../up\n", "name '../../up' is not that of its settings; expected one of none, icl"),
         ("optim", LEZO + "name: fo-adamw\n", "name 'fo-adamw' is not that of its settings; expected one of none,"),
         ("task", "name: ../../up\n", "name '../../up' is unknown; expected one of boolq, cb"),
         ("data", "name: ../../up\n", "name '../../up' is unknown; expected one of hub, local, sample"),

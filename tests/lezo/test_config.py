@@ -7,8 +7,10 @@ import pytest
 from lezo import config as rules
 from lezo.compose import compose
 from lezo.config import (
+    Calibration,
     ConfigError,
     DataConfig,
+    DemoSets,
     DType,
     FirstOrderConfig,
     LezoConfig,
@@ -134,9 +136,15 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
         ({"task.demos": 1000}, "leaves none of the 1000 train rows"),
         ({"task.num_train": 0}, "task.num_train=0: training needs at least 1"),
         ({"task.num_dev": 0}, "task.num_dev=0: training needs at least 1"),
+        ({"task.demo_sets": DemoSets.each, "task.demos": 4}, "only optim=none and icl take them, not lezo"),
+        ({"task.demo_sets": DemoSets.each, "optim": NONE}, "expected task.demos of at least 1"),
+        ({"optim": OptimConfig("icl")}, "optim=icl: expected task.demo_sets=each"),
+        ({"eval.calibration": Calibration.sfc, "task.name": "drop"}, "sfc: drop generates its answers"),
+        ({"eval.calibration": Calibration.icl_sfc}, "icl_sfc: expected task.demos of at least 1"),
+        ({"optim": OptimConfig("lp"), "task.num_train": 0}, "optim=lp fits the head to at least 1 row"),
         ({"peft": PeftConfig("head")}, "leaves no decoder block anything to skip; expected optim=mezo"),
         ({"peft": PrefixConfig("prefix"), "model.compile": True}, "only peft=none and lora compile them"),
-        ({"peft": LoraConfig("lora"), "optim": NONE}, "peft=lora: optim=none trains nothing"),
+        ({"peft": LoraConfig("lora"), "optim": NONE}, "peft=lora: optim=none takes no step"),
         ({"peft": LoraConfig("lora"), "optim.lr": None}, "no default learning rate for lezo with peft=lora"),
         ({"peft": PeftConfig("lora")}, "peft: name 'lora' is not that of its settings"),
         ({"model.name": "hf"}, "add model.path=DIR or model.path=OWNER/NAME"),

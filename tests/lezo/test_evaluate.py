@@ -109,3 +109,24 @@ def test_a_model_that_says_nan_has_chosen_nothing_and_is_wrong():
     found = evaluator(model)(EvalSet(same))
     assert math.isnan(found.loss)
     assert (found.score, {record["prediction"] for record in found.predictions}) == (0.0, {None})
+
+
+def test_calibrated_scores_are_summed_and_less_those_after_a_blank_prompt(monkeypatch):
+    model = small_model(dtype=torch.float64)
+    made = [dataclasses.replace(e, gold=(0,)) for e in examples(6)]
+    blanks = [
+        dataclasses.replace(e, input_ids=tuple((0, *ids[len(ids) - n :]) for ids, n in zip(e.input_ids, e.answer_lens, strict=True)))
+        for e in made
+    ]  # fmt: skip
+    blanks[5], made[5] = blanks[0], dataclasses.replace(made[0], index=5)
+    judge, asked = evaluator(model), []
+    real = Evaluator._answer_log_probs
+    monkeypatch.setattr(Evaluator, "_answer_log_probs", lambda self, e: asked.append(len(e)) or real(self, e))
+    found = judge(EvalSet(made, (), blanks))
+    assert asked == [6, 5]  # equal blanks are scored once
+    for e, blank, record in zip(made, blanks, found.predictions, strict=True):
+        pairs = zip(e.input_ids, blank.input_ids, e.answer_lens, strict=True)
+        scores = [plain_log_prob(model, a, n) - plain_log_prob(model, b, n) for a, b, n in pairs]
+        assert record["scores"] == pytest.approx(scores, abs=1e-10)
+        assert record["prediction"] == scores.index(max(scores))
+    assert found.loss == judge(EvalSet(made)).loss

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from lezo.compose import compose
-from lezo.plan import make_plan
+from lezo.encode import EncodeError
+from lezo.plan import Plan, make_plan
+from tasks.prompting import gold_text
+from tasks.source import DataError
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "model.device=cpu"]
 
@@ -35,3 +38,58 @@ def test_memory_counts_weights_and_what_the_optimizer_adds() -> None:
     assert adamw.memory.update == 3 * weights
     assert adamw.memory.activations > mezo.memory.activations
     assert mezo.dtype == torch.float32
+
+
+def text(made: Plan, ids: tuple[int, ...]) -> str:
+    return str(made.parts.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def test_in_context_learning_shows_each_test_example_its_own() -> None:
+    made = plan("optim=icl", "task.demos=2", "task=sst2")
+    assert (len(made.train), len(made.dev), len(made.test)) == (0, 0, 8)
+    for i, (encoded, own) in enumerate(zip(made.test.scored, made.parts.splits.own_demos, strict=True)):
+        prompt = text(made, encoded.input_ids[0])
+        assert encoded.index == i and prompt.startswith(gold_text(own[0]).strip()[:20])
+        assert prompt.count(" It was") == 3
+    assert len(set(made.parts.splits.own_demos)) == 8
+    generated = plan("optim=icl", "task.demos=2", "task=squad").test
+    assert len(generated.prompts) == 8 and not generated.scored
+    with pytest.raises(DataError, match=r"task.demos=99999, but there are only \d+ train rows"):
+        plan("optim=icl", "task.demos=99999")
+
+
+@pytest.mark.parametrize(("calibration", "shown"), [("sfc", 1), ("icl_sfc", 3)])
+def test_calibration_keeps_the_demonstrations_or_not(calibration: str, shown: int) -> None:
+    for optim in ("none", "icl"):
+        made = plan(f"optim={optim}", "task=sst2", "task.demos=2", f"eval.calibration={calibration}")
+        for encoded, blank in zip(made.test.scored, made.test.blanks, strict=True):
+            words = text(made, blank.input_ids[1])
+            assert words.count("It was") == shown and words.endswith("It was great")
+            assert blank.answer_lens == encoded.answer_lens
+    assert not plan("optim=none", "task=sst2").test.blanks
+
+
+def test_a_metric_is_judged_on_all_candidates_or_on_texts() -> None:
+    copa = plan("task=copa", "optim=mezo", "optim.objective=metric")
+    assert {len(e.input_ids) for e in copa.train} == {2} and plan("task=copa", "optim=mezo").train[
+        0
+    ].gold == (0,)
+    squad = plan("task=squad", "optim=mezo", "optim.objective=metric")
+    assert all(e.answer_lens == (0,) and e.references for e in squad.train)
+    mezo = plan("optim=mezo", "optim.objective=metric")
+    assert mezo.memory.update == pytest.approx(4 * mezo.parameters, rel=0.01)
+
+
+def test_linear_probing_needs_answers_of_one_token() -> None:
+    assert len(plan("optim=lp").train) == 32
+    with pytest.raises(EncodeError, match="peft=head trains the head for longer ones"):
+        plan("optim=lp", "task=copa")
+
+
+@pytest.mark.parametrize(("peft", "tensors"), [("lora", 2 * 2 * 8 * 64), ("prefix", 5 * 2 * 64)])
+def test_an_adapter_trains_little_and_a_prefix_takes_positions(peft: str, tensors: int) -> None:
+    whole, made = plan("optim=fo-adamw"), plan("optim=fo-adamw", f"peft={peft}")
+    assert (made.parameters, made.trained) == (whole.parameters, 8 * tensors)
+    assert made.memory.update == 3 * 4 * made.trained
+    taken = 5 if peft == "prefix" else 0
+    assert made.parts.encoder.max_length == whole.parts.encoder.max_length - taken

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from lezo import noise
+from lezo.evaluate import EvalSet
 from lezo.model import layout
 from lezo.network import Network
 from lezo.objective import loss
 from lezo.pack import candidate_batch, gold_batch
-from lezo.probe import PlainProbe, StreamProbe
+from lezo.probe import JudgedProbe, PlainProbe, StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams
 from tests.lezo.small_models import CONFIGS, CPU, examples, small_model, weights
@@ -186,3 +187,29 @@ def test_compiled_blocks_make_the_same_losses_from_two_graphs(monkeypatch):
         expected = fast(model)(batch, active, seed=step, eps=EPS).tolist()
         assert compiled(batch, active, seed=step, eps=EPS).tolist() == pytest.approx(expected, abs=1e-12)
     assert 2 <= len(graphs) <= 4
+
+
+@pytest.mark.parametrize("name", ["opt", "qwen2-tied"])
+def test_a_judged_probe_sees_models_moved_by_hand_and_leaves_theta_alone(name):
+    """Tied heads move with their embedding; parts count by their sizes."""
+    model, made = named(name), examples(6)
+    active, before = layout(model).active([1]), weights(model)
+    parts = [EvalSet(made[:4]), EvalSet(made[4:])]
+    storage = {n: p.data_ptr() for n, p in model.named_parameters()}
+    seen = []
+
+    def judge(split):
+        found = loss(Network(model), candidate_batch(split.scored, pad=1, device=CPU)).item()
+        seen.append(found)
+        return found
+
+    got = JudgedProbe(model, judge)(parts, active, seed=5, eps=EPS).tolist()
+    halves = [plain_losses(model, active, candidate_batch(p.scored, pad=1, device=CPU)) for p in parts]
+    for sign in (0, 1):
+        assert got[sign] == pytest.approx(1 - (4 * halves[0][sign] + 2 * halves[1][sign]) / 6, abs=1e-6)
+    assert len(seen) == 4 and got[0] != got[1]
+    assert {n: p.data_ptr() for n, p in model.named_parameters()} == storage
+    with pytest.raises(ZeroDivisionError):
+        JudgedProbe(model, lambda split: 1 / 0)(parts, active, seed=5, eps=EPS)
+    assert {n: p.data_ptr() for n, p in model.named_parameters()} == storage
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())

@@ -389,3 +389,26 @@ def test_hydras_own_launcher_runs_a_sweep(tmp_path: Path) -> None:
     names = [compose([*SMALL, f"seed={seed}"]).job_name for seed in (0, 1)]  # as in a sweep of our own
     results = [json.loads((tmp_path / "out" / name / "result.json").read_text()) for name in names]
     assert [(result["seed"], result["status"]) for result in results] == [(0, "finished"), (1, "finished")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["optim=icl", "task.demos=3"],
+            "3 solved examples in every prompt, other ones for each test example",
+        ),
+        (["optim=none", "eval.calibration=sfc"], "sfc: less the score after a prompt without content"),
+        (["optim=lp", "save_model=true"], "logistic regression of the head's rows of the answers on 32 rows"),
+        (["optim=mezo", "optim.objective=metric", "task=squad"], "minimises 1 - f1"),
+        (["optim=lezo", "optim.objective=metric"], "minimises 1 - accuracy"),
+    ],
+)
+def test_the_baselines_run_to_a_result(options: list[str], said: str, lezo_run: Runner) -> None:
+    ran = lezo_run(*options)
+    assert ran.code == 0 and said in " ".join(ran.out.split())
+    assert ran.result["status"] == "finished" and 0 <= ran.result["test"] <= 1
+    assert (ran.folder / "predictions.jsonl").exists()
+    if "metric" in said or "minimises" in said:
+        losses = [row["loss"] for row in ran.training()]
+        assert len(losses) == 4 and all(0 <= loss <= 1 for loss in losses)

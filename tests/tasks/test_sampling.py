@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks import TASKS, Example
-from tasks.sampling import split, subset
+from tasks.sampling import demo_sets, split, subset
 
 FIRST_FIVE = {
     "sst2": [43787, 16159, 59015, 5108, 67052],
@@ -130,3 +130,10 @@ def test_demos_are_the_first_train_rows_and_no_longer_trained_on():
     assert found.demos == drawn(40)[:2]
     assert found.train == drawn(40)[2:6]
     assert found.dev == parts(train=40).dev
+
+
+def test_each_test_example_has_demonstrations_under_the_published_seeds():
+    rows = [Example(str(i), ("a",), (0,)) for i in range(40)]
+    found = demo_sets(rows, 3, 4, 0)
+    assert found == tuple(tuple(rows[i] for i in subset(40, 4, seed)) for seed in (2732, 9845, 3264))
+    assert demo_sets(rows, 2, 4, 0) == found[:2] and demo_sets(rows, 3, 4, 1) != found
