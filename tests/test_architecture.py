@@ -26,7 +26,7 @@ RUN_LEVEL = {
 }
 SWEEP_LEVEL = {"sweep", "sweep_jobs", "launched"}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
-REPORT_LEVEL = {"report", "dashboard"}
+REPORT_LEVEL = {"report", "run_groups", "dashboard"}
 
 DOORS = {
     "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
