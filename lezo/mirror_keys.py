@@ -67,9 +67,9 @@ KEYS = (
 
 
 def job_type(config: Mapping[str, Any]) -> str:
-    """What a run does, for grouping: its optimizer, with its adapter where it trains one: "mezo", "mezo lora"."""
+    """What a run does, for grouping: its optimizer, with its adapter where it trains one: "mezo", "mezo + lora"."""
     optim, adapter = (_name(config.get(group)) for group in ("optim", "peft"))
-    return optim if adapter == "none" else f"{optim} {adapter}"
+    return optim if adapter == "none" else f"{optim} + {adapter}"
 
 
 def train_keys(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lezo.run_groups import unusual
 from lezo.runs_read import Run
 
 NO_LEZO = (
@@ -107,6 +108,8 @@ def _differences(run: Run, method: str | None) -> Iterator[str]:
     for key, values in expected.items():
         if (value := run.settings.get(key)) not in values:
             yield f"{key} {value}"
+    matched = ("task.demos", "task.demo_sets") if run.optim == "none" else ()
+    yield from (f"{key} {value}" for key, value in unusual(run).items() if key not in matched)
 
 
 @cache

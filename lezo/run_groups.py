@@ -219,15 +219,16 @@ def _named(members: Sequence[list[Run]]) -> list[tuple[str, list[Run]]]:
     keys = sorted(set().union(*said) - set(_ALWAYS)) if said else []
     apart = [key for key in keys if len({one.get(key, "-") for one in said}) > 1]
     return [
-        (_words(one, list(dict.fromkeys([*_ALWAYS, *_unusual(one, runs[0].optim), *apart]))), runs)
+        (_words(one, list(dict.fromkeys([*_ALWAYS, *unusual(runs[0]), *apart]))), runs)
         for one, runs in sorted(zip(said, members, strict=True), key=lambda pair: _order(pair[0]))
     ]
 
 
-def _unusual(said: Mapping[str, str], optim: str) -> list[str]:
-    """Settings that are another method where they are not what they are by default: demonstrations and the like."""
-    defaults = _defaults(optim)
-    return [key for key in _WHERE_SET if key in said and said[key] != _shown(defaults.get(key))]
+def unusual(run: Run) -> dict[str, Any]:
+    """Settings that make another method where they are not what they are by default: demonstrations and the like."""
+    defaults = _defaults(run.optim)
+    said = {key: run.settings[key] for key in _WHERE_SET if key in run.settings}
+    return {key: value for key, value in said.items() if value != defaults.get(key)}
 
 
 def _words(said: Mapping[str, str], keys: Sequence[str]) -> str:

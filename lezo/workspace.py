@@ -75,13 +75,14 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
 def told(name: str, project: str) -> str:
     """The workspace in words, a panel a line."""
     panels = sum(map(len, SECTIONS.values()))
+    width = max(len(panel.title) for members in SECTIONS.values() for panel in members)
     lines = [
         f'workspace "{name}" of project {project}: {panels} panels in {len(SECTIONS)} sections',
         f"runs grouped by {', '.join(GROUPED_BY)}: lines are means over seeds, bands their range",
         f"columns {', '.join(COLUMNS)}",
     ]
     for section, members in SECTIONS.items():
-        lines += ["", section, *(f"  {_in_words(panel)}" for panel in members)]
+        lines += ["", section, *(f"  {panel.title:{width}}  {_in_words(panel)}" for panel in members)]
     return "\n".join(lines)
 
 
@@ -89,7 +90,7 @@ def _in_words(panel: Panel) -> str:
     over = f" against {panel.x}" if panel.x else ""
     swept = f"{', '.join(SWEPT)}, " if panel.kind == "coordinates" else ""
     what = f"{swept}{', '.join(panel.keys)}{over}" or "configuration and summary, differences only"
-    return f"{panel.title:40} {panel.kind:12} {what}"
+    return f"{panel.kind:11}  {what}"
 
 
 def build(name: str, entity: str, project: str) -> Any:

@@ -53,7 +53,7 @@ def test_nothing_of_a_result_is_named_like_an_axis_or_a_metric() -> None:
     [
         ({"optim": {"name": "mezo"}}, "mezo"),
         ({"optim": {"name": "mezo"}, "peft": {"name": "none"}}, "mezo"),
-        ({"optim": {"name": "mezo"}, "peft": {"name": "lora"}}, "mezo lora"),
+        ({"optim": {"name": "mezo"}, "peft": {"name": "lora"}}, "mezo + lora"),
         ({"optim": {"name": "none"}}, "none"),
         ({"seed": 0}, "none"),
     ],

@@ -29,6 +29,8 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
         beside(run_of(tmp_path, train__steps=100, task__num_dev=20))
         == f"{MEZO}; here task.num_dev 20, train.steps 100"
     )
+    shown = beside(run_of(tmp_path, task__demos=4, optim__objective="f1"))
+    assert shown == f"{MEZO}; here task.demos 4, optim.objective f1"
     demos = beside(run_of(tmp_path, optim__name="none", task__demos=32, task__demo_sets="one"))
     assert demos == "62.1 (MeZO paper (arXiv 2305.17333), Table 1); here task.demo_sets one"
     copa = beside(run_of(tmp_path, task__name="copa", task__num_dev=100))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lezo.report_plots import COLOURS, _train_loss, _unit, plots, series
+from lezo.report_plots import COLOURS, _curves, _train_loss, _unit, plots, series
 from lezo.run_groups import groups
 from lezo.runs_read import Reader, read_run
 from tests.lezo.run_folders import config, finished, result, rows, write
@@ -87,8 +87,7 @@ def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_p
 def _shapes(folder: Path) -> tuple[list[int], int]:
     """In the plot of dev loss against steps: lines that are faint and that are not, and bands."""
     found = groups(Reader().runs([folder]))
-    ((_, drawn),) = plots(found, series(found)).items()
-    (svg,) = (plot.svg for plot in drawn if plot.title == "dev loss against step")
+    svg = next(plot.svg for plot in _curves(found, series(found)) if plot.title == "dev loss against step")
     lines = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none;([^"]*)"', svg)
     coloured = [line for line in lines if "var(--c" in line]
     faint = [line for line in coloured if "stroke-opacity: 0.3" in line]
