@@ -35,7 +35,9 @@ class Key:
 
 
 KEYS = (
-    Key("train/loss", "nats", "the batch's loss; of a zeroth-order step the mean of its two", "trained"),
+    Key(
+        "train/loss", "nats", "what the step minimises on its batch; zeroth-order: the mean of two", "trained"
+    ),
     Key("train/lr", "", "learning rate", "trained"),
     Key("train/skipped", "0 or 1", "whether a non-finite loss left the weights alone", "trained"),
     Key("train/g", "nats a unit of z", "projected gradient", "zeroth-order"),

@@ -88,12 +88,12 @@ def beside(run: Run) -> str:
 
 def _method(run: Run) -> str | None:
     """The published name of what the run did."""
-    demos = {"0": "zero-shot", "32": "ICL"}
+    prompted = {"0": "zero-shot", "32": "ICL"}.get(str(run.said("task.demos")))
     tuned = "LP" if run.said("task.name") in _HEAD_TUNED else None
     names = {
         **{"mezo": "MeZO", "mezo + lora": "MeZO LoRA", "mezo + prefix": "MeZO prefix"},
         **{"fo-adamw": "FT", "fo-adamw + head": tuned, "lp": None if tuned else "LP"},
-        "none": demos.get(str(run.said("task.demos"))),
+        **{"none": prompted, "icl": prompted},
     }
     return names.get(run.method)
 
@@ -108,7 +108,7 @@ def _differences(run: Run, method: str | None) -> Iterator[str]:
     for key, values in expected.items():
         if (value := run.settings.get(key)) not in values:
             yield f"{key} {value}"
-    matched = ("task.demos", "task.demo_sets") if run.optim == "none" else ()
+    matched = ("task.demos", "task.demo_sets") if run.optim in ("none", "icl") else ()
     yield from (f"{key} {value}" for key, value in unusual(run).items() if key not in matched)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lezo.published import NO_LEZO, PROTOCOL, Published, beside, comparable, rows_of
-from lezo.run_groups import Group, Spread, Target, by_task, dev_loss, sparsity_families, spread
+from lezo.run_groups import UNTRAINED, Group, Spread, Target, by_task, dev_loss, sparsity_families, spread
 from lezo.runs_read import Run, seconds_a_step
 
 PHASES = ("data", "forward", "perturb", "update")
@@ -52,7 +52,7 @@ def tables(found: Sequence[Group], targets: Targets) -> list[Table]:
     made = [
         _results(found),
         _published(found),
-        _speed([group for group in found if group.optim != "none"], targets),
+        _speed([group for group in found if group.optim not in UNTRAINED], targets),
         _phases(found),
         _memory(found),
         _sparsity(found),

@@ -22,6 +22,7 @@ _WHERE_SET = (
     "eval.calibration",
     "optim.objective",
 )  # the method, not its size
+UNTRAINED = ("none", "icl", "lp")  # optimizers that take no step
 _NEVER = (  # they name the row already, are the seeds, change no result, or are where others' defaults come from
     *("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed"),
     *(*APART, *HOW, *UP_TO_ROUNDING),

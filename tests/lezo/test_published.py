@@ -59,6 +59,10 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
             {"optim__name": "none", "task__demos": 32, "task__demo_sets": "each"},
             "62.1 (MeZO paper (arXiv 2305.17333), Table 1)",
         ),
+        (
+            {"optim__name": "icl", "task__demos": 32, "task__demo_sets": "each"},
+            "62.1 (MeZO paper (arXiv 2305.17333), Table 1)",
+        ),
         ({"optim__name": "lp"}, "68.6 (MeZO paper (arXiv 2305.17333), Table 1)"),
         ({"optim__name": "lp", "task__name": "copa"}, "-"),
         (

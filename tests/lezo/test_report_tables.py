@@ -97,6 +97,13 @@ def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("optim", ["none", "icl", "lp"])
+def test_what_takes_no_step_has_a_result_and_no_speed(tmp_path: Path, optim: str) -> None:
+    finished(tmp_path, optim__name=optim)
+    found = of(tmp_path)
+    assert [row["optimizer"] for row in told(found["results"])] == [optim] and "speed" not in found
+
+
 def test_phases_and_memory_come_from_rows_or_results(made: Path) -> None:
     write(made / "alone", ended=result(task="cb", data="sample", model="tiny", optim="mezo"))
     found = of(made)
