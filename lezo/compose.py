@@ -30,6 +30,7 @@ from yaml import MarkedYAMLError, YAMLError
 from lezo.config import (
     OPTIM_SCHEMAS,
     PEFT_SCHEMAS,
+    BoardConfig,
     ConfigError,
     ReplayConfig,
     ReportConfig,
@@ -43,7 +44,7 @@ _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "run.yaml").is_file())
 GROUPS = ("task", "optim", "model", "peft", "data", "log")
 _ADDED_GROUPS = ("experiment",)  # `+experiment=NAME` is how a recipe is asked for
-_Options = TypeVar("_Options", ReplayConfig, ReportConfig)
+_Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig)
 _COMPOSE_ERRORS = (  # what Hydra and OmegaConf raise; the last are how they stumble over odd values
     *(HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError, OSError),
     *(RecursionError, AttributeError, TypeError),
@@ -124,6 +125,11 @@ def replay_options(overrides: Sequence[str]) -> ReplayConfig:
 def report_options(overrides: Sequence[str]) -> ReportConfig:
     """The options report.* of lezo-report. Raises ConfigError with the first that is not one."""
     return _command_options("report", ReportConfig, overrides)
+
+
+def board_options(overrides: Sequence[str]) -> BoardConfig:
+    """The options board.* of lezo-dashboard. Raises ConfigError with the first that is not one."""
+    return _command_options("board", BoardConfig, overrides)
 
 
 def _command_options(name: str, schema: type[_Options], overrides: Sequence[str]) -> _Options:

@@ -339,6 +339,16 @@ class ReportConfig:
     target_score: float | None = None
 
 
+@dataclass
+class BoardConfig:
+    """For lezo-dashboard: the workspace's name and place on wandb; ``entity`` None is the account's own."""
+
+    entity: str | None = None
+    project: str = "lezo"
+    name: str = "lezo"
+    dry_run: bool = False
+
+
 OPTIM_SCHEMAS: dict[str, type[OptimConfig]] = {
     "none": OptimConfig,
     "icl": OptimConfig,

@@ -96,6 +96,10 @@ class Job:
         if not self.config.trains and len(plan.dev):
             self.dev = evaluator(plan.dev)
             folder.evaluated(0, 0.0, self.dev)
+            if self.mirror:
+                self.mirror.evaluated(0, 0.0, self.dev)
+        if self.mirror and self.test:
+            self.mirror.tested(self.progress.best_step or self.progress.step, self.test, last=True)
         self._keep(plan, model, folder)
 
     def finish(self, status: str, error: str | None, folder: RunFolder) -> None:
@@ -206,6 +210,8 @@ class Job:
     def _zero_shot(self, evaluator: Evaluator, plan: Plan, folder: RunFolder) -> Evaluation:
         test = self._scored(evaluator, plan, "test before training")
         folder.row({"step": 0, "seconds": 0.0, "test_loss": test.loss, "test_score": test.score})
+        if self.mirror and self.config.trains:
+            self.mirror.tested(0, test, last=False)
         return test
 
     def _scored(self, evaluator: Evaluator, plan: Plan, what: str) -> Evaluation:

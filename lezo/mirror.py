@@ -1,5 +1,7 @@
 """How does Weights & Biases see a run? A copy of the files' rows that can neither stall nor kill it.
 
+Their names there, units and axes are those of ``mirror_keys.KEYS``.
+
 Every wandb call happens on a thread of its own, fed by a queue; what fails there is said once and dropped.
 The run folder's files are the truth.
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from lezo import mirror_keys as keys
 from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
 from lezo.record import dev_row, train_row
@@ -45,29 +48,29 @@ class WandbMirror:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
         settings = {
-            "project": project,
-            "group": group,
-            "tags": tags,
-            "mode": mode,
-            "config": dict(config),
-        } | {"id": run_id}
+            **{"project": project, "group": group, "job_type": keys.job_type(config), "tags": tags},
+            **{"mode": mode, "config": dict(config), "id": run_id},
+        }
         self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
         self._thread.start()
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
         """Mirror a train row."""
-        row = train_row(step, seconds, report)
-        phases = {f"time/{phase}": spent for phase, spent in row.pop("phases").items()}
-        self._log("train", row, phases)
+        self._log(keys.train_keys(train_row(step, seconds, report)))
 
     def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
         """Mirror a dev row."""
-        row = dev_row(step, seconds, dev)
-        self._log("dev", {key.removeprefix("dev_"): value for key, value in row.items()})
+        self._log(keys.dev_keys(dev_row(step, seconds, dev)))
 
-    def close(self, summary: Mapping[str, Any]) -> None:
+    def tested(self, step: int, test: Evaluation, *, last: bool) -> None:
+        """Mirror a score on the test set by the weights of ``step``; of the ``last`` one the predictions too."""
+        self._log(keys.test_keys(step, test.loss, test.score))
+        if last:
+            self._put(lambda run: run.log({keys.PREDICTIONS: _table(test)}))
+
+    def close(self, result: Mapping[str, Any]) -> None:
         """Set the result as the summary and finish, within the patience."""
-        self._queue.put(lambda run: run.summary.update(dict(summary)))
+        self._queue.put(lambda run: run.summary.update(keys.result_keys(result)))
         self._queue.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
@@ -75,13 +78,12 @@ class WandbMirror:
         if self._dropped and not self._stopped:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
 
-    def _log(self, prefix: str, row: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
-        """Log a row under its prefix, and ``more`` under its own names."""
-        named = {k if k in ("step", "seconds") else f"{prefix}/{k}": v for k, v in row.items()} | dict(
-            more or {}
-        )
+    def _log(self, row: Mapping[str, Any]) -> None:
+        self._put(lambda run: run.log(dict(row)))
+
+    def _put(self, call: Callable[[Any], None]) -> None:
         if self._queue.qsize() < _QUEUE_ROWS:
-            self._queue.put(lambda run: run.log(named))
+            self._queue.put(call)
         else:
             self._dropped += 1
 
@@ -114,12 +116,21 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
         settings=options,
         **settings,
     )
-    run.define_metric("step")
-    run.define_metric("seconds")
-    run.define_metric("train/*", step_metric="step")
-    run.define_metric("time/*", step_metric="step")
-    run.define_metric("dev/*", step_metric="seconds")
+    for axis in keys.AXES:
+        run.define_metric(axis)
+    for namespace, axis in keys.NAMESPACES.items():
+        run.define_metric(f"{namespace}/*", step_metric=axis)
+    for key in keys.KEYS:
+        if key.best:
+            run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last")
     return run
+
+
+def _table(test: Evaluation) -> Any:
+    import wandb
+
+    columns, rows = keys.prediction_table(test.predictions)
+    return wandb.Table(columns=columns, data=rows)
 
 
 def _has_account() -> bool:

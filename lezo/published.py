@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lezo.run_groups import unusual
 from lezo.runs_read import Run
 
 NO_LEZO = (
@@ -24,9 +25,14 @@ PROTOCOL = (
     "and 1,000 or all test examples; what a run does otherwise is named beside the number. ± is the spread over the "
     "seeds where the source prints one, as the MeZO paper does not."
 )
+_HEAD_TUNED = ("copa", "record", "squad", "drop")  # their "LP" is head tuning: an answer is no single word
 _SIZES = {"task.num_train": (1000,), "task.num_dev": (500,), "task.num_test": (1000, None)}
-_STEPS = {"MeZO": {"train.steps": (20000,), "train.batch_size": (16,)}}
-_STEPS["FT"] = {"train.steps": (625,), "train.batch_size": (8,)}
+_MEZO: Mapping[str, Sequence[Any]] = {"train.steps": (20000,), "train.batch_size": (16,)}
+_FIVE_EPOCHS: Mapping[str, Sequence[Any]] = {"train.steps": (625,), "train.batch_size": (8,)}
+_AS_PUBLISHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    **{"MeZO": _MEZO, "MeZO LoRA": _MEZO, "MeZO prefix": _MEZO, "FT": _FIVE_EPOCHS},
+    "ICL": {"task.demo_sets": ("each",)},
+}
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,14 @@ def beside(run: Run) -> str:
 
 def _method(run: Run) -> str | None:
     """The published name of what the run did."""
-    demos = {"0": "zero-shot", "32": "ICL"}
-    names = {"mezo": "MeZO", "fo-adamw": "FT", "none": demos.get(str(run.said("task.demos")))}
-    return names.get(run.optim)
+    prompted = {"0": "zero-shot", "32": "ICL"}.get(str(run.said("task.demos")))
+    tuned = "LP" if run.said("task.name") in _HEAD_TUNED else None
+    names = {
+        **{"mezo": "MeZO", "mezo + lora": "MeZO LoRA", "mezo + prefix": "MeZO prefix"},
+        **{"fo-adamw": "FT", "fo-adamw + head": tuned, "lp": None if tuned else "LP"},
+        **{"none": prompted, "icl": prompted},
+    }
+    return names.get(run.method)
 
 
 def _differences(run: Run, method: str | None) -> Iterator[str]:
@@ -92,10 +103,13 @@ def _differences(run: Run, method: str | None) -> Iterator[str]:
         yield "settings unknown"
         return
     small = {"task.num_dev": (100,)} if run.said("task.name") in ("cb", "copa") else {}
-    expected: Mapping[str, Sequence[Any]] = {**_SIZES, **small, **_STEPS.get(method or "", {})}
+    five = _FIVE_EPOCHS if run.method == "fo-adamw + head" else {}
+    expected = {**_SIZES, **small, **_AS_PUBLISHED.get(method or "", {}), **five}
     for key, values in expected.items():
         if (value := run.settings.get(key)) not in values:
             yield f"{key} {value}"
+    matched = ("task.demos", "task.demo_sets") if run.optim in ("none", "icl") else ()
+    yield from (f"{key} {value}" for key, value in unusual(run).items() if key not in matched)
 
 
 @cache

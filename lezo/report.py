@@ -155,7 +155,7 @@ def written(
         for names, members in by_task(found).items()
     }
     tables, numbers = report_tables.tables(found, targets), series(found)
-    heading = f"Runs below {', '.join(map(str, roots))}"
+    heading = f"Runs in {', '.join(map(str, roots))}"
     summary = f"{counted(runs)}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
     return {
         "report.html": page(heading, summary, found, tables, plots(found, numbers), numbers, reload=reload),

@@ -72,8 +72,9 @@ def _table(table: Table) -> str:
     )
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
     return (
-        f"<section>\n<h2>{_text(table.title)}</h2>\n{notes}\n"
-        f'<div class="wide"><table id="{table.name}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n</section>'
+        f"<section>\n<h2>{_text(table.title)}</h2>\n"
+        f'<div class="wide"><table id="{table.name}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
+        f"{notes}\n</section>"
     )
 
 
@@ -87,7 +88,12 @@ def _cell(cell: Cell, number: bool) -> str:
     kind = "number" if number else "long" if length >= _LONG else "short" if length <= _SHORT else ""
     named = f' class="{kind}"' if kind else ""
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    return f"<td{named}{value}>{_text(cell.text)}</td>"
+    return f"<td{named}{value}>{_text(cell.text) if kind else _unbroken(_text(cell.text))}</td>"
+
+
+def _unbroken(text: str) -> str:
+    """A list of settings, which a line may end between but not within: "lr 0.1, eps 0.001"."""
+    return ", ".join(part.replace(" ", "\u00a0") for part in text.split(", "))
 
 
 def _curves(title: str, model: str, members: Sequence[Group], plots: Sequence[Plot], numbers: Series) -> str:
@@ -97,17 +103,22 @@ def _curves(title: str, model: str, members: Sequence[Group], plots: Sequence[Pl
     figures = "\n".join(
         f'<figure role="img" aria-label="{_text(plot.title)}">{plot.svg}</figure>' for plot in plots
     )
-    note = "A line a run, a colour a setting. Train loss is a running mean over a twentieth of the run; runs that have not finished are drawn as far as they came."
+    note = (
+        "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
+        "to the highest, and each run as a faint line. Train loss is a running mean over a twentieth of the run; runs "
+        "that have not finished are drawn as far as they came."
+    )
     return (
-        f'<section>\n<h2>{_text(f"{title}, {model}: curves")}</h2>\n<p class="note">{note}</p>\n'
-        f'<ol class="legend">\n{legend}\n</ol>\n<div class="plots">\n{figures}\n</div>\n</section>'
+        f'<section>\n<h2>{_text(f"{title}, {model}: curves")}</h2>\n<ol class="legend">\n{legend}\n</ol>\n'
+        f'<div class="plots">\n{figures}\n</div>\n<p class="note">{note}</p>\n</section>'
     )
 
 
 def _legend(group: Group, number: int) -> str:
     dash = _DASHES[number // COLOURS % len(_DASHES)]
     line = f'<line x1="0" y1="5" x2="32" y2="5" stroke="var(--c{number % COLOURS})" stroke-width="3" stroke-dasharray="{dash}"/>'
-    return f'<li><svg viewBox="0 0 32 10" aria-hidden="true">{line}</svg>{number + 1}: {_text(f"{group.optim}, {group.setting}")}</li>'
+    said = f"{number + 1}: {group.optim}, {group.setting} (n = {len(group.samples)})"
+    return f'<li><svg viewBox="0 0 32 10" aria-hidden="true">{line}</svg>{_text(said)}</li>'
 
 
 def _text(text: str) -> str:

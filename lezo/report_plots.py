@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lezo.report_curves import Points, stretches
 from lezo.report_tables import PHASES, mean_phases
 from lezo.run_groups import Group, Spread, by_task, sparsity_families, spread
 from lezo.runs_read import Run, seconds_a_step
@@ -30,7 +32,6 @@ _STYLE = {
     **{"axes.edgecolor": _FAINT, "grid.color": _FAINT, "legend.frameon": False, "text.parse_math": False},
 }
 
-Points = Sequence[tuple[float, float]]
 Series = Mapping[tuple[str, str], int]
 
 
@@ -65,39 +66,71 @@ def plots(found: Sequence[Group], numbers: Series) -> dict[tuple[str, str], list
 
 def _curves(members: Sequence[Group], numbers: Series) -> Iterator[Plot]:
     kinds: list[tuple[str, Callable[[Run, bool], Points], bool]] = [
-        ("train loss, smoothed", _train_loss, False),
-        ("dev loss", _dev_loss, True),
         ("dev score %", _dev_score, True),
+        ("dev loss", _dev_loss, True),
+        ("train loss, smoothed", _train_loss, False),
     ]
-    for what, points, marked in kinds:
-        for clock in (False, True):
-            lines = [
-                (numbers[group.optim, group.setting], line)
-                for group in members
-                for run in group.runs
-                if (line := points(run, clock))
-            ]
-            if lines:
+    for clock in (False, True):
+        for what, points, marked in kinds:
+            lines = [_line(group, numbers, points, clock) for group in members]
+            if any(line.runs for line in lines):
                 yield _lines(what, lines, clock=clock, marked=marked)
 
 
-def _lines(what: str, lines: Sequence[tuple[int, Points]], *, clock: bool, marked: bool) -> Plot:
+@dataclass(frozen=True)
+class _Line:
+    """A group's curves: one of each run, and those of one run a seed, which make the mean."""
+
+    number: int
+    runs: Sequence[Points]
+    seeds: Sequence[Points]
+
+
+def _line(group: Group, numbers: Series, points: Callable[[Run, bool], Points], clock: bool) -> _Line:
+    """Runs without a value have no curve."""
+    runs, seeds = ([points(run, clock) for run in some] for some in (group.runs, group.samples))
+    return _Line(
+        numbers[group.optim, group.setting], *(list(filter(_has_value, some)) for some in (runs, seeds))
+    )
+
+
+def _has_value(line: Points) -> bool:
+    return any(y is not None for _, y in line)
+
+
+def _lines(what: str, lines: Sequence[_Line], *, clock: bool, marked: bool) -> Plot:
     figure, axes = _axes()
-    scale, unit = _unit(max(x for _, line in lines for x, _ in line)) if clock else (1.0, "step")
-    for number, line in lines:
-        marker: dict[str, Any] = {"marker": "o", "markersize": 3} if marked or not line[1:] else {}
-        axes.plot(
-            [x / scale for x, _ in line],
-            [y for _, y in line],
-            **_look(number),
-            linewidth=1.3,
-            alpha=0.85,
-            **marker,
-        )
+    longest = max(x for line in lines for points in line.runs for x, _ in points)
+    scale, unit = _unit(longest) if clock else (1.0, "step")
+    for line in lines:
+        _draw(axes, line, scale, marked=marked)
     over = f"wall-clock, {unit}" if clock else "step"
     axes.set_xlabel(over)
     axes.set_title(what, loc="left")
     return Plot(f"{what} against {over}", _svg(figure))
+
+
+def _draw(axes: Axes, line: _Line, scale: float, *, marked: bool) -> None:
+    """A single run as it is; of several the mean with their range, and each run faintly."""
+    alone = len(line.runs) == 1
+    look = _look(line.number) | {"linewidth": 1.3 if alone else 0.7, "alpha": 0.9 if alone else 0.3}
+    for points in line.runs:
+        marker = _marker(marked and alone or len(points) == 1)
+        axes.plot([x / scale for x, _ in points], [_drawn(y) for _, y in points], **look, **marker)
+    for part in [] if alone else stretches(line.seeds, _POINTS):
+        x, whole = [x / scale for x in part.x], part.n == len(line.seeds)
+        look = _look(line.number) | {"linewidth": 1.8 if whole else 0.9}
+        axes.plot(x, part.mean, **look, **_marker(marked or len(x) == 1))
+        axes.fill_between(x, part.low, part.high, color=_colour(line.number), alpha=0.14, linewidth=0)
+
+
+def _marker(wanted: bool) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 3} if wanted else {}
+
+
+def _drawn(value: float | None) -> float:
+    """Where there is no number, nothing is drawn."""
+    return math.nan if value is None else value
 
 
 def _train_loss(run: Run, clock: bool) -> Points:
@@ -117,7 +150,7 @@ def _train_loss(run: Run, clock: bool) -> Points:
 
 
 def _dev_loss(run: Run, clock: bool) -> Points:
-    return [(dev.seconds if clock else float(dev.step), dev.loss) for dev in run.devs if dev.loss is not None]
+    return [(dev.seconds if clock else float(dev.step), dev.loss) for dev in run.devs]
 
 
 def _dev_score(run: Run, clock: bool) -> Points:

@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lezo.published import NO_LEZO, PROTOCOL, Published, beside, comparable, rows_of
-from lezo.run_groups import Group, Spread, Target, by_task, sparsity_families, spread
+from lezo.run_groups import UNTRAINED, Group, Spread, Target, by_task, dev_loss, sparsity_families, spread
 from lezo.runs_read import Run, seconds_a_step
 
 PHASES = ("data", "forward", "perturb", "update")
 _LABELS = ("task", "model", "optimizer", "setting")
 _SAMPLE = "Sample data are synthetic: no published number is comparable with a score on them, and none stands beside one."
+
+STAR = "\u2605"
+_GRID = (
+    f"{STAR}: of runs that differ in their learning rate only, the one with the lowest mean dev loss, as the published "
+    "protocol chooses; test scores have no say. Published numbers stand beside that one."
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def tables(found: Sequence[Group], targets: Targets) -> list[Table]:
     made = [
         _results(found),
         _published(found),
-        _speed([group for group in found if group.optim != "none"], targets),
+        _speed([group for group in found if group.optim not in UNTRAINED], targets),
         _phases(found),
         _memory(found),
         _sparsity(found),
@@ -80,15 +86,12 @@ def comma_separated(found: Sequence[Table]) -> str:
 
 
 def _results(found: Sequence[Group]) -> Table:
+    searched = any(group.rates > 1 for group in found)
     columns = (
         *_LABELS,
-        "test %",
-        "finished",
-        "runs",
-        "dev %",
-        "dev loss",
-        "before training %",
-        "published %",
+        *("test %", "finished", "runs", "dev %", "dev loss"),
+        *(["learning rate"] if searched else []),
+        *("untrained %", "published %"),
     )
     rows = [
         [
@@ -97,15 +100,22 @@ def _results(found: Sequence[Group]) -> Table:
             _count(len(group.finished)),
             _count(len(group.runs)),
             _percent(group.spread(lambda run: run.number("dev"))),
-            _mean(group.spread(lambda run: run.number("dev_loss"))),
+            _mean(dev_loss(group)),
+            *([_chosen(group)] if searched else []),
             _percent(group.spread(lambda run: run.number("zero_shot"))),
-            Cell(beside(group.runs[0])),
+            Cell(beside(group.runs[0]) if group.best else "-"),
         ]
         for group in found
     ]
     mean = "Mean ± standard deviation over the seeds whose runs finished; of a single seed there is no deviation."
     dev = "Dev is that of the best step, the one of the lowest dev loss, whose weights are tested."
-    return Table("results", "Results", columns, rows, [f"{mean} {dev}", *_cautions(found)])
+    grid = [_GRID] if searched else []
+    return Table("results", "Results", columns, rows, [f"{mean} {dev}", *grid, *_cautions(found)])
+
+
+def _chosen(group: Group) -> Cell:
+    """The star of a learning-rate grid."""
+    return Cell(f"{STAR} best of {group.rates}" if group.best and group.rates > 1 else "-")
 
 
 def _cautions(found: Sequence[Group]) -> list[str]:
@@ -222,7 +232,7 @@ def _sparsity(found: Sequence[Group]) -> Table:
             Cell(next((str(run.result["blocks"]) for run in group.runs if run.result.get("blocks")), "-")),
             _count(len(group.finished)),
             _percent(group.spread(lambda run: run.number("test"))),
-            _mean(group.spread(lambda run: run.number("dev_loss"))),
+            _mean(dev_loss(group)),
             _mean(spread(map(seconds_a_step, group.runs))),
         ]
         for family in families

@@ -5,16 +5,28 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from lezo.identity import APART, HOW, UP_TO_ROUNDING, within
+from omegaconf import MISSING, OmegaConf
+
+from lezo.config import OPTIM_SCHEMAS, OptimConfig, RunConfig
+from lezo.identity import APART, HOW, UP_TO_ROUNDING, settings, within
 from lezo.runs_read import Run
 
 _ALWAYS = ("optim.lr", "optim.eps", "optim.sparsity")
-_NEVER = (  # they name the row already, are the seeds, or change no result
-    *("task.name", "model.name", "optim.name", "data.name", "seed", "task.data_seed"),
-    *(*APART, *HOW, *UP_TO_ROUNDING, "model.lr"),
+_WHERE_SET = (
+    "task.demos",
+    "task.demo_sets",
+    "eval.calibration",
+    "optim.objective",
+)  # the method, not its size
+UNTRAINED = ("none", "icl", "lp")  # optimizers that take no step
+_NEVER = (  # they name the row already, are the seeds, change no result, or are where others' defaults come from
+    *("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed"),
+    *(*APART, *HOW, *UP_TO_ROUNDING),
+    *("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps"),
 )
 
 
@@ -29,13 +41,25 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one task, model, optimizer and setting; ``setting`` says in words what it is."""
+    """Runs of one task, model, optimizer and setting; ``setting`` says in words what it is.
+
+    ``optim`` has the adapter beside it: "mezo + lora". ``rates``: how many groups that have finished runs differ
+    from this one in their learning rate only, itself included; ``best``: whether of those it is the one to report.
+    """
 
     title: str
     model: str
     optim: str
     setting: str
     runs: Sequence[Run]
+    rates: int = 1
+    best: bool = True
+
+    @property
+    def samples(self) -> list[Run]:
+        """One run a seed, for curves: the last that finished, else the one that came furthest."""
+        seeds = {run.seed: run for run in sorted(self.runs, key=_came)}
+        return list(seeds.values())
 
     @property
     def finished(self) -> list[Run]:
@@ -68,6 +92,11 @@ class Target:
         return self.loss is not None and loss is not None and loss <= self.loss
 
 
+def _came(run: Run) -> tuple[bool, int]:
+    """How far; `sorted` leaves the later of equals later."""
+    return run.finished, max((row[-1].step for row in (run.steps, run.devs) if row), default=-1)
+
+
 def spread(values: Iterable[float | None]) -> Spread | None:
     """Of the values that are there; None of none."""
     there = [value for value in values if value is not None]
@@ -80,21 +109,59 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     """The groups by task, model and optimizer; runs that finished later come later within each."""
     families: dict[tuple[str, str, str], dict[tuple[Any, ...], list[Run]]] = {}
     for run in runs:
-        family = families.setdefault((run.title, run.model, run.optim), {})
+        family = families.setdefault((run.title, run.model, run.method), {})
         family.setdefault(tuple(sorted(_decisive(run).items())), []).append(run)
-    return [
+    found = [
         Group(*names, setting, members)
         for names in sorted(families)
         for setting, members in _named(list(families[names].values()))
     ]
+    grids = {key: _ended(some) for key, some in _gathered(found, _but_rate).items()}
+    return [_judged(group, grids[_but_rate(group)]) for group in found]
+
+
+def _gathered(
+    found: Iterable[Group], key: Callable[[Group], tuple[Any, ...]]
+) -> dict[tuple[Any, ...], list[Group]]:
+    gathered: dict[tuple[Any, ...], list[Group]] = {}
+    for group in found:
+        gathered.setdefault(key(group), []).append(group)
+    return gathered
+
+
+def _but_rate(group: Group) -> tuple[Any, ...]:
+    """All that a group is but its learning rate."""
+    return (group.title, group.model, group.optim, *_rest(group, "optim.lr"))
+
+
+def _but_sparsity(group: Group) -> tuple[Any, ...]:
+    return (group.runs[0].peft, *_rest(group, "optim.sparsity"))
+
+
+def _rest(group: Group, key: str) -> list[tuple[str, str]]:
+    return sorted((k, v) for k, v in _decisive(group.runs[0]).items() if k != key)
+
+
+def _ended(members: Sequence[Group]) -> list[Group]:
+    """Those with a dev loss to judge by, the best first: the lowest mean over the seeds that finished."""
+    known = [(found.mean, place) for place, group in enumerate(members) if (found := dev_loss(group))]
+    return [members[place] for _, place in sorted(known)]
+
+
+def _judged(group: Group, ended: Sequence[Group]) -> Group:
+    """The group as one of its grid; where no two can be compared yet, nothing is chosen."""
+    return replace(group, rates=len(ended), best=group is ended[0]) if len(ended) > 1 else group
+
+
+def dev_loss(group: Group) -> Spread | None:
+    """What learning rates are chosen by: the dev loss of each run's best step. Never a test score."""
+    return group.spread(lambda run: run.number("dev_loss"))
 
 
 def by_task(found: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
     """The groups of each task and model."""
-    tasks: dict[tuple[str, str], list[Group]] = {}
-    for group in found:
-        tasks.setdefault((group.title, group.model), []).append(group)
-    return tasks
+    tasks = _gathered(found, lambda group: (group.title, group.model))
+    return {(title, model): members for (title, model), members in tasks.items()}
 
 
 def target(members: Sequence[Group], loss: float | None, score: float | None) -> Target | None:
@@ -123,11 +190,8 @@ def _best(run: Run) -> float | None:
 
 def sparsity_families(members: Sequence[Group]) -> list[list[Group]]:
     """Groups of one task and model that differ in sparsity only, mezo being 0; by sparsity."""
-    families: dict[tuple[Any, ...], list[Group]] = {}
-    for group in members:
-        if group.optim in ("mezo", "lezo") and group.runs[0].sparsity is not None:
-            rest = {k: v for k, v in _decisive(group.runs[0]).items() if k != "optim.sparsity"}
-            families.setdefault(tuple(sorted(rest.items())), []).append(group)
+    blocked = [g for g in members if g.runs[0].optim in ("mezo", "lezo") and g.runs[0].sparsity is not None]
+    families = _gathered(blocked, _but_sparsity)
     ordered = [
         sorted(family, key=lambda group: group.runs[0].sparsity or 0.0) for family in families.values()
     ]
@@ -139,7 +203,15 @@ def _decisive(run: Run) -> dict[str, str]:
     if not run.settings:
         keys = (*_ALWAYS, "optim.weight_decay")
         return {key: _shown(value) for key in keys if (value := run.said(key)) is not None}
-    return {key: _shown(value) for key, value in run.settings.items() if not within(key, _NEVER)}
+    said = {**_defaults(run.optim), **run.settings}
+    return {key: _shown(value) for key, value in said.items() if not within(key, _NEVER)}
+
+
+@cache
+def _defaults(optim: str) -> dict[str, Any]:
+    """What a setting was in the folders of versions that did not have it yet: what it is by default now."""
+    config = RunConfig(optim=OPTIM_SCHEMAS.get(optim, OptimConfig)())
+    return {key: value for key, value in settings(OmegaConf.to_yaml(config)).items() if value != MISSING}
 
 
 def _named(members: Sequence[list[Run]]) -> list[tuple[str, list[Run]]]:
@@ -148,9 +220,16 @@ def _named(members: Sequence[list[Run]]) -> list[tuple[str, list[Run]]]:
     keys = sorted(set().union(*said) - set(_ALWAYS)) if said else []
     apart = [key for key in keys if len({one.get(key, "-") for one in said}) > 1]
     return [
-        (_words(one, [*_ALWAYS, *apart]), runs)
+        (_words(one, list(dict.fromkeys([*_ALWAYS, *unusual(runs[0]), *apart]))), runs)
         for one, runs in sorted(zip(said, members, strict=True), key=lambda pair: _order(pair[0]))
     ]
+
+
+def unusual(run: Run) -> dict[str, Any]:
+    """Settings that make another method where they are not what they are by default: demonstrations and the like."""
+    defaults = _defaults(run.optim)
+    said = {key: run.settings[key] for key in _WHERE_SET if key in run.settings}
+    return {key: value for key, value in said.items() if value != defaults.get(key)}
 
 
 def _words(said: Mapping[str, str], keys: Sequence[str]) -> str:

@@ -87,6 +87,16 @@ class Run:
         return str(self.said("optim.name"))
 
     @property
+    def peft(self) -> str:
+        """The adapter that is trained; "none" too where a folder knows of none."""
+        return str(self.said("peft.name") or "none")
+
+    @property
+    def method(self) -> str:
+        """The optimizer's name, with the adapter it trains: "mezo + lora"."""
+        return self.optim if self.peft == "none" else f"{self.optim} + {self.peft}"
+
+    @property
     def sparsity(self) -> float | None:
         """The fraction of blocks skipped: of mezo 0, None of what has none."""
         return 0.0 if self.optim == "mezo" else _finite(self.said("optim.sparsity"))
@@ -102,7 +112,13 @@ class Run:
         return self.status == "finished"
 
 
-_IN_RESULT = {"task.name": "task", "data.name": "data", "model.name": "model", "optim.name": "optim"}
+_IN_RESULT = {
+    "task.name": "task",
+    "data.name": "data",
+    "model.name": "model",
+    "optim.name": "optim",
+    "peft.name": "peft",
+}
 
 
 @dataclass

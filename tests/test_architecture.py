@@ -26,14 +26,15 @@ RUN_LEVEL = {
 }
 SWEEP_LEVEL = {"sweep", "sweep_jobs", "launched"}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
-REPORT_LEVEL = {"report"}
+REPORT_LEVEL = {"report", "run_groups", "dashboard"}
 
 DOORS = {
     "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
     "transformers": {"lezo.model", "lezo.prefix", "lezo.evaluate", "lezo.tiny.pretrain"},
     "peft": {"lezo.adapter"},
     "datasets": {"tasks.source"},
-    "wandb": {"lezo.mirror"},
+    "wandb": {"lezo.mirror", "lezo.workspace"},
+    "wandb_workspaces": {"lezo.workspace"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
     "rich": {
         "lezo.story",
@@ -134,6 +135,8 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
         "lezo.bench",
         "lezo.report",
         "lezo.report_page",
+        "lezo.dashboard",
+        "lezo.workspace",
         "lezo.sweep",
         "lezo.launched",
     ],

@@ -11,7 +11,10 @@ PHASES = {"data": 0.001, "forward": 0.1, "perturb": 0.05, "update": 0.02}
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """A configuration; a change such as ``optim__lr=1e-3`` sets a key within a group."""
+    """A configuration; a change such as ``optim__lr=1e-3`` sets a key within a group.
+
+    Like those of earlier versions it lacks what came later, such as ``peft``.
+    """
     made: dict[str, Any] = {
         "seed": 0,
         "task": {
@@ -38,7 +41,7 @@ def config(**changes: Any) -> dict[str, Any]:
         *groups, last = key.split("__")
         place = made
         for group in groups:
-            place = place[group]
+            place = place.setdefault(group, {})
         place[last] = value
     if made["optim"]["name"] == "mezo":
         del made["optim"]["sparsity"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 
 from lezo.evaluate import Evaluation
 from lezo.mirror import WandbMirror
+from lezo.mirror_keys import AXES, KEYS, NAMESPACES, dev_keys, result_keys, train_keys
 from lezo.optim import StepReport
+from tests.lezo.runs import Runner
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -43,7 +46,7 @@ def fake(patch: pytest.MonkeyPatch, **does: Any) -> None:
     """A wandb that does nothing, except what it is given."""
     doings = {name: lambda *_, **__: None for name in ("define_metric", "log", "finish")} | does
     init = doings.pop("init", lambda **_: SimpleNamespace(**doings, summary={}))
-    module = SimpleNamespace(Settings=dict, init=init, api=SimpleNamespace(api_key=None))
+    module = SimpleNamespace(Settings=dict, init=init, Table=dict, __spec__=ModuleSpec("wandb", None))
     patch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
 
 
@@ -106,32 +109,75 @@ def test_an_offline_run_can_be_read_back_and_holds_no_secret(tmp_path: Path) -> 
     ).stdout
     records = [json.loads(line) for line in text.splitlines()]
     (run,) = (record["run"] for record in records if record["type"] == "run")
-    assert run["run_group"] == "mine"
+    assert (run["run_group"], run["job_type"]) == ("mine", "lezo")
     assert set(run["tags"]) == {"rte (sample)", "lezo", "tiny", "extra"}
     assert run["config"]["update"]["train"]["steps"] == 2
     metrics = [record["metric"] for record in records if record["type"] == "metric"]
-    assert {metric["glob_name"]: metric["step_metric"] for metric in metrics if "glob_name" in metric} == {
-        "train/*": "step",
-        "time/*": "step",
-        "dev/*": "seconds",
-    }
+    axes = {metric["glob_name"]: metric["step_metric"] for metric in metrics if "glob_name" in metric}
+    assert axes == {f"{namespace}/*": axis for namespace, axis in NAMESPACES.items()}
+    kept = {metric["name"]: metric["summary"] for metric in metrics if "summary" in metric}
+    assert kept == {"dev/loss": {"min": True, "last": True}, "dev/score": {"max": True, "last": True}}
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "test_score" not in row]  # the score before training is in the summary
+    mirrored = [item for item in history if {"train/loss", "dev/loss"} & set(item)]
     assert [
-        _named_for_wandb(row).items() <= item.items() for row, item in zip(rows, history, strict=True)
+        _named_for_wandb(row).items() <= item.items()
+        for row, item in zip([row for row in rows if "test_score" not in row], mirrored, strict=True)
     ] == [True] * 5
-    assert [item["train/memory"] > 0 for item in history if "train/loss" in item] == [True] * 2
+    assert [item["memory/peak_gib"] > 0 for item in mirrored if "train/loss" in item] == [True] * 2
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    tests = [(item["step"], item["test/score"]) for item in history if "test/score" in item]
+    assert tests == [(0, result["zero_shot"]), (result["best_step"], result["test"])]
     summary: dict[str, Any] = {}
     for record in records:
         summary |= record.get("summary", {}).get("update", {})
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result.items() <= summary.items()
+    assert result_keys(result).items() <= summary.items()
+    assert summary["seconds"] == mirrored[-1]["seconds"]  # the axis is what the result has no say in
+    found = {name.partition(".")[0] for name in set(summary).union(*history)}
+    assert {key.name for key in KEYS if key.of in ("every", "trained", "zeroth-order")} <= found
+    (table,) = (tmp_path / "out" / "wandb").rglob("*.table.json")
+    predictions = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    _same_table(json.loads(table.read_text()), [json.loads(line) for line in predictions])
 
 
 def _named_for_wandb(row: dict[str, Any]) -> dict[str, Any]:
     """A row of metrics.jsonl under wandb's names; memory, which is measured anew, left out."""
-    prefix = "dev" if "dev_loss" in row else "train"
-    kept = {k.removeprefix("dev_"): v for k, v in row.items() if k not in ("memory", "phases")}
-    phases = {f"time/{phase}": spent for phase, spent in row.get("phases", {}).items()}
-    return phases | {k if k in ("step", "seconds") else f"{prefix}/{k}": v for k, v in kept.items()}
+    named = dev_keys(row) if "dev_loss" in row else train_keys(row)
+    return {name: value for name, value in named.items() if name != "memory/peak_gib"}
+
+
+def _same_table(table: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
+    assert table["columns"] == ["index", "scores", "prediction", "gold", "correct"]
+    assert [(row[0], row[2], row[3]) for row in table["data"]] == [
+        (record["index"], record["prediction"], record["gold"]) for record in predictions
+    ]
+
+
+@pytest.mark.parametrize(
+    ("optim", "of"), [("fo-adamw", ("every", "trained", "first-order")), ("none", ("every",))]
+)
+def test_other_runs_have_the_keys_that_are_theirs(
+    optim: str,
+    of: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: dict[str, Any] = {}
+    fake(monkeypatch, init=lambda **given: _recorder(seen, given))
+    monkeypatch.chdir(tmp_path)
+    ran = Runner(monkeypatch, capsys)(f"optim={optim}", "log=wandb", "train.steps=2", "train.eval_every=1")
+    assert ran.code == 0 and "warning" not in ran.out
+    mine = {key.name for key in KEYS if key.of in of}
+    assert mine <= set(seen)
+    others = {name for name in set(seen) - mine - {"job_type", *AXES} if not name.startswith("result/")}
+    assert others <= {"time/eval"}
+    assert seen["job_type"] == optim
+
+
+def _recorder(seen: dict[str, Any], given: dict[str, Any]) -> SimpleNamespace:
+    """A run of wandb's that keeps the last of everything."""
+    seen["job_type"] = given["job_type"]
+    return SimpleNamespace(
+        log=seen.update, summary=seen, define_metric=lambda *_, **__: None, finish=lambda: None
+    )

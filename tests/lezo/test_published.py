@@ -29,6 +29,10 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
         beside(run_of(tmp_path, train__steps=100, task__num_dev=20))
         == f"{MEZO}; here task.num_dev 20, train.steps 100"
     )
+    shown = beside(run_of(tmp_path, task__demos=4, optim__objective="f1"))
+    assert shown == f"{MEZO}; here task.demos 4, optim.objective f1"
+    demos = beside(run_of(tmp_path, optim__name="none", task__demos=32, task__demo_sets="one"))
+    assert demos == "62.1 (MeZO paper (arXiv 2305.17333), Table 1); here task.demo_sets one"
     copa = beside(run_of(tmp_path, task__name="copa", task__num_dev=100))
     assert copa == "88.0 (MeZO paper (arXiv 2305.17333), Table 1)"
 
@@ -46,6 +50,29 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
         ({"optim__name": "none", "task__demos": 4}, "-"),
         ({"model__name": "opt-66b", "task__name": "squad"}, "-"),
         ({"optim__name": "lezo"}, "none public"),
+        ({"optim__name": "lezo", "peft__name": "lora"}, "none public"),
+        ({"peft__name": "none"}, MEZO),
+        ({"peft__name": "lora"}, "67.9 (MeZO paper (arXiv 2305.17333), Table 1)"),
+        ({"peft__name": "prefix"}, "70.8 (MeZO paper (arXiv 2305.17333), Table 1)"),
+        ({"peft__name": "head"}, "-"),
+        (
+            {"optim__name": "none", "task__demos": 32, "task__demo_sets": "each"},
+            "62.1 (MeZO paper (arXiv 2305.17333), Table 1)",
+        ),
+        (
+            {"optim__name": "icl", "task__demos": 32, "task__demo_sets": "each"},
+            "62.1 (MeZO paper (arXiv 2305.17333), Table 1)",
+        ),
+        ({"optim__name": "lp"}, "68.6 (MeZO paper (arXiv 2305.17333), Table 1)"),
+        ({"optim__name": "lp", "task__name": "copa"}, "-"),
+        (
+            {
+                **{"optim__name": "fo-adamw", "peft__name": "head", "task__name": "squad"},
+                **{"train__steps": 625, "train__batch_size": 8},
+            },
+            "3.7 (MeZO paper (arXiv 2305.17333), Table 1)",
+        ),
+        ({"optim__name": "fo-adamw", "peft__name": "lora"}, "-"),
     ],
 )
 def test_each_method_has_its_own(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

@@ -115,7 +115,7 @@ def test_the_page_loads_draws_and_sorts_in_a_browser(folder: Path, browser: Brow
     page.write_text(html_of(folder))
     dom, console = browser(page, fragment="#sort-results-4-descending")
     assert console == ""
-    assert "<title>Runs below runs</title>" in dom
+    assert "<title>Runs in runs</title>" in dom
     assert column(dom, "results", 4) == ["90.0", "80.0", "70.0", "-", "-"]
     found = probed(page, browser, "--window-size=1200,900")
     assert (found["errors"], found["up"], found["address"]) == ([], "ascending", "#sort-results-4-descending")

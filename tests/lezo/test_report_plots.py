@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lezo.report_plots import COLOURS, _train_loss, _unit, plots, series
+from lezo.report_plots import COLOURS, _curves, _train_loss, _unit, plots, series
 from lezo.run_groups import groups
 from lezo.runs_read import Reader, read_run
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 CURVES = [
     f"{what} against {over}"
-    for what in ("train loss, smoothed", "dev loss", "dev score %")
     for over in ("step", "wall-clock, seconds")
+    for what in ("dev score %", "dev loss", "train loss, smoothed")
 ]
 BARS = "mean seconds a step by phase, a bar a setting"
 
@@ -70,3 +70,25 @@ def test_the_smoothed_loss_is_a_mean_and_has_few_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("longest", "unit"), [(10, "seconds"), (3000, "minutes"), (99999, "hours")])
 def test_time_has_the_unit_that_fits(longest: float, unit: str) -> None:
     assert _unit(longest)[1] == unit
+
+
+def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_path: Path) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5))
+    finished(tmp_path / "alone", (0.7, 0.6, 0.5), optim__lr=0.5)
+    assert _shapes(tmp_path) == ([0, 2], 0)
+    finished(tmp_path / "b", (0.7, 0.65, 0.6), seed=1)
+    assert _shapes(tmp_path) == ([2, 2], 1)
+    write(
+        tmp_path / "c", config(seed=2), rows((0.7, 0.6))
+    )  # so the band is in two: of three runs, and of two
+    assert _shapes(tmp_path) == ([3, 3], 2)
+
+
+def _shapes(folder: Path) -> tuple[list[int], int]:
+    """In the plot of dev loss against steps: lines that are faint and that are not, and bands."""
+    found = groups(Reader().runs([folder]))
+    svg = next(plot.svg for plot in _curves(found, series(found)) if plot.title == "dev loss against step")
+    lines = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none;([^"]*)"', svg)
+    coloured = [line for line in lines if "var(--c" in line]
+    faint = [line for line in coloured if "stroke-opacity: 0.3" in line]
+    return [len(faint), len(coloured) - len(faint)], len(re.findall(r"fill-opacity: 0.14", svg))

@@ -65,6 +65,25 @@ def test_real_data_have_published_rows_and_lezo_the_word_that_there_are_none(tmp
     assert not any("synthetic" in note for note in found["results"].notes)
 
 
+def test_published_numbers_stand_beside_the_learning_rate_that_dev_losses_choose(tmp_path: Path) -> None:
+    big = {"data__name": "hub", "model__name": "opt-30b", "optim__name": "mezo"}
+    for rate, loss, test in ((1e-6, 0.5, 0.6), (1e-7, 0.6, 0.9)):
+        write(tmp_path / str(rate), config(optim__lr=rate, **big), rows(), result(dev_loss=loss, test=test))
+    table = of(tmp_path)["results"]
+    rejected, chosen = told(table)
+    assert (chosen["setting"], chosen["learning rate"]) == ("lr 1e-06, eps 0.001", "\u2605 best of 2")
+    assert chosen["published %"].startswith("66.4 (MeZO paper")
+    assert (rejected["learning rate"], rejected["published %"]) == ("-", "-")
+    assert any("lowest mean dev loss" in note for note in table.notes)
+    assert "\u2605 best of 2" in markdown("x", [table]) and "\u2605 best of 2" in comma_separated([table])
+
+
+def test_without_a_grid_of_learning_rates_there_is_no_such_column(made: Path) -> None:
+    table = of(made)["results"]
+    assert "learning rate" not in table.columns
+    assert not any("\u2605" in note for note in table.notes)
+
+
 def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
     table = of(made)["speed"]
     lezo, mezo, killed = told(table)
@@ -76,6 +95,13 @@ def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
         "rte (sample), tiny: the target is a dev loss of 0.6000, the lowest that every finished run reached."
         in table.notes
     )
+
+
+@pytest.mark.parametrize("optim", ["none", "icl", "lp"])
+def test_what_takes_no_step_has_a_result_and_no_speed(tmp_path: Path, optim: str) -> None:
+    finished(tmp_path, optim__name=optim)
+    found = of(tmp_path)
+    assert [row["optimizer"] for row in told(found["results"])] == [optim] and "speed" not in found
 
 
 def test_phases_and_memory_come_from_rows_or_results(made: Path) -> None:

@@ -97,3 +97,87 @@ def test_only_runs_that_differ_in_nothing_but_sparsity_are_an_ablation(tmp_path:
 
 def test_no_value_has_no_spread() -> None:
     assert spread([None, None]) is None
+
+
+def test_of_a_grid_of_learning_rates_the_lowest_mean_dev_loss_is_best_whatever_the_test_says(
+    tmp_path: Path,
+) -> None:
+    for rate, losses, test in ((1e-6, (0.6, 0.5), 0.9), (1e-7, (0.4, 0.5), 0.1), (1e-5, (0.3, 0.9), 0.5)):
+        for seed, loss in enumerate(losses):
+            ended = result(test=test, dev_loss=loss)
+            write(tmp_path / f"{rate}-{seed}", config(optim__lr=rate, seed=seed), rows(), ended)
+    write(tmp_path / "left", config(optim__lr=1e-4), rows((0.1,)))  # unfinished: cannot be chosen
+    finished(tmp_path / "other", optim__lr=1e-8, optim__sparsity=0.5)  # another setting: no part of the grid
+    marked = {group.setting: (group.rates, group.best) for group in read(tmp_path)}
+    rest = "eps 0.001, sparsity 0.75"
+    assert marked == {
+        f"lr 1e-07, {rest}": (3, True),
+        f"lr 1e-06, {rest}": (3, False),
+        f"lr 1e-05, {rest}": (3, False),
+        f"lr 0.0001, {rest}": (3, False),
+        "lr 1e-08, eps 0.001, sparsity 0.5": (1, True),
+    }
+
+
+def test_of_a_grid_with_one_finished_rate_none_is_chosen(tmp_path: Path) -> None:
+    finished(tmp_path / "a", optim__lr=1e-6)
+    write(tmp_path / "b", config(optim__lr=1e-7), rows((0.1,)))
+    assert [group.rates for group in read(tmp_path)] == [1, 1]
+
+
+def test_adapters_are_methods_of_their_own_and_folders_that_know_of_none_have_none(tmp_path: Path) -> None:
+    finished(tmp_path / "old", optim__name="mezo")
+    full = {"peft__name": "none", "peft__lr": {"zo": 0.001}, "model__lora_lr": {"zo": 0.1}}
+    finished(tmp_path / "new", optim__name="mezo", seed=1, **full)
+    finished(tmp_path / "prefix", optim__name="mezo", peft__name="prefix", peft__lr={"zo": 0.1})
+    for rank in (4, 8):
+        finished(tmp_path / f"lora{rank}", optim__name="mezo", peft__name="lora", peft__rank=rank)
+    assert [(group.optim, group.setting, len(group.runs)) for group in read(tmp_path)] == [
+        ("mezo", "lr 0.001, eps 0.001", 2),
+        ("mezo + lora", "lr 0.001, eps 0.001, peft.rank 4", 1),
+        ("mezo + lora", "lr 0.001, eps 0.001, peft.rank 8", 1),
+        ("mezo + prefix", "lr 0.001, eps 0.001", 1),
+    ]
+
+
+def test_demonstrations_and_the_like_are_named_even_where_all_runs_have_them(tmp_path: Path) -> None:
+    asked = {"task__demos": 32, "task__demo_sets": "each", "eval__calibration": "domain"}
+    finished(
+        tmp_path / "a", optim__name="none", optim__lr=None, optim__eps=None, optim__sparsity=None, **asked
+    )
+    finished(tmp_path / "b", optim__name="mezo", optim__objective="f1")
+    assert [(group.optim, group.setting) for group in read(tmp_path)] == [
+        ("mezo", "lr 0.001, eps 0.001, objective f1"),
+        ("none", "task.demos 32, task.demo_sets each, eval.calibration domain"),
+    ]
+
+
+def test_a_setting_that_an_old_folder_lacks_had_the_default_of_now(tmp_path: Path) -> None:
+    finished(tmp_path / "old")
+    finished(tmp_path / "new", seed=1, train__max_bad_steps=10, optim__rounding="nearest", eval__batch_size=8)
+    finished(tmp_path / "other", seed=2, optim__rounding="stochastic")
+    assert [(group.setting, len(group.runs)) for group in read(tmp_path)] == [
+        ("lr 0.001, eps 0.001, sparsity 0.75, rounding nearest", 2),
+        ("lr 0.001, eps 0.001, sparsity 0.75, rounding stochastic", 1),
+    ]
+
+
+def test_lora_is_another_ablation_than_full_weights(tmp_path: Path) -> None:
+    for name in ("none", "lora"):
+        finished(tmp_path / f"{name}-mezo", optim__name="mezo", peft__name=name)
+        finished(tmp_path / f"{name}-lezo", peft__name=name)
+    families = [f for members in by_task(read(tmp_path)).values() for f in sparsity_families(members)]
+    assert [[group.optim for group in family] for family in families] == [
+        ["mezo", "lezo"],
+        ["mezo + lora", "lezo + lora"],
+    ]
+
+
+def test_curves_have_one_run_a_seed_the_one_that_came_furthest(tmp_path: Path) -> None:
+    write(tmp_path / "a", config(), rows((0.7, 0.6, 0.5, 0.4)))
+    finished(tmp_path / "b", (0.7, 0.6))
+    write(tmp_path / "c", config(), rows((0.7,)))
+    write(tmp_path / "d", config(seed=1), rows((0.7, 0.6)))
+    write(tmp_path / "e", config(seed=1), rows((0.7,)))
+    (group,) = read(tmp_path)
+    assert [Path(run.folder).name for run in group.samples] in (["b", "d"], ["d", "b"])

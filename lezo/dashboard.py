@@ -1,0 +1,55 @@
+"""lezo-dashboard: create a wandb project's workspace, or print what it would be."""
+
+from __future__ import annotations
+
+import sys
+
+HELP = """lezo-dashboard: create the workspace of a wandb project that lezo-run log=wandb mirrors its runs to.
+
+Commands to copy
+  lezo-dashboard board.dry_run=true                       print its panels and their keys: no network, no account
+  lezo-dashboard board.entity=NAME board.project=lezo     create it and print its address
+
+It needs wandb-workspaces (pip install 'lezo[dashboard]'), an account (wandb login) and a project that has a run.
+Each call makes a new workspace; the project's others stay as they are.
+
+Options
+  board.entity    user or team            [the account's own]
+  board.project   log.project of the runs [lezo]
+  board.name      the workspace's name    [lezo]
+  board.dry_run   print it, make nothing  [false]
+"""
+
+
+def main() -> None:
+    """The command. Exits with 0, 1 where no workspace could be made, 2 for bad options, 130 when interrupted."""
+    try:
+        sys.exit(_answer(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _answer(given: list[str]) -> int:
+    from lezo.compose import board_options
+    from lezo.config import ConfigError
+    from lezo.run import complain, words
+    from lezo.workspace import WorkspaceError, save, told
+
+    said, help_wanted = words("lezo-dashboard", given)
+    if help_wanted:
+        print(HELP, end="")
+        return 0
+    try:
+        board = board_options(said)
+        name, project = board.name, board.project
+        print(told(name, project) if board.dry_run else save(name, board.entity, project))
+    except ConfigError as error:
+        return complain(error)
+    except WorkspaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

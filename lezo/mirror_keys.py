@@ -1,0 +1,142 @@
+"""Under which names, in which units and against which axis does wandb show a run? One table. No torch.
+
+``metrics.jsonl`` and ``result.json`` have names of their own; here is what they are called there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+AXES = ("step", "seconds")  # optimizer steps; wall-clock since training began, evaluations included
+NAMESPACES = {"train": "step", "time": "step", "memory": "step", "dev": "seconds", "test": "step"}
+RESULT = "result"  # result.json in the summary, its paths joined by "/"; no axis
+PREDICTIONS = "predictions"  # the table of the last test
+TABLE_ROWS = 1000  # and its size at most: the published number of test examples
+
+Kind = Literal["every", "trained", "zeroth-order", "first-order"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A name on wandb. ``best``: which of its values the summary keeps beside the last. ``of``: the runs that have it."""
+
+    name: str
+    unit: str
+    what: str
+    of: Kind = "every"
+    best: Literal["min", "max"] | None = None
+
+    @property
+    def axis(self) -> str | None:
+        """The axis it is drawn against unless a panel says another; None of a number that a run has one of."""
+        return NAMESPACES.get(self.name.partition("/")[0])
+
+
+KEYS = (
+    Key(
+        "train/loss", "nats", "what the step minimises on its batch; zeroth-order: the mean of two", "trained"
+    ),
+    Key("train/lr", "", "learning rate", "trained"),
+    Key("train/skipped", "0 or 1", "whether a non-finite loss left the weights alone", "trained"),
+    Key("train/g", "nats a unit of z", "projected gradient", "zeroth-order"),
+    Key("train/loss_plus", "nats", "loss at theta + eps z", "zeroth-order"),
+    Key("train/loss_minus", "nats", "loss at theta - eps z", "zeroth-order"),
+    Key("train/gradient_norm", "nats a unit", "norm of the gradient before clipping", "first-order"),
+    Key("time/data", "seconds a step", "waiting for the batch", "trained"),
+    Key("time/forward", "seconds a step", "forward passes; backward too where there is one", "trained"),
+    Key("time/perturb", "seconds a step", "writing the perturbed copies", "zeroth-order"),
+    Key("time/update", "seconds a step", "the update", "trained"),
+    Key("time/eval", "seconds", "a dev evaluation", "trained"),
+    Key("memory/peak_gib", "GiB", "peak so far: of the GPU, without one of the process", "trained"),
+    Key("dev/loss", "nats", "dev loss, which chooses the best step", best="min"),
+    Key("dev/score", "0..1", "dev accuracy or F1", best="max"),
+    Key("test/loss", "nats", "test loss, before training and of the best step"),
+    Key("test/score", "0..1", "test accuracy or F1, before training and of the best step"),
+    Key(PREDICTIONS, "rows", f"the last test, example by example, {TABLE_ROWS} at most"),
+    Key(f"{RESULT}/status", "", "finished, failed or interrupted"),
+    Key(f"{RESULT}/test", "0..1", "test score of the best step"),
+    Key(f"{RESULT}/zero_shot", "0..1", "test score before training"),
+    Key(f"{RESULT}/dev", "0..1", "dev score of the best step"),
+    Key(f"{RESULT}/dev_loss", "nats", "dev loss of the best step"),
+    Key(f"{RESULT}/best_step", "steps", "the step of the lowest dev loss"),
+    Key(f"{RESULT}/seconds/total", "seconds", "the whole run"),
+    Key(f"{RESULT}/seconds/step_median", "seconds a step", "all phases together"),
+    Key(f"{RESULT}/peak_memory_bytes/device", "bytes", "allocated on the GPU"),
+    Key(f"{RESULT}/peak_memory_bytes/host", "bytes", "resident on the host"),
+)
+
+
+def job_type(config: Mapping[str, Any]) -> str:
+    """What a run does, for grouping: its optimizer, with its adapter where it trains one: "mezo", "mezo + lora"."""
+    optim, adapter = (_name(config.get(group)) for group in ("optim", "peft"))
+    return optim if adapter == "none" else f"{optim} + {adapter}"
+
+
+def train_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A train row of metrics.jsonl. Memory comes in bytes and goes in GiB; what there is no number of is left out."""
+    phases = {f"time/{phase}": spent for phase, spent in row["phases"].items()}
+    own = {f"train/{key}": value for key, value in row.items() if key not in (*AXES, "phases", "memory")}
+    used = {"memory/peak_gib": row["memory"] / 2**30, "train/skipped": int(row["skipped"])}
+    return _present({**_axes(row), **own, **phases, **used})
+
+
+def dev_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A dev row of metrics.jsonl."""
+    named = {"dev/loss": row["dev_loss"], "dev/score": row["dev_score"], "time/eval": row["eval_seconds"]}
+    return _present({**_axes(row), **named})
+
+
+def test_keys(step: int, loss: float | None, score: float) -> dict[str, Any]:
+    """The test set, scored with the weights of ``step``."""
+    return _present({"step": step, "test/loss": loss, "test/score": score})
+
+
+def result_keys(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything in a result, each value under its path: "result/seconds/total"."""
+    return dict(_flat(result, RESULT))
+
+
+def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the first predictions: chosen candidates say whether right, lists are text."""
+    shown = [_judged(record) for record in predictions[:TABLE_ROWS]]
+    columns = list(dict.fromkeys(key for record in shown for key in record))
+    texts = {key for record in shown for key, value in record.items() if isinstance(value, list)}
+    return columns, [[_cell(record.get(key), key in texts) for key in columns] for record in shown]
+
+
+def _judged(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A candidate may be one of several right ones; a generated text has its score already."""
+    if "scores" not in record:
+        return dict(record)
+    gold = record["gold"]
+    return {**record, "correct": record["prediction"] in (gold if isinstance(gold, list) else [gold])}
+
+
+def _cell(value: Any, is_text: bool) -> Any:
+    """wandb's columns have one type: where one value is a list, all are text."""
+    if not is_text:
+        return value
+    parts = value if isinstance(value, list) else [value]
+    return "; ".join(f"{part:.4f}" if isinstance(part, float) else str(part) for part in parts)
+
+
+def _axes(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {axis: row[axis] for axis in AXES}
+
+
+def _present(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _name(group: Any) -> str:
+    return str(group.get("name") or "none") if isinstance(group, Mapping) else "none"
+
+
+def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}/{key}")
+    else:
+        yield prefix, node
