@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,9 @@ class Recipe:
     ``path``: folder or hub id; None for the embedded model.
 
     ``decay``: what each update takes off weights that decay, lr * weight_decay.
+
+    ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.loops`), which
+    also made the model; None for a run, whose blocks are the decoder's.
     """
 
     model: str
@@ -71,6 +74,7 @@ class Recipe:
     sparsity: float
     decay: float
     rounding: str
+    blocks: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,7 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
 def _parsed(content: Mapping[str, Any]) -> Header:
     recipe = _typed(Recipe, content["recipe"])
     known = recipe.rounding in ("nearest", "stochastic") and recipe.seed >= 0
+    known = known and all(isinstance(block, str) for block in recipe.blocks or [])
     if not (known and 0 <= recipe.sparsity <= 1 and 0 <= recipe.decay < math.inf):
         raise ValueError(f"a recipe of {recipe}")
     return Header(_typed(Origin, content["origin"]), recipe)
@@ -228,10 +233,13 @@ def _typed(kind: Any, content: Mapping[str, Any]) -> Any:
     expected: dict[str, set[type]] = {
         "int": {int}, "str": {str}, "bool": {bool}, "float": {float, int},
         "str | None": {str, type(None)}, "dict[str, Any] | None": {dict, type(None)},
+        "list[str] | None": {list, type(None)},
     }  # fmt: skip
     for field in fields(kind):
-        if type(content[field.name]) not in expected[str(field.type)]:
-            raise TypeError(f"{field.name} is {content[field.name]!r}")
+        later = field.default is not MISSING  # files of before it was there lack it
+        value = content.get(field.name, field.default) if later else content[field.name]
+        if type(value) not in expected[str(field.type)]:
+            raise TypeError(f"{field.name} is {value!r}")
     return kind(**content)
 
 

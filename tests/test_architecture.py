@@ -30,7 +30,7 @@ REPORT_LEVEL = {"report"}
 
 DOORS = {
     "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
-    "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain"},
+    "transformers": {"lezo.model", "lezo.evaluate", "lezo.tiny.pretrain", "lezo.trainer"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},

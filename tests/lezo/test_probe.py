@@ -1,5 +1,6 @@
 """The fast probe against the plain one, and the plain one against models moved by hand."""
 
+import weakref
 from functools import partial
 
 import pytest
@@ -186,3 +187,43 @@ def test_compiled_blocks_make_the_same_losses_from_two_graphs(monkeypatch):
         expected = fast(model)(batch, active, seed=step, eps=EPS).tolist()
         assert compiled(batch, active, seed=step, eps=EPS).tolist() == pytest.approx(expected, abs=1e-12)
     assert 2 <= len(graphs) <= 4
+
+
+def plain(module, objective):
+    return PlainProbe(module, lambda module, batch: objective())
+
+
+def test_the_plain_probe_gives_a_module_in_two_places_its_parameters_back():
+    layer = torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(layer, torch.nn.Tanh(), layer)
+    parameter, before, x = layer.weight, layer.weight.detach().clone(), torch.ones(3)
+    plus, minus = plain(model, lambda: model(x).sum())(None, ["0.weight"], seed=5, eps=EPS).tolist()
+    assert layer.weight is parameter and torch.equal(parameter, before)
+    for found, moved in zip((plus, minus), noise.perturb(before, 5, "0.weight", EPS), strict=True):
+        by_hand = (model[1](x @ moved.T + layer.bias) @ moved.T + layer.bias).sum()
+        assert found == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+def test_the_plain_probe_holds_the_copies_of_one_sign_at_a_time():
+    layer, copies = torch.nn.Linear(3, 3), []
+
+    def objective():
+        copies.append(weakref.ref(layer.weight))
+        return sum(copy() is not None for copy in copies)
+
+    assert plain(layer, objective)(None, ["weight"], seed=5, eps=EPS).tolist() == [1, 1]
+    assert copies[0] is not copies[1]
+
+
+def test_statistics_begin_alike_for_both_signs():
+    model = torch.nn.BatchNorm1d(3, affine=False)
+    model.weight = torch.nn.Parameter(torch.ones(3))
+    began = []
+
+    def objective():
+        began.append(model.running_mean.clone())
+        return (model(torch.randn(8, 3) + 1) * model.weight).sum()
+
+    plain(model, objective)(None, ["weight"], seed=5, eps=EPS)
+    assert torch.equal(*began)
+    assert not torch.equal(model.running_mean, began[0])
