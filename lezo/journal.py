@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -156,8 +157,9 @@ class Journal:
         self._file.append(data + _CHECKSUM.pack(self._checksum))
 
 
-def read_journal(path: Path) -> JournalFile:
+def read_journal(path: str | os.PathLike[str]) -> JournalFile:
     """Check and read a journal. A record cut short at the end is left out; other damage raises JournalError."""
+    path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -23,8 +23,8 @@ Closure = Callable[[], Tensor | float]
 class LeZO(torch.optim.Optimizer):
     """Layer-wise sparse zeroth-order SGD: each step perturbs and updates some of the blocks, and all else.
 
-    ``opt.step(closure)`` calls the closure twice, with the model at theta + eps z and at theta - eps z, and updates
-    theta by lr g z, g = (l+ - l-) / (2 eps). Or in two parts, where a loop has ``loss.backward()``:
+    ``opt.step(closure)`` calls the closure twice, with the model at theta + eps z and at theta - eps z, and makes
+    theta <- theta - lr g z, g = (l+ - l-) / (2 eps). Or in two parts, where a loop has ``loss.backward()``:
     ``opt.probe(closure)``, which adds up over the parts of a batch until ``opt.step()``.
 
     While it probes, the model has perturbed copies in the places of its parameters. Theta itself is only read, so

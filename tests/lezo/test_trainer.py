@@ -176,6 +176,16 @@ def test_dropout_is_off_and_bf16_and_clipping_do_no_harm(tmp_path):
     assert not same(mixed.model, model())
 
 
+def test_a_loss_that_is_not_finite_is_in_the_logs(tmp_path):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return outputs["logits"].sum() * float("nan")
+
+    made = trainer(tmp_path, compute_loss_func=loss, args={"max_steps": 2, "logging_steps": 1})
+    made.train()
+    assert [row["update_skipped"] for row in made.state.log_history if "loss" in row] == [1, 1]
+    assert same(made.model, model())
+
+
 def test_an_optimizer_of_ones_own_is_used(tmp_path):
     made = model()
     optimizer = LeZO(made, 1e-2, sparsity=0.25, seed=9)
