@@ -1,3 +1,53 @@
-"""lezo: fine-tune language models with forward passes only."""
+"""lezo: fine-tune models with forward passes only.
+
+What is named here is stable (docs/library.md); the modules behind it may change. A name is imported when it is
+first used, for torch and transformers take seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lezo.fingerprint import weights_hash as weights_hash
+    from lezo.journal import JournalError as JournalError
+    from lezo.journal import read_journal as read_journal
+    from lezo.loop_journal import apply_journal as apply_journal
+    from lezo.loops import LeZO as LeZO
+    from lezo.loops import MeZO as MeZO
+    from lezo.noise import normal as normal
+    from lezo.noise import perturb as perturb
+    from lezo.noise import step_seed as step_seed
+    from lezo.noise import update_ as update_
+    from lezo.optim import StepReport as StepReport
+    from lezo.probe import PlainProbe as PlainProbe
+    from lezo.trainer import ZOTrainer as ZOTrainer
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "JournalError": "lezo.journal",
+    "LeZO": "lezo.loops",
+    "MeZO": "lezo.loops",
+    "PlainProbe": "lezo.probe",
+    "StepReport": "lezo.optim",
+    "ZOTrainer": "lezo.trainer",
+    "apply_journal": "lezo.loop_journal",
+    "normal": "lezo.noise",
+    "perturb": "lezo.noise",
+    "read_journal": "lezo.journal",
+    "step_seed": "lezo.noise",
+    "update_": "lezo.noise",
+    "weights_hash": "lezo.fingerprint",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lezo' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -11,7 +11,7 @@ from torch import nn
 
 from lezo.batches import Batches, Objective
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
-from lezo.evaluate import Evaluator
+from lezo.evaluate import Evaluator, error
 from lezo.journal import Recipe
 from lezo.model import Layout
 from lezo.network import Network
@@ -19,7 +19,7 @@ from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
 from lezo.plan import Plan
 from lezo.prepare import adapter_of
-from lezo.probe import JudgedProbe, Probe, StreamProbe
+from lezo.probe import PlainProbe, Probe, StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams
 
@@ -56,7 +56,7 @@ def make_optimizer(
         probe: Probe = StreamProbe(Streams(model, layout, watch, compiled=config.model.compile))
         if config.judged:
             assert evaluator is not None
-            probe = JudgedProbe(model, lambda split: evaluator(split).score)
+            probe = PlainProbe(model, lambda _, parts: error(evaluator, parts))
         return TwoPoint(
             model,
             layout,

@@ -139,6 +139,11 @@ class Evaluator:
         return [self.decode(row) for row in output[:, ids.shape[1] :].tolist()]
 
 
+def error(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:
+    """One minus the score over all parts, each of which counts by its size: an objective without a gradient."""
+    return 1 - sum(evaluator(part).score * len(part) for part in parts) / sum(map(len, parts))
+
+
 def score_chunks(examples: Sequence[Encoded], batch_size: int) -> Iterator[list[tuple[int, Sequence[int]]]]:
     """The forwards of an evaluation: (example, some of its candidates), at most ``batch_size`` sequences each.
 

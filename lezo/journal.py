@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,9 @@ class Recipe:
 
     ``decay``: what each update takes off weights that decay, lr * weight_decay. ``peft``: an `Adapter`'s
     settings, None where the model itself was trained.
+
+    ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.loops`), which
+    also made the model; None for a run, whose blocks are the decoder's.
     """
 
     model: str
@@ -73,6 +77,7 @@ class Recipe:
     decay: float
     rounding: str
     peft: dict[str, Any] | None = None
+    blocks: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +159,9 @@ class Journal:
         self._file.append(data + _CHECKSUM.pack(self._checksum))
 
 
-def read_journal(path: Path) -> JournalFile:
+def read_journal(path: str | os.PathLike[str]) -> JournalFile:
     """Check and read a journal. A record cut short at the end is left out; other damage raises JournalError."""
+    path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -220,6 +226,7 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
 def _parsed(content: Mapping[str, Any]) -> Header:
     recipe = _typed(Recipe, content["recipe"])
     known = recipe.rounding in ("nearest", "stochastic") and recipe.seed >= 0
+    known = known and all(isinstance(block, str) for block in recipe.blocks or [])
     if not (known and 0 <= recipe.sparsity <= 1 and 0 <= recipe.decay < math.inf):
         raise ValueError(f"a recipe of {recipe}")
     return Header(_typed(Origin, content["origin"]), recipe)
@@ -230,12 +237,13 @@ def _typed(kind: Any, content: Mapping[str, Any]) -> Any:
     expected: dict[str, set[type]] = {
         "int": {int}, "str": {str}, "bool": {bool}, "float": {float, int},
         "str | None": {str, type(None)}, "dict[str, Any] | None": {dict, type(None)},
+        "list[str] | None": {list, type(None)},
     }  # fmt: skip
     for field in fields(kind):
-        if field.name not in content and field.default is not MISSING:
-            continue  # of a journal from before there was such a field
-        if type(content[field.name]) not in expected[str(field.type)]:
-            raise TypeError(f"{field.name} is {content[field.name]!r}")
+        later = field.default is not MISSING  # files of before it was there lack it
+        value = content.get(field.name, field.default) if later else content[field.name]
+        if type(value) not in expected[str(field.type)]:
+            raise TypeError(f"{field.name} is {value!r}")
     return kind(**content)
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lezo import noise
+from lezo import noise, philox
 from lezo.model import Layout
-from lezo.probe import Probe
+from lezo.probe import Probe, seeded
 from lezo.stopwatch import Stopwatch
 
 Contributions = Callable[[Any], Iterator[Tensor]]
@@ -100,7 +100,8 @@ class SeededUpdate:
         for name in active:
             theta = self.theta[name]
             decay = self.decay if decays(theta) else 0.0
-            noise.update_(theta, seed, name, coefficient, decay, rounding=self.rounding)
+            c = coefficient.to(philox.compute_dtype(theta))  # losses may be wider than the weights
+            noise.update_(theta, seed, name, c, decay, rounding=self.rounding)
 
     def replay(self, step: int, coefficient: float) -> None:
         """Make an update of a journal."""
@@ -136,12 +137,16 @@ class TwoPoint:
         self.watch = watch or Stopwatch(next(model.parameters()).device)
 
     def step(self, step: int, batch: Any) -> StepReport:
-        """Probe and, where both losses are finite, update. g = (l+ - l-) / (2 eps), in fp32.
+        """Probe and, where both losses are finite, update. The device is waited for once, at the end."""
+        return self.move(step, self.measure(step, batch))
 
-        The device is waited for once, at the end, to read what the step measured.
-        """
+    def measure(self, step: int, batch: Any) -> Tensor:
+        """The losses at theta + eps z and theta - eps z, (2,), of step ``step``; those of parts of a batch add up."""
         seed, active = self.update.drawn(step)
-        losses = self.probe(batch, active, seed=seed, eps=self.eps)
+        return self.probe(batch, active, seed=seed, eps=self.eps)
+
+    def move(self, step: int, losses: Tensor) -> StepReport:
+        """Update by what `measure` found, where both are finite. g = (l+ - l-) / (2 eps), in the losses' precision."""
         g = (losses[0] - losses[1]) / (2 * self.eps)
         coefficient = self.lr * g
         with self.watch("update"):
@@ -223,7 +228,7 @@ class FirstOrder:
     def _backward(self, step: int, batch: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
-        with _seeded(noise.derive(self.seed, "dropout", step), self.parameters[0].device):
+        with seeded(noise.derive(self.seed, "dropout", step), self.parameters[0].device):
             self.model.train(self.dropout)
             with self.autocast():
                 for part in self.objective(batch):
@@ -252,18 +257,3 @@ def _first_order(
     if algorithm == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-
-
-class _seeded:
-    """Torch's global generator under a seed, restored afterwards: dropout can draw from nothing else."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *exception: Any) -> None:
-        self.fork.__exit__(*exception)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lezo import noise
-from lezo.evaluate import EvalSet
 from lezo.objective import contributions
 from lezo.pack import Batch
 from lezo.streams import Streams
@@ -36,55 +36,85 @@ class StreamProbe:
             return torch.stack(list(contributions(self.streams, batch))).sum(0)
 
 
-class JudgedProbe:
-    """The metric itself as objective, which has no gradient (MeZO's F1 on SQuAD): 1 - score, one sign after the other.
-
-    ``judge`` scores an EvalSet, 0..1, as every evaluation does, by choice or by generation. Memory: one copy of
-    the active tensors, in whose place they stand meanwhile; theta's own storage is only read.
-    """
-
-    def __init__(self, module: nn.Module, judge: Callable[[EvalSet], float]) -> None:
-        self.theta, self.judge = dict(module.named_parameters()), judge
-
-    @torch.no_grad()
-    def __call__(self, batch: Sequence[EvalSet], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """As ``Probe``; a batch is its micro-batches."""
-        losses = [self._at(batch, active, seed, eps, sign) for sign in (0, 1)]
-        return torch.tensor(losses, device=next(iter(self.theta.values())).device)
-
-    def _at(self, batch: Sequence[EvalSet], active: Sequence[str], seed: int, eps: float, sign: int) -> float:
-        before = {name: self.theta[name].data for name in active}
-        try:
-            for name in active:
-                self.theta[name].data = noise.perturb(before[name], seed, name, eps)[sign]
-            right = sum(self.judge(part) * len(part) for part in batch)
-        finally:
-            for name, data in before.items():
-                self.theta[name].data = data
-        return 1 - right / sum(map(len, batch))
-
-
 class PlainProbe:
     """The textbook's probe of any module and loss, one sign after the other: the reference of the fast one.
 
-    ``objective`` maps (forward, batch) to the loss, (); ``forward`` stands in for the module. Memory: one copy
-    of the active tensors.
+    ``objective`` maps (module, batch) to the loss: a tensor of one element or a number, in fp32 or wider if g is to
+    be worth anything. While it runs, the module's active parameters are perturbed copies, whoever calls the module.
+    Both signs draw alike from torch's generators, as dropout does. Running statistics (the buffers of modules in
+    training mode) start the same for both, and keep what theta - eps z made of them.
+
+    Memory: one copy of the active tensors, and a second of one of them. Noise is drawn once for each sign.
     """
 
-    def __init__(self, module: nn.Module, objective: Callable[[Callable[..., Any], Any], Tensor]) -> None:
+    def __init__(self, module: nn.Module, objective: Callable[[nn.Module, Any], Tensor | float]) -> None:
         self.module, self.objective = module, objective
 
     @torch.no_grad()
     def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """As ``Probe``."""
-        pairs = {
-            name: noise.perturb(self.module.get_parameter(name).detach(), seed, name, eps) for name in active
-        }
-        losses = [self._at({name: pair[sign] for name, pair in pairs.items()}, batch) for sign in (0, 1)]
-        return torch.stack(losses)
+        """As ``Probe``. ValueError where the loss is not one number."""
+        kept = {id(buffer): buffer.clone() for buffer in self._statistics()}
+        plus = self._at({**self._moved(active, 0, seed, eps), **kept}, batch, seed)
+        return torch.stack([plus, self._at(self._moved(active, 1, seed, eps), batch, seed)])
 
-    def _at(self, moved: dict[str, Tensor], batch: Any) -> Tensor:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(self.module, moved, args, kwargs)
+    def _moved(self, active: Sequence[str], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
+        """Perturbed copies by the identity of what they stand in for."""
+        thetas = {name: self.module.get_parameter(name) for name in active}
+        return {id(theta): noise.perturb(theta, seed, name, eps)[sign] for name, theta in thetas.items()}
 
-        return self.objective(forward, batch)
+    def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
+        device = next(self.module.parameters()).device
+        with _standing_in(self.module, stand_ins), seeded(noise.derive(seed, "objective"), device):
+            return _number(self.objective(self.module, batch), device)
+
+    def _statistics(self) -> list[Tensor]:
+        training = (module for module in self.module.modules() if module.training)
+        return [buffer for module in training for buffer in module.buffers(recurse=False)]
+
+
+@contextmanager
+def _standing_in(module: nn.Module, stand_ins: Mapping[int, Tensor]) -> Iterator[None]:
+    """While it lasts, tensors are in the places of those of these identities, wherever the module has them.
+
+    Not torch's `functional_call`, which leaves the stand-ins where a module is in two places.
+    """
+    owners = list(module.modules())
+    tables: list[dict[str, Any]] = [*(o._parameters for o in owners), *(o._buffers for o in owners)]
+    places = [(table, *item) for table in tables for item in table.items() if id(item[1]) in stand_ins]
+    try:
+        for table, leaf, tensor in places:
+            table[leaf] = stand_ins[id(tensor)]
+        yield
+    finally:
+        for table, leaf, tensor in places:
+            table[leaf] = tensor
+
+
+def _number(loss: Any, device: torch.device) -> Tensor:
+    """A loss as a () tensor on ``device``, in fp32 or wider."""
+    if isinstance(loss, Real):
+        return torch.tensor(float(loss), dtype=torch.float64, device=device)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+        raise ValueError(
+            f"the loss is of {given}; expected a tensor of one element or a number, such as loss.mean()"
+        )
+    return loss.detach().reshape(()).to(device, torch.promote_types(loss.dtype, torch.float32))
+
+
+class seeded:
+    """Torch's global generators under a seed, restored afterwards: dropout can draw from nothing else."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(self.seed)  # a third of a step on a toy is torch.manual_seed
+        else:
+            torch.manual_seed(self.seed)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.fork.__exit__(*exception)

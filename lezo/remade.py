@@ -61,6 +61,11 @@ class Remade:
         self.file, self.options, self.out = _journal_of(run), options, out
         self.journal = read_journal(self.file)
         recipe, origin = self.journal.header.recipe, self.journal.header.origin
+        if recipe.blocks is not None:
+            way = "make the model as that program did, and lezo.apply_journal(model, path) does the rest"
+            raise JournalError(
+                f"{self.file}: written by a program of one's own for its {recipe.model}; {way}"
+            )
         self.step = _asked(self.journal, options.step, self.file)
         self.target = Path(options.out or self.file.parent / "model")
         if not (options.verify and options.out is None):

@@ -30,7 +30,7 @@ REPORT_LEVEL = {"report", "run_groups", "dashboard"}
 
 DOORS = {
     "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
-    "transformers": {"lezo.model", "lezo.prefix", "lezo.evaluate", "lezo.tiny.pretrain"},
+    "transformers": {"lezo.model", "lezo.prefix", "lezo.evaluate", "lezo.tiny.pretrain", "lezo.trainer"},
     "peft": {"lezo.adapter"},
     "datasets": {"tasks.source"},
     "wandb": {"lezo.mirror", "lezo.workspace"},

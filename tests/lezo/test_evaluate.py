@@ -4,9 +4,11 @@ import math
 import pytest
 import torch
 
+from lezo import noise
 from lezo.encode import Encoded
-from lezo.evaluate import EvalSet, Evaluator, gold, score_chunks
+from lezo.evaluate import EvalSet, Evaluator, error, gold, score_chunks
 from lezo.network import Network
+from lezo.probe import PlainProbe
 from tests.lezo.small_models import CPU, examples, small_model
 from tests.lezo.test_objective import plain_candidate_loss, plain_lm_loss, plain_log_prob
 
@@ -130,3 +132,17 @@ def test_calibrated_scores_are_summed_and_less_those_after_a_blank_prompt(monkey
         assert record["scores"] == pytest.approx(scores, abs=1e-10)
         assert record["prediction"] == scores.index(max(scores))
     assert found.loss == judge(EvalSet(made)).loss
+
+
+@torch.no_grad()
+def test_an_error_is_over_all_parts_and_probed_at_moved_weights():
+    model, made = small_model(dtype=torch.float64), examples(7)
+    judge, parts = evaluator(model), [EvalSet(made[:5]), EvalSet(made[5:])]
+    assert error(judge, parts) == pytest.approx(1 - judge(EvalSet(made)).score)
+    name = "model.decoder.embed_tokens.weight"
+    found = PlainProbe(model, lambda _, given: error(judge, given))(parts, [name], seed=5, eps=0.5)
+    before = model.get_parameter(name).clone()
+    for sign in (0, 1):
+        model.get_parameter(name).copy_(noise.perturb(before, 5, name, 0.5)[sign])
+        assert found[sign].item() == error(judge, parts)
+    assert found[0] != found[1]

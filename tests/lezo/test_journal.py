@@ -100,8 +100,16 @@ def test_the_bytes_are_those_of_the_documented_format(path: Path) -> None:
 def test_every_field_of_the_header_comes_back(shape: dict[str, Any] | None, path: Path) -> None:
     recipe = Recipe("hf", "a/b", "main", shape, False, "Zoë", 2**63, 0.0, 0.0, "stochastic")
     origin = Origin("1", "2", "3", "bfloat16", 7, "4", "0.1.0 abc+changes")
-    write(path, [], Header(origin, recipe))
-    assert read_journal(path).header == Header(origin, recipe)
+    for header in (Header(origin, recipe), Header(origin, replace(recipe, blocks=["layers.0", ""]))):
+        write(path, [], header)
+        assert read_journal(str(path)).header == header
+
+
+def test_a_header_of_before_blocks_were_named_is_read(path: Path) -> None:
+    older = header_json().replace(b', "blocks": null', b"")
+    assert older != header_json()
+    path.write_bytes(rebuilt(older, []))
+    assert read_journal(path).header == HEADER
 
 
 def test_a_record_cut_anywhere_is_dropped(path: Path) -> None:
@@ -254,6 +262,8 @@ def test_a_huge_header_length_is_refused(length: int, path: Path) -> None:
         header_json(decay=-0.1),
         header_json(shape=[]),
         header_json(revision=0),
+        header_json(blocks="layers.0"),
+        header_json(blocks=[0]),
         header_json().replace(b'"seed"', b'"sede"'),
         header_json().replace(b'"seed"', b'"more": 1, "seed"'),
     ],

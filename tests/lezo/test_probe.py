@@ -1,17 +1,17 @@
 """The fast probe against the plain one, and the plain one against models moved by hand."""
 
+import weakref
 from functools import partial
 
 import pytest
 import torch
 
 from lezo import noise
-from lezo.evaluate import EvalSet
 from lezo.model import layout
 from lezo.network import Network
 from lezo.objective import loss
 from lezo.pack import candidate_batch, gold_batch
-from lezo.probe import JudgedProbe, PlainProbe, StreamProbe
+from lezo.probe import PlainProbe, StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams
 from tests.lezo.small_models import CONFIGS, CPU, examples, small_model, weights
@@ -189,27 +189,41 @@ def test_compiled_blocks_make_the_same_losses_from_two_graphs(monkeypatch):
     assert 2 <= len(graphs) <= 4
 
 
-@pytest.mark.parametrize("name", ["opt", "qwen2-tied"])
-def test_a_judged_probe_sees_models_moved_by_hand_and_leaves_theta_alone(name):
-    """Tied heads move with their embedding; parts count by their sizes."""
-    model, made = named(name), examples(6)
-    active, before = layout(model).active([1]), weights(model)
-    parts = [EvalSet(made[:4]), EvalSet(made[4:])]
-    storage = {n: p.data_ptr() for n, p in model.named_parameters()}
-    seen = []
+def plain(module, objective):
+    return PlainProbe(module, lambda module, batch: objective())
 
-    def judge(split):
-        found = loss(Network(model), candidate_batch(split.scored, pad=1, device=CPU)).item()
-        seen.append(found)
-        return found
 
-    got = JudgedProbe(model, judge)(parts, active, seed=5, eps=EPS).tolist()
-    halves = [plain_losses(model, active, candidate_batch(p.scored, pad=1, device=CPU)) for p in parts]
-    for sign in (0, 1):
-        assert got[sign] == pytest.approx(1 - (4 * halves[0][sign] + 2 * halves[1][sign]) / 6, abs=1e-6)
-    assert len(seen) == 4 and got[0] != got[1]
-    assert {n: p.data_ptr() for n, p in model.named_parameters()} == storage
-    with pytest.raises(ZeroDivisionError):
-        JudgedProbe(model, lambda split: 1 / 0)(parts, active, seed=5, eps=EPS)
-    assert {n: p.data_ptr() for n, p in model.named_parameters()} == storage
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+def test_the_plain_probe_gives_a_module_in_two_places_its_parameters_back():
+    layer = torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(layer, torch.nn.Tanh(), layer)
+    parameter, before, x = layer.weight, layer.weight.detach().clone(), torch.ones(3)
+    plus, minus = plain(model, lambda: model(x).sum())(None, ["0.weight"], seed=5, eps=EPS).tolist()
+    assert layer.weight is parameter and torch.equal(parameter, before)
+    for found, moved in zip((plus, minus), noise.perturb(before, 5, "0.weight", EPS), strict=True):
+        by_hand = (model[1](x @ moved.T + layer.bias) @ moved.T + layer.bias).sum()
+        assert found == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+def test_the_plain_probe_holds_the_copies_of_one_sign_at_a_time():
+    layer, copies = torch.nn.Linear(3, 3), []
+
+    def objective():
+        copies.append(weakref.ref(layer.weight))
+        return sum(copy() is not None for copy in copies)
+
+    assert plain(layer, objective)(None, ["weight"], seed=5, eps=EPS).tolist() == [1, 1]
+    assert copies[0] is not copies[1]
+
+
+def test_statistics_begin_alike_for_both_signs():
+    model = torch.nn.BatchNorm1d(3, affine=False)
+    model.weight = torch.nn.Parameter(torch.ones(3))
+    began = []
+
+    def objective():
+        began.append(model.running_mean.clone())
+        return (model(torch.randn(8, 3) + 1) * model.weight).sum()
+
+    plain(model, objective)(None, ["weight"], seed=5, eps=EPS)
+    assert torch.equal(*began)
+    assert not torch.equal(model.running_mean, began[0])
