@@ -59,7 +59,17 @@ def test_without_m_a_recipe_is_one_run() -> None:
     assert (config.model.name, config.optim.name, config.train.eval_every) == ("opt-30b", "lezo", 20000)
 
 
-@pytest.mark.parametrize("recipe", ["opt-30b-lezo", "opt-13b-first-order", "opt-13b-zero-shot"])
+PLANNED = [
+    "opt-30b-lezo",
+    "opt-13b-first-order",
+    "opt-13b-zero-shot",
+    "opt-13b-icl",
+    "opt-13b-lora",
+    "opt-30b-prefix",
+]
+
+
+@pytest.mark.parametrize("recipe", PLANNED)
 def test_a_recipe_plans_without_its_weights(recipe: str, lezo_run: Runner, shared: Path) -> None:
     random = ["model.random_weights=true", f"model.tokenizer={shared / 'tokenizers' / 'opt'}"]
     data = ["data=local", f"data.path={shared / 'data'}"]

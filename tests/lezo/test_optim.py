@@ -213,7 +213,7 @@ def test_a_step_waits_for_the_device_once():
     torch.cuda.set_sync_debug_mode("error")
     try:
         losses = optimizer.probe(batch, active, seed=1, eps=1e-3)
-        optimizer._update(active, 1, (losses[0] - losses[1]) / 2e-3)
+        optimizer.update.apply(1, 1e-3 * (losses[0] - losses[1]) / 2e-3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
