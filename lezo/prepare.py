@@ -54,7 +54,7 @@ class Prepared:
     def test(self) -> EvalSet:
         """The test set: candidates to choose from, or prompts to continue."""
         encode = self.encoder.prompts if self.task.generates else self.encoder.candidates
-        encoded = self._checked(self._each(encode, self.splits.test))
+        encoded = self._checked(self.each(encode, self.splits.test))
         return (
             EvalSet((), encoded)
             if self.task.generates
@@ -68,13 +68,18 @@ class Prepared:
         blank = [replace(example, prompt=example.blank or "") for example in examples]
         if self.calibration is Calibration.sfc:
             return self._checked(self.encoder.candidates(blank))
-        return self._checked(self._each(self.encoder.candidates, blank))
+        return self._checked(self.each(self.encoder.candidates, blank))
 
-    def _each(self, encode: Callable[..., list[Encoded]], examples: Sequence[Example]) -> list[Encoded]:
-        """Encoded behind the run's demonstrations, or each test example behind its own."""
-        if not (self.splits.own_demos and examples):
+    @property
+    def demos(self) -> int:
+        """Demonstrations in a test example's prompt."""
+        return len(self.splits.own_demos[0] if self.splits.own_demos else self.splits.demos)
+
+    def each(self, encode: Callable[..., list[Encoded]], examples: Sequence[Example]) -> list[Encoded]:
+        """Encoded behind the run's demonstrations; the first test examples, or all, behind their own."""
+        if not self.splits.own_demos:
             return encode(examples, self.splits.demos)
-        pairs = zip(examples, self.splits.own_demos, strict=True)
+        pairs = zip(examples, self.splits.own_demos, strict=False)
         return [replace(encode([e], own)[0], index=i) for i, (e, own) in enumerate(pairs)]
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:

@@ -81,7 +81,7 @@ def inspect(config: RunConfig) -> int:
         parts = prepare(config, training=False)
         for split, example in shown_examples(parts, config.inspect.n):
             if config.inspect.json:
-                print(json.dumps(as_record(split, example, len(parts.splits.demos))))
+                print(json.dumps(as_record(split, example, parts.demos)))
             else:
                 print(as_text(split, example, parts.tokenizer))
     except (DataError, ModelError, EncodeError) as error:
@@ -95,11 +95,11 @@ def shown_examples(parts: Prepared, count: int) -> Iterator[tuple[str, Encoded]]
 
     A generation task's test examples are their prompts.
     """
-    splits, demos = parts.splits, parts.splits.demos
+    splits = parts.splits
     for name, examples in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
         prompts = parts.task.generates and name == "test"
         encode = parts.encoder.prompts if prompts else parts.encoder.candidates
-        for example in encode(list(islice(examples, count)), demos):
+        for example in parts.each(encode, list(islice(examples, count))):
             yield name, example
 
 

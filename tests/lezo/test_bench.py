@@ -98,6 +98,8 @@ def test_one_variant_alone_prints_its_memory_and_writes_nothing(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["peft=lora"], "peft=lora: lezo-bench times steps on all weights by the task's loss; leave it out"),
+        (["optim.objective=metric"], "optim.objective=metric: lezo-bench times steps on all weights"),
         (["optim=none"], "optim=none: lezo-bench times two-point steps; expected optim=lezo or optim=mezo"),
         (["optim=fo-adamw"], "expected optim=lezo or optim=mezo"),
         (["bench.repeats=0"], "bench.repeats=0: expected a whole number of at least 1"),
