@@ -71,7 +71,9 @@ def _composed(arguments: Any) -> Composed:
     optim, adapter = composed.config.optim, composed.config.peft.name
     if adapter != "none" or composed.config.judged:
         given = f"peft={adapter}" if adapter != "none" else "optim.objective=metric"
-        raise ConfigError([f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"])
+        raise ConfigError(
+            [f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"]
+        )
     if not isinstance(optim, MezoConfig):
         raise ConfigError(
             [f"optim={optim.name}: lezo-bench times two-point steps; expected optim=lezo or optim=mezo"]
