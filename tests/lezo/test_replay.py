@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lezo import adapter, replay
 from lezo.fingerprint import weights_hash
+from lezo.journal import Journal, read_journal
 from lezo.model import TINY
 from tests.lezo.runs import Ran, Runner, typed
 
@@ -90,6 +92,14 @@ def test_a_prefix_whose_first_values_are_gone_is_made_again_or_refused(
     monkeypatch.setattr(adapter, "activations", lambda *given: [v * (1 + 1e-6) for v in real(*given)])
     code, _, err = lezo_replay("out", "replay.out=other")
     assert code == 1 and "prefix.safetensors" in err and "not the base weights" in err
+
+
+def test_an_adapter_that_there_is_not_is_refused(lezo_run: Runner, lezo_replay: Replay) -> None:
+    header = read_journal(lezo_run("optim=mezo").folder / "journal.bin").header
+    unknown = replace(header, recipe=replace(header.recipe, peft={"name": "other", "targets": []}))
+    Journal(Path("other.bin"), unknown).close()
+    code, _, err = lezo_replay("other.bin", "replay.out=made")
+    assert code == 1 and "other.bin: no adapter has its settings" in err
 
 
 def test_a_right_run_is_said_to_be_right(ran: Ran, lezo_replay: Replay) -> None:
