@@ -16,14 +16,15 @@ from lezo.compose import Composed, compose, parse, swept_values
 from lezo.config import ConfigError, Resume
 from lezo.identity import config_hash
 
-NOT_STARTED, RUNNING, STOPPING, FINISHED, PLANNED = (
+NOT_STARTED, RUNNING, STOPPING, FINISHED, FAILED, PLANNED = (
     "not started",
     "running",
     "stopping",
     "finished",
+    "failed",
     "planned",
 )
-_USUAL = {0: FINISHED, 1: "failed", 130: "interrupted"}  # what a run's exit code says of its result
+_USUAL = {0: FINISHED, 1: FAILED, 130: "interrupted"}  # what a run's exit code says of its result
 _ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
 
 
