@@ -38,7 +38,7 @@ def _answer() -> int:
             hand_over()
             return 0
         if given.multirun and _names_a_launcher(given.overrides):
-            from lezo.launched import launch
+            from lezo.sweep_launched import launch
 
             return launch(given.overrides, config_dir=given.config_dir)
         if given.multirun:

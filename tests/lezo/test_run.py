@@ -34,7 +34,7 @@ MORE = {
         "command",
         "weights",
         "origin",
-        "origin",
+        "peft",
     )
 }
 
@@ -313,7 +313,7 @@ finally:
 
 
 def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """lezo-run where torch has no part: checks that it was not imported and took less than two seconds."""
+    """lezo-run where torch has no part: checks that it was not imported and took less than three seconds of CPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments],
@@ -324,7 +324,7 @@ def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.endswith("heavy: []\n")
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 2
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 3
     assert not (cwd / "runs").exists()
     return done
 
