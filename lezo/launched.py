@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -15,30 +19,77 @@ from lezo.compose import CONF, command, converted, register_schema
 from lezo.config import check
 
 
+def hand_over() -> None:
+    """Leave the process's command line to Hydra: help, completion, configurations shown."""
+    register_schema()
+    task: Any = LaunchedRun()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(task)()
+
+
 class LaunchedRun:
-    """Hydra's task function. Unpickled, as in a launcher's own process, it first makes known what conf/ names."""
+    """Hydra's task function: Hydra composed the run and chose its folder.
+
+    Unpickled, as in a launcher's own process, it makes known what conf/ names, and runs speak to ``console.log``.
+    """
+
+    def __init__(self, config_dir: str | None = None, *, apart: bool = False) -> None:
+        self._config_dir, self._apart = config_dir, apart
 
     def __call__(self, config: DictConfig) -> None:
-        """Check and run. Raises CompactHydraException where the run did not finish."""
+        """Check and run. Raises CompactHydraException where the run failed, SystemExit where it was interrupted."""
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
         composed = converted(config, folder, Path(job.sweep.dir), folder.name)
         check(composed.config)
-        from lezo.outcome import carried_out  # the launcher's own process needs no torch
+        with _speaking_to(folder / "console.log") if self._apart else nullcontext():
+            from lezo.outcome import carried_out  # the launcher's own process needs no torch
+            from lezo.record import forget_peak_memory
 
-        if carried_out(composed, command(list(job.overrides.task))) != 0:
-            raise CompactHydraException(f"error: {folder}: did not finish; result.json there says why")
+            forget_peak_memory()  # of the process's runs before this one
+            asked = Notice()
+            code = carried_out(composed, command(list(job.overrides.task), self._config_dir))
+        if code == 130:
+            asked.pass_on()
+            sys.exit(130)  # no result for the launcher: it ends too, or its scheduler starts the job again
+        if code != 0:
+            told = "; console.log there says why" if self._apart else ""
+            raise CompactHydraException(f"{folder}{told}")
 
-    def __reduce__(self) -> tuple[Callable[[], LaunchedRun], tuple[()]]:
-        return _launched_run, ()
+    def __reduce__(self) -> tuple[Callable[[str | None], LaunchedRun], tuple[str | None]]:
+        return _unpickled, (self._config_dir,)
 
 
-def hand_over() -> None:
-    """Leave the process's command line to Hydra."""
-    task: Any = _launched_run()
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(task)()
+class Notice:
+    """A scheduler's notice that a job's time is up, for which a launcher listens by SIGUSR1 or SIGUSR2.
+
+    Its handler would end the run in the middle of a step. So the run stops first, as on SIGTERM; then ``pass_on``.
+    """
+
+    def __init__(self) -> None:
+        found = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+        self._handlers = {number: handler for number, handler in found.items() if callable(handler)}
+        self._heard: signal.Signals | None = None
+        for number in self._handlers:
+            signal.signal(number, self._hear)
+
+    def pass_on(self) -> None:
+        """Let the launcher's handler answer the notice, if there was one: it may queue the job again."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._heard is not None:
+            self._handlers[self._heard](self._heard, None)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard = signal.Signals(number)
+        signal.raise_signal(signal.SIGTERM)
 
 
-def _launched_run() -> LaunchedRun:
+@contextmanager
+def _speaking_to(log: Path) -> Iterator[None]:
+    with log.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        yield
+
+
+def _unpickled(config_dir: str | None) -> LaunchedRun:
     register_schema()
-    return LaunchedRun()
+    return LaunchedRun(config_dir, apart=True)

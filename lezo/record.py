@@ -272,6 +272,14 @@ def peak_memory() -> dict[str, int]:
     return {"device": device, "host": _resident_peak()}
 
 
+def forget_peak_memory() -> None:
+    """Count the peaks anew, for a run in a process that had one before; on the host only Linux can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What a run depends on besides its configuration. Holds no environment variables: they may be secrets."""
     return {

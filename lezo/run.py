@@ -32,11 +32,15 @@ def _answer() -> int:
     given = command_line()
     try:
         _refuse_other_configs(given)
-        if _shows(given) or _for_hydras_launcher(given):
+        if _shows(given):
             from lezo.launched import hand_over
 
             hand_over()
             return 0
+        if given.multirun and _names_a_launcher(given.overrides):
+            from lezo.sweep_launched import launch
+
+            return launch(given.overrides, config_dir=given.config_dir)
         if given.multirun:
             from lezo.sweep import sweep
 
@@ -87,16 +91,10 @@ def _shows(given: argparse.Namespace) -> bool:
     return any(getattr(given, name) for name in shows)
 
 
-def _for_hydras_launcher(given: argparse.Namespace) -> bool:
-    """Whether a sweep is for one of Hydra's own launchers, which then gets jobs that are all checked and go on."""
-    named = any(text.lstrip("+").startswith("hydra/launcher=") for text in given.overrides)
-    if not (given.multirun and named):
-        return False
-    from lezo.sweep_jobs import jobs
-
-    if not any(job.says("resume") for job in jobs(given.overrides, given.config_dir)):
-        sys.argv.append("resume=auto")  # Hydra reads the command line itself
-    return True
+def _names_a_launcher(overrides: Sequence[str]) -> bool:
+    """Whether one of Hydra's launchers is to run the jobs; their plans (dry_run) are for nobody to wait in a queue for."""
+    named = any(text.lstrip("+").startswith("hydra/launcher=") for text in overrides)
+    return named and "dry_run=true" not in [text.lower() for text in overrides]
 
 
 def _refuse_other_configs(given: argparse.Namespace) -> None:

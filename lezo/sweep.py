@@ -53,7 +53,7 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     with listening() as asked, Lifeline() as lifeline, SweepStory(out, standings) as story:
         Driver(todo, places, config_dir, lifeline=lifeline, story=story, record=record).drive(asked)
     out.print(final_table(standings, before))
-    return _ending(standings, asked, out)
+    return ending(standings, out, stopped=asked.times > 0)
 
 
 def _slots(found: Sequence[SweepJob]) -> int | None:
@@ -68,14 +68,14 @@ def _slots(found: Sequence[SweepJob]) -> int | None:
     return slots.pop()
 
 
-def _ending(standings: Sequence[Standing], asked: Asked, out: Console) -> int:
+def ending(standings: Sequence[Standing], out: Console, *, stopped: bool) -> int:
     """Say how to go on where something is left to do. Returns the exit code."""
     left = [standing.job for standing in standings if standing.status not in (FINISHED, PLANNED)]
     if not left:
         return 0
     with_auto = " with resume=auto" if any(job.refuses_runs for job in left) else ""
     unfinished = f"{len(left)} of {len(standings)} jobs did not finish"
-    if asked.times:
+    if stopped:
         out.print(f"interrupted; {unfinished}; the same command{with_auto} goes on where this stopped")
         return 130
     out.print(f"{unfinished}; the same command{with_auto} tries them again")

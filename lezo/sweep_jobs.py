@@ -16,14 +16,15 @@ from lezo.compose import Composed, compose, parse, swept_values
 from lezo.config import ConfigError, Resume
 from lezo.identity import config_hash
 
-NOT_STARTED, RUNNING, STOPPING, FINISHED, PLANNED = (
+NOT_STARTED, RUNNING, STOPPING, FINISHED, FAILED, PLANNED = (
     "not started",
     "running",
     "stopping",
     "finished",
+    "failed",
     "planned",
 )
-_USUAL = {0: FINISHED, 1: "failed", 130: "interrupted"}  # what a run's exit code says of its result
+_USUAL = {0: FINISHED, 1: FAILED, 130: "interrupted"}  # what a run's exit code says of its result
 _ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
 
 
@@ -149,13 +150,19 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
 
 def standing(job: SweepJob) -> Standing:
     """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
-    config, result = job.folder / "config.yaml", read_result(job.folder)
-    if not (config.exists() or result):
-        return Standing(job, NOT_STARTED)
+    found, config = left(job), job.folder / "config.yaml"
     if config.exists() and _hash(config) != job.identity:
         raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])
-    if job.refuses_runs:
+    if found.status != NOT_STARTED and job.refuses_runs:
         raise ConfigError([f"{job.folder}: already holds a run; resume=auto goes on with it, {_ELSEWHERE}"])
+    return found
+
+
+def left(job: SweepJob) -> Standing:
+    """What a job has left in its folder, once it does not run any more."""
+    result = read_result(job.folder)
+    if not ((job.folder / "config.yaml").exists() or result):
+        return Standing(job, NOT_STARTED)
     return Standing(job, str(result.get("status", "interrupted")), result)
 
 

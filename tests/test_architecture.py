@@ -24,12 +24,15 @@ RUN_LEVEL = {
     "replay",
     "remade",
 }
-SWEEP_LEVEL = {"sweep", "sweep_jobs", "launched"}
+SWEEP_LEVEL = {"sweep", "sweep_jobs", "sweep_launched", "launched"}
 BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
 REPORT_LEVEL = {"report", "run_groups", "dashboard"}
 
 DOORS = {
-    "hydra": {"lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.show", "lezo.bench"},
+    "hydra": {
+        *("lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.sweep_launched"),
+        *("lezo.show", "lezo.bench"),
+    },
     "transformers": {"lezo.model", "lezo.prefix", "lezo.evaluate", "lezo.tiny.pretrain", "lezo.trainer"},
     "peft": {"lezo.adapter"},
     "datasets": {"tasks.source"},

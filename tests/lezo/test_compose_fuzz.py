@@ -110,7 +110,9 @@ def test_any_override_is_taken_or_refused(overrides: list[str]) -> None:
         return
     changed = {key for key, value in leaves(yaml.safe_load(found.yaml)) if DEFAULTS.get(key, ...) != value}
     asked = {override.key_or_group for override in parse(overrides)}
-    asked |= {"optim.lr"} if any(key.startswith("model.lr") for key in asked) else set()  # which follows it
+    asked |= (
+        {"optim.lr", "peft.lr"} if any(key.startswith("model.lr") for key in asked) else set()
+    )  # which follow
     if not asked & set(GROUPS):  # a group's choice changes other keys too
         assert all(any(key == one or key.startswith(f"{one}.") for one in asked) for key in changed)
     assert ".." not in found.run_dir.parts or "hydra.run.dir" in asked

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lezo import model
 from lezo.model import TINY
 from tests.lezo.killing import end
-from tests.lezo.runs import SMALL, Ran, Runner
+from tests.lezo.runs import Ran, Runner, limited
 
 MORE = ["train.steps=8", "resume=auto"]
 Interrupt = Callable[[int], None]
@@ -293,27 +291,13 @@ def test_scoring_alone_starts_over(lezo_run: Runner, monkeypatch: pytest.MonkeyP
     assert not (again.folder / "traceback.txt").exists()
 
 
-FULL = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-from lezo import run
-sys.argv = ["lezo-run", {arguments}]
-run.main()
-"""
-
-
-def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lezo_run: Runner, tmp_path: Path) -> None:
-    arguments = [*SMALL, "train.steps=30", "resume=auto", "hydra.run.dir=out"]
-    code = FULL.format(limit=4096, arguments=", ".join(map(repr, arguments)))
-    full = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert full.returncode == 1
-    assert (
-        "error: out/metrics.jsonl: cannot write there (No space left on device); what was written before stays"
-        in full.stderr
-    )
-    assert "Traceback" not in full.stderr
-    ended = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert ended["status"] == "failed" and 3 <= ended["steps"] < 30
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lezo_run: Runner) -> None:
+    with limited(4096):
+        full = lezo_run("train.steps=30", "resume=auto")
+    assert full.code == 1
+    problem = "out/metrics.jsonl: cannot write there (No space left on device); what was written before stays"
+    assert f"error: {problem}" in full.err and "Traceback" not in full.err
+    assert full.result["status"] == "failed" and 3 <= full.result["steps"] < 30
     again = lezo_run("train.steps=30", "resume=auto")
     assert end(again.folder) == end(lezo_run("train.steps=30", "resume=auto", folder="whole").folder)
 

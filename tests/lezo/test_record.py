@@ -11,7 +11,16 @@ import torch
 
 from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
-from lezo.record import FolderError, RunFolder, dev_row, environment, peak_memory, read_result, train_row
+from lezo.record import (
+    FolderError,
+    RunFolder,
+    dev_row,
+    environment,
+    forget_peak_memory,
+    peak_memory,
+    read_result,
+    train_row,
+)
 
 NAN, INF = float("nan"), float("inf")
 REPORT = StepReport(0.5, True, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2})
@@ -201,6 +210,15 @@ def test_peak_memory_is_not_that_of_the_process_it_was_started_from() -> None:
     code = "from lezo.record import peak_memory; print(peak_memory()['host'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**24 < int(done.stdout) < len(held)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_a_second_run_in_a_process_has_a_peak_of_its_own() -> None:
+    held = bytearray(b"x") * 2**28
+    del held
+    before = peak_memory()["host"]
+    forget_peak_memory()
+    assert before - peak_memory()["host"] > 2**27
 
 
 def test_bytes_are_written_whole(tmp_path: Path) -> None:

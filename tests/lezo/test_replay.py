@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lezo import adapter, replay
+from lezo.compose import command, compose
 from lezo.fingerprint import weights_hash
 from lezo.journal import Journal, read_journal
 from lezo.model import TINY
-from tests.lezo.runs import Ran, Runner, typed
+from lezo.outcome import carried_out
+from tests.lezo.runs import SMALL, Ran, Runner, typed
 
 SETTINGS = ["model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "seed=4"]
 Replay = Callable[..., tuple[int, str, str]]
@@ -27,10 +30,22 @@ def lezo_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     return typed("lezo-replay", replay.main, monkeypatch, capsys)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose best step is 3 of 4, in bfloat16, with its model saved."""
+    folder = tmp_path_factory.mktemp("original") / "out"
+    composed = compose([*SMALL, *SETTINGS, "save_model=true", f"hydra.run.dir={folder}"])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert carried_out(composed, command([*SMALL, *SETTINGS, "save_model=true"])) == 0
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return folder
+
+
 @pytest.fixture
-def ran(lezo_run: Runner) -> Ran:
-    """A run whose best step is 3 of 4, in bfloat16, with its model saved."""
-    made = lezo_run(*SETTINGS, "save_model=true")
+def ran(original: Path, lezo_run: Runner) -> Ran:
+    """A copy of it in this test's working folder."""
+    made = Ran(0, "", "", Path(shutil.copytree(original, "out")))
     assert made.result["best_step"] == 3
     return made
 

@@ -76,7 +76,17 @@ def folders(*overrides: str) -> list[Path]:
     return [job.folder for job in jobs(overrides)]
 
 
-def test_a_failing_job_shows_its_end_and_the_others_finish(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_job_shows_its_end_and_the_others_finish(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that fails is a real run, which takes seconds to start; the other a fake."""
+    real = driver._command
+
+    def ran(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
+        fake = [sys.executable, str(FAKE), str(job.folder), "ok"]
+        return real(job, group, config_dir) if job.number == 0 else fake
+
+    monkeypatch.setattr(driver, "_command", ran)
     for name, last in (("good", '{"sentence": "dull", "label": 0}'), ("bad", '{"sentence": ')):
         folder = Path(name, "sst2")
         folder.mkdir(parents=True)

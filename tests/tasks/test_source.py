@@ -19,7 +19,7 @@ from tasks.source import DataError, load
 RTE = {"premise": "Owls hunt.", "hypothesis": "Owls sleep.", "label": "not_entailment", "idx": 0}
 PROMPT = 'Owls hunt.\nDoes this mean that "Owls sleep." is true? Yes or No?\n'
 GOOD = json.dumps(RTE).encode() + b"\n"
-SHOWN = Example(PROMPT, ("Yes", "No"), (1,))
+SHOWN = Example(PROMPT, ("Yes", "No"), (1,), blank="")
 
 TEXT, WHOLE = Value("string"), Value("int32")
 FALSE_TRUE = ClassLabel(names=["False", "True"])
