@@ -38,7 +38,7 @@ COMMANDS = sorted(
         for block in re.findall(
             r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
         )
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if line.startswith(("lezo-run", "lezo-bench"))
         and "--" not in line
         and "+experiment" not in line  # recipes have tests of their own
