@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lezo import noise
 from lezo.fingerprint import weights_hash
-from lezo.model import ModelError
+from lezo.model import ModelError, block_list
 from lezo.prefix import Prefixes, activations
 
 _PEFT = "adapter_model.safetensors"
@@ -107,13 +108,15 @@ class Attached:
         """The first values as a safetensors file, where another device could not make their very bits: a prefix's."""
         return save(self._first) if self.adapter.name == "prefix" else None
 
-    def save(self, folder: Path, base: str) -> None:
+    def save(self, folder: Path, base: str, revision: str | None = None) -> None:
         """Write the adapter as peft does, for `PeftModel.from_pretrained`; a head as the whole model, untied."""
         if self.adapter.name == "head":
             self.model.save_pretrained(folder)
             return
         folder.mkdir(parents=True)
-        _config(self.model, self.adapter, base).save_pretrained(folder)
+        config = _config(self.model, self.adapter, base)
+        config.revision = revision
+        config.save_pretrained(folder)
         save_file(_as_peft_names_it(self.model, self._trained), folder / _PEFT, metadata={"format": "pt"})
 
     @torch.no_grad()
@@ -129,19 +132,26 @@ class Attached:
 def _inject(model: Any, adapter: Adapter) -> None:
     import peft
 
-    try:
-        peft.inject_adapter_in_model(_config(model, adapter, ""), model)
-    except ValueError as error:
-        kinds = sorted(
-            {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-        )
-        raise ModelError(
-            f"peft.targets={list(adapter.targets)}: {type(model).__name__} cannot take LoRA there ({_first_line(error)}); "
-            f"its linear layers are called {', '.join(kinds)}"
-        ) from error
+    _refuse_targets(model, adapter.targets)
+    peft.inject_adapter_in_model(_config(model, adapter, ""), model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _refuse_targets(model: Any, targets: Sequence[str]) -> None:
+    """LoRA stands on linear layers of the decoder blocks; each target is one of theirs."""
+    path, _ = block_list(model)
+    linear = [
+        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(f"{path}.")
+    ]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    unknown = [target for target in targets if target not in known]
+    if unknown:
+        raise ModelError(
+            f"peft.targets={list(targets)}: the blocks of {type(model).__name__} have no linear layer {', '.join(unknown)}; "
+            f"expected some of {', '.join(known)}"
+        )
 
 
 def untie_head(model: Any) -> None:
@@ -157,9 +167,8 @@ def _lora_values(trained: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     for name, theta in trained.items():
         values[name] = torch.zeros(theta.shape)
         if ".lora_A." in name:
-            bound = 1 / math.sqrt(theta.shape[1])
-            generator = torch.Generator().manual_seed(noise.derive(seed, "lora", name))
-            values[name].uniform_(-bound, bound, generator=generator)
+            uniform = noise.uniform(noise.derive(seed, "lora"), name, values[name])
+            values[name] = (2 * uniform - 1) / math.sqrt(theta.shape[1])
     return values
 
 
@@ -206,7 +215,3 @@ def _read(start: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{start}: cannot read the prefix's first values ({error}); take them from a copy"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0].split(". ")[0]

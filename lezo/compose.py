@@ -171,9 +171,16 @@ def command(overrides: Sequence[str], config_dir: str | None = None, program: st
     return shlex.join([program, *folder, *kept])
 
 
+def _method(*, _root_: DictConfig) -> str:
+    """The optimizer, and the adapter where there is one, for a folder's name."""
+    adapter = "" if _root_.peft.name == "none" else f"-{_root_.peft.name}"
+    return f"{_root_.optim.name}{adapter}"
+
+
 def register_schema() -> None:
     """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
     OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
+    OmegaConf.register_new_resolver("lezo_method", _method, replace=True)
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, schema in OPTIM_SCHEMAS.items():

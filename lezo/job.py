@@ -132,6 +132,7 @@ class Job:
             **settings,
             "blocks": banner.skipped(plan) if plan and config.trains and not config.first_order else None,
             "steps": done.step,
+            "objective": "metric" if config.judged else "loss",
             "seed": config.seed,
             "data_seed": config.task.data_seed,
             "test": _score(self.test),
@@ -166,7 +167,11 @@ class Job:
             device=plan.device,
             seed=self.config.seed,
         )
-        check(Network(model), vocabulary=plan.parts.model_config.vocab_size, longest=plan.lengths[1])
+        check(
+            Network(model),
+            vocabulary=plan.parts.model_config.vocab_size,
+            longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
+        )
         if plan.adapter is not None:
             start = run / START if run is not None and (run / START).exists() else None
             self.adapter = Attached(model, plan.adapter, seed=self.config.seed, start=start)
@@ -302,7 +307,9 @@ class Job:
         if self.config.save_model:
             write = model.save_pretrained
             if self.adapter is not None:
-                write = partial(self.adapter.save, base=plan.parts.source.path)
+                write = partial(
+                    self.adapter.save, base=plan.parts.source.path, revision=plan.parts.source.revision
+                )
             save_model(write, plan.parts.tokenizer, folder.path / "model")
 
     def _start_mirror(self, folder: RunFolder) -> None:

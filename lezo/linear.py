@@ -45,6 +45,8 @@ def fit_head(network: Network, examples: Sequence[Encoded], *, batch_size: int, 
     weight = network.head.weight
     for token, row in rows.items():
         weight[token] = torch.from_numpy(row).to(weight)
+    if network.head.bias is not None:
+        network.head.bias[list(rows)] = 0  # the fit has no intercept
 
 
 def _states(network: Network, examples: Sequence[Encoded], batch_size: int, pad: int) -> Iterator[np.ndarray]:

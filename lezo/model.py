@@ -63,6 +63,7 @@ def load_config(source: Source) -> Any:
     if source.random_weights and source.shape is not None:
         with _reading("the shape of", source.path):
             return transformers.OPTConfig(**source.shape)
+    _refuse_adapter(Path(source.path))
     with _reading("the configuration of", source.path):
         config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
     _refuse_other_kinds(source.path, config)
@@ -142,6 +143,8 @@ def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) ->
         write(partial)
         tokenizer.save_pretrained(partial)
         for path in (*partial.rglob("*"), partial):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors lets only its writer read
             sync(path)
         if folder.exists():
             folder.rename(gone)
@@ -279,13 +282,16 @@ def _refuse_other_kinds(path: str, config: Any) -> None:
             )
 
 
-def _refuse_detours(folder: Path) -> None:
-    """The files of a model's folder name none elsewhere: an index only files beside it, and no adapter its base."""
+def _refuse_adapter(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder}: holds an adapter (adapter_config.json) of a model elsewhere; expected a whole model, with "
-            "the adapter merged into it"
+            f"{folder}: holds an adapter (adapter_config.json) of a model elsewhere; expected a whole model (peft's "
+            "merge_and_unload makes one of a LoRA; lezo-replay makes an adapter's run again)"
         )
+
+
+def _refuse_detours(folder: Path) -> None:
+    """The files of a model's folder name none elsewhere: an index only files beside it."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return

@@ -36,6 +36,12 @@ def normal(seed: int, name: str, like: Tensor) -> Tensor:
     return philox.normals(derive(seed, name), elements).to(philox.compute_dtype(like))
 
 
+def uniform(seed: int, name: str, like: Tensor) -> Tensor:
+    """Uniform in [0, 1) of ``like``'s shape, on its device, in fp32: multiples of 2^-24, the same on every device."""
+    elements = torch.arange(like.numel(), device=like.device).view(like.shape)
+    return (philox.random_bits(derive(seed, name), elements) >> 8).to(torch.float32) / 2**24
+
+
 def perturb(
     theta: Tensor,
     seed: int,

@@ -12,10 +12,10 @@ from torch import nn
 
 from lezo.adapter import Adapter, attach
 from lezo.config import LezoConfig, MezoConfig, RunConfig
-from lezo.encode import Encoded
+from lezo.encode import MAX_NEW_TOKENS, Encoded
 from lezo.evaluate import EvalSet, score_chunks
 from lezo.linear import refuse_long_answers
-from lezo.model import Layout, layout, skeleton
+from lezo.model import Layout, ModelError, layout, skeleton
 from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
 from lezo.pack import unit_length
@@ -75,6 +75,11 @@ def make_plan(config: RunConfig) -> Plan:
         attach(bones, adapter)
     found = layout(bones)
     blocks = UniformBlocks(len(found.blocks), getattr(config.optim, "sparsity", 0.0))
+    if config.trains and not found.always and not blocks.keep:
+        raise ModelError(
+            f"optim.sparsity={getattr(config.optim, 'sparsity', 0.0):g}: skips all {blocks.total} blocks, and peft="
+            f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
+        )
     return Plan(
         parts=parts,
         adapter=adapter,
@@ -115,8 +120,8 @@ def _memory(
     for split in evaluated:
         chunk = next(score_chunks(split.scored, config.eval.batch_size), [])
         tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
-        prompts = sorted((len(p.input_ids[0]) for p in split.prompts), reverse=True)[: config.eval.batch_size]
-        forwards.append(_forward_bytes(model_config, dtype, max(tokens, sum(prompts)), 1))
+        forwards.append(_forward_bytes(model_config, dtype, tokens, 1))
+        forwards.append(_generation_bytes(config, model_config, dtype, split))
     return Memory(sum(p.nbytes for p in bones.parameters()), update, max(forwards))
 
 
@@ -146,6 +151,19 @@ def _forward_bytes(model_config: Any, dtype: torch.dtype, tokens: int, layers: i
     )
     block = tokens * (6 * hidden + 2 * wide) * dtype.itemsize
     return int(block) * layers + min(VOCABULARY_CHUNK, int(model_config.vocab_size)) * int(hidden) * 4
+
+
+def _generation_bytes(config: RunConfig, model_config: Any, dtype: torch.dtype, split: EvalSet) -> int:
+    """A forward over the longest prompts, padded to one length, and keys and values of all their tokens and answers."""
+    lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
+    if not lengths:
+        return 0
+    rows, longest = min(config.eval.batch_size, len(lengths)), max(lengths)
+    heads = getattr(model_config, "num_attention_heads", 1)
+    shared = (getattr(model_config, "num_key_value_heads", None) or heads) / heads
+    cached = rows * (longest + MAX_NEW_TOKENS) * 2 * int(model_config.hidden_size * shared)
+    layers = int(model_config.num_hidden_layers)
+    return _forward_bytes(model_config, dtype, rows * longest, 1) + cached * layers * dtype.itemsize
 
 
 def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet) -> dict[str, int]:

@@ -201,10 +201,11 @@ def _with_own_demos(splits: Splits, pools: Pools, wanted: TaskConfig) -> Splits:
 
 def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
     """How many tokens prompt and answer may have; ``taken`` are a prefix's, and a generated answer gets its share."""
-    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH) - taken
-    length = most - MAX_NEW_TOKENS if task.generates else most
+    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
+    length = most - taken - (MAX_NEW_TOKENS if task.generates else 0)
     if length < 2:
         spent = f", of which a generated answer takes {MAX_NEW_TOKENS}" if task.generates else ""
+        spent += f" and the prefix (peft.tokens) {taken}" if taken else ""
         raise ModelError(
             f"{path}: the model has {most} positions{spent}; expected room for a prompt and an answer"
         )

@@ -21,16 +21,28 @@ NO_LEZO = (
     "OPT-13B on SST-2."
 )
 PROTOCOL = (
-    "Published protocol: 20,000 steps of 16 examples (FT: Adam, 625 steps of 8), 1,000 train, 500 dev (CB, COPA: 100) "
+    "Published protocol: 20,000 steps of 16 examples (FT: Adam, five epochs in batches of 8), 1,000 train, 500 dev (CB, COPA: 100) "
     "and 1,000 or all test examples; what a run does otherwise is named beside the number. ± is the spread over the "
     "seeds where the source prints one, as the MeZO paper does not."
 )
 _HEAD_TUNED = ("copa", "record", "squad", "drop")  # their "LP" is head tuning: an answer is no single word
 _SIZES = {"task.num_train": (1000,), "task.num_dev": (500,), "task.num_test": (1000, None)}
-_MEZO: Mapping[str, Sequence[Any]] = {"train.steps": (20000,), "train.batch_size": (16,)}
-_FIVE_EPOCHS: Mapping[str, Sequence[Any]] = {"train.steps": (625,), "train.batch_size": (8,)}
+_STEPS: Mapping[str, Sequence[Any]] = {
+    "train.steps": (20000,),
+    "train.batch_size": (16,),
+    "optim.weight_decay": (0,),
+}
+_MEZO = {**_STEPS, "optim.eps": (1e-3,)}
+_LORA = {**_STEPS, "optim.eps": (1e-2,), "peft.rank": (8,), "peft.alpha": (16,)}
+_PREFIX = {**_STEPS, "optim.eps": (1e-1,), "peft.tokens": (5,)}
+_FT = {"train.batch_size": (8,), "optim.schedule": ("linear",), "optim.weight_decay": (0,)}
+_EPOCHS = {
+    "cb": (95,),
+    "wsc": (35,),
+    "copa": (190,),
+}  # steps of five epochs where there are fewer than 1,000 rows
 _AS_PUBLISHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    **{"MeZO": _MEZO, "MeZO LoRA": _MEZO, "MeZO prefix": _MEZO, "FT": _FIVE_EPOCHS},
+    **{"MeZO": _MEZO, "MeZO LoRA": _LORA, "MeZO prefix": _PREFIX},
     "ICL": {"task.demo_sets": ("each",)},
 }
 
@@ -103,11 +115,19 @@ def _differences(run: Run, method: str | None) -> Iterator[str]:
         yield "settings unknown"
         return
     small = {"task.num_dev": (100,)} if run.said("task.name") in ("cb", "copa") else {}
-    five = _FIVE_EPOCHS if run.method == "fo-adamw + head" else {}
+    tuned = run.optim == "fo-adamw"
+    five = {**_FT, "train.steps": _EPOCHS.get(str(run.said("task.name")), (625,))} if tuned else {}
     expected = {**_SIZES, **small, **_AS_PUBLISHED.get(method or "", {}), **five}
     for key, values in expected.items():
-        if (value := run.settings.get(key)) not in values:
+        if key in run.settings and (value := run.settings[key]) not in values:
             yield f"{key} {value}"
+    if method == "MeZO LoRA" and (targets := run.settings.get("peft.targets")) not in (
+        None,
+        ["q_proj", "v_proj"],
+    ):
+        yield f"peft.targets {targets}"
+    if method == "MeZO prefix":
+        yield "the text's positions behind the prefix's"
     matched = ("task.demos", "task.demo_sets") if run.optim in ("none", "icl") else ()
     yield from (f"{key} {value}" for key, value in unusual(run).items() if key not in matched)
 

@@ -181,7 +181,8 @@ class Remade:
         if recipe.peft is not None:
             self._attach(model, recipe)
         if (found := weights_hash(model)) != origin.weights:
-            of_prefix = f", and a prefix's first values {START} beside the journal" if recipe.peft else ""
+            prefix = recipe.peft is not None and recipe.peft.get("name") == "prefix"
+            of_prefix = f", and a prefix's first values {START} beside the journal" if prefix else ""
             raise ModelError(
                 f"{self.source.path}: not the base weights of this run (sha256 {found[:12]}, the journal's are "
                 f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones{of_prefix}"
@@ -196,7 +197,7 @@ class Remade:
         except (ValueError, TypeError, KeyError) as error:
             raise JournalError(f"{self.file}: no adapter has its settings ({error})") from None
         attached = Attached(model, adapter, seed=recipe.seed, start=start if start.exists() else None)
-        self._write = partial(attached.save, base=self.source.path)
+        self._write = partial(attached.save, base=self.source.path, revision=self.source.revision)
         self._rebase = partial(attached.rebase, self.journal.header.origin.weights)
 
 

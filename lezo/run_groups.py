@@ -30,6 +30,9 @@ _NEVER = (  # they name the row already, are the seeds, change no result, or are
 )
 
 
+_UNTRAINED = ("none", "icl", "lp")  # whose runs take no step, whatever train.* says
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and sample standard deviation (None of a single one) of ``n`` values."""
@@ -204,7 +207,8 @@ def _decisive(run: Run) -> dict[str, str]:
         keys = (*_ALWAYS, "optim.weight_decay")
         return {key: _shown(value) for key in keys if (value := run.said(key)) is not None}
     said = {**_defaults(run.optim), **run.settings}
-    return {key: _shown(value) for key, value in said.items() if not within(key, _NEVER)}
+    without = (*_NEVER, *(("train",) if run.optim in _UNTRAINED else ()))
+    return {key: _shown(value) for key, value in said.items() if not within(key, without)}
 
 
 @cache

@@ -131,3 +131,7 @@ def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
         shown = tokenizer.decode(prompt) if k == 0 else f"  candidate {k}: ..."
         lines.append(f"{shown}{marked}  [{len(ids)} tokens, {size} scored]")
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

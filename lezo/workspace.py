@@ -12,7 +12,10 @@ from typing import Any, Literal
 from lezo.mirror_keys import PREDICTIONS
 
 # A line of a plot is the mean over the runs of one group, its band their range: they differ in their seeds.
-GROUPED_BY = ("task.name", "data.name", "model.name", "job type", "optim.lr", "optim.sparsity")
+GROUPED_BY = (
+    *("task.name", "data.name", "model.name", "job type", "optim.lr", "optim.eps", "optim.sparsity"),
+    *("optim.objective", "eval.calibration", "task.demos"),
+)
 COLUMNS = ("test/score", "result/zero_shot", "result/dev", "result/dev_loss", "result/seconds/total")
 SWEPT = ("optim.lr", "optim.eps", "optim.sparsity")  # settings beside what they led to
 _SMOOTH = 0.9

@@ -25,12 +25,18 @@ def test_a_recipe_opens_with_its_command_what_it_reproduces_and_what_it_costs(fi
     assert package == "# @package _global_"
     assert command.startswith(f"# lezo-run -m +experiment={file.stem}")
     assert "Expected" in head and "# Cost: " in head
+    cost = head.partition("# Cost: ")[2]
+    assert ("hour" in cost or "minute" in cost) and ("GB" in cost or "gigabyte" in cost)
     assert "arXiv" in head or file.stem == "playground"
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_the_jobs_of_a_recipe_compose_and_are_as_many_as_it_says(file: Path) -> None:
     command = shlex.split(lines(file)[1].removeprefix("# lezo-run -m "))
+    others = [
+        shlex.split(line.partition("lezo-run -m ")[2]) for line in lines(file)[2:] if "lezo-run -m " in line
+    ]
+    assert all(jobs([*(word.partition(",")[0] for word in other), "seed=0"]) for other in others)
     swept = [value.split("=", 1) for value in recipe_values(command)]
     for place in (0, -1):  # the first and the last: all of them are hundreds
         assert len(jobs([*command, *(f"{key}={values.split(',')[place]}" for key, values in swept)])) == 1

@@ -219,8 +219,11 @@ def test_a_skeleton_tells_the_layout(kind: Any) -> None:
 
 
 def test_targets_that_are_not_there_are_named_with_those_that_are() -> None:
-    with pytest.raises(ModelError, match=r"peft.targets=\['query'\].*k_proj, .*q_proj, v_proj"):
-        Attached(small_model(), Adapter("lora", targets=("query",)), seed=0)
+    for wrong in (("query",), ("q_proj", "query"), ("embed_tokens", "query"), ("lm_head", "query")):
+        with pytest.raises(ModelError, match=r"no linear layer .*query; expected some of fc1, fc2, k_proj"):
+            attach(small_model(), Adapter("lora", targets=wrong))
+    with pytest.raises(ModelError, match="no linear layer embed_tokens"):
+        attach(small_model(), Adapter("lora", targets=("embed_tokens",)))
 
 
 @pytest.mark.parametrize(

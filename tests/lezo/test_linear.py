@@ -64,3 +64,16 @@ def test_without_scikit_learn_it_is_said_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(ModelError, match=r"pip install 'lezo\[lp\]'"):
         fit_head(Network(small_model()), questions(8, (YES, NO)), batch_size=4, pad=1)
+
+
+@torch.no_grad()
+def test_a_heads_bias_has_no_say_in_what_was_fitted() -> None:
+    model = small_model()
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.full((head.weight.shape[0],), 3.0))
+    head.bias[YES] = 50
+    fit_head(Network(model), questions(42, (YES, NO)), batch_size=5, pad=1)
+    assert head.bias[[YES, NO]].tolist() == [0, 0] and head.bias[5] == 3
+    for example in questions(42, (YES, NO)):
+        logits = model(input_ids=torch.tensor([example.input_ids[0][:-1]])).logits[0, -1, [YES, NO]]
+        assert logits.argmax() == example.gold[0]

@@ -202,3 +202,17 @@ def test_permutations_cover_everything_and_differ_by_epoch():
     first, second = noise.permutation(0, 0, 100), noise.permutation(0, 1, 100)
     assert sorted(first) == sorted(second) == list(range(100))
     assert first != second
+
+
+def test_uniform_numbers_are_uniform_and_follow_from_their_key():
+    like = torch.empty(50_000)
+    drawn = noise.uniform(3, "a", like)
+    assert drawn.dtype == torch.float32 and drawn.min() >= 0 and drawn.max() < 1
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.006)
+    assert drawn.var().item() == pytest.approx(1 / 12, rel=0.03)
+    assert torch.equal(drawn, noise.uniform(3, "a", like)) and torch.equal(
+        drawn[:7], noise.uniform(3, "a", like[:7])
+    )
+    assert not torch.equal(drawn, noise.uniform(4, "a", like)) and not torch.equal(
+        drawn, noise.uniform(3, "b", like)
+    )

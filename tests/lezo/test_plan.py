@@ -5,6 +5,7 @@ import torch
 
 from lezo.compose import compose
 from lezo.encode import EncodeError
+from lezo.model import ModelError
 from lezo.plan import Plan, make_plan
 from tasks.prompting import gold_text
 from tasks.source import DataError
@@ -93,3 +94,23 @@ def test_an_adapter_trains_little_and_a_prefix_takes_positions(peft: str, tensor
     assert made.memory.update == 3 * 4 * made.trained
     taken = 5 if peft == "prefix" else 0
     assert made.parts.encoder.max_length == whole.parts.encoder.max_length - taken
+
+
+@pytest.mark.parametrize("peft", ["lora", "prefix"])
+def test_an_adapter_with_every_block_skipped_trains_nothing_and_is_refused(peft: str) -> None:
+    with pytest.raises(ModelError, match="skips all 8 blocks, and peft=.* trains nothing outside them"):
+        plan(f"peft={peft}", "optim.sparsity=1")
+    assert plan("optim.sparsity=1").blocks.keep == 0
+
+
+def test_memory_counts_the_keys_and_values_of_a_generation() -> None:
+    small, large = (plan("optim=none", "task=squad", f"eval.batch_size={size}") for size in (1, 8))
+    longest = max(len(p.input_ids[0]) for p in small.test.prompts)
+    cached = (longest + 50) * 2 * 64 * 8 * 4  # of a row: keys and values of 64 in each of 8 blocks, in fp32
+    assert large.memory.activations - small.memory.activations > 7 * cached
+    assert small.memory.activations > cached
+
+
+def test_a_prefix_too_long_for_the_model_is_named() -> None:
+    with pytest.raises(ModelError, match=r"512 positions and the prefix \(peft.tokens\) 600"):
+        plan("peft=prefix", "peft.tokens=600")

@@ -37,6 +37,9 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
     assert copa == "88.0 (MeZO paper (arXiv 2305.17333), Table 1)"
 
 
+LORA = {"optim__eps": 0.01, "peft__rank": 8, "peft__alpha": 16, "peft__targets": ["q_proj", "v_proj"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -46,14 +49,25 @@ def test_what_the_run_did_otherwise_is_named(tmp_path: Path) -> None:
             {"optim__name": "fo-adamw", "train__steps": 625, "train__batch_size": 8},
             "70.8 (MeZO paper (arXiv 2305.17333), Table 1)",
         ),
+        (
+            {"optim__name": "fo-adamw", "train__steps": 625, "train__batch_size": 8, "task__name": "wsc"},
+            "63.5 (MeZO paper (arXiv 2305.17333), Table 1); here train.steps 625",
+        ),
         ({"optim__name": "fo-sgd"}, "-"),
         ({"optim__name": "none", "task__demos": 4}, "-"),
         ({"model__name": "opt-66b", "task__name": "squad"}, "-"),
         ({"optim__name": "lezo"}, "none public"),
         ({"optim__name": "lezo", "peft__name": "lora"}, "none public"),
         ({"peft__name": "none"}, MEZO),
-        ({"peft__name": "lora"}, "67.9 (MeZO paper (arXiv 2305.17333), Table 1)"),
-        ({"peft__name": "prefix"}, "70.8 (MeZO paper (arXiv 2305.17333), Table 1)"),
+        ({"peft__name": "lora", **LORA}, "67.9 (MeZO paper (arXiv 2305.17333), Table 1)"),
+        (
+            {"peft__name": "lora", **LORA, "peft__rank": 64, "peft__targets": ["fc1"], "optim__eps": 0.5},
+            "67.9 (MeZO paper (arXiv 2305.17333), Table 1); here optim.eps 0.5, peft.rank 64, peft.targets ['fc1']",
+        ),
+        (
+            {"peft__name": "prefix", "optim__eps": 0.1, "peft__tokens": 5},
+            "70.8 (MeZO paper (arXiv 2305.17333), Table 1); here the text's positions behind the prefix's",
+        ),
         ({"peft__name": "head"}, "-"),
         (
             {"optim__name": "none", "task__demos": 32, "task__demo_sets": "each"},

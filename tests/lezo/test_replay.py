@@ -88,13 +88,14 @@ def test_an_adapter_is_replayed_and_saved_as_peft_does(
     code, out, err = lezo_replay("out", "replay.verify=true", "replay.out=made")
     assert (code, err) == (0, "") and "everything is right" in out
     (name,) = (file.name for file in Path("made").glob("*model.safetensors"))
+    assert (Path("made") / name).stat().st_mode & 0o777 == 0o644
     saved, made = load_file(ran.folder / "model" / name), load_file(Path("made") / name)
     assert saved.keys() == made.keys() and all(torch.equal(made[key], saved[key]) for key in made)
     if peft_name != "head":
         base = AutoModelForCausalLM.from_pretrained(TINY)
         peft.PeftModel.from_pretrained(base, "made")
-        with pytest.raises(AssertionError):  # a folder of an adapter is no whole model
-            assert lezo_run("model=hf", "model.path=made", "optim.lr=1", "data=sample", folder="o").code == 0
+        given = lezo_run("model=hf", "model.path=made", "optim.lr=1", "data=sample", folder="other")
+        assert given.code == 1 and "made: holds an adapter (adapter_config.json)" in given.err
 
 
 def test_a_prefix_whose_first_values_are_gone_is_made_again_or_refused(

@@ -181,3 +181,12 @@ def test_curves_have_one_run_a_seed_the_one_that_came_furthest(tmp_path: Path) -
     write(tmp_path / "e", config(seed=1), rows((0.7,)))
     (group,) = read(tmp_path)
     assert [Path(run.folder).name for run in group.samples] in (["b", "d"], ["d", "b"])
+
+
+@pytest.mark.parametrize(("optim", "count"), [("lp", 1), ("mezo", 2)])
+def test_runs_that_take_no_step_are_the_same_whatever_training_says(
+    optim: str, count: int, tmp_path: Path
+) -> None:
+    for n in (5, 6):
+        finished(tmp_path / str(n), optim__name=optim, train__steps=n)
+    assert len(groups(Reader().runs([tmp_path]))) == count
