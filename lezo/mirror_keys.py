@@ -36,7 +36,10 @@ class Key:
 
 KEYS = (
     Key(
-        "train/loss", "nats", "what the step minimises on its batch; zeroth-order: the mean of two", "trained"
+        "train/loss",
+        "nats",
+        "what the step minimises (of a metric: one minus it); zeroth-order: the mean of two",
+        "trained",
     ),
     Key("train/lr", "", "learning rate", "trained"),
     Key("train/skipped", "0 or 1", "whether a non-finite loss left the weights alone", "trained"),
