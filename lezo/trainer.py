@@ -108,5 +108,12 @@ def _refusals(trainer: Any) -> list[tuple[str, str]]:
             "give a lezo.LeZO or none",
         ),
         (trainer.optimizer_cls_and_kwargs is not None, "optimizer_cls_and_kwargs", "leave it out"),
+        (
+            trainer.zo_settings["journal"] is not None
+            and args.weight_decay > 0
+            and args.lr_scheduler_type != "constant",
+            f"a journal with weight_decay={args.weight_decay:g} and lr_scheduler_type={args.lr_scheduler_type}",
+            "a journal has one decay for all steps: weight_decay=0 or lr_scheduler_type='constant'",
+        ),
     ]
     return [(said, ways) for is_asked, said, ways in asked if is_asked]

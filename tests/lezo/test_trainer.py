@@ -210,6 +210,11 @@ def test_training_twice_goes_on(tmp_path):
             {"optimizer_cls_and_kwargs": (torch.optim.SGD, {})},
             "optimizer_cls_and_kwargs: .* leave it out",
         ),
+        (
+            {"weight_decay": 0.1},
+            {"journal": "j"},
+            "a journal with weight_decay=0.1 .* lr_scheduler_type='constant'",
+        ),
         ({}, {"optimizers": "sgd"}, r"optimizers=\(SGD, ...\): .* give a lezo.LeZO or none"),
     ],
 )
