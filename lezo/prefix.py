@@ -7,6 +7,7 @@ its own, read when it runs, so that one may be skipped, and perturbed, without t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,17 +53,17 @@ class Prefixes:
 
     def _before(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """What the forward is told, with the prefix in front."""
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-        changed = dict(kwargs)
+        mask, named = kwargs.get("attention_mask"), _cache_name(model)
+        changed, cache = dict(kwargs), kwargs.get(named)
         if mask is not None:
             ones = mask.new_ones((*mask.shape[:-1], self.tokens))
             changed["attention_mask"] = torch.cat([ones, mask], -1)
         if kwargs.get("position_ids") is not None:
             changed["position_ids"] = kwargs["position_ids"] + self.tokens
         if mask is not None and mask.ndim == 4:
-            changed["past_key_values"] = _InFront(self)
+            changed[named] = _InFront(self)
             return args, changed
-        changed["past_key_values"] = cache = DynamicCache() if cache is None else cache
+        changed[named] = cache = DynamicCache() if cache is None else cache
         if cache.get_seq_length() == 0:
             self._fill(cache, rows=len(kwargs["input_ids"]), dtype=model.dtype)  # type: ignore[arg-type]
         return args, changed
@@ -99,7 +100,8 @@ def activations(model: Any, tokens: int, seed: int) -> list[Tensor]:
     """
     cache = DynamicCache()
     drawn = noise.permutation(noise.derive(seed, "prefix"), 0, model.config.vocab_size)[:tokens]
-    model(input_ids=torch.tensor([drawn], device=model.device), past_key_values=cache, use_cache=True)
+    ids = torch.tensor([drawn], device=model.device)
+    model(input_ids=ids, use_cache=True, **{_cache_name(model): cache})
     heads, width = _sizes(model.config)
     pairs = [
         torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers
@@ -112,6 +114,11 @@ def activations(model: Any, tokens: int, seed: int) -> list[Tensor]:
             f"{(2, heads, tokens, width)}, so that a prefix can stand before them (peft=lora needs no such thing)"
         )
     return [pair.permute(2, 0, 1, 3).reshape(tokens, -1).float() for pair in pairs]
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What the model's forward calls its cache: transformers renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _sizes(config: Any) -> tuple[int, int]:

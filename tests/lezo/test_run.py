@@ -35,6 +35,7 @@ MORE = {
         "weights",
         "origin",
         "peft",
+        "objective",
     )
 }
 
