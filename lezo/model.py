@@ -164,7 +164,9 @@ def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) ->
 def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
     """The model without its weights (meta tensors), to count and plan with. Raises ModelError."""
     with _reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
+        bones: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        bones.tie_weights()  # which transformers 5.0 leaves undone on meta
+        return bones  # type: ignore[no-any-return]
 
 
 def layout(model: nn.Module) -> Layout:

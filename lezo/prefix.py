@@ -58,8 +58,9 @@ class Prefixes:
         if mask is not None:
             ones = mask.new_ones((*mask.shape[:-1], self.tokens))
             changed["attention_mask"] = torch.cat([ones, mask], -1)
-        if kwargs.get("position_ids") is not None:
-            changed["position_ids"] = kwargs["position_ids"] + self.tokens
+        for places in ("position_ids", "cache_position"):  # the second of transformers before 5.23
+            if kwargs.get(places) is not None:
+                changed[places] = kwargs[places] + self.tokens
         if mask is not None and mask.ndim == 4:
             changed[named] = _InFront(self)
             return args, changed

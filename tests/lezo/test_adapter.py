@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from lezo import noise
 from lezo.adapter import Adapter, Attached, attach
 from lezo.fingerprint import weights_hash
-from lezo.model import ModelError, layout
+from lezo.model import ModelError, layout, skeleton
 from lezo.network import Network
 from lezo.objective import answer_scores, loss
 from lezo.optim import TwoPoint, UniformBlocks
@@ -211,8 +211,7 @@ def test_adapters_are_fp32_on_sixteen_bit_models(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_skeleton_tells_the_layout(kind: Any) -> None:
-    with torch.device("meta"):
-        bones: Any = AutoModelForCausalLM.from_config(CONFIGS["opt"])
+    bones: Any = skeleton(CONFIGS["opt"], torch.float32)
     attach(bones, Adapter(kind))
     model: Any = small_model()
     Attached(model, Adapter(kind), seed=0)

@@ -78,7 +78,9 @@ def test_the_best_step_is_in_the_journal(lezo_run: Runner, lezo_replay: Replay) 
     assert f"sha256 {ran.result['weights']}" in out and (ran.folder / "model" / "config.json").exists()
 
 
-@pytest.mark.filterwarnings("ignore:`(is_gradient_checkpointing|past_key_values)` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore:`(is_gradient_checkpointing|past_key_values)` is deprecated:FutureWarning"
+)
 @pytest.mark.parametrize("peft_name", ["lora", "prefix", "head"])
 def test_an_adapter_is_replayed_and_saved_as_peft_does(
     peft_name: str, lezo_run: Runner, lezo_replay: Replay
