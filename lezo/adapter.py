@@ -87,15 +87,13 @@ class Attached:
 
     def __init__(self, model: Any, adapter: Adapter, *, seed: int, start: Path | None = None) -> None:
         self.model, self.adapter = model, adapter
-        values = (
-            activations(model, adapter.tokens, seed) if adapter.name == "prefix" and start is None else None
-        )
+        values: Mapping[str, Tensor] = {}
+        if adapter.name == "prefix":  # of the model without it
+            values = activations(model, adapter.tokens, seed) if start is None else _read(start)
         attach(model, adapter)
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if adapter.name == "lora":
-            self._fill(_lora_values(self._trained, seed))
-        elif adapter.name == "prefix":
-            self._fill(model.prefixes.by_name(values) if start is None else _read(start))
+        if adapter.name != "head":
+            self._fill(values or _lora_values(self._trained, seed))
         self._first = {name: p.detach().cpu().clone() for name, p in self._trained.items()}
 
     def rebase(self, expected: str) -> None:

@@ -45,13 +45,13 @@ class Batches:
     ) -> None:
         self.examples, self.seed, self.batch_size = examples, seed, batch_size
         self.micro_batch_size = micro_batch_size or batch_size
-        self._collate: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
+        collates: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
             "lm": partial(gold_batch, pad=pad, device=device),
             "candidates": partial(candidate_batch, pad=pad, device=device),
             "judged choices": lambda chosen: EvalSet(scored=chosen),
             "judged texts": lambda chosen: EvalSet(prompts=chosen),
         }
-        self._loss = loss
+        self._collate = collates[loss]
         self._ahead: tuple[int, Future[list[Any]]] | None = None
         use = (
             partial(torch.cuda.set_device, device) if device.type == "cuda" else None
@@ -78,4 +78,4 @@ class Batches:
         """The batch of ``step``, prepared now."""
         drawn, size = self.drawn(step), self.micro_batch_size
         chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
-        return [self._collate[self._loss](chunk) for chunk in chunks]
+        return [self._collate(chunk) for chunk in chunks]

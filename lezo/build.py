@@ -53,10 +53,12 @@ def make_optimizer(
     if isinstance(optim, MezoConfig):
         assert optim.lr is not None  # config.check saw to it
         watch = Stopwatch(device)
-        probe: Probe = StreamProbe(Streams(model, layout, watch, compiled=config.model.compile))
+        probe: Probe
         if config.judged:
             assert evaluator is not None
             probe = PlainProbe(model, lambda _, parts: error(evaluator, parts))
+        else:
+            probe = StreamProbe(Streams(model, layout, watch, compiled=config.model.compile))
         return TwoPoint(
             model,
             layout,

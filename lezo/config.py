@@ -299,6 +299,11 @@ class RunConfig:
         return type(self.optim) is not OptimConfig
 
     @property
+    def learns(self) -> bool:
+        """Whether the run needs training examples."""
+        return self.trains or self.fits_head
+
+    @property
     def fits_head(self) -> bool:
         """Whether the head's rows of the answers are fitted at once (linear probing)."""
         return self.optim.name == "lp"
@@ -483,7 +488,7 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
 def _baseline_problems(config: RunConfig) -> Iterator[str]:
     task, optim = config.task, config.optim
     own = task.demo_sets is DemoSets.each
-    if own and (config.trains or config.fits_head):
+    if own and config.learns:
         yield f"task.demo_sets=each: each test example has demonstrations of its own; only optim=none and icl take them, not {optim.name}"
     if own and task.demos == 0:
         yield "task.demo_sets=each: expected task.demos of at least 1"

@@ -24,27 +24,21 @@ Options
 def main() -> None:
     """The command. Exits with 0, 1 where no workspace could be made, 2 for bad options, 130 when interrupted."""
     try:
-        sys.exit(_answer(sys.argv[1:]))
+        from lezo.run import answered
+
+        sys.exit(answered("lezo-dashboard", HELP, _answer))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _answer(given: list[str]) -> int:
+def _answer(said: list[str]) -> int:
     from lezo.compose import board_options
-    from lezo.config import ConfigError
-    from lezo.run import complain, words
     from lezo.workspace import WorkspaceError, save, told
 
-    said, help_wanted = words("lezo-dashboard", given)
-    if help_wanted:
-        print(HELP, end="")
-        return 0
+    board = board_options(said)
+    name, project = board.name, board.project
     try:
-        board = board_options(said)
-        name, project = board.name, board.project
         print(told(name, project) if board.dry_run else save(name, board.entity, project))
-    except ConfigError as error:
-        return complain(error)
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,9 +18,9 @@ from lezo.fingerprint import weights_hash
 from lezo.identity import Origin
 from lezo.journal import Header, Journal, JournalError, JournalFile, Recipe, read_journal
 from lezo.model import Layout
-from lezo.optim import SeededUpdate, StepReport, UniformBlocks
+from lezo.optim import SeededUpdate, StepReport
 from lezo.record import code_version
-from lezo.timeline import Timeline
+from lezo.timeline import Timeline, updates_of
 
 
 def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | None = None) -> int:
@@ -46,16 +46,8 @@ def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | No
     if (base := weights_hash(model)) != journal.header.origin.weights:
         expected = f"sha256 {base[:12]}, the journal's are {journal.header.origin.weights[:12]}"
         _refuse(file, [f"these are not its base weights ({expected}): apply it to the model as it began"])
-    updates = SeededUpdate(
-        model,
-        layout,
-        UniformBlocks(len(layout.blocks), recipe.sparsity),
-        seed=recipe.seed,
-        decay=recipe.decay,
-        rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
-    )
     wanted = journal.step if step is None else step
-    Timeline(model, lambda: None, updates).bring_to(wanted, journal, [])
+    Timeline(model, lambda: None, updates_of(recipe, model, layout)).bring_to(wanted, journal, [])
     return wanted
 
 

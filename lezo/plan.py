@@ -61,9 +61,8 @@ def make_plan(config: RunConfig) -> Plan:
     """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""
     device = device_of(config)
     dtype = dtype_of(config, device)
-    learns = config.trains or config.fits_head
-    parts = prepare(config, training=learns)
-    train = (parts.judged() if config.judged else parts.train()) if learns else []
+    parts = prepare(config, training=config.learns)
+    train = (parts.judged() if config.judged else parts.train()) if config.learns else []
     if config.fits_head:
         refuse_long_answers(train)
     dev, test = parts.dev(), parts.test()

@@ -8,7 +8,6 @@ its own, read when it runs, so that one may be skipped, and perturbed, without t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ class Prefixes:
         """Raises ModelError where the configuration does not tell the size of keys and values."""
         path, count = block_list(model)
         self.tokens, (self.heads, self.width) = tokens, _sizes(model.config)
-        self.path, self.blocks = path, [model.get_submodule(f"{path}.{i}") for i in range(count)]
+        self.blocks = [model.get_submodule(f"{path}.{i}") for i in range(count)]
         for block in self.blocks:
             block.prefix = nn.Module()
             empty = torch.empty(tokens, 2 * self.heads * self.width, device=model.device)
@@ -45,11 +44,6 @@ class Prefixes:
     def joined(self) -> Tensor:
         """All in peft's order, on the CPU: (tokens, blocks * 2 * heads * width)."""
         return torch.cat([block.prefix.weight.detach().cpu() for block in self.blocks], 1)
-
-    def by_name(self, values: Sequence[Tensor] | None) -> dict[str, Tensor]:
-        """Values of the blocks, each as ``weight``, by the names of their tensors."""
-        assert values is not None
-        return {f"{self.path}.{i}.prefix.weight": value for i, value in enumerate(values)}
 
     def _before(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """What the forward is told, with the prefix in front."""
@@ -94,8 +88,8 @@ class _InFront(Cache):  # type: ignore[misc]
 
 
 @torch.no_grad()
-def activations(model: Any, tokens: int, seed: int) -> list[Tensor]:
-    """Keys and values of ``tokens`` random tokens of the vocabulary, drawn under ``seed``: one (tokens, -1) fp32 a block.
+def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
+    """Keys and values of ``tokens`` random tokens of the vocabulary, drawn under ``seed``: each block's ``weight`` by its name.
 
     They stand alone, without BOS, at the first positions; MeZO's table 16 calls such a start crucial.
     """
@@ -107,14 +101,15 @@ def activations(model: Any, tokens: int, seed: int) -> list[Tensor]:
     pairs = [
         torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers
     ]  # 2, heads, tokens, width
-    _, count = block_list(model)
+    path, count = block_list(model)
     if len(pairs) != count or any(pair.shape != (2, heads, tokens, width) for pair in pairs):
         found = [tuple(pair.shape) for pair in pairs[:1]]
         raise ModelError(
             f"{type(model).__name__}: keys and values of {len(pairs)} blocks, {found}; expected {count} of "
             f"{(2, heads, tokens, width)}, so that a prefix can stand before them (peft=lora needs no such thing)"
         )
-    return [pair.permute(2, 0, 1, 3).reshape(tokens, -1).float() for pair in pairs]
+    flat = (pair.permute(2, 0, 1, 3).reshape(tokens, -1).float() for pair in pairs)
+    return {f"{path}.{i}.prefix.weight": value for i, value in enumerate(flat)}
 
 
 def _cache_name(model: nn.Module) -> str:

@@ -41,8 +41,12 @@ class Prepared:
 
     def judged(self) -> list[Encoded]:
         """The training examples as the test set is: all candidates, or prompts to continue."""
-        encode = self.encoder.prompts if self.task.generates else self.encoder.candidates
-        return self._checked(encode(self.splits.train, self.splits.demos))
+        return self._checked(self._asked(self.splits.train, self.splits.demos))
+
+    @property
+    def _asked(self) -> Callable[..., list[Encoded]]:
+        """How an example is encoded whose answer is to be judged."""
+        return self.encoder.prompts if self.task.generates else self.encoder.candidates
 
     def dev(self) -> EvalSet:
         """The dev set, which always has a loss."""
@@ -53,13 +57,10 @@ class Prepared:
 
     def test(self) -> EvalSet:
         """The test set: candidates to choose from, or prompts to continue."""
-        encode = self.encoder.prompts if self.task.generates else self.encoder.candidates
-        encoded = self._checked(self.each(encode, self.splits.test))
-        return (
-            EvalSet((), encoded)
-            if self.task.generates
-            else EvalSet(encoded, (), self._blanks(self.splits.test))
-        )
+        encoded = self._checked(self.each(self._asked, self.splits.test))
+        if self.task.generates:
+            return EvalSet((), encoded)
+        return EvalSet(encoded, (), self._blanks(self.splits.test))
 
     def _blanks(self, examples: Sequence[Example]) -> list[Encoded]:
         """The same candidates after a prompt without content, where scores are calibrated."""

@@ -21,11 +21,10 @@ from lezo.fingerprint import tokenizer_hash, weights_hash
 from lezo.identity import run_hash
 from lezo.journal import JournalError, JournalFile, Recipe, read_journal
 from lezo.model import TINY, ModelError, Source, layout, load, load_config, load_tokenizer, rebase, save_model
-from lezo.optim import SeededUpdate, UniformBlocks
 from lezo.prepare import named_device
 from lezo.record import FolderError, read_result
 from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, START, read_rows, told_by_journal, told_by_rows
-from lezo.timeline import Timeline
+from lezo.timeline import Timeline, updates_of
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -77,16 +76,7 @@ class Remade:
         self.source = _source(recipe, options.base)
         self.tokenizer = _tokenizer(recipe, self.source)
         self.model = self._loaded()
-        found = layout(self.model)
-        choose = UniformBlocks(len(found.blocks), recipe.sparsity)
-        updates = SeededUpdate(
-            self.model,
-            found,
-            choose,
-            seed=recipe.seed,
-            decay=recipe.decay,
-            rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
-        )
+        updates = updates_of(recipe, self.model, layout(self.model))
         self.timeline = Timeline(self.model, self._rebase, updates)
 
     def write(self) -> None:

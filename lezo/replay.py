@@ -30,30 +30,25 @@ Options
 def main() -> None:
     """The command. Exits with 0, 1 where the model cannot be made or a check fails, 2 for bad options, 130 interrupted."""
     try:
-        sys.exit(_answer(sys.argv[1:]))
+        from lezo.run import answered
+
+        sys.exit(answered("lezo-replay", HELP, _answer))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _answer(given: list[str]) -> int:
+def _answer(said: list[str]) -> int:
     from lezo.compose import replay_options
     from lezo.config import ConfigError
-    from lezo.run import complain, words
 
-    said, help_wanted = words("lezo-replay", given)
-    if help_wanted or not said:
+    if not said:
         print(HELP, end="")
-        return 0 if help_wanted else 2
+        return 2
     options = [word for word in said if word.startswith("replay.")]
     runs = [word for word in said if word not in options]
-    try:
-        if len(runs) != 1:
-            raise ConfigError(
-                [f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"]
-            )
-        return replayed(Path(runs[0]), replay_options(options))
-    except ConfigError as error:
-        return complain(error)
+    if len(runs) != 1:
+        raise ConfigError([f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"])
+    return replayed(Path(runs[0]), replay_options(options))
 
 
 def replayed(run: Path, options: Any) -> int:

@@ -38,28 +38,22 @@ Options
 def main() -> None:
     """The command. Exits with 0, 1 where there is no run or no room, 2 for bad options, 130 when interrupted."""
     try:
-        sys.exit(_answer(sys.argv[1:]))
+        from lezo.run import answered
+
+        sys.exit(answered("lezo-report", HELP, _answer))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _answer(given: list[str]) -> int:
+def _answer(said: list[str]) -> int:
     from lezo.compose import report_options
-    from lezo.config import ConfigError
-    from lezo.run import complain, words
 
-    said, help_wanted = words("lezo-report", given)
-    if help_wanted:
-        print(HELP, end="")
-        return 0
     options = [word for word in said if word.startswith("report.") and "=" in word]
     roots = [Path(word) for word in said if word not in options] or [Path("runs")]
     try:
         chosen = _checked(report_options(options))
         _refuse_missing(roots)
         return _watch(roots, chosen) if chosen.watch else _report(roots, chosen)
-    except ConfigError as error:
-        return complain(error)
     except OSError as error:
         print(
             f"error: {error.filename}: cannot write there ({error.strerror}); choose another folder with report.out=DIR",

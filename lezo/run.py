@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lezo import __version__
@@ -69,6 +69,20 @@ def words(program: str, given: Sequence[str]) -> tuple[list[str], bool]:
     parser.add_argument("--help", "-h", action="store_true")
     found = parser.parse_intermixed_args(given)
     return found.words, found.help
+
+
+def answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> int:
+    """What a command without flags does with its words: says its manual, or answers. Returns the exit code."""
+    from lezo.config import ConfigError
+
+    said, help_wanted = words(program, sys.argv[1:])
+    if help_wanted:
+        print(manual, end="")
+        return 0
+    try:
+        return answer(said)
+    except ConfigError as error:
+        return complain(error)
 
 
 def run(composed: Composed, *, command: str) -> int:

@@ -9,9 +9,22 @@ from torch import Tensor, nn
 
 from lezo.checkpoint import Checkpoint
 from lezo.evaluate import Evaluation
-from lezo.journal import JournalFile
-from lezo.optim import Optimizer, SeededUpdate, StepReport
+from lezo.journal import JournalFile, Recipe
+from lezo.model import Layout
+from lezo.optim import Optimizer, SeededUpdate, StepReport, UniformBlocks
 from lezo.record import FolderError
+
+
+def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
+    """What makes a journal's updates again on ``model``, whose tensors ``layout`` sorts."""
+    return SeededUpdate(
+        model,
+        layout,
+        UniformBlocks(len(layout.blocks), recipe.sparsity),
+        seed=recipe.seed,
+        decay=recipe.decay,
+        rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
+    )
 
 
 class Timeline:

@@ -107,7 +107,9 @@ def test_a_prefix_whose_first_values_are_gone_is_made_again_or_refused(
     (ran.folder / "prefix.safetensors").unlink()
     assert lezo_replay("out", "replay.out=made")[0] == 0
     real = adapter.activations
-    monkeypatch.setattr(adapter, "activations", lambda *given: [v * (1 + 1e-6) for v in real(*given)])
+    monkeypatch.setattr(
+        adapter, "activations", lambda *given: {n: v * (1 + 1e-6) for n, v in real(*given).items()}
+    )
     code, _, err = lezo_replay("out", "replay.out=other")
     assert code == 1 and "prefix.safetensors" in err and "not the base weights" in err
 
