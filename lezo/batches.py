@@ -29,6 +29,8 @@ Objective = Literal["candidates", "lm", "judged choices", "judged texts"]
 class Batches:
     """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or to be judged an EvalSet each.
 
+    ``plain``: not packed, a sequence a row.
+
     The batch of the next step is prepared on a thread of its own while this one is worked on.
     """
 
@@ -42,12 +44,13 @@ class Batches:
         micro_batch_size: int | None,
         pad: int,
         device: torch.device,
+        plain: bool = False,
     ) -> None:
         self.examples, self.seed, self.batch_size = examples, seed, batch_size
         self.micro_batch_size = micro_batch_size or batch_size
         collates: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
-            "lm": partial(gold_batch, pad=pad, device=device),
-            "candidates": partial(candidate_batch, pad=pad, device=device),
+            "lm": partial(gold_batch, pad=pad, device=device, plain=plain),
+            "candidates": partial(candidate_batch, pad=pad, device=device, plain=plain),
             "judged choices": lambda chosen: EvalSet(scored=chosen),
             "judged texts": lambda chosen: EvalSet(prompts=chosen),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,18 +18,18 @@ from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
 from lezo.plan import Plan
 from lezo.prepare import adapter_of
-from lezo.probe import PlainProbe, Probe, StreamProbe
+from lezo.probe import PlainProbe, Probe
+from lezo.rows import probe_for
 from lezo.stopwatch import Stopwatch
-from lezo.streams import Streams
 
 
-def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
+def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
     """The evaluator of the plan's task; a generation ends at a newline or the end of text."""
     task, tokenizer = plan.parts.task, plan.parts.tokenizer
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return Evaluator(
-        network=Network(model),
+        network=network,
         loss=task.loss,
         metric=task.metric,
         batch_size=batch_size,
@@ -43,12 +42,13 @@ def make_evaluator(plan: Plan, model: Any, batch_size: int) -> Evaluator:
 
 def make_optimizer(
     config: RunConfig,
-    model: nn.Module,
+    network: Network,
     layout: Layout,
     blocks: UniformBlocks,
     evaluator: Evaluator | None = None,
 ) -> Optimizer:
     """The configured optimizer over the model's trainable tensors; ``evaluator`` judges where the metric is the objective."""
+    model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
     if isinstance(optim, MezoConfig):
         assert optim.lr is not None  # config.check saw to it
@@ -58,7 +58,7 @@ def make_optimizer(
             assert evaluator is not None
             probe = PlainProbe(model, lambda _, parts: error(evaluator, parts))
         else:
-            probe = StreamProbe(Streams(model, layout, watch, compiled=config.model.compile))
+            probe = probe_for(network, layout, watch, compiled=config.model.compile)
         return TwoPoint(
             model,
             layout,
@@ -74,7 +74,7 @@ def make_optimizer(
     assert isinstance(optim, FirstOrderConfig) and optim.lr is not None
     return FirstOrder(
         model,
-        partial(contributions, Network(model)),
+        partial(contributions, network),
         algorithm="adamw" if optim.name == "fo-adamw" else "sgd",
         lr=optim.lr,
         steps=config.train.steps,
@@ -88,8 +88,8 @@ def make_optimizer(
     )
 
 
-def make_batches(config: RunConfig, plan: Plan) -> Batches:
-    """The stream of the plan's batches."""
+def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batches:
+    """The stream of the plan's batches: packed, or ``plain`` rows of a sequence each."""
     return Batches(
         plan.train,
         loss=_what_for(config, plan),
@@ -98,6 +98,7 @@ def make_batches(config: RunConfig, plan: Plan) -> Batches:
         micro_batch_size=config.train.micro_batch_size,
         pad=plan.parts.pad,
         device=plan.device,
+        plain=plain,
     )
 
 

@@ -16,16 +16,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from lezo import __version__, banner, story
 from lezo.bench_report import Peak, Sample, findings, markdown, picture
+from lezo.build import make_batches
 from lezo.compose import Composed
 from lezo.config import BenchConfig, BenchVariant, RunConfig
 from lezo.model import load
+from lezo.network import Network
 from lezo.outcome import failed, out_of_memory
 from lezo.plan import Plan, make_plan
-from lezo.record import RunFolder, environment, peak_memory
+from lezo.record import RunFolder, environment, forget_peak_memory, peak_memory
+from lezo.rows import network_for
 from lezo.variants import Variant, Work, lezo_blocks, make_variant, typical_work
 
 SLOW = 10.0  # seconds of a step that is not warmed up, and of a textbook step that is timed once
@@ -71,10 +73,9 @@ def alone(config: RunConfig, name: BenchVariant) -> Peak:
     """One step of one variant in this process, which does nothing else."""
     plan = make_plan(config)
     try:
-        model = loaded(config, plan)
-        if plan.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(plan.device)
-        variant = make_variant(config, plan, typical_work(config, plan), model, name)
+        network = loaded(config, plan)
+        forget_peak_memory()  # of loading, and of finding out how the model runs
+        variant = make_variant(config, plan, typical_work(config, plan), network, name)
         sample = timed(variant, 0, plan.device)
     except Exception as error:
         if not out_of_memory(error):
@@ -95,7 +96,12 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     folder.text("config.yaml", composed.yaml)
     folder.json("environment.json", {"command": command, **environment(plan.device)})
     peaks = _peaks(child, out)
-    rounds = Rounds(plan.device, partial(make_variant, config, plan, work, loaded(config, plan)), peaks)
+    network = loaded(config, plan)
+    if network.plain is not None:
+        out.print(f"rows: plain, {network.plain}")
+        work = replace(work, ours=_plain_tokens(config, plan, work))
+        described = _described(config, plan, work, command) | {"rows": f"plain: {network.plain}"}
+    rounds = Rounds(plan.device, partial(make_variant, config, plan, work, network), peaks)
     samples = [_kept(sample, folder) for sample in rounds(config.bench, out)]
     found = findings([s for s in samples if s.step], rounds.peaks)
     result = described | found | {"seconds": time.perf_counter() - start}
@@ -180,11 +186,15 @@ def timed(variant: Variant, step: int, device: torch.device) -> Sample:
     return Sample(variant.name, step, time.perf_counter() - start, variant.watch.lap())
 
 
-def loaded(config: RunConfig, plan: Plan) -> nn.Module:
-    """The model, on its device."""
+def loaded(config: RunConfig, plan: Plan) -> Network:
+    """The model, on its device, as lezo-run runs it."""
     source, model_config = plan.parts.source, plan.parts.model_config
-    model: nn.Module = load(source, model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
-    return model
+    model = load(source, model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
+    return network_for(model, plan.layout, vocabulary=model_config.vocab_size, longest=plan.lengths[1])
+
+
+def _plain_tokens(config: RunConfig, plan: Plan, work: Work) -> int:
+    return sum(part.tokens for part in make_batches(config, plan, plain=True).made(work.place))
 
 
 def _peaks(child: Sequence[str], out: Console) -> dict[BenchVariant, Peak]:

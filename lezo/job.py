@@ -26,13 +26,14 @@ from lezo.identity import Origin, run_hash
 from lezo.journal import Header
 from lezo.linear import fit_head
 from lezo.mirror import WandbMirror
-from lezo.model import load, rebase, save_model, set_dropout
-from lezo.network import Network, check
+from lezo.model import layout, load, rebase, save_model, set_dropout
+from lezo.network import Network
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
 from lezo.prepare import device_of
 from lezo.record import RunFolder, code_version, environment, peak_memory
 from lezo.resume import START, Past, read_past, refuse_other_origin
+from lezo.rows import network_for
 from lezo.stop import Stop
 from lezo.train import DivergedError, Listener, Progress, train
 
@@ -50,6 +51,7 @@ class Job:
         self.plan: Plan | None = None
         self.origin: Origin | None = None
         self.adapter: Attached | None = None
+        self.network: Network | None = None
         self.weights: str | None = None
         self.mirror: WandbMirror | None = None
         self.zero_shot: Evaluation | None = None
@@ -75,6 +77,7 @@ class Job:
             self._begin(folder)
         plan = self.prepare()
         model = self._load(plan, folder.path if folder.holds_run else None)
+        assert self.network is not None
         self.origin = self._origin(plan, weights_hash(model))
         header = Header(self.origin, make_recipe(self.config))
         if folder.holds_run:
@@ -83,7 +86,7 @@ class Job:
         if self.adapter is not None and (start := self.adapter.start()) is not None:
             folder.data(START, start)
         self._start_mirror(folder)
-        evaluator = make_evaluator(plan, model, self.config.eval.batch_size)
+        evaluator = make_evaluator(plan, self.network, self.config.eval.batch_size)
         self.zero_shot = self.test = self.past.zero_shot or self._zero_shot(evaluator, plan, folder)
         if self.config.trains:
             self.test = None
@@ -145,6 +148,7 @@ class Job:
             "seconds": self._seconds(),
             "peak_memory_bytes": peak_memory(),
             "skipped_steps": done.skipped,
+            "rows": None if self.network is None else self.network.plain or "packed",
             "truncated": plan.truncated if plan else None,
             "command": self.command,
         }
@@ -167,11 +171,17 @@ class Job:
             device=plan.device,
             seed=self.config.seed,
         )
-        check(
-            Network(model),
+        self.network = network_for(
+            model,
+            layout(model),
             vocabulary=plan.parts.model_config.vocab_size,
             longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
+            probes=self.config.trains and not self.config.first_order,
         )
+        if self.network.plain is not None:
+            self.out.print(
+                f"rows: plain, one sequence a row and one sign after the other: {self.network.plain}"
+            )
         if plan.adapter is not None:
             start = run / START if run is not None and (run / START).exists() else None
             self.adapter = Attached(model, plan.adapter, seed=self.config.seed, start=start)
@@ -228,11 +238,11 @@ class Job:
 
     def _train(self, plan: Plan, model: Any, evaluator: Evaluator, folder: RunFolder, header: Header) -> None:
         settings, done = self.config.train, self.progress
-        optimizer = make_optimizer(self.config, model, plan.layout, plan.blocks, evaluator)
+        optimizer = make_optimizer(self.config, evaluator.network, plan.layout, plan.blocks, evaluator)
         durable = self._durable(folder, header, plan, model, optimizer)
         self._go_back(durable)
         shown = story.ProgressStory(self.out, settings.steps, plan.parts.task.metric)
-        batches = make_batches(self.config, plan)
+        batches = make_batches(self.config, plan, plain=evaluator.network.plain is not None)
         mirror = [self.mirror] if self.mirror else []
         try:
             train(

@@ -209,6 +209,11 @@ def block_list(model: nn.Module) -> tuple[str, int]:
     expected = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     fitting = [found for found in lists if expected is None or found[1] == expected]
+    if (
+        not fitting and expected
+    ):  # some families count other layers: of their lists the outermost, not one of experts
+        depth = min((name.count(".") for name, count in lists if count > 1), default=0)
+        fitting = [found for found in lists if found[1] > 1 and found[0].count(".") == depth]
     if not fitting:
         kind = type(model).__name__
         raise ModelError(

@@ -1,11 +1,13 @@
 """What does the model say where answers are scored? Hidden states there, and the head only where it is needed.
 
 A network has one or two streams: evaluation and first-order training run theta itself, a probe theta + eps z
-beside theta - eps z (lezo/streams.py). Whoever computes a loss need not know which.
+beside theta - eps z (lezo/streams.py). Whoever computes a loss need not know which, nor whether the rows are
+packed or plain.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,24 +22,33 @@ VOCABULARY_CHUNK = 8192  # rows of the head held in fp32 at a time
 
 
 class Network:
-    """A causal language model's body and head. Never writes to theta; gradients flow where they are on.
+    """A causal language model's body and head, over packed rows. Never writes to theta; gradients flow where they are on.
 
-    Works for any decoder-only model of transformers whose logits are its head's output.
+    Works for any decoder-only model of transformers that follows a 4-D mask and position ids and whose logits are
+    its head's output. ``plain``: why rows are plain, where they are (`PlainRows`).
     """
+
+    plain: str | None = None
 
     def __init__(self, model: Any) -> None:
         """Raises ModelError where the model has no linear head."""
         self.model, self.head = model, model.get_output_embeddings()
         if not isinstance(self.head, nn.Linear):
-            kind = type(model).__name__
-            raise ModelError(
-                f"{kind}: its head is {type(self.head).__name__}; expected a causal language model's nn.Linear"
-            )
+            raise ModelError(f"{type(model).__name__}: {no_linear_head(self.head)}")
 
     def hidden(self, batch: Batch) -> Tensor:
         """What the head would read at ``batch.read``: (streams, reads, width) in the model's dtype."""
         states = self._states(batch.input_ids, batch.position_ids, batch.mask)
         return states.reshape(1, batch.tokens, -1)[:, batch.read]
+
+    def token_scores(self, batch: Batch, *, normalised: bool = True) -> Tensor:
+        """The log-probability of each answer token: (streams, tokens) fp32 (fp64 for a model in fp64).
+
+        Not ``normalised``: its logit.
+        """
+        hidden = self.hidden(batch)
+        logits = self.token_logits(hidden, batch)
+        return logits - self.normalisers(hidden)[:, batch.token_read] if normalised else logits
 
     def token_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
         """The logit of each answer token: (streams, tokens) fp32 (fp64 for a model in fp64)."""
@@ -57,7 +68,7 @@ class Network:
                 parts.append((wide @ weight.mT + bias[:, None]).logsumexp(-1))
             return torch.stack(parts).logsumexp(0)
 
-    def _states(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def _states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """What reaches the head: (rows, length, width)."""
         with captured(self.head) as seen:
             self.model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
@@ -80,55 +91,52 @@ class Network:
         return torch.autocast(self.head.weight.device.type, enabled=False)
 
 
-def check(network: Network, *, vocabulary: int, longest: int = 0) -> None:
-    """Raise ModelError where packing or the separate head would change this model's logits.
+class PlainRows(Network):
+    """Any causal language model, one sequence a row: its own forward, without mask and positions, and its own logits.
 
-    ``longest``: tokens of the longest sequence; a sliding window must hold it, for packed masks know no window.
-
-    Two short sequences are scored packed in one row and alone by the model's own forward. Attention that
-    ignores the given mask or positions (ALiBi, say), or logits changed after the head (soft caps), show here.
+    Rows are filled up behind their ends, where a causal model does not look. ``plain`` says why it is so run.
     """
-    model = network.model
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and getattr(model.config, "use_sliding_window", True) and window < longest:
-        raise ModelError(
-            f"{type(model).__name__}: its attention has a sliding window of {window} tokens, and the longest sequence "
-            f"has {longest}; expected full attention (choose shorter rows, or a model without a window)"
-        )
-    try:
-        error, limit = _packing_error(network, vocabulary)
-    except (RuntimeError, ValueError, TypeError, IndexError) as failed:
-        if isinstance(failed, torch.OutOfMemoryError):
-            raise
-        said = str(failed).partition("\n")[0]
-        raise ModelError(
-            f"{type(model).__name__}: cannot score packed sequences ({said}); {_EXPECTED}"
-        ) from failed
-    if not error < limit:
-        raise ModelError(
-            f"{type(model).__name__}: packed sequences score differently from single ones (by {error:.1g} of the "
-            f"logits' spread); {_EXPECTED}, and whose logits are its head's output"
-        )
+
+    def __init__(self, model: Any, plain: str) -> None:
+        self.model, self.head, self.plain = model, model.get_output_embeddings(), plain
+        named = inspect.signature(model.forward).parameters
+        self._options = {"use_cache": False} if "use_cache" in named else {}
+        self._keeps = "logits_to_keep" in named
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """As of a `Network`. Raises ModelError where the model has no linear head."""
+        if not isinstance(self.head, nn.Linear):
+            raise ModelError(f"{type(self.model).__name__}: {no_linear_head(self.head)}")
+        return super().hidden(batch)
+
+    def token_scores(self, batch: Batch, *, normalised: bool = True) -> Tensor:
+        """As of a `Network`, always ``normalised``: (1, tokens)."""
+        row, column = batch.read // batch.input_ids.shape[1], batch.read % batch.input_ids.shape[1]
+        columns, place = column.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        scores = _wide(self.logits(batch.input_ids, columns)[row, place]).log_softmax(-1)
+        return scores[batch.token_read].gather(1, batch.target[:, None]).T
+
+    def logits(self, ids: Tensor, columns: Tensor | None = None) -> Tensor:
+        """The model's own logits of rows of ids, (rows, length or columns, vocabulary).
+
+        A model that can leaves out the other columns: a vocabulary's logits take more memory than all the rest.
+        """
+        if columns is None or not self._keeps:
+            logits: Tensor = self.model(input_ids=ids, **self._options).logits
+            return logits if columns is None else logits[:, columns]
+        kept: Tensor = self.model(input_ids=ids, **self._options, logits_to_keep=columns).logits
+        return kept
+
+    def _states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        with captured(self.head) as seen:
+            self.model(input_ids=ids, **self._options)
+        (states,) = seen
+        return states
 
 
-_EXPECTED = "expected a model that follows a 4-D attention mask and position ids"
-
-
-def _packing_error(network: Network, vocabulary: int) -> tuple[float, float]:
-    """How far two packed sequences' logits are from their own, as a part of the logits' spread, and what may be."""
-    model, device = network.model, network.head.weight.device
-    ids = torch.arange(3, 13, device=device) % vocabulary
-    unit = torch.tensor([0] * 4 + [1] * 6, device=device)
-    place = torch.arange(10, device=device)
-    mask = (unit[:, None] == unit[None]) & (place[:, None] >= place[None])
-    positions = torch.cat([place[:4], place[:6]])
-    with torch.no_grad():
-        hidden = network._states(ids[None], positions[None], mask[None, None])[0, [3, 9]]
-        got = _wide(hidden) @ _wide(network.head.weight).T + network._bias(slice(None))
-        alone = [model(input_ids=part[None], use_cache=False).logits[0, -1] for part in (ids[:4], ids[4:])]
-    expected = torch.stack(alone).to(got.dtype)
-    limit = 1e-3 if hidden.dtype in (torch.float32, torch.float64) else 5e-2
-    return float((got - expected).abs().max() / expected.std()), limit
+def no_linear_head(head: object) -> str:
+    """What to say of a head whose rows are no weights of tokens."""
+    return f"its head is {type(head).__name__}; expected a causal language model's nn.Linear"
 
 
 @contextmanager

@@ -22,6 +22,11 @@ def contributions(network: Network, batches: Sequence[Batch]) -> Iterator[Tensor
         yield loss(network, batch) * (batch.weight / total)
 
 
+def total(network: Network, batches: Sequence[Batch]) -> Tensor:
+    """The whole batch's mean loss, () fp32, of a network of one stream."""
+    return torch.stack(list(contributions(network, batches))).sum()
+
+
 def loss(network: Network, batch: Batch) -> Tensor:
     """The batch's mean loss, (streams,) fp32 (fp64 for a model in fp64)."""
     sums = answer_scores(network, batch, normalised=not batch.columns_only)
@@ -40,10 +45,7 @@ def answer_scores(network: Network, batch: Batch, *, normalised: bool = True) ->
     Not ``normalised``, the logits themselves are summed: for one-token candidates after the same prompt
     the two differ by the same constant, which a loss over candidates does not see.
     """
-    hidden = network.hidden(batch)
-    scores = network.token_logits(hidden, batch)
-    if normalised:
-        scores = scores - network.normalisers(hidden)[:, batch.token_read]
+    scores = network.token_scores(batch, normalised=normalised)
     table = scores.new_zeros(len(scores), len(batch.answer_lens), batch.longest)
     where = _streams(scores), batch.token_sequence, batch.token_place
     return table.index_put(where, scores).sum(2)  # not index_add, whose order of summation varies on CUDA

@@ -3,6 +3,9 @@
 The candidates of an example share the longest beginning that their sequences have in common (the prompt, and
 where every candidate is one token, everything that is read); what follows it are branches, which see the
 shared part and themselves. Several examples stand in one row, and a block-diagonal causal mask keeps them apart.
+
+For a model that cannot follow such a mask there are plain rows: a sequence a row, filled up behind its end, where a
+causal model does not look.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class Batch:
     """Examples packed for one forward, and where their answers are scored.
 
     ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True where
-    attention may look. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64,
+    attention may look; None where each sequence has a row of its own. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64,
     which of them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden states
     predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads predicts it;
     ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and where.
@@ -40,7 +43,7 @@ class Batch:
     kind: Literal["candidates", "lm"]
     input_ids: Tensor
     position_ids: Tensor
-    mask: Tensor
+    mask: Tensor | None
     words: Tensor
     word_index: Tensor
     read: Tensor
@@ -63,22 +66,34 @@ class Batch:
         return self.input_ids.numel()
 
 
-def candidate_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device) -> Batch:
+def candidate_batch(
+    examples: Sequence[Encoded], *, pad: int, device: torch.device, plain: bool = False
+) -> Batch:
     """Every candidate of every example, for the loss over candidates; the weight is the number of examples."""
-    return pack([(e, range(len(e.input_ids))) for e in examples], "candidates", pad=pad, device=device)
+    requests = [(e, range(len(e.input_ids))) for e in examples]
+    return pack(requests, "candidates", pad=pad, device=device, plain=plain)
 
 
-def gold_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device) -> Batch:
+def gold_batch(examples: Sequence[Encoded], *, pad: int, device: torch.device, plain: bool = False) -> Batch:
     """The answer to train on of every example, for the LM loss; the weight is the number of its tokens."""
-    return pack([(e, e.gold[:1]) for e in examples], "lm", pad=pad, device=device)
+    return pack([(e, e.gold[:1]) for e in examples], "lm", pad=pad, device=device, plain=plain)
 
 
 def pack(
-    requests: Sequence[Request], kind: Literal["candidates", "lm"], *, pad: int, device: torch.device
+    requests: Sequence[Request],
+    kind: Literal["candidates", "lm"],
+    *,
+    pad: int,
+    device: torch.device,
+    plain: bool = False,
 ) -> Batch:
-    """Lay the requested candidates out in rows of equal length. ``pad`` fills up their ends."""
-    units = [_Unit(example, chosen) for example, chosen in requests]
-    rows, length = _laid_out([len(unit.ids) for unit in units])
+    """Lay the requested candidates out in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends."""
+    if plain:
+        units = [_Unit(example, [k]) for example, chosen in requests for k in chosen]
+    else:
+        units = [_Unit(example, chosen) for example, chosen in requests]
+    sizes = [len(unit.ids) for unit in units]
+    rows, length = _one_a_row(sizes) if plain else _laid_out(sizes)
     grid = _Grid(len(rows), length, pad)
     places = [grid.put(units[u], u, r, at) for r, row in enumerate(rows) for u, at in row]
     starts = dict(places)
@@ -97,7 +112,7 @@ def pack(
         kind=kind,
         input_ids=moved(grid.ids, device),
         position_ids=moved(grid.positions, device),
-        mask=_mask(moved(grid.unit, device), moved(grid.branch, device)),
+        mask=None if plain else _mask(moved(grid.unit, device), moved(grid.branch, device)),
         words=moved(words, device),
         word_index=moved(word_index, device),
         read=ids(reads),
@@ -112,7 +127,7 @@ def pack(
         longest=max(lens),
         most=max(k for _, k in sequences) + 1,
         weight=sum(lens) if kind == "lm" else len(requests),
-        columns_only=kind == "candidates" and all(unit.one_token for unit in units),
+        columns_only=not plain and kind == "candidates" and all(unit.one_token for unit in units),
     )
 
 
@@ -188,6 +203,10 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
     shortest = min(map(len, sequences))
     first = sequences[0]
     return next((i for i in range(shortest) if any(s[i] != first[i] for s in sequences)), shortest)
+
+
+def _one_a_row(sizes: Sequence[int]) -> tuple[list[list[tuple[int, int]]], int]:
+    return [[(unit, 0)] for unit in range(len(sizes))], max(sizes)
 
 
 def _laid_out(sizes: Sequence[int]) -> tuple[list[list[tuple[int, int]]], int]:

@@ -66,6 +66,7 @@ class Streams(Network):
 
     def hidden(self, batch: Batch) -> Tensor:
         """As ``Network.hidden``, of both streams: (2, reads, width)."""
+        assert batch.mask is not None  # plain rows have no two streams
         self._batch, self._rows = batch, len(batch.input_ids)
         inputs = [batch.input_ids, batch.position_ids, batch.mask]
         if self._parts_at_the_start():
@@ -86,7 +87,7 @@ class Streams(Network):
     def _part(self, stack: ExitStack, module: nn.Module, moving: Sequence[Slot]) -> None:
         """Make ``module`` run each stream on its own copies."""
         names, widened = {slot[0] for slot in moving}, set[nn.Module]()
-        for norm in filter(_is_16_bit_norm, module.modules()):
+        for norm in filter(is_16_bit_norm, module.modules()):
             if {self._names[id(parameter)] for parameter in norm.parameters()} <= names:
                 stack.enter_context(replaced(norm, _in_fp32(norm.forward)))
                 widened.add(norm)
@@ -238,7 +239,8 @@ def _is_norm(module: nn.Module) -> bool:
     return bool(own) and "norm" in type(module).__name__.lower() and all(p.ndim == 1 for p in own)
 
 
-def _is_16_bit_norm(module: nn.Module) -> bool:
+def is_16_bit_norm(module: nn.Module) -> bool:
+    """Whether it is a norm whose gains a probe perturbs in fp32."""
     return _is_norm(module) and all(p.dtype.itemsize == 2 for p in module.parameters())
 
 

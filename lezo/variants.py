@@ -75,25 +75,25 @@ def lezo_blocks(config: RunConfig, plan: Plan) -> UniformBlocks:
     return UniformBlocks(plan.blocks.total, getattr(config.optim, "sparsity", LezoConfig.sparsity))
 
 
-def make_variant(config: RunConfig, plan: Plan, work: Work, model: nn.Module, name: BenchVariant) -> Variant:
+def make_variant(config: RunConfig, plan: Plan, work: Work, network: Network, name: BenchVariant) -> Variant:
     """The variant, ready to step. Variants of one model move the same weights, by steps of a training run's size."""
     watch = Stopwatch(plan.device)
     skips = name in (BenchVariant.lezo, BenchVariant.textbook_lezo)
     blocks = lezo_blocks(config, plan) if skips else UniformBlocks(plan.blocks.total, 0.0)
     if name is BenchVariant.floor:
-        step = _floor(config, plan, work, model, watch)
+        step = _floor(config, plan, work, network, watch)
     elif name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo):
-        step = _textbook(config, plan, work, model, blocks, watch)
+        step = _textbook(config, plan, work, network.model, blocks, watch)
     else:
-        step = _engine(config, plan, work, model, blocks, watch)
+        step = _engine(config, plan, work, network, blocks, watch)
     return Variant(name, step, watch)
 
 
 def _floor(
-    config: RunConfig, plan: Plan, work: Work, model: nn.Module, watch: Stopwatch
+    config: RunConfig, plan: Plan, work: Work, network: Network, watch: Stopwatch
 ) -> Callable[[int], object]:
     """Two forwards over our engine's batch, not even with a head, and nothing else."""
-    made, network = make_batches(config, plan).made, Network(model)
+    made = make_batches(config, plan, plain=network.plain is not None).made
 
     def step(_: int) -> None:
         with watch("data"):
@@ -118,10 +118,11 @@ def _on(textbook: Textbook, examples: Sequence[Encoded], step: int) -> object:
 
 
 def _engine(
-    config: RunConfig, plan: Plan, work: Work, model: nn.Module, blocks: UniformBlocks, watch: Stopwatch
+    config: RunConfig, plan: Plan, work: Work, network: Network, blocks: UniformBlocks, watch: Stopwatch
 ) -> Callable[[int], object]:
     """The optimizer that lezo-run trains with, on batches that are not prepared ahead, so that they count."""
-    made, optimizer = make_batches(config, plan).made, make_optimizer(config, model, plan.layout, blocks)
+    made = make_batches(config, plan, plain=network.plain is not None).made
+    optimizer = make_optimizer(config, network, plan.layout, blocks)
 
     def step(i: int) -> object:
         with watch("data"):

@@ -63,9 +63,9 @@ def assert_same_evaluation(plan: Plan) -> None:
     In fp32 both forms are off the exact score by about a millionth of it, the rounding of logits of ten and more.
     """
     model, scored = weights_of(plan, torch.float32), plan.test.scored or plan.dev.scored
-    in_fp32 = make_evaluator(plan, model, 5)._answer_log_probs(scored)
+    in_fp32 = make_evaluator(plan, Network(model), 5)._answer_log_probs(scored)
     model = model.double()
-    exact = make_evaluator(plan, model, 5)._answer_log_probs(scored)
+    exact = make_evaluator(plan, Network(model), 5)._answer_log_probs(scored)
     for example, *sums in zip(scored, in_fp32, exact, strict=True):
         pairs = zip(example.input_ids, example.answer_lens, strict=True)
         plain = [plain_score(model, ids, n) for ids, n in pairs]

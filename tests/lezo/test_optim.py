@@ -223,7 +223,7 @@ def test_the_configured_rounding_reaches_the_optimizer():
     config = compose(["optim.rounding=stochastic", "optim.sparsity=0.5"]).config
     model = small_model()
     found = layout(model)
-    made = make_optimizer(config, model, found, UniformBlocks(len(found.blocks), 0.5))
+    made = make_optimizer(config, Network(model), found, UniformBlocks(len(found.blocks), 0.5))
     assert (made.update.rounding, made.lr, made.update.choose.keep) == ("stochastic", 3e-4, 2)
 
 

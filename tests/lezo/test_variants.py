@@ -51,9 +51,9 @@ def test_few_examples_are_one_batch(planned: tuple[RunConfig, Plan]) -> None:
 @pytest.mark.parametrize("name", BenchVariant)
 def test_a_step_moves_the_blocks_its_name_says(name: BenchVariant, planned: tuple[RunConfig, Plan]) -> None:
     config, plan = planned
-    model, work = loaded(config, plan), typical_work(config, plan)
-    before = weights(model)
-    variant = make_variant(config, plan, work, model, name)
+    network, work = loaded(config, plan), typical_work(config, plan)
+    before, model = weights(network.model), network.model
+    variant = make_variant(config, plan, work, network, name)
     variant.step(1)
     changed = {n for n, theta in weights(model).items() if not torch.equal(theta, before[n])}
     share = UniformBlocks(plan.blocks.total, 0.5 if "lezo" in name.value else 0.0)
