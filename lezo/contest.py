@@ -98,9 +98,9 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     peaks = _peaks(child, out)
     network = loaded(config, plan)
     if network.plain is not None:
-        out.print(f"rows: plain, {network.plain}")
+        out.print(f"rows {network.rows}")
         work = replace(work, ours=_plain_tokens(config, plan, work))
-        described = _described(config, plan, work, command) | {"rows": f"plain: {network.plain}"}
+        described = _described(config, plan, work, command) | {"rows": network.rows}
     rounds = Rounds(plan.device, partial(make_variant, config, plan, work, network), peaks)
     samples = [_kept(sample, folder) for sample in rounds(config.bench, out)]
     found = findings([s for s in samples if s.step], rounds.peaks)

@@ -148,7 +148,7 @@ class Job:
             "seconds": self._seconds(),
             "peak_memory_bytes": peak_memory(),
             "skipped_steps": done.skipped,
-            "rows": None if self.network is None else self.network.plain or "packed",
+            "rows": None if self.network is None else self.network.rows,
             "truncated": plan.truncated if plan else None,
             "command": self.command,
         }

@@ -36,6 +36,11 @@ class Network:
         if not isinstance(self.head, nn.Linear):
             raise ModelError(f"{type(model).__name__}: {no_linear_head(self.head)}")
 
+    @property
+    def rows(self) -> str:
+        """How rows are run, as results say it: packed, or plain and why."""
+        return "packed" if self.plain is None else f"plain: {self.plain}"
+
     def hidden(self, batch: Batch) -> Tensor:
         """What the head would read at ``batch.read``: (streams, reads, width) in the model's dtype."""
         states = self._states(batch.input_ids, batch.position_ids, batch.mask)
