@@ -13,8 +13,8 @@ def text(ids):
     return "".join(map(chr, ids))
 
 
-def encoder(max_length=100, bos=0):
-    return Encoder(letters, bos, max_length)
+def encoder(max_length=100, before=(0,), after=()):
+    return Encoder(letters, before, max_length, after)
 
 
 YES_NO = Example("Is it? ", ("Yes", "No"), (1,))
@@ -30,7 +30,7 @@ def test_candidates_are_bos_prompt_answer():
 
 
 def test_no_bos():
-    assert text(encoder(bos=None).candidates([YES_NO])[0].input_ids[0]) == "Is it? Yes"
+    assert text(encoder(before=()).candidates([YES_NO])[0].input_ids[0]) == "Is it? Yes"
 
 
 def test_demonstrations_go_before_and_leave_answer_lengths_alone():
@@ -68,13 +68,13 @@ def test_an_answer_that_does_not_fit_is_an_error():
 
 def test_a_prompt_without_tokens_needs_something_first():
     empty = Example("", ("abcd",), (0,))
-    for encode in (encoder(bos=None).candidates, encoder(bos=None).prompts):
+    for encode in (encoder(before=()).candidates, encoder(before=()).prompts):
         with pytest.raises(
             EncodeError, match="example 0: the prompt has no token.*model.bos=ID puts one there"
         ):
             encode([empty])
-    assert encoder(bos=5).candidates([empty])[0].input_ids == ((5, *map(ord, "abcd")),)
-    assert encoder(bos=5).prompts([empty])[0].input_ids == ((5,),)
+    assert encoder(before=(5,)).candidates([empty])[0].input_ids == ((5, *map(ord, "abcd")),)
+    assert encoder(before=(5,)).prompts([empty])[0].input_ids == ((5,),)
 
 
 def test_padded():
