@@ -68,7 +68,9 @@ def load_config(source: Source) -> Any:
         config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
     _refuse_other_kinds(source.path, config)
     if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
-        config.pad_token_id = None  # of a token added without a row for it; transformers would not build the model
+        config.pad_token_id = (
+            None  # of a token added without a row for it; transformers would not build the model
+        )
     return config
 
 
