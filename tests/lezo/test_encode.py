@@ -65,8 +65,8 @@ def test_all_that_stands_before_is_kept_where_a_text_is_cut():
     assert [(ids[:2], text(ids[2:])) for ids in found.input_ids] == [((7, 8), "it? Yes"), ((7, 8), " it? No")]
     assert found.truncated and encoder(max_length=11, **two).candidates([YES_NO])[0].truncated
     assert not encoder(max_length=12, **two).candidates([YES_NO])[0].truncated
-    with pytest.raises(EncodeError, match=r"'abcd' has 5 tokens, and with 2 before it the model holds 5"):
-        encoder(max_length=5, **two).candidates([Example("Is it? ", ("abcd",), (0,))])
+    with pytest.raises(EncodeError, match=r"'abcd' has 5 tokens, and with 2 before it the model holds 6"):
+        encoder(max_length=6, **two).candidates([Example("Is it? ", ("abcd",), (0,))])
 
 
 def test_exactly_fitting_is_not_truncated():
