@@ -93,7 +93,15 @@ def _task(config: RunConfig, plan: Plan) -> str:
 def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     parts = f"{story.count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
-    return f"{model_name(config)}: {parts}, {dtype_name(plan)} on {plan.device}{weights}; BOS {plan.parts.encoder.bos}"
+    return f"{model_name(config)}: {parts}, {dtype_name(plan)} on {plan.device}{weights}; {_around(plan)}"
+
+
+def _around(plan: Plan) -> str:
+    """What stands before and after every text: BOS alone by its id, anything else in its own words."""
+    encoder, decode = plan.parts.encoder, plan.parts.tokenizer.decode
+    first = encoder.before[0] if encoder.before else None
+    before = f"BOS {first}" if len(encoder.before) < 2 else f"{decode(encoder.before)} before each text"
+    return before + (f", {decode(encoder.after)} after it" if encoder.after else "")
 
 
 def _trained(plan: Plan, adapter: Adapter) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torch import nn
 from lezo.batches import Batches, Objective
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.evaluate import Evaluator, error
+from lezo.generation import Way, right_way
 from lezo.journal import Recipe
 from lezo.model import Layout
 from lezo.network import Network
@@ -24,20 +27,37 @@ from lezo.stopwatch import Stopwatch
 
 
 def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
-    """The evaluator of the plan's task; a generation ends at a newline or the end of text."""
-    task, tokenizer = plan.parts.task, plan.parts.tokenizer
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    """The evaluator of the plan's task. What runs in plain rows is not padded to generate either."""
+    task, tokenizer, pad, model = plan.parts.task, plan.parts.tokenizer, plan.parts.pad, network.model
+    vocabulary, padded = plan.parts.model_config.vocab_size, network.plain is None
     return Evaluator(
         network=network,
         loss=task.loss,
         metric=task.metric,
         batch_size=batch_size,
-        pad=plan.parts.pad,
+        pad=pad,
         device=plan.device,
-        decode=partial(tokenizer.decode, skip_special_tokens=True),
-        stop=[*newline, *end],
+        decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
+        stop=end_tokens(model, tokenizer),
+        way=right_way(model, pad=pad, vocabulary=vocabulary, padded=padded) if task.generates else Way(),
     )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids that end a text: all that the model's settings, its configuration or the tokenizer name.
+
+    A newline that is a special token is one too, for it is not in the text.
+    """
+    settings = getattr(model, "generation_config", None)
+    named = [getattr(one, "eos_token_id", None) for one in (settings, model.config, tokenizer)]
+    ends = [i for ids in named for i in (ids if isinstance(ids, list | tuple) else [ids]) if i is not None]
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
+    return frozenset([*ends, *(i for i in newline if i in tokenizer.all_special_ids)])
+
+
+def _decoded(tokenizer: Any, known: frozenset[int], ids: Sequence[int]) -> str:
+    """Their text without special tokens, and without ids of the model that are none of the tokenizer's."""
+    return str(tokenizer.decode([i for i in ids if i in known], skip_special_tokens=True))
 
 
 def make_optimizer(

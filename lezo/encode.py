@@ -23,9 +23,10 @@ class EncodeError(ValueError):
 class Encoded:
     """An example as token ids.
 
-    ``input_ids``: one sequence a candidate, BOS first, cut from the left where too long. ``answer_lens``:
-    how many of its last tokens are the answer (0: nothing to score, a prompt to continue). ``gold``: the
-    right candidates, the first being the one to train on.
+    ``input_ids``: one sequence a candidate, behind what the tokenizer puts before a text, cut from the left where
+    too long. ``answer_lens``: how many of its last tokens are the answer (0: nothing to score, a prompt to continue).
+    ``gold``: the right candidates, the first being the one to train on. ``after``: what the tokenizer puts after each
+    text. It is shown and never run: a causal model scores the answer before it sees any of it.
     """
 
     index: int
@@ -34,18 +35,23 @@ class Encoded:
     gold: tuple[int, ...]
     references: tuple[str, ...] = ()
     truncated: bool = False
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns a split's examples into ids. ``max_length`` counts BOS and answer.
+    """Turns a split's examples into ids. ``max_length`` counts ``before`` and answer.
 
-    ``tokenizer`` maps a list of texts to lists of ids without special tokens.
+    ``tokenizer`` maps a list of texts to lists of ids without special tokens; ``before`` and ``after`` are those that
+    stand around each text. An end token ``after`` is no part of an answer: counted from the last token, as published
+    for tokenizers that add none, a one-word answer's score would be that of the end token alone. A prompt to
+    continue has nothing after it.
     """
 
     tokenizer: Callable[[list[str]], list[list[int]]]
-    bos: int | None
+    before: tuple[int, ...]
     max_length: int
+    after: tuple[int, ...] = ()
 
     def candidates(self, examples: Sequence[Example], demos: Sequence[Example] = ()) -> list[Encoded]:
         """Every candidate in full. Raises EncodeError where an answer has no tokens or does not fit."""
@@ -60,7 +66,7 @@ class Encoder:
         for index, example, (ids,) in self._tokenized(examples, lambda e: [with_demos(demos, e.prompt)]):
             kept = self._fitted(ids)
             self._check_prompt(index, kept)
-            cut = len(kept) < len(ids) + (self.bos is not None)
+            cut = len(kept) < len(ids) + len(self.before)
             encoded.append(Encoded(index, (kept,), (0,), (0,), example.references, cut))
         return encoded
 
@@ -80,13 +86,12 @@ class Encoder:
         sequences = tuple(self._fitted(sequence) for sequence in full)
         for sequence, size in zip(sequences, lens, strict=True):
             self._check_prompt(index, sequence[: len(sequence) - size])
-        whole = max(map(len, full)) + (self.bos is not None)
-        return Encoded(index, sequences, lens, example.gold, example.references, whole > self.max_length)
+        cut = max(map(len, full)) + len(self.before) > self.max_length
+        return Encoded(index, sequences, lens, example.gold, example.references, cut, self.after)
 
     def _fitted(self, ids: Sequence[int]) -> tuple[int, ...]:
-        head = () if self.bos is None else (self.bos,)
-        room = self.max_length - len(head)
-        return (*head, *ids[max(len(ids) - room, 0) :])
+        room = self.max_length - len(self.before)
+        return (*self.before, *ids[max(len(ids) - room, 0) :])
 
     def _check_answer(self, index: int, answer: str, size: int) -> None:
         if size < 1:
@@ -94,9 +99,10 @@ class Encoder:
                 f"example {index}: the answer {_shortened(answer)} adds no token to its prompt with this tokenizer; "
                 "expected at least one (a row with an answer in it, another model.tokenizer, or a task whose answers it knows)"
             )
-        if size > self.max_length - 1:
+        if size > self.max_length - max(len(self.before), 1):
+            before = len(self.before) if len(self.before) > 1 else "at least one"
             raise EncodeError(
-                f"example {index}: the answer {_shortened(answer)} has {size} tokens, and with at least one before "
+                f"example {index}: the answer {_shortened(answer)} has {size} tokens, and with {before} before "
                 f"it the model holds {self.max_length}; expected a shorter answer or a model with more positions"
             )
 

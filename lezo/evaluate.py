@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
-import transformers
 
-from lezo.encode import MAX_NEW_TOKENS, Encoded, padded
+from lezo.encode import Encoded
+from lezo.generation import Way, continued
 from lezo.network import Network
 from lezo.objective import answer_scores
 from lezo.pack import pack
@@ -50,7 +52,8 @@ class Evaluation:
 class Evaluator:
     """Scores a split in batches of at most ``batch_size`` sequences; the result does not depend on it.
 
-    ``decode`` turns ids into text without special tokens; ``stop`` are the ids that end a generation.
+    ``decode`` turns ids into text without special tokens. A generated text ends with its first newline, or before an
+    id of ``stop``; ``way`` says which prompts go on side by side.
     """
 
     network: Network
@@ -60,7 +63,8 @@ class Evaluator:
     pad: int
     device: torch.device
     decode: Callable[[Sequence[int]], str]
-    stop: Sequence[int]
+    stop: Collection[int]
+    way: Way = Way()
 
     @torch.no_grad()
     def __call__(self, split: EvalSet) -> Evaluation:
@@ -113,8 +117,7 @@ class Evaluator:
 
     def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
         texts: dict[int, str] = {}
-        order = sorted(prompts, key=lambda prompt: -len(prompt.input_ids[0]))
-        for chunk in _chunks(order, self.batch_size):
+        for chunk in self._batches(prompts):
             texts.update(zip([p.index for p in chunk], self._continued(chunk), strict=True))
         judge = TEXT_METRICS[self.metric]
         records = []
@@ -125,19 +128,26 @@ class Evaluator:
             records.append(({**record, "gold": gold(prompt)}, score))
         return records
 
+    def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
+        """The batches of a generation, the longest prompts first."""
+        order, size = sorted(prompts, key=_length, reverse=True), self.batch_size if self.way.together else 1
+        groups = [order] if self.way.padded else [list(same) for _, same in groupby(order, _length)]
+        return (chunk for group in groups for chunk in _chunks(group, size))
+
     def _continued(self, prompts: Sequence[Encoded]) -> list[str]:
-        """Greedy continuations of at most 50 tokens, up to the first newline or end of text."""
-        ids, mask = padded([prompt.input_ids[0] for prompt in prompts], self.pad)
-        config = transformers.GenerationConfig(
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            eos_token_id=list(self.stop),
-            pad_token_id=self.pad,
-        )
-        output = self.network.model.generate(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), generation_config=config
-        )
-        return [self.decode(row) for row in output[:, ids.shape[1] :].tolist()]
+        """What the model goes on with, up to the first newline or end of text."""
+        ids, model = [prompt.input_ids[0] for prompt in prompts], self.network.model
+        rows = continued(model, ids, pad=self.pad, ends=self._ends, cached=self.way.cached)
+        return [self._text(row) for row in rows]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        line, newline, _ = self.decode([i for i in ids if i not in self.stop]).partition("\n")
+        return line + newline
+
+    @cached_property
+    def _ends(self) -> Callable[[int], bool]:
+        """Whether an id ends a text: a newline may be one of several characters in it."""
+        return cache(lambda token: token in self.stop or "\n" in self.decode([token]))
 
 
 def error(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:
@@ -183,6 +193,10 @@ def _means(example: Encoded, sums: Sequence[float]) -> list[float]:
 def _cross_entropy(scores: Sequence[float], target: int) -> float:
     top = max(scores)
     return top + math.log(sum(math.exp(score - top) for score in scores)) - scores[target]
+
+
+def _length(prompt: Encoded) -> int:
+    return len(prompt.input_ids[0])
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

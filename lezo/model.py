@@ -67,6 +67,9 @@ def load_config(source: Source) -> Any:
     with _reading("the configuration of", source.path):
         config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
     _refuse_other_kinds(source.path, config)
+    # A pad token added without a row for it: transformers would not build the model, and nothing reads the id.
+    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
+        config.pad_token_id = None
     return config
 
 

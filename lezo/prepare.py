@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from tasks.source import load as load_pools
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's words and how they become ids. ``pad`` fills up batches and is always masked."""
+    """The run's words and how they become ids. ``pad``, any id that the model has, fills up batches and is always masked."""
 
     task: Task
     splits: Splits
@@ -103,16 +103,15 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     task = TASKS[config.task.name]
     splits = _splits(config, task, training)
     model_config = load_config(source)
-    tokenizer = load_tokenizer(
-        config.model.tokenizer or source.path, None if config.model.tokenizer else source.revision
-    )
-    _refuse_other_words(config.model.tokenizer or source.path, tokenizer, task, splits)
-    bos = _bos(config.model.bos, model_config, tokenizer)
+    words = config.model.tokenizer or source.path
+    tokenizer = load_tokenizer(words, None if config.model.tokenizer else source.revision)
+    _refuse_other_words(words, tokenizer, task, splits)
+    before, after = _around(words, config.model.bos, model_config, tokenizer)
     adapter = adapter_of(config)
     taken = adapter.positions if adapter else 0
-    encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task, taken))
+    encoder = Encoder(_ids(tokenizer), before, _max_length(source.path, model_config, task, taken), after)
     pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
-    pad = next(int(pad) for pad in pads if pad is not None and pad < model_config.vocab_size)
+    pad = next(int(pad) for pad in pads if pad is not None and 0 <= pad < model_config.vocab_size)
     return Prepared(task, splits, source, model_config, tokenizer, encoder, pad, config.eval.calibration)
 
 
@@ -232,18 +231,36 @@ def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -
 _ROLES = {True: "which ends a generated answer", False: "an answer of the task"}
 
 
-def _bos(given: int | None, model_config: Any, tokenizer: Any) -> int | None:
-    """The id before every prompt: 0 for OPT, as published; else what the tokenizer puts first, if anything."""
-    if given is not None:
-        if given >= model_config.vocab_size:
-            raise ModelError(
-                f"model.bos={given}: expected an id below the vocabulary's {model_config.vocab_size}"
-            )
-        return given
-    if model_config.model_type == "opt":
-        return 0
-    first = tokenizer("a")["input_ids"][0]
-    return int(first) if first == tokenizer.bos_token_id else None
+Around = tuple[tuple[int, ...], tuple[int, ...]]
+"""The ids that stand before and after every text."""
+
+
+def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> Around:
+    """What the tokenizer itself puts around a text; before it ``given`` (model.bos) instead, and 0 for OPT, as published."""
+    if given is not None and given >= model_config.vocab_size:
+        raise ModelError(
+            f"model.bos={given}: expected an id below the vocabulary's {model_config.vocab_size}"
+        )
+    bos = 0 if given is None and model_config.model_type == "opt" else given
+    fitting = set.intersection(*(set(_added(tokenizer, text)) for text in _PROBES))
+    if bos is None and not fitting:
+        raise ModelError(
+            f"{path}: the tokenizer makes other tokens of a text itself when it adds its special ones, so that these "
+            "cannot be told apart; expected the same ones around every text (model.bos=ID says what stands before)"
+        )
+    before, after = min(fitting, key=lambda around: len(around[1]), default=((), ()))
+    return before if bos is None else (bos,), after
+
+
+_PROBES = ("The film was great.", "a b c\nYes")
+
+
+def _added(tokenizer: Any, text: str) -> Iterator[Around]:
+    """Each way to find the text's own ids among those that the tokenizer makes with its special ones."""
+    own, ids = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
+    for start in range(len(ids) - len(own) + 1):
+        if ids[start : start + len(own)] == own:
+            yield tuple(ids[:start]), tuple(ids[start + len(own) :])
 
 
 def _ids(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:

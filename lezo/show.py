@@ -26,7 +26,8 @@ Commands to copy
 
 Options
   inspect.n=3         examples of each split, in the order in which they were sampled
-  inspect.json=false  one JSON object a line: split, index, demos, input_ids, option_lens, gold
+  inspect.json=false  one JSON object a line: split, index, demos, input_ids, option_lens, gold; after, where
+                      the tokenizer puts tokens after a text: the last of input_ids, not scored
   Groups and all other options are those of lezo-run (lezo-run --help).
 """
 
@@ -111,9 +112,10 @@ def as_record(split: str, example: Encoded, demos: int) -> dict[str, Any]:
         "split": split,
         "index": example.index,
         "demos": demos,
-        "input_ids": [list(ids) for ids in example.input_ids],
+        "input_ids": [[*ids, *example.after] for ids in example.input_ids],
         "option_lens": list(example.answer_lens),
         "gold": gold(example),
+        **({"after": list(example.after)} if example.after else {}),
     }
 
 
@@ -129,7 +131,8 @@ def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
         prompt, answer = ids[: len(ids) - size], ids[len(ids) - size :]
         marked = "".join(f"«{tokenizer.decode([token])}»" for token in answer)
         shown = tokenizer.decode(prompt) if k == 0 else f"  candidate {k}: ..."
-        lines.append(f"{shown}{marked}  [{len(ids)} tokens, {size} scored]")
+        behind = tokenizer.decode(example.after)
+        lines.append(f"{shown}{marked}{behind}  [{len(ids)} tokens, {size} scored]")
     return "\n".join(lines) + "\n"
 
 

@@ -37,7 +37,7 @@ DOORS = {
         "lezo.model",
         "lezo.prefix",
         "lezo.adapter",
-        "lezo.evaluate",
+        "lezo.generation",
         "lezo.tiny.pretrain",
         "lezo.trainer",
     },

@@ -24,7 +24,7 @@ def evaluator(model, loss="candidates", metric="accuracy", batch_size=3):
         pad=1,
         device=CPU,
         decode=lambda ids: "".join(f" t{i}" if i != NEWLINE else "\n" for i in ids if i > 3),
-        stop=[NEWLINE, END],
+        stop={END},
     )
 
 

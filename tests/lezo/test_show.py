@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from lezo import __version__, show
@@ -94,6 +95,24 @@ def test_a_tokenizer_and_a_configuration_are_enough(records: Any, tmp_path: Path
         shutil.copy(TINY / name, tmp_path / name)
     folder = ["task=rte", "inspect.n=1", "data=sample"]
     assert records(*folder, "model=hf", f"model.path={tmp_path}") == records(*folder)
+
+
+def test_what_the_tokenizer_puts_around_a_text_is_shown(
+    records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(TINY / "config.json", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    template = TemplateProcessing(single="$A </s> <pad>", special_tokens=[("</s>", 2), ("<pad>", 1)])
+    tokenizer.backend_tokenizer.post_processor = template
+    tokenizer.save_pretrained(tmp_path)
+    model = ["task=squad", "inspect.n=1", "data=sample", "model=hf", f"model.path={tmp_path}"]
+    train, _, test = records(*model)
+    assert list(train) == [*KEYS, "after"] and list(test) == KEYS
+    (ids,), (size,) = train["input_ids"], train["option_lens"]
+    assert (ids[-2:], train["after"]) == ([2, 1], [2, 1]) and test["input_ids"][0][-2:] != [2, 1]
+    assert tokenizer.decode(ids[-2 - size : -2]).strip() in train["gold"]
+    inspected(*model, patch=monkeypatch)
+    assert capsys.readouterr().out.count("»</s><pad>  [") == 2  # train and dev
 
 
 def test_truncation_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
