@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from lezo.terminal import open_streams
+
 HELP = """lezo-dashboard: create the workspace of a wandb project that lezo-run log=wandb mirrors its runs to.
 
 Commands to copy
@@ -23,6 +25,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where no workspace could be made, 2 for bad options, 130 when interrupted."""
+    open_streams()
     try:
         from lezo.run import answered
 
