@@ -8,22 +8,20 @@ The run folder's files are the truth.
 
 from __future__ import annotations
 
-import netrc
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lezo import mirror_keys as keys
 from lezo.evaluate import Evaluation
+from lezo.mirror_start import FINISH_SECONDS, in_a_line, started
 from lezo.optim import StepReport
 from lezo.record import dev_row, train_row
 
 _QUEUE_ROWS = 10_000
-_INIT_SECONDS = 20  # wandb may take to reach its server
 
 
 class WandbMirror:
@@ -37,7 +35,7 @@ class WandbMirror:
         folder: Path,
         *,
         config: Mapping[str, Any],
-        project: str,
+        project: str | None,
         group: str | None,
         tags: list[str],
         mode: str,
@@ -49,9 +47,10 @@ class WandbMirror:
         self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
         settings = {
             **{"project": project, "group": group, "job_type": keys.job_type(config), "tags": tags},
-            **{"mode": mode, "config": dict(config), "id": run_id},
+            **{"config": dict(config), "id": run_id},
         }
-        self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
+        work = partial(self._work, folder, settings, mode)
+        self._thread = threading.Thread(target=work, daemon=True, name="wandb")
         self._thread.start()
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
@@ -87,35 +86,20 @@ class WandbMirror:
         else:
             self._dropped += 1
 
-    def _work(self, folder: Path, settings: dict[str, Any]) -> None:
+    def _work(self, folder: Path, settings: Mapping[str, Any], mode: str) -> None:
         """The thread: start wandb, then do as told until told to finish; on any failure say so and end."""
         try:
-            run = _start(folder, settings)
+            run = _begun(folder, settings, mode, self._warn)
             while (call := self._queue.get()) is not None:
                 call(run)
-            run.finish()
+            _finished(run)
         except Exception as error:  # whatever goes wrong inside wandb must not reach the run
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._stopped = True
-            self._warn(f"wandb stopped mirroring ({reason}); the run folder has everything")
+            self._warn(f"wandb stopped mirroring ({in_a_line(error)}); the run folder has everything")
 
 
-def _start(folder: Path, settings: dict[str, Any]) -> Any:
-    import wandb
-
-    mode = settings.pop("mode")
-    if mode == "auto":
-        mode = "online" if _has_account() else "offline"
-    options = wandb.Settings(init_timeout=_INIT_SECONDS, silent=True, x_transaction_log_flush_interval=1.0)
-    run = wandb.init(
-        dir=str(folder),
-        name=folder.name,
-        mode=mode,
-        reinit="create_new",
-        resume="allow",  # the sessions of one run are one there too
-        settings=options,
-        **settings,
-    )
+def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
+    run = started(folder, settings, mode, warn)
     for axis in keys.AXES:
         run.define_metric(axis)
     for namespace, axis in keys.NAMESPACES.items():
@@ -126,18 +110,18 @@ def _start(folder: Path, settings: dict[str, Any]) -> Any:
     return run
 
 
+def _finished(run: Any) -> None:
+    try:
+        run.finish()
+    except TimeoutError:
+        way_out = f"wandb sync {run.settings.sync_dir} uploads the rest"
+        raise TimeoutError(
+            f"its server did not take everything within {FINISH_SECONDS:g} s: {way_out}"
+        ) from None
+
+
 def _table(test: Evaluation) -> Any:
     import wandb
 
     columns, rows = keys.prediction_table(test.predictions)
     return wandb.Table(columns=columns, data=rows)
-
-
-def _has_account() -> bool:
-    """Whether a key lies where wandb looks for one: the environment, or the netrc file."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        known = False
-    return bool(os.environ.get("WANDB_API_KEY")) or known
