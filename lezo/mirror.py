@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from lezo import mirror_keys as keys
 from lezo.evaluate import Evaluation
-from lezo.mirror_start import FINISH_SECONDS, in_a_line, started
+from lezo.mirror_start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, started
 from lezo.optim import StepReport
 from lezo.record import dev_row, train_row
 
@@ -27,7 +28,7 @@ _QUEUE_ROWS = 10_000
 class WandbMirror:
     """Mirrors metrics and result; ``warn`` receives the one line that says why mirroring stopped.
 
-    ``patience``: the seconds that ``close`` waits for wandb to finish.
+    ``patience``: the seconds that ``close`` waits for wandb to finish; it waits less where no server answers.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class WandbMirror:
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
+        self._run: Any = None
+        self._left = False  # nobody waits for the thread any more
         settings = {
             **{"project": project, "group": group, "job_type": keys.job_type(config), "tags": tags},
             **{"config": dict(config), "id": run_id},
@@ -71,11 +74,22 @@ class WandbMirror:
         """Set the result as the summary and finish, within the patience."""
         self._queue.put(lambda run: run.summary.update(keys.result_keys(result)))
         self._queue.put(None)
-        self._thread.join(self._patience)
+        start = time.monotonic()
+        self._thread.join(min(FINISH_SECONDS, self._patience))
+        if self._thread.is_alive() and not (self._online() and no_answer(self._run.settings)):
+            self._thread.join(max(start + self._patience - time.monotonic(), 0))
         if self._thread.is_alive():
-            self._warn(f"wandb did not finish within {self._patience:g} s; the run folder has everything")
+            self._left = True
+            self._warn(f"wandb did not finish within {time.monotonic() - start:.1f} s; {self._way_out()}")
         if self._dropped and not self._stopped:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
+
+    def _online(self) -> bool:
+        return self._run is not None and self._run.settings.mode in ONLINE
+
+    def _way_out(self) -> str:
+        rest = f", and wandb sync {self._run.settings.sync_dir} uploads the rest" if self._online() else ""
+        return f"the run folder has everything{rest}"
 
     def _log(self, row: Mapping[str, Any]) -> None:
         self._put(lambda run: run.log(dict(row)))
@@ -89,13 +103,14 @@ class WandbMirror:
     def _work(self, folder: Path, settings: Mapping[str, Any], mode: str) -> None:
         """The thread: start wandb, then do as told until told to finish; on any failure say so and end."""
         try:
-            run = _begun(folder, settings, mode, self._warn)
+            self._run = _begun(folder, settings, mode, self._warn)
             while (call := self._queue.get()) is not None:
-                call(run)
-            _finished(run)
+                call(self._run)
+            self._run.finish()
         except Exception as error:  # whatever goes wrong inside wandb must not reach the run
+            if not self._left:
+                self._warn(f"wandb stopped mirroring ({in_a_line(error)}); {self._way_out()}")
             self._stopped = True
-            self._warn(f"wandb stopped mirroring ({in_a_line(error)}); the run folder has everything")
 
 
 def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
@@ -108,16 +123,6 @@ def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[
         if key.best:
             run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last")
     return run
-
-
-def _finished(run: Any) -> None:
-    try:
-        run.finish()
-    except TimeoutError:
-        way_out = f"wandb sync {run.settings.sync_dir} uploads the rest"
-        raise TimeoutError(
-            f"its server did not take everything within {FINISH_SECONDS:g} s: {way_out}"
-        ) from None
 
 
 def _table(test: Evaluation) -> Any:

@@ -19,8 +19,8 @@ from urllib.parse import urlparse
 
 _ANSWER_SECONDS = 3.0  # for the server to answer at all
 _INIT_SECONDS = 10.0  # for one that does, to take the run
-FINISH_SECONDS = 8.0  # and to take the rest at its end
-_ONLINE = ("online", "run", "shared")
+FINISH_SECONDS = 5.0  # and to take the rest at its end
+ONLINE = ("online", "run", "shared")
 
 
 def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
@@ -34,7 +34,7 @@ def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[s
     theirs = wandb.setup(wandb.Settings(silent=True)).settings
     given = {**asked, **_left_open(folder, asked, theirs)}
     mode, reason = _mode(mode, theirs)
-    if reason is None and mode in _ONLINE:
+    if reason is None and mode in ONLINE:
         try:
             return _begun({**given, "mode": mode})
         except Exception as error:  # a key that is not known, a project of others: there are many
@@ -46,8 +46,10 @@ def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[s
     return run
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     """What an error says, as far as it is of use."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
@@ -79,12 +81,12 @@ def _left_open(folder: Path, asked: Mapping[str, Any], theirs: Any) -> dict[str,
 def _mode(asked: str, theirs: Any) -> tuple[str, str | None]:
     """The mode, and why an online run is not to be."""
     mode = theirs.mode if asked == "auto" else asked
-    if mode not in _ONLINE:
+    if mode not in ONLINE:
         return mode, None
     if not _has_account(theirs):
         wanted = asked != "auto" or "WANDB_MODE" in os.environ
         return "offline", "no account is set up (wandb login)" if wanted else None
-    return mode, _no_answer(theirs)
+    return mode, no_answer(theirs)
 
 
 def _has_account(theirs: Any) -> bool:
@@ -98,8 +100,11 @@ def _has_account(theirs: Any) -> bool:
         return False
 
 
-def _no_answer(theirs: Any) -> str | None:
-    """Why nobody is there; None where somebody answers, whatever it is. On a thread: finding a name has no time limit."""
+def no_answer(theirs: Any) -> str | None:
+    """Why nobody is at the server of wandb's settings, known within seconds; None where somebody answers, whatever it is.
+
+    On a thread: finding the server's name has no time limit.
+    """
     host = urlparse(theirs.base_url).netloc.rpartition("@")[2]
     found: list[str | None] = [f"no answer within {_ANSWER_SECONDS:g} s"]
     asking = threading.Thread(target=lambda: found.append(_refusal(theirs)), daemon=True)
