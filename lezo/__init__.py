@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Threads that wait for work spin, which beside anything else on the cores makes a step many times slower; GNU's OpenMP
-# is told to spin a thousand turns instead of 300,000, Intel's and LLVM's a millisecond instead of 200, which costs
-# nothing alone. A runtime reads this when torch loads it; what the user has said stays.
+# OpenMP's threads spin while they wait, which beside anything else on the cores makes a step many times slower: GNU's
+# is told to spin a thousand turns instead of 300,000, Intel's and LLVM's a millisecond instead of 200. A runtime reads
+# this when torch loads it, hence here; what the user has said stays, and results do not depend on it (docs/library.md).
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")

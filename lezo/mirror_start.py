@@ -105,25 +105,27 @@ def no_answer(theirs: Any) -> str | None:
 
     On a thread: finding the server's name has no time limit.
     """
-    host = urlparse(theirs.base_url).netloc.rpartition("@")[2]
+    url = urlparse(theirs.base_url)
+    host = url.netloc.rpartition("@")[2]  # what stands before it is secret
     found: list[str | None] = [f"no answer within {_ANSWER_SECONDS:g} s"]
-    asking = threading.Thread(target=lambda: found.append(_refusal(theirs)), daemon=True)
+    asking = threading.Thread(
+        target=lambda: found.append(_refusal(url._replace(netloc=host).geturl(), theirs)), daemon=True
+    )
     asking.start()
     asking.join(_ANSWER_SECONDS)
     return None if found[-1] is None else f"{host}: {found[-1]}"
 
 
-def _refusal(theirs: Any) -> str | None:
+def _refusal(url: str, theirs: Any) -> str | None:
     given = {"http": theirs.http_proxy, "https": theirs.https_proxy}
     proxies = {**urllib.request.getproxies(), **{kind: proxy for kind, proxy in given.items() if proxy}}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        opener.open(theirs.base_url, timeout=2 * _ANSWER_SECONDS).close()
+        opener.open(url, timeout=2 * _ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        return (
-            None if isinstance(reason, ssl.SSLError) else in_a_line(reason)
-        )  # wandb may know that certificate
+        if not isinstance(reason, ssl.SSLError):  # a certificate that wandb may know
+            return in_a_line(reason)
     return None
