@@ -4,6 +4,8 @@ What is named here is stable (docs/library.md); the modules behind it may change
 first used, for torch and transformers take seconds.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
     from lezo.trainer import ZOTrainer as ZOTrainer
 
 __version__ = "0.1.0"
+
+# OpenMP's threads spin while they wait, which beside anything else on the cores makes a step many times slower: GNU's
+# is told to spin a thousand turns instead of 300,000, Intel's and LLVM's a millisecond instead of 200. A runtime reads
+# this when torch loads it, hence here; what the user has said stays, and results do not depend on it (docs/library.md).
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 _HOMES = {
     "JournalError": "lezo.journal",

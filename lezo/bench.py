@@ -11,6 +11,8 @@ from hydra._internal.utils import get_args_parser
 from lezo.compose import Composed, command, compose
 from lezo.config import ConfigError, MezoConfig
 from lezo.run import complain
+from lezo.several import refuse_several
+from lezo.terminal import open_streams
 
 HELP = """lezo-bench: time zeroth-order steps on a task's real lengths, beside the published code's form of them.
 
@@ -43,10 +45,12 @@ _FOLDER = "hydra.run.dir=runs/bench/${task.name}/${model.name}/${now:%Y-%m-%d_%H
 
 def main() -> None:
     """The command. Exits with 0, 1 for a failure, 2 for a bad configuration, 130 when interrupted."""
+    open_streams()
     arguments = get_args_parser().parse_intermixed_args()
     if arguments.help:
         print(HELP, end="")
         return
+    refuse_several()
     try:
         sys.exit(_benched(arguments))
     except ConfigError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
             raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
         except UnicodeEncodeError:  # bytes of the command line that Python could not read
-            raise ConfigError([f"{text}: expected UTF-8 text"]) from None
+            encoding = sys.getfilesystemencoding()
+            way_out = (
+                ""
+                if encoding == "utf-8"
+                else f", and Python reads {encoding}; say LC_ALL=C.UTF-8 before the command"
+            )
+            raise ConfigError([f"{text}: expected UTF-8 text{way_out}"]) from None
     return parsed
 
 

@@ -223,7 +223,7 @@ class DataConfig:
 @dataclass
 class LogConfig:
     name: str = MISSING
-    project: str = "lezo"
+    project: str | None = None  # None: WANDB_PROJECT, else lezo
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     mode: WandbMode = WandbMode.auto
@@ -349,7 +349,7 @@ class BoardConfig:
     """For lezo-dashboard: the workspace's name and place on wandb; ``entity`` None is the account's own."""
 
     entity: str | None = None
-    project: str = "lezo"
+    project: str | None = None
     name: str = "lezo"
     dry_run: bool = False
 

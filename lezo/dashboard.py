@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+from lezo.terminal import open_streams
 
 HELP = """lezo-dashboard: create the workspace of a wandb project that lezo-run log=wandb mirrors its runs to.
 
@@ -14,8 +17,8 @@ It needs wandb-workspaces (pip install 'lezo[dashboard]'), an account (wandb log
 Each call makes a new workspace; the project's others stay as they are.
 
 Options
-  board.entity    user or team            [the account's own]
-  board.project   log.project of the runs [lezo]
+  board.entity    user or team            [WANDB_ENTITY, else the account's own]
+  board.project   log.project of the runs [WANDB_PROJECT, else lezo]
   board.name      the workspace's name    [lezo]
   board.dry_run   print it, make nothing  [false]
 """
@@ -23,6 +26,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where no workspace could be made, 2 for bad options, 130 when interrupted."""
+    open_streams()
     try:
         from lezo.run import answered
 
@@ -36,9 +40,10 @@ def _answer(said: list[str]) -> int:
     from lezo.workspace import WorkspaceError, save, told
 
     board = board_options(said)
-    name, project = board.name, board.project
+    name, project = board.name, board.project or os.environ.get("WANDB_PROJECT") or "lezo"
+    entity = board.entity or os.environ.get("WANDB_ENTITY") or None
     try:
-        print(told(name, project) if board.dry_run else save(name, board.entity, project))
+        print(told(name, project) if board.dry_run else save(name, entity, project))
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

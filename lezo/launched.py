@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from omegaconf import DictConfig
 
 from lezo.compose import CONF, command, converted, register_schema
 from lezo.config import check
+from lezo.several import several
+from lezo.terminal import steady
 
 
 def hand_over() -> None:
@@ -37,6 +40,8 @@ class LaunchedRun:
 
     def __call__(self, config: DictConfig) -> None:
         """Check and run. Raises CompactHydraException where the run failed, SystemExit where it was interrupted."""
+        if (found := several(os.environ)) is not None:
+            raise CompactHydraException(found[1])
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
         composed = converted(config, folder, Path(job.sweep.dir), folder.name)
@@ -86,7 +91,12 @@ class Notice:
 
 @contextmanager
 def _speaking_to(log: Path) -> Iterator[None]:
-    with log.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+    with (
+        log.open("ab") as file,
+        steady(file.fileno(), "utf-8", lines=True) as said,
+        redirect_stdout(said),
+        redirect_stderr(said),
+    ):
         yield
 
 

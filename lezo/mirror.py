@@ -8,28 +8,27 @@ The run folder's files are the truth.
 
 from __future__ import annotations
 
-import netrc
-import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lezo import mirror_keys as keys
 from lezo.evaluate import Evaluation
+from lezo.mirror_start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, started
 from lezo.optim import StepReport
 from lezo.record import dev_row, train_row
 
 _QUEUE_ROWS = 10_000
-_INIT_SECONDS = 20  # wandb may take to reach its server
 
 
 class WandbMirror:
     """Mirrors metrics and result; ``warn`` receives the one line that says why mirroring stopped.
 
-    ``patience``: the seconds that ``close`` waits for wandb to finish.
+    ``patience``: the seconds that ``close`` waits for wandb to finish; it waits less where no server answers.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class WandbMirror:
         folder: Path,
         *,
         config: Mapping[str, Any],
-        project: str,
+        project: str | None,
         group: str | None,
         tags: list[str],
         mode: str,
@@ -47,11 +46,14 @@ class WandbMirror:
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
+        self._run: Any = None
+        self._left = False  # nobody waits for the thread any more
         settings = {
             **{"project": project, "group": group, "job_type": keys.job_type(config), "tags": tags},
-            **{"mode": mode, "config": dict(config), "id": run_id},
+            **{"config": dict(config), "id": run_id},
         }
-        self._thread = threading.Thread(target=self._work, args=(folder, settings), daemon=True, name="wandb")
+        work = partial(self._work, folder, settings, mode)
+        self._thread = threading.Thread(target=work, daemon=True, name="wandb")
         self._thread.start()
 
     def trained(self, step: int, seconds: float, report: StepReport) -> None:
@@ -72,11 +74,22 @@ class WandbMirror:
         """Set the result as the summary and finish, within the patience."""
         self._queue.put(lambda run: run.summary.update(keys.result_keys(result)))
         self._queue.put(None)
-        self._thread.join(self._patience)
+        start = time.monotonic()
+        self._thread.join(min(FINISH_SECONDS, self._patience))
+        if self._thread.is_alive() and not (self._online() and no_answer(self._run.settings)):
+            self._thread.join(max(start + self._patience - time.monotonic(), 0))
         if self._thread.is_alive():
-            self._warn(f"wandb did not finish within {self._patience:g} s; the run folder has everything")
+            self._left = True
+            self._warn(f"wandb did not finish within {time.monotonic() - start:.1f} s; {self._way_out()}")
         if self._dropped and not self._stopped:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
+
+    def _online(self) -> bool:
+        return self._run is not None and self._run.settings.mode in ONLINE
+
+    def _way_out(self) -> str:
+        rest = f", and wandb sync {self._run.settings.sync_dir} uploads the rest" if self._online() else ""
+        return f"the run folder has everything{rest}"
 
     def _log(self, row: Mapping[str, Any]) -> None:
         self._put(lambda run: run.log(dict(row)))
@@ -87,35 +100,21 @@ class WandbMirror:
         else:
             self._dropped += 1
 
-    def _work(self, folder: Path, settings: dict[str, Any]) -> None:
+    def _work(self, folder: Path, settings: Mapping[str, Any], mode: str) -> None:
         """The thread: start wandb, then do as told until told to finish; on any failure say so and end."""
         try:
-            run = _start(folder, settings)
+            self._run = _begun(folder, settings, mode, self._warn)
             while (call := self._queue.get()) is not None:
-                call(run)
-            run.finish()
+                call(self._run)
+            self._run.finish()
         except Exception as error:  # whatever goes wrong inside wandb must not reach the run
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not self._left:
+                self._warn(f"wandb stopped mirroring ({in_a_line(error)}); {self._way_out()}")
             self._stopped = True
-            self._warn(f"wandb stopped mirroring ({reason}); the run folder has everything")
 
 
-def _start(folder: Path, settings: dict[str, Any]) -> Any:
-    import wandb
-
-    mode = settings.pop("mode")
-    if mode == "auto":
-        mode = "online" if _has_account() else "offline"
-    options = wandb.Settings(init_timeout=_INIT_SECONDS, silent=True, x_transaction_log_flush_interval=1.0)
-    run = wandb.init(
-        dir=str(folder),
-        name=folder.name,
-        mode=mode,
-        reinit="create_new",
-        resume="allow",  # the sessions of one run are one there too
-        settings=options,
-        **settings,
-    )
+def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
+    run = started(folder, settings, mode, warn)
     for axis in keys.AXES:
         run.define_metric(axis)
     for namespace, axis in keys.NAMESPACES.items():
@@ -131,13 +130,3 @@ def _table(test: Evaluation) -> Any:
 
     columns, rows = keys.prediction_table(test.predictions)
     return wandb.Table(columns=columns, data=rows)
-
-
-def _has_account() -> bool:
-    """Whether a key lies where wandb looks for one: the environment, or the netrc file."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        known = False
-    return bool(os.environ.get("WANDB_API_KEY")) or known

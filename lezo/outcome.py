@@ -83,7 +83,7 @@ def _recorded(job: Job, folder: RunFolder) -> int:
     code, status, error = 0, "finished", None
     try:
         job.execute(folder)
-    except (KeyboardInterrupt, SystemExit):  # rich exits where the reader of a pipe has gone
+    except KeyboardInterrupt:
         code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
     except Exception as caught:
         code, status, error = failed(caught, job), "failed", _in_words(caught, job) or repr(caught)

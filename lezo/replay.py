@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lezo.terminal import open_streams
+
 HELP = """lezo-replay: make a run's fine-tuned model again, from the base weights and the run's journal.
 
 Commands to copy
@@ -29,6 +31,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where the model cannot be made or a check fails, 2 for bad options, 130 interrupted."""
+    open_streams()
     try:
         from lezo.run import answered
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lezo.terminal import open_streams
+
 if TYPE_CHECKING:
     from lezo.config import ReportConfig
     from lezo.runs_read import Run
@@ -37,6 +39,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where there is no run or no room, 2 for bad options, 130 when interrupted."""
+    open_streams()
     try:
         from lezo.run import answered
 

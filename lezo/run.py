@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from lezo import __version__
 from lezo.lifeline import end_with_the_sweep
+from lezo.several import refuse_several
+from lezo.terminal import open_streams
 
 if TYPE_CHECKING:  # Hydra takes a good part of a second to import: only inside `main`, where Ctrl-C is caught
     from lezo.compose import Composed
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # Hydra takes a good part of a second to import: only inside 
 
 def main() -> None:
     """The command. Exits with 0, 1 for a failed run, 2 for a bad configuration, 130 when interrupted."""
+    open_streams()
     try:
         end_with_the_sweep()
         sys.exit(_answer())
@@ -37,6 +40,7 @@ def _answer() -> int:
 
             hand_over()
             return 0
+        refuse_several()
         if given.multirun and _names_a_launcher(given.overrides):
             from lezo.sweep_launched import launch
 
@@ -79,6 +83,7 @@ def answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> i
     if help_wanted:
         print(manual, end="")
         return 0
+    refuse_several()
     try:
         return answer(said)
     except ConfigError as error:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lezo.run import command_line, complain
+from lezo.terminal import open_streams
 
 if TYPE_CHECKING:
     from lezo.config import RunConfig
@@ -34,9 +35,10 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where data or tokenizer cannot be read, 2 for a bad configuration."""
+    open_streams()
     try:
         sys.exit(_answer())
-    except (KeyboardInterrupt, BrokenPipeError):  # as when piped into head
+    except KeyboardInterrupt:
         sys.exit(130)
 
 

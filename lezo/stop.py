@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SAID = b"\nstopping after this step; Ctrl-C again stops at once\n"
@@ -43,7 +43,8 @@ class Stop:
         if again and number == signal.SIGTERM:
             return
         if self._held and not again:
-            os.write(2, _SAID)  # a print could be in the middle of another one
+            with suppress(OSError):  # nobody there, or no room
+                os.write(2, _SAID)  # a print could be in the middle of another one
             return
         self.torn = self._held
         raise KeyboardInterrupt

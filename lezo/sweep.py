@@ -253,7 +253,5 @@ def _command(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
     """lezo-run on one job, which goes on with what its folder holds."""
     folder = ["--config-dir", config_dir] if config_dir else []
     own = [text for text in job.overrides if not text.startswith("hydra.sweep.")]
-    resume = [] if job.says("resume") else ["resume=auto"]
-    grouped = [] if job.composed.config.log.group else [f"log.group={group}"]
     where = f"hydra.run.dir={quoted(str(job.folder))}"
-    return [sys.executable, "-m", "lezo.run", *folder, *own, *resume, *grouped, where]
+    return [sys.executable, "-m", "lezo.run", *folder, *own, *job.way_on(group), where]

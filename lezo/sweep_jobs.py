@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,12 @@ class SweepJob:
     def says(self, key: str) -> bool:
         """Whether the command gives ``key`` a value."""
         return any(text.lstrip("+").split("=")[0] == key for text in self.overrides)
+
+    def way_on(self, group: str) -> list[str]:
+        """What a sweep adds: to go on with what the folder holds, and wandb's ``group``, unless the user says other."""
+        resume = [] if self.says("resume") else ["resume=auto"]
+        theirs = self.composed.config.log.group or os.environ.get("WANDB_RUN_GROUP")
+        return resume if theirs else [*resume, f"log.group={group}"]
 
     @property
     def refuses_runs(self) -> bool:

@@ -104,6 +104,4 @@ def _why(end: JobReturn) -> str:
 def _words(job: SweepJob, group: str) -> list[str]:
     """The job's overrides without Hydra's own, which the launcher has: it goes on with what its folder holds."""
     own = [text for text in job.overrides if not text.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    resume = [] if job.says("resume") else ["resume=auto"]
-    grouped = [] if job.composed.config.log.group else [f"log.group={group}"]
-    return [*own, *resume, *grouped]
+    return [*own, *job.way_on(group)]

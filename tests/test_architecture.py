@@ -43,7 +43,7 @@ DOORS = {
     },
     "peft": {"lezo.adapter"},
     "datasets": {"tasks.source"},
-    "wandb": {"lezo.mirror", "lezo.workspace"},
+    "wandb": {"lezo.mirror", "lezo.mirror_start", "lezo.workspace"},
     "wandb_workspaces": {"lezo.workspace"},
     "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
     "rich": {

@@ -263,6 +263,12 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     assert problem("log.project='a\udcff'") == r"log.project='a\udcff': expected UTF-8 text"
 
 
+def test_a_locale_that_reads_no_utf8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    way_out = "expected UTF-8 text, and Python reads ascii; say LC_ALL=C.UTF-8 before the command"
+    assert problem("log.project='\udcc3\udca4'") == rf"log.project='\udcc3\udca4': {way_out}"
+
+
 @pytest.mark.parametrize(
     ("text", "written"),
     [

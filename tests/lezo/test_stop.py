@@ -1,5 +1,6 @@
 """Signals: once after the step, twice at once."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -54,6 +55,18 @@ def test_a_second_ctrl_c_breaks_the_step_off(stop: Stop) -> None:
         send(signal.SIGINT)
         done.append("never")
     assert done == ["first", "second"] and stop.torn
+
+
+def test_a_terminal_that_is_gone_breaks_no_step_off(stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> int:
+        raise OSError(errno.EIO, "gone")
+
+    monkeypatch.setattr("lezo.stop.os.write", gone)
+    done = []
+    with pytest.raises(KeyboardInterrupt), stop.held():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("step")
+    assert done == ["step"]
 
 
 def test_an_error_within_a_step_goes_before_the_stop(stop: Stop) -> None:
