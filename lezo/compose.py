@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,6 +87,17 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     check(result.config, weights=weights)
     _refuse_folders(result)
     return result
+
+
+def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
+    """The same with some of task.* given, by their dotted keys."""
+    if not sizes:
+        return composed
+    tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
+    for key, size in sizes.items():
+        OmegaConf.update(tree, key, size)
+        setattr(config.task, key.removeprefix("task."), size)
+    return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
 
 
 def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:

@@ -100,9 +100,11 @@ class BenchVariant(Enum):
 
 @dataclass
 class TaskConfig:
+    """``num_train``, ``num_dev`` None: as published, and of small data of one's own what the rows allow (`tasks.sampling`)."""
+
     name: str = MISSING
-    num_train: int = 1000
-    num_dev: int = 500
+    num_train: int | None = None
+    num_dev: int | None = None
     num_test: int | None = 1000
     data_seed: int = 0
     demos: int = 0
@@ -481,8 +483,9 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
-    if config.task.demos > max(config.task.num_train, 0) and config.task.demo_sets is DemoSets.shared:
-        yield f"task.demos={config.task.demos}: demonstrations come from the {config.task.num_train} train rows (task.num_train)"
+    rows, demos = config.task.num_train, config.task.demos
+    if rows is not None and demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
+        yield f"task.demos={demos}: demonstrations come from the {rows} train rows (task.num_train)"
 
 
 def _baseline_problems(config: RunConfig) -> Iterator[str]:
