@@ -158,19 +158,20 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     memory = plan.memory
     parts = f"weights {story.size(memory.weights)}, update {story.size(memory.update)}, activations {story.size(memory.activations)}"
-    beside = "" if plan.device.type == "cuda" else ", beside what Python and its libraries hold"
+    beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
     return f"about {story.size(memory.total)} expected ({parts}){beside}"
 
 
 def _peak(result: Mapping[str, Any]) -> str:
-    """What the run took, beside what the banner expected of it, and the whole of device and process."""
-    whole = ", ".join(
-        f"{where} {story.size(used)}" for where, used in result["peak_memory_bytes"].items() if used
-    )
-    own = result.get("memory_bytes")
-    if not own or own["used"] is None:
+    """The peaks of device and process, and of the one that the banner speaks of what the run itself took."""
+    peaks, own = result["peak_memory_bytes"], result.get("memory_bytes") or {}
+    whole = ", ".join(f"{where} {story.size(used)}" for where, used in peaks.items() if used)
+    if own.get("used") is None:
         return whole
-    return f"{story.size(own['used'])} of about {story.size(own['expected'])} expected; in all: {whole}"
+    expected = f"about {story.size(own['expected'])} expected"
+    if own["used"] == peaks["device"]:
+        return f"{whole}; {expected} on the device"
+    return f"{whole}, of which {story.size(own['used'])} since the model was loaded, with the libraries' code in use; {expected}"
 
 
 def _time(seconds: Mapping[str, float | None]) -> str:

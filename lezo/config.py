@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tasks import TASKS
+from tasks import TASKS, Task
 
 _LONGEST = 1200  # characters of a problem that are shown
 
@@ -483,9 +483,9 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
-    rows, demos = config.task.num_train, config.task.demos
-    if rows is not None and demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
-        yield f"task.demos={demos}: demonstrations come from the {rows} train rows (task.num_train)"
+    rows = Task.num_train if config.task.num_train is None else config.task.num_train
+    if config.task.demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
+        yield f"task.demos={config.task.demos}: demonstrations come from the {rows} train rows (task.num_train)"
 
 
 def _baseline_problems(config: RunConfig) -> Iterator[str]:

@@ -147,7 +147,8 @@ class Job:
         story.tell(
             self.out, f"see {folder.path}" if status == "failed" else banner.summary(result, folder.path)
         )
-        if status != "finished" and self.progress.bad < self.config.train.max_bad_steps:
+        lasts = status == "interrupted" or self.progress.step > 0  # what failed before would fail again
+        if status != "finished" and lasts and self.progress.bad < self.config.train.max_bad_steps:
             self.out.print(f"go on with  {banner.going_on(self.command, folder.path)}")
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:

@@ -50,10 +50,12 @@ def carried_out(composed: Composed, command: str) -> int:
 def _make_way(folder: RunFolder, job: Job) -> None:
     """Clear the folder of a run that made no step, unless this one goes on with it, then with the sizes that it has."""
     auto = job.config.resume is Resume.auto
-    if folder.holds_run:
+    if not folder.holds_run:
+        return
+    if not made_no_step(folder.path):
         job.configure(with_sizes(job.composed, begun_with(folder.path, job.composed.yaml)))
-        if not (auto and is_same(folder.path, job.composed.yaml)) and made_no_step(folder.path):
-            folder.clear()
+    elif not (auto and is_same(folder.path, job.composed.yaml)):
+        folder.clear()
 
 
 def _is_finished(folder: RunFolder, job: Job) -> bool:
