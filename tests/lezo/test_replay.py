@@ -208,7 +208,7 @@ def test_bad_input_is_answered_with_a_way_out(
 def test_a_first_order_run_says_that_it_has_no_journal(lezo_run: Runner, lezo_replay: Replay) -> None:
     lezo_run("optim=fo-sgd", "train.steps=1")
     code, _, err = lezo_replay("out")
-    assert code == 1 and "a first-order run has no journal; run it with save_model=true" in err
+    assert code == 1 and "a first-order run has no journal; its own command with save_model=true" in err
 
 
 def test_help_and_nothing(lezo_replay: Replay) -> None:

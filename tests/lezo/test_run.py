@@ -363,7 +363,7 @@ def test_help_and_the_composed_configuration_need_no_torch(tmp_path: Path) -> No
     assert (help_.returncode, shown.returncode) == (0, 0)
     assert "Commands to copy" in help_.stdout
     assert 'eval "$(lezo-run -sc install=bash)"' in help_.stdout
-    assert yaml.safe_load(shown.stdout)["task"]["num_dev"] == 100
+    assert yaml.safe_load(shown.stdout)["task"]["name"] == "cb"
 
 
 def test_the_version_is_lezos(tmp_path: Path) -> None:
