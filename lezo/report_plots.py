@@ -234,8 +234,13 @@ def _errors(what: str, lines: Sequence[Sequence[_Point]]) -> Plot:
         x, y = [point.sparsity for point in line], [point.mean for point in line]
         axes.plot(x, y, color=_INK, linewidth=0.7, linestyle=dash)
         for point in line:
-            marker = {"color": _colour(point.number), "marker": "o", "markersize": 4, "capsize": 3}
-            axes.errorbar(point.sparsity, point.mean, yerr=point.std, **marker)
+            look: dict[str, Any] = {
+                "color": _colour(point.number),
+                "marker": "o",
+                "markersize": 4,
+                "capsize": 3,
+            }
+            axes.errorbar(point.sparsity, point.mean, yerr=point.std, **look)
     axes.set_xlabel("sparsity: fraction of blocks skipped each step")
     axes.set_title(f"{what}, mean ± std", loc="left")
     return Plot(f"{what} against sparsity", _svg(figure))
