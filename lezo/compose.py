@@ -401,8 +401,10 @@ def _file_problem(said: str, overrides: Sequence[Override], config_dir: str | No
         file = _own_file(name, config_dir)
         if reason.startswith("Key "):
             return f"{file}: {_wrong_key(file, name.split('/')[0], key, schema)}"
-        expected = f": expected {_expected(hydra_compose('run'), key)}" if key else ""
-        return f"{file}: {key}{expected} ({reason})" if key else f"{file}: {reason}"
+        try:
+            return f"{file}: {key}: expected {_expected(hydra_compose('run'), key)} ({reason})"
+        except _COMPOSE_ERRORS:  # no key of a run's alone: a whole group, an entry of a list, Hydra's own
+            return f"{file}: {f'{key}: ' if key else ''}{reason}"
     named = re.match(r"In '([^']+)': (.*)", said)
     return None if named is None else f"{_own_file(named[1], config_dir)}: {named[2].rstrip('.')}"
 
@@ -413,8 +415,9 @@ def _wrong_key(file: Path, group: str, key: str, schema: str) -> str:
     inside = key == group if group in _ADDED_GROUPS else key == f"{group}.{last}" and last in base
     if inside and _FIRST_LINE not in file.read_text(encoding="utf-8", errors="replace"):
         return f"expected '{_FIRST_LINE}' as the first line, without which its keys are those of {group}"
-    path = key.removesuffix(last)
-    known = [path + field.name for field in fields(getattr(schemas, schema)) if field.name != "name"]
+    if (kind := getattr(schemas, schema, None)) is None:  # one of Hydra's
+        return f"{key}: unknown key"
+    known = [f"{key.removesuffix(last)}{field.name}" for field in fields(kind) if field.name != "name"]
     close = _likely(key, base) if schema == "RunConfig" else difflib.get_close_matches(key, known, n=1)
     plain = group in ("optim", "peft") and schema in ("OptimConfig", "PeftConfig")
     if plain:

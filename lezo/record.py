@@ -138,7 +138,7 @@ class RunFolder:
                 model.unlink()
             elif model.exists():
                 model.rename(gone)
-        sync(self.path)
+            sync(self.path)
         shutil.rmtree(gone, ignore_errors=True)
 
     def clear(self) -> None:

@@ -121,14 +121,12 @@ def is_same(folder: Path, yaml: str) -> bool:
 
 def begun_with(folder: Path, yaml: str) -> dict[str, int]:
     """Published sizes that the run in ``folder`` gives, as all did once, and ``yaml`` leaves open."""
+    before = _config(folder)
     try:
-        then, given = (
-            settings(before := _config(folder)),
-            open_sizes(yaml).items() - open_sizes(before).items(),
-        )
+        then, left = settings(before), open_sizes(before)
     except Exception:  # `refuse_changes` says what is wrong with it
         return {}
-    return {key: size for key, size in given if then.get(key) == size}
+    return {key: n for key, n in open_sizes(yaml).items() if key not in left and then.get(key) == n}
 
 
 def grows(folder: Path, yaml: str) -> bool:

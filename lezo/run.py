@@ -57,6 +57,7 @@ def command_line() -> argparse.Namespace:
     """The process's arguments as Hydra reads them, except that the version is lezo's."""
     from hydra._internal.utils import get_args_parser
 
+    _refuse_gone_folder()
     parser = argparse.ArgumentParser(
         parents=[get_args_parser()], conflict_handler="resolve", add_help=False, description="lezo"
     )
@@ -66,12 +67,12 @@ def command_line() -> argparse.Namespace:
         from lezo.compose import meant
 
         sys.exit(_unknown_flag(flags[0], sys.argv[1:], meant))
-    _refuse_gone_folder()
     return found
 
 
 def words(program: str, given: Sequence[str], manual: str = "") -> tuple[list[str], bool]:
     """The words of a command that takes no flags but --help, and whether help is asked for."""
+    _refuse_gone_folder()
     parser = argparse.ArgumentParser(program, add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
@@ -83,14 +84,13 @@ def words(program: str, given: Sequence[str], manual: str = "") -> tuple[list[st
 
     if flags:
         sys.exit(_unknown_flag(flags[0], given, meant))
-    _refuse_gone_folder()
     return found.words, found.help
 
 
 def _unknown_flag(flag: str, given: Sequence[str], meant: Callable[[str, str | None], list[str]]) -> int:
     """Say that there is no such flag, and the key=value that may have been meant. Returns the exit code."""
     name, equals, value = flag.lstrip("-").partition("=")
-    behind = given[given.index(flag) + 1 :][:1]
+    behind = given[given.index(flag) + 1 :][:1] if flag in given else []
     if not equals and behind and not behind[0].startswith("-") and "=" not in behind[0]:
         value = behind[0]
     likely = meant(name, value or None)
