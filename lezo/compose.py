@@ -418,7 +418,8 @@ def _wrong_key(file: Path, group: str, key: str, schema: str) -> str:
     if (kind := getattr(schemas, schema, None)) is None:  # one of Hydra's
         return f"{key}: unknown key"
     known = [f"{key.removesuffix(last)}{field.name}" for field in fields(kind) if field.name != "name"]
-    close = _likely(key, base) if schema == "RunConfig" else difflib.get_close_matches(key, known, n=1)
+    inner = schema == "RunConfig" and group != key
+    close = _likely(key, base) if inner else difflib.get_close_matches(key, known, n=1)
     plain = group in ("optim", "peft") and schema in ("OptimConfig", "PeftConfig")
     if plain:
         return f"{key}: unknown key; expected defaults: [/schema/{group}/NAME@_here_, _self_], which gives it those of NAME"

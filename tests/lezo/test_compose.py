@@ -248,7 +248,7 @@ LEZO = "defaults: [/schema/optim/lezo@_here_, _self_]\nlr: 1e-3\n"
         ("task", "name: ../../up\n", "name '../../up' is unknown; expected one of boolq, cb"),
         ("data", "name: ../../up\n", "name '../../up' is unknown; expected one of hub, local, sample"),
         ("log", "name: console\n", "name 'console' is unknown; expected one of files, wandb"),
-        ("task", "name: rte\nfoo: 3\n", "ConfigKeyError raised while composing config: Key 'foo' not in 'TaskConfig'"),
+        ("task", "name: rte\nfoo: 3\n", "task/mine.yaml: task.foo: unknown key; expected one of task.num_train,"),
         ("task", "name: [1\n  b: }\n", "task/mine.yaml, line 2: not valid YAML (expected ',' or ']', but got ':')"),
         ("task", "name: !!python/name:os.system\n", "task/mine.yaml, line 1: not valid YAML (could not determine"),
     ],

@@ -97,7 +97,7 @@ ROWS = {
 
 def test_on_a_terminal_a_table_ends_its_lines_between_words() -> None:
     head, *lines = shown(story.table(ROWS, "lezo"), terminal=True)
-    assert lines[:2] == ["  task    a few words that need more than", "          one line"]
+    assert lines[:2] == ["  task    a few words that need more", "          than one line"]
     assert [line for line in lines if len(line) > 40 and "/x" not in line] == [f"  repeat  {ROWS['repeat']}"]
     assert f"{'/x' * 30}" in "".join(lines) and head == "lezo"  # what can be copied stays whole
 
