@@ -16,7 +16,8 @@ from lezo.plan import Plan
 
 def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line."""
-    rows = {"task": _task(config, plan), "model": _model(config, plan), "lengths": _lengths(plan)}
+    rows = {"task": _task(config, plan), "rows": _rows(config, plan)}
+    rows |= {"model": _model(config, plan), "lengths": _lengths(plan)}
     if plan.adapter is not None:
         rows["trained"] = _trained(plan, plan.adapter)
     if config.task.demos:
@@ -25,7 +26,10 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     if config.eval.calibration is not Calibration.none:
         rows["calibration"] = f"{config.eval.calibration.name}: less the score after a prompt without content"
     if config.fits_head:
-        rows["training"] = f"logistic regression of the head's rows of the answers on {len(plan.train)} rows"
+        fitted = f"logistic regression of the head's rows of the answers on {len(plan.train)} rows"
+        rows["training"] = f"{fitted}; no steps, and train.* has no effect"
+    if not config.trains and not config.fits_head:
+        rows["training"] = f"none: optim={config.optim.name} takes no step, and train.* has no effect"
     if config.trains:
         rows |= {"optimizer": _optimizer(config, plan), "training": _training(config, plan)}
     rows |= {"forwards": _forwards(config, plan), "memory": _memory(plan)}
@@ -47,9 +51,7 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
         at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
         rows[f"dev {metric}"] = story.score(result["dev"]) + at
     rows["time"] = _time(seconds)
-    rows["peak memory"] = ", ".join(
-        f"{where} {story.size(used)}" for where, used in result["peak_memory_bytes"].items() if used
-    )
+    rows["peak memory"] = _peak(result)
     if result["skipped_steps"]:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
@@ -88,6 +90,17 @@ def _task(config: RunConfig, plan: Plan) -> str:
         "; synthetic rows, not to be compared with published numbers" if config.data.name == "sample" else ""
     )
     return f"{title(config)}: {sizes}; {plan.parts.task.metric}{warning}"
+
+
+def _rows(config: RunConfig, plan: Plan) -> str:
+    """Which files, or published sets, the splits are drawn from, and where a size left open is not the published one."""
+    own, task, dev = config.data.name == "local", plan.parts.task, len(plan.dev)
+    train_from, test_from = ("train.jsonl", "val.jsonl") if own else ("the train set", "the validation set")
+    few = own and config.task.num_dev is None and 0 < dev < task.num_dev
+    short = (
+        f"; few rows: {dev} of them are dev, not {task.num_dev} (task.num_dev=N asks for N)" if few else ""
+    )
+    return f"train and dev from {train_from}, test from {test_from}{short}"
 
 
 def _model(config: RunConfig, plan: Plan) -> str:
@@ -153,7 +166,20 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     memory = plan.memory
     parts = f"weights {story.size(memory.weights)}, update {story.size(memory.update)}, activations {story.size(memory.activations)}"
-    return f"about {story.size(memory.total)} expected ({parts})"
+    beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
+    return f"about {story.size(memory.total)} expected ({parts}){beside}"
+
+
+def _peak(result: Mapping[str, Any]) -> str:
+    """The peaks of device and process, and of the one that the banner speaks of what the run itself took."""
+    peaks, own = result["peak_memory_bytes"], result.get("memory_bytes") or {}
+    whole = ", ".join(f"{where} {story.size(used)}" for where, used in peaks.items() if used)
+    if own.get("used") is None:
+        return whole
+    expected = f"about {story.size(own['expected'])} expected"
+    if own["used"] == peaks["device"]:
+        return f"{whole}; {expected} on the device"
+    return f"{whole}, of which {story.size(own['used'])} since the model was loaded, with the libraries' code in use; {expected}"
 
 
 def _time(seconds: Mapping[str, float | None]) -> str:

@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
-
 from lezo.compose import Composed, command, compose
 from lezo.config import ConfigError, MezoConfig
-from lezo.run import complain
+from lezo.run import command_line, complain
 from lezo.several import refuse_several
 from lezo.terminal import open_streams
 
@@ -46,7 +44,7 @@ _FOLDER = "hydra.run.dir=runs/bench/${task.name}/${model.name}/${now:%Y-%m-%d_%H
 def main() -> None:
     """The command. Exits with 0, 1 for a failure, 2 for a bad configuration, 130 when interrupted."""
     open_streams()
-    arguments = get_args_parser().parse_intermixed_args()
+    arguments = command_line()
     if arguments.help:
         print(HELP, end="")
         return

@@ -14,6 +14,15 @@ from lezo.model import Layout
 STEPPED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def refuse_no_module(model: Any, caller: str) -> None:
+    """Raise TypeError for what other optimizers take in place of the module, such as its parameters."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{caller}: expected the module itself, as in {caller}(model, ...), not a {type(model).__name__}: its "
+            "parameters are what is perturbed in it, those with requires_grad"
+        )
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a step may change, by name: those that require a gradient; tied ones once.
 
@@ -53,6 +62,8 @@ def layout_of(model: nn.Module, blocks: Sequence[str]) -> Layout:
 
 def named(model: nn.Module, blocks: Sequence[str | nn.Module]) -> tuple[str, ...]:
     """The names of modules that are given by name or themselves. ValueError for one that is not the model's."""
+    if isinstance(blocks, str | nn.Module):
+        raise ValueError(f"blocks={blocks!r}: expected a list of modules of the model, or of their names")
     modules = dict(model.named_modules())
     by_identity = {id(module): name for name, module in modules.items()}
     return tuple(_name(model, block, modules, by_identity) for block in blocks)

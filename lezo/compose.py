@@ -10,9 +10,10 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
+from lezo import config as schemas
 from lezo.config import (
     OPTIM_SCHEMAS,
     PEFT_SCHEMAS,
@@ -71,6 +73,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
 
     Override errors are reported one at a time, values out of range and bad combinations all at once.
     """
+    refuse_missing(config_dir)
     parsed = parse(overrides)
     for override in parsed:
         _refuse_sweep(override)
@@ -89,8 +92,20 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     return result
 
 
+def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
+    """The same with some of task.* given, by their dotted keys."""
+    if not sizes:
+        return composed
+    tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
+    for key, size in sizes.items():
+        OmegaConf.update(tree, key, size)
+        setattr(config.task, key.removeprefix("task."), size)
+    return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
+
+
 def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
     """What the configuration itself sweeps over (hydra.sweeper.params). Raises ConfigError."""
+    refuse_missing(config_dir)
     parsed = parse(overrides)
     for override in parsed:
         _refuse_additions(override, config_dir)
@@ -100,6 +115,12 @@ def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, 
         except _COMPOSE_ERRORS as error:
             raise ConfigError([_diagnosis(parsed, extra, config_dir, error)]) from None
         return {str(key): str(value) for key, value in (composed.hydra.sweeper.params or {}).items()}
+
+
+def refuse_missing(config_dir: str | None) -> None:
+    """Raise ConfigError where the folder of the user's own configuration is not there."""
+    if config_dir is not None and not is_folder(config_dir):
+        raise ConfigError([f"--config-dir {config_dir}: no such folder"])
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -112,7 +133,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             parsed.append(parser.parse_override(text))
         except (HydraException, RecursionError):
             expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
-            raise ConfigError([f"{text}: {expected}; lezo-run --help lists them"]) from None
+            raise ConfigError(
+                [f"{text}: {_asked(_choices(text))}{expected}; lezo-run --help lists them"]
+            ) from None
         except UnicodeEncodeError:  # bytes of the command line that Python could not read
             encoding = sys.getfilesystemencoding()
             way_out = (
@@ -122,6 +145,24 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             )
             raise ConfigError([f"{text}: expected UTF-8 text{way_out}"]) from None
     return parsed
+
+
+def _choices(word: str) -> list[str]:
+    """What a bare word, or one with a colon, may have been meant for: an option of one of the groups."""
+    group, _, option = word.partition(":")
+    if option and group in GROUPS:
+        return [f"{group}={option.strip()}"]
+    return [f"{group}={word.lower()}" for group in GROUPS if word.lower() in _options(group, None)]
+
+
+def _asked(meant: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(meant)}? " if meant else ""
+
+
+def meant(given: str, value: str | None = None) -> list[str]:
+    """What lezo-run has for a name that is no key of it, as on a flag: --steps 10 is train.steps=10."""
+    with hydra_on(None):
+        return _likely(given.replace("-", "_"), hydra_compose("run"), value)
 
 
 def replay_options(overrides: Sequence[str]) -> ReplayConfig:
@@ -199,8 +240,6 @@ def register_schema() -> None:
 @contextmanager
 def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
     """Hydra initialised on our conf/; yields the overrides that ``--config-dir`` amounts to."""
-    if config_dir is not None and not is_folder(config_dir):
-        raise ConfigError([f"--config-dir {config_dir}: no such folder"])
     register_schema()
     with _closed_environment(), initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
         yield [] if config_dir is None else [f"hydra.searchpath=[{_address(config_dir)}]"]
@@ -272,8 +311,13 @@ def _refuse_names(override: Override) -> None:
     if group not in GROUPS:
         return
     if key == "name" or isinstance(value, dict) and "name" in value:
+        text, options = override.input_line, _options(group, None)
+        known = ", ".join(f"{group}={option}" for option in options)
+        close = difflib.get_close_matches(str(value).lower(), options, n=1)
+        likely = _asked([f"{group}={option}" for option in close])
+        labels = "; log.group=NAME and log.tags=[NAME] label a run" if group == "log" else ""
         raise ConfigError(
-            [f"{override.input_line}: a choice has its settings with it; say {group}=... instead"]
+            [f"{text}: a choice has its settings with it; {likely}expected one of {known}{labels}"]
         )
     if not key and ".." in str(value).split("/"):
         raise ConfigError([f"{override.input_line}: expected an option of {group}, not a path to elsewhere"])
@@ -283,6 +327,11 @@ def _refuse_folders(composed: Composed) -> None:
     for key, path in (("hydra.run.dir", composed.run_dir), ("hydra.sweep.dir", composed.sweep_dir)):
         if path == Path() or not str(path).isprintable():
             raise ConfigError([f"{key}={path}: expected a folder of its own for the run's files"])
+    model = composed.config.model
+    for key, given in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
+        if given is not None and Path(given).expanduser().resolve() == (composed.run_dir / "model").resolve():
+            reason = "is where this run's own model would be; move it, or choose another hydra.run.dir"
+            raise ConfigError([f"{key}={given}: {reason}"])
 
 
 def _refuse_sweep(override: Override) -> None:
@@ -301,6 +350,8 @@ def _diagnosis(
         options = _options(override.key_or_group, config_dir)
         if (problem := _unknown(override, str(override.value()), options)) is not None:
             return problem
+    if (problem := _file_problem(str(error), overrides, config_dir)) is not None:
+        return problem
     lines = [*(group.input_line or "" for group in groups), *extra]
     try:
         base = hydra_compose("run", lines)
@@ -332,10 +383,61 @@ def _options(group: str, config_dir: str | None) -> list[str]:
 def _unknown(override: Override, given: str, known: Sequence[str]) -> str | None:
     if given in known:
         return None
-    close = difflib.get_close_matches(given, known, n=1)
-    suggestion = f"did you mean {close[0]}? " if close else ""
+    suggestion = _asked(difflib.get_close_matches(given.lower(), known, n=1))
     listed = f"expected one of {', '.join(known)}" if known else "there is none (--config-dir DIR adds yours)"
     return f"{override.input_line}: unknown; {suggestion}{listed}"
+
+
+_IN_FILE = re.compile(  # the file, what is wrong, with which key of which schema
+    r"In '([^']+)': \w+ raised while composing config:\n(.*)\n\s*full_key: (\S*)(?:.*\n)*.*object_type=(\w+)"
+)
+_FIRST_LINE = "# @package _global_"
+
+
+def _file_problem(said: str, overrides: Sequence[Override], config_dir: str | None) -> str | None:
+    """What is wrong in a file of the user's own, with its name; None where Hydra does not speak of one."""
+    if (missing := re.match(r"In '[^']+': Could not find '(.+?)/([^/']+)'", said)) is not None:
+        recipe = next((o.input_line for o in overrides if o.key_or_group in _ADDED_GROUPS), None)
+        group, option = missing.groups()
+        known = _options(group, config_dir)
+        close = _asked(difflib.get_close_matches(option.lower(), known, n=1))
+        where = "" if recipe is None else f"{recipe}: "
+        return f"{where}{group}={option}: unknown; {close}expected one of {', '.join(known) or 'none'}"
+    if (found := _IN_FILE.search(said)) is not None:
+        name, reason, key, schema = found.groups()
+        file = _own_file(name, config_dir)
+        if reason.startswith("Key "):
+            return f"{file}: {_wrong_key(file, name.split('/')[0], key, schema)}"
+        try:
+            return f"{file}: {key}: expected {_expected(hydra_compose('run'), key)} ({reason})"
+        except _COMPOSE_ERRORS:  # no key of a run's alone: a whole group, an entry of a list, Hydra's own
+            return f"{file}: {f'{key}: ' if key else ''}{reason}"
+    named = re.match(r"In '([^']+)': (.*)", said)
+    return None if named is None else f"{_own_file(named[1], config_dir)}: {named[2].rstrip('.')}"
+
+
+def _wrong_key(file: Path, group: str, key: str, schema: str) -> str:
+    """A key that ``schema`` does not have: misspelt, or in a file without the line that makes its keys the run's."""
+    base, last = hydra_compose("run"), key.split(".")[-1]
+    inside = key == group if group in _ADDED_GROUPS else key == f"{group}.{last}" and last in base
+    if inside and _FIRST_LINE not in file.read_text(encoding="utf-8", errors="replace"):
+        return f"expected '{_FIRST_LINE}' as the first line, without which its keys are those of {group}"
+    if (kind := getattr(schemas, schema, None)) is None:  # one of Hydra's
+        return f"{key}: unknown key"
+    known = [f"{key.removesuffix(last)}{field.name}" for field in fields(kind) if field.name != "name"]
+    inner = schema == "RunConfig" and group != key
+    close = _likely(key, base) if inner else difflib.get_close_matches(key, known, n=1)
+    plain = group in ("optim", "peft") and schema in ("OptimConfig", "PeftConfig")
+    if plain:
+        return f"{key}: unknown key; expected defaults: [/schema/{group}/NAME@_here_, _self_], which gives it those of NAME"
+    return f"{key}: unknown key; {_asked(close)}expected one of {', '.join(known)}"
+
+
+def _own_file(name: str, config_dir: str | None) -> Path:
+    """The file that Hydra calls "optim/mine"."""
+    folders = [*([Path(config_dir).expanduser()] if config_dir else []), CONF]
+    files = [folder / f"{name}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _value_problem(override: Override, base: DictConfig, lines: Sequence[str]) -> str | None:
@@ -363,14 +465,28 @@ def _key_problem(override: Override, base: DictConfig) -> str | None:
 
 
 def _unknown_key(override: Override, base: DictConfig, node: Any, path: Sequence[str]) -> str:
-    given, known = override.key_or_group, sorted(_leaves(base))
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.75)
-    suggestion = f"; did you mean {close[0]}?" if close else ";"
+    given, value = override.key_or_group, (override.input_line or "").partition("=")[2]
+    close = _likely(given, base, value)
+    suggestion = f"; did you mean {' or '.join(close)}?" if close else ";"
     if not isinstance(node, DictConfig):
         return f"{override.input_line}: unknown key; {'.'.join(path)} is a value and has no keys"
     keys = ", ".join(".".join([*path, str(key)]) for key in list(node.keys()) if key != "name")
     owner = f" of {path[0]}={base[path[0]].name}" if path and path[0] in ("optim", "peft") else ""
     return f"{override.input_line}: unknown key{suggestion} the keys{owner} are {keys or 'none'}"
+
+
+def _likely(given: str, base: DictConfig, value: str | None = None) -> list[str]:
+    """The keys and groups that a name may stand for: those that end in it, else the one most like it; with ``value``."""
+    if given in _ADDED_GROUPS:
+        return [f"+{given}" if value is None else f"+{given}={value}"]
+    leaves = [key for key in _leaves(base) if not key.startswith("hydra.")]
+    shown = [key for key in leaves if key.rpartition(".")[2] == given and key.count(".") < 2]
+    ends = {key.rpartition(".")[2]: key for key in reversed(leaves) if "." in key} if "." not in given else {}
+    known = {**ends, **{key: key for key in leaves}, **{group: group for group in GROUPS}}
+    close = shown or [
+        known[name] for name in difflib.get_close_matches(given.lower(), sorted(known), n=1, cutoff=0.7)
+    ]
+    return [key if value is None else f"{key}={value}" for key in close]
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tasks import TASKS
+from tasks import TASKS, Task
 
 _LONGEST = 1200  # characters of a problem that are shown
 
@@ -100,9 +100,11 @@ class BenchVariant(Enum):
 
 @dataclass
 class TaskConfig:
+    """``num_train``, ``num_dev`` None: as published, and of small data of one's own what the rows allow (`tasks.sampling`)."""
+
     name: str = MISSING
-    num_train: int = 1000
-    num_dev: int = 500
+    num_train: int | None = None
+    num_dev: int | None = None
     num_test: int | None = 1000
     data_seed: int = 0
     demos: int = 0
@@ -375,8 +377,9 @@ _Check = Callable[[Any], bool]
 _POSITIVE: tuple[_Check, str] = (lambda v: v > 0 and math.isfinite(v), "a number above 0")
 _NOT_NEGATIVE: tuple[_Check, str] = (lambda v: v >= 0 and math.isfinite(v), "a number of at least 0")
 _FRACTION: tuple[_Check, str] = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
-_COUNT: tuple[_Check, str] = (lambda v: v >= 1, "a whole number of at least 1")
-_COUNT_OR_0: tuple[_Check, str] = (lambda v: v >= 0, "a whole number of at least 0")
+_MOST = 10**9  # of anything that is counted: more is a slip, and a journal's step has 32 bits
+_COUNT: tuple[_Check, str] = (lambda v: 1 <= v <= _MOST, f"a whole number from 1 to {_MOST}")
+_COUNT_OR_0: tuple[_Check, str] = (lambda v: 0 <= v <= _MOST, f"a whole number from 0 to {_MOST}")
 _SEED: tuple[_Check, str] = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _NAME = re.compile(r"[^\W_][\w.-]{0,99}")
@@ -404,7 +407,7 @@ _RANGES: dict[str, tuple[_Check, str]] = {
     "peft.alpha": _COUNT,
     "peft.tokens": _COUNT,
     "peft.targets": (lambda names: names and all(isinstance(name, str) for name in names), "a list of names"),
-    "train.steps": (lambda v: v >= 1, "a whole number of at least 1 (optim=none scores without training)"),
+    "train.steps": (_COUNT[0], f"{_COUNT[1]} (optim=none scores without training)"),
     "train.batch_size": _COUNT,
     "train.micro_batch_size": _COUNT,
     "train.eval_every": _COUNT,
@@ -481,8 +484,14 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
-    if config.task.demos > max(config.task.num_train, 0) and config.task.demo_sets is DemoSets.shared:
-        yield f"task.demos={config.task.demos}: demonstrations come from the {config.task.num_train} train rows (task.num_train)"
+    rows = _train_rows(config)
+    if config.task.demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
+        yield f"task.demos={config.task.demos}: demonstrations come from the {rows} train rows (task.num_train)"
+
+
+def _train_rows(config: RunConfig) -> int:
+    """The most that are drawn."""
+    return Task.num_train if config.task.num_train is None else config.task.num_train
 
 
 def _baseline_problems(config: RunConfig) -> Iterator[str]:
@@ -541,8 +550,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     for key, size in (("num_train", config.task.num_train), ("num_dev", config.task.num_dev)):
         if size == 0:
             yield f"task.{key}=0: training needs at least 1 (optim=none scores without training)"
-    if config.task.num_train and config.task.demos == config.task.num_train:
-        yield f"task.demos={config.task.demos}: leaves none of the {config.task.num_train} train rows to train on"
+    if 0 < config.task.demos == _train_rows(config):
+        yield f"task.demos={config.task.demos}: leaves none of the {config.task.demos} train rows to train on"
     if config.first_order and config.model.dtype is DType.float16:
         yield (
             f"model.dtype=float16: {config.optim.name} needs weights that small gradients can change; "

@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from tasks import TASKS
+
 APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # they say how a run is made, not which
 HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_CONTENT = (
@@ -88,6 +90,8 @@ def differences(before: str, now: str) -> list[str]:
     rounding. Paths are left to whoever compares what they hold.
     """
     old, new = settings(before), settings(now)
+    if new.get("data.name") == "local":  # there a size left open follows the rows, and a given one does not
+        old |= dict.fromkeys(open_sizes(before).keys() - open_sizes(now).keys())
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     compared = (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING)
     return [
@@ -98,8 +102,24 @@ def differences(before: str, now: str) -> list[str]:
 
 
 def settings(yaml: str) -> dict[str, Any]:
-    """The configuration's values by their dotted keys."""
+    """The configuration's values by their dotted keys; sizes that it leaves open are the published ones."""
+    found = _said(yaml)
+    return found | _usual(found)
+
+
+def open_sizes(yaml: str) -> dict[str, int]:
+    """The published values of the sizes that a configuration leaves open, by their dotted keys."""
+    return _usual(_said(yaml))
+
+
+def _said(yaml: str) -> dict[str, Any]:
     return dict(_flat(OmegaConf.to_container(OmegaConf.create(yaml)), ""))
+
+
+def _usual(said: Mapping[str, Any]) -> dict[str, int]:
+    task = TASKS.get(str(said.get("task.name")))
+    left = [name for name in ("num_train", "num_dev") if said.get(f"task.{name}", 0) is None]
+    return {} if task is None else {f"task.{name}": getattr(task, name) for name in left}
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

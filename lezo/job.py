@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,14 @@ from rich.console import Console
 from lezo import banner, noise, story
 from lezo.adapter import Attached
 from lezo.build import make_batches, make_evaluator, make_optimizer, make_recipe
+from lezo.checkpoint import find_checkpoints
 from lezo.compose import Composed
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.durable import Durable
 from lezo.evaluate import Evaluation, Evaluator
 from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
 from lezo.identity import Origin, run_hash
-from lezo.journal import Header
+from lezo.journal import Header, read_journal
 from lezo.linear import fit_head
 from lezo.mirror import WandbMirror
 from lezo.model import layout, load, rebase, save_model, set_dropout
@@ -31,10 +32,11 @@ from lezo.network import Network
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
 from lezo.prepare import device_of
-from lezo.record import RunFolder, code_version, environment, peak_memory
-from lezo.resume import START, Past, read_past, refuse_other_origin
+from lezo.record import MODEL, FolderError, RunFolder, code_version, environment, peak_memory, resident_memory
+from lezo.resume import CHECKPOINTS, JOURNAL, START, Past, made_no_step, read_past, refuse_other_origin
 from lezo.rows import network_for
 from lezo.stop import Stop
+from lezo.timeline import Timeline, updates_of
 from lezo.train import DivergedError, Listener, Progress, train
 
 
@@ -45,10 +47,12 @@ class Job:
     """
 
     def __init__(self, composed: Composed, command: str, out: Console, stop: Stop | None = None) -> None:
-        self.composed, self.config, self.command, self.out = composed, composed.config, command, out
+        self.configure(composed)
+        self.command, self.out = command, out
         self.started, self.progress, self.stop = time.perf_counter(), Progress(), stop or Stop()
         self.past, self.began = Past(), False
         self.plan: Plan | None = None
+        self.held: int | None = None  # bytes of host memory before the model was loaded
         self.origin: Origin | None = None
         self.adapter: Attached | None = None
         self.network: Network | None = None
@@ -58,10 +62,14 @@ class Job:
         self.dev: Evaluation | None = None
         self.test: Evaluation | None = None
 
+    def configure(self, composed: Composed) -> None:
+        """Take another configuration, before anything was prepared by the one before it."""
+        self.composed, self.config = composed, composed.config
+
     def prepare(self) -> Plan:
         """Read everything but the weights and say what the run will do. Raises what reading raises."""
         self.plan = make_plan(self.config)
-        self.out.print(banner.banner(self.config, self.plan, self.composed.run_dir))
+        story.tell(self.out, banner.banner(self.config, self.plan, self.composed.run_dir))
         return self.plan
 
     def refuse_other_content(self, path: Path, then: Any, *, loads: bool) -> None:
@@ -70,6 +78,34 @@ class Job:
         known = then.get("weights") if isinstance(then, dict) else None
         now = self._origin(plan, weights_hash(self._load(plan, path)) if loads else str(known))
         refuse_other_origin(path, then, now)
+
+    def save(self, path: Path, result: Mapping[str, Any]) -> None:
+        """Write the model of the finished run at ``path``, made again without a step. Raises FolderError where it is another."""
+        plan = self.plan or self.prepare()
+        model = self._load(plan, path)
+        header = Header(self._origin(plan, weights_hash(model)), make_recipe(self.config))
+        refuse_other_origin(path, result.get("origin"), header.origin)
+        if self.config.trains:
+            self._bring_back(plan, model, header, path, int(result["best_step"] or result["steps"]))
+        if self.config.fits_head:
+            fit_head(Network(model), plan.train, batch_size=self.config.eval.batch_size, pad=plan.parts.pad)
+        if (found := weights_hash(model)) != result.get("weights"):
+            reason = (
+                f"its weights come to sha256 {found[:12]} here, and were {str(result.get('weights'))[:12]}"
+            )
+            raise FolderError(
+                f"{path}: cannot write the model of this run: {reason}; the device or torch is another"
+            )
+        self._save(plan, model, path)
+
+    def _bring_back(self, plan: Plan, model: Any, header: Header, path: Path, step: int) -> None:
+        """Give a model just loaded the weights that ``step`` had, by the journal or a checkpoint of the run at ``path``."""
+        first_order = self.config.first_order
+        updates = None if first_order else updates_of(header.recipe, model, plan.layout)
+        timeline = Timeline(model, self._rebase(plan, model, header), updates)
+        journal = None if first_order else read_journal(path / JOURNAL)
+        with story.replaying(self.out, f"weights of step {step}") as told:
+            timeline.bring_to(step, journal, find_checkpoints(path / CHECKPOINTS), progress=told)
 
     def execute(self, folder: RunFolder) -> None:
         """Load, score, train, score again, and write the folder's files except the result."""
@@ -111,8 +147,11 @@ class Job:
         folder.json("result.json", result)
         if self.mirror is not None:
             self.mirror.close(result)
-        self.out.print(f"see {folder.path}" if status == "failed" else banner.summary(result, folder.path))
-        if status != "finished" and self.progress.bad < self.config.train.max_bad_steps:
+        story.tell(
+            self.out, f"see {folder.path}" if status == "failed" else banner.summary(result, folder.path)
+        )
+        lasts = status == "interrupted" or self.progress.step > 0  # what failed before would fail again
+        if status != "finished" and lasts and self.progress.bad < self.config.train.max_bad_steps:
             self.out.print(f"go on with  {banner.going_on(self.command, folder.path)}")
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:
@@ -147,11 +186,23 @@ class Job:
             "origin": None if self.origin is None else asdict(self.origin),
             "seconds": self._seconds(),
             "peak_memory_bytes": peak_memory(),
+            "memory_bytes": self._memory(),
             "skipped_steps": done.skipped,
             "rows": None if self.network is None else self.network.rows,
             "truncated": plan.truncated if plan else None,
+            "examples": {name: len(getattr(plan, name)) for name in ("train", "dev", "test")}
+            if plan
+            else None,
             "command": self.command,
         }
+
+    def _memory(self) -> dict[str, int | None]:
+        """What the banner expected of the device, and the most that the run took of it beside what was held before."""
+        plan, peak, before = self.plan, peak_memory(), self.held
+        if plan is None or before is None:
+            return {"expected": plan.memory.total if plan else None, "used": None}
+        used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - before, 0)
+        return {"expected": plan.memory.total, "used": used}
 
     def _seconds(self) -> dict[str, float | None]:
         done = self.progress
@@ -164,6 +215,7 @@ class Job:
     def _load(self, plan: Plan, run: Path | None) -> Any:
         """The model as training finds it, its adapter as it was at first in the folder ``run``, where there is one."""
         self.out.print(f"loading {plan.parts.source.path}")
+        self.held = resident_memory()
         model = load(
             plan.parts.source,
             plan.parts.model_config,
@@ -208,9 +260,15 @@ class Job:
             return Past()
         recipe = None if self.config.first_order else header.recipe
         settings = self.config.train
-        return read_past(
-            folder.path, header.origin, recipe, steps=settings.steps, eval_every=settings.eval_every
-        )
+        try:
+            return read_past(
+                folder.path, header.origin, recipe, steps=settings.steps, eval_every=settings.eval_every
+            )
+        except FolderError:
+            if not made_no_step(folder.path):
+                raise
+            folder.clear()  # begun with other data or weights, and nothing came of it
+            return Past()
 
     def _begin(self, folder: RunFolder) -> None:
         """Make the folder this run's, cut to what lasts of the past."""
@@ -284,7 +342,6 @@ class Job:
     def _durable(
         self, folder: RunFolder, header: Header, plan: Plan, model: Any, optimizer: Optimizer
     ) -> Durable:
-        source, model_config = plan.parts.source, plan.parts.model_config
         return Durable(
             folder.path,
             folder,
@@ -292,13 +349,18 @@ class Job:
             self.past,
             model,
             optimizer,
-            partial(self.adapter.rebase, header.origin.weights)
-            if self.adapter
-            else partial(rebase, model, source, model_config, self.config.seed, header.origin.weights),
+            self._rebase(plan, model, header),
             every=self.config.train.checkpoint_every,
             keep=self.config.train.keep_checkpoints,
             best=lambda: self.progress.best_step,
         )
+
+    def _rebase(self, plan: Plan, model: Any, header: Header) -> Callable[[], None]:
+        """What gives the model its base weights back."""
+        parts, weights = plan.parts, header.origin.weights
+        if self.adapter is not None:
+            return partial(self.adapter.rebase, weights)
+        return partial(rebase, model, parts.source, parts.model_config, self.config.seed, weights)
 
     def _go_back(self, durable: Durable) -> None:
         """Bring the weights to where the earlier sessions left them."""
@@ -315,12 +377,17 @@ class Job:
         self.weights = weights_hash(model)
         folder.lines("predictions.jsonl", self.test.predictions)
         if self.config.save_model:
-            write = model.save_pretrained
-            if self.adapter is not None:
-                write = partial(
-                    self.adapter.save, base=plan.parts.source.path, revision=plan.parts.source.revision
-                )
-            save_model(write, plan.parts.tokenizer, folder.path / "model")
+            self._save(plan, model, folder.path)
+        else:
+            folder.drop_model()  # that of an earlier end, which somebody replayed meanwhile
+
+    def _save(self, plan: Plan, model: Any, path: Path) -> None:
+        """Write the model, or its adapter, into the run folder ``path``."""
+        write = model.save_pretrained
+        if self.adapter is not None:
+            source = plan.parts.source
+            write = partial(self.adapter.save, base=source.path, revision=source.revision)
+        save_model(write, plan.parts.tokenizer, path / MODEL)
 
     def _start_mirror(self, folder: RunFolder) -> None:
         log = self.config.log

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from lezo import noise
-from lezo.blocks import layout_of, named
+from lezo.blocks import layout_of, named, refuse_no_module
 from lezo.fingerprint import weights_hash
 from lezo.identity import Origin
 from lezo.journal import Header, Journal, JournalError, JournalFile, Recipe, read_journal
@@ -33,6 +33,7 @@ def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | No
     Raises JournalError for a damaged file, other base weights, other trainable tensors, and the journal of a
     lezo-run; FolderError for a step that it does not reach.
     """
+    refuse_no_module(model, "lezo.apply_journal")
     file = Path(path)
     journal = read_journal(file)
     recipe = journal.header.recipe

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lezo.blocks import found, layout_of, named, trainable
+from lezo.blocks import found, layout_of, named, refuse_no_module, trainable
 from lezo.loop_journal import LoopJournal
 from lezo.optim import StepReport, TwoPoint, UniformBlocks
 from lezo.probe import PlainProbe
@@ -46,7 +46,8 @@ class LeZO(torch.optim.Optimizer):
     A learning-rate scheduler sets ``lr`` in ``param_groups[0]``, as with any optimizer. ``last`` is the latest step's
     report: a loss that is not finite skips the update, and ``last.applied`` is False.
 
-    Raises ValueError for a setting out of range, a model without trainable tensors and blocks that are not its own.
+    Raises ValueError for a setting out of range, a model without trainable tensors and blocks that are not its own;
+    TypeError for parameters in place of the model.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LeZO(torch.optim.Optimizer):
         seed: int = 0,
         journal: str | os.PathLike[str] | None = None,
     ) -> None:
+        refuse_no_module(model, f"lezo.{type(self).__name__}")
         settings = dict(
             lr=lr,
             eps=eps,
@@ -97,8 +99,11 @@ class LeZO(torch.optim.Optimizer):
         """Measure the loss at theta +- eps z: returns the mean of the two, (), in fp32 or wider, on the device.
 
         Called more than once before a step, at the same z, the losses add up: give the loss of each part of a batch
-        its share of the whole. ValueError where the closure returns no single number.
+        its share of the whole. ValueError where the closure returns no single number, TypeError where it is none.
         """
+        if not callable(closure):
+            expected = "a function that runs the model and returns its loss, as in opt.step(lambda: loss_of(model(x)))"
+            raise TypeError(f"closure is a {type(closure).__name__}; expected {expected}")
         losses = self._two_point().measure(self.steps, closure)
         self._probed = losses if self._probed is None else self._probed + losses
         return losses.mean()

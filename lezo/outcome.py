@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from lezo import banner, story
-from lezo.compose import Composed, quoted
+from lezo.compose import Composed, quoted, with_sizes
 from lezo.config import Resume
 from lezo.encode import EncodeError
 from lezo.job import Job
 from lezo.model import ModelError
-from lezo.record import FolderError, RunFolder, read_result
-from lezo.resume import grows, moved, refuse_changes
+from lezo.record import MODEL, FolderError, RunFolder, read_result
+from lezo.resume import begun_with, grows, is_same, made_no_step, moved, refuse_changes
 from lezo.stop import Stop
 from lezo.train import DivergedError
 from tasks.source import DataError
@@ -37,12 +37,25 @@ def carried_out(composed: Composed, command: str) -> int:
         if composed.config.dry_run:
             job.prepare()
             return 0
-        with closing(RunFolder(composed.run_dir, resume=composed.config.resume is Resume.auto)) as folder:
+        auto = composed.config.resume is Resume.auto
+        with closing(RunFolder(composed.run_dir, resume=auto, replaces=made_no_step)) as folder:
+            _make_way(folder, job)
             return _shown(folder, job) if _is_finished(folder, job) else _recorded(job, folder)
     except Exception as error:
         return failed(error)
     except KeyboardInterrupt:
         return 130
+
+
+def _make_way(folder: RunFolder, job: Job) -> None:
+    """Clear the folder of a run that made no step, unless this one goes on with it, then with the sizes that it has."""
+    auto = job.config.resume is Resume.auto
+    if not folder.holds_run:
+        return
+    if not made_no_step(folder.path):
+        job.configure(with_sizes(job.composed, begun_with(folder.path, job.composed.yaml)))
+    elif not (auto and is_same(folder.path, job.composed.yaml)):
+        folder.clear()
 
 
 def _is_finished(folder: RunFolder, job: Job) -> bool:
@@ -63,9 +76,15 @@ def _is_finished(folder: RunFolder, job: Job) -> bool:
 
 
 def _shown(folder: RunFolder, job: Job) -> int:
-    """Say what a finished run came to. Returns the exit code."""
-    job.out.print(_summary(read_result(folder.path) or {}, folder.path))
-    job.out.print("this run was finished before; nothing was left to do")
+    """Say what a finished run came to, and write its model where that is wanted and not there. Returns the exit code."""
+    result = read_result(folder.path) or {}
+    told = _summary(result, folder.path)
+    wanted = job.config.save_model and not (folder.path / MODEL).exists()
+    if wanted:
+        job.save(folder.path, result)
+    story.tell(job.out, told)
+    done = f"its model was written to {folder.path / MODEL}" if wanted else "nothing was left to do"
+    job.out.print(f"this run was finished before; {done}")
     return 0
 
 

@@ -15,7 +15,7 @@ from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
 from lezo.model import TINY, ModelError, Source, load_config, load_tokenizer, positions
 from tasks import TASKS, Example, Task
-from tasks.sampling import Splits, demo_sets, split
+from tasks.sampling import Splits, demo_sets, own_sizes, split
 from tasks.source import DataError, Pools
 from tasks.source import load as load_pools
 
@@ -165,11 +165,12 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     assert data.name is not None  # config.check saw to it
     pools = load_pools(task, data.name, path=data.path, revision=data.revision)
     own = wanted.demo_sets is DemoSets.each
+    num_train, num_dev = _sizes(config, task, len(pools.train))
     splits = split(
         pools.train,
         pools.val,
-        num_train=wanted.num_train,
-        num_dev=wanted.num_dev,
+        num_train=num_train,
+        num_dev=num_dev,
         num_test=wanted.num_test,
         data_seed=wanted.data_seed,
         demos=0 if own else wanted.demos,
@@ -178,15 +179,24 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
         return _with_own_demos(splits, pools, wanted)
     if training and not splits.train:
         raise DataError(
-            f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={wanted.num_dev} and "
+            f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={num_dev} and "
             f"task.demos={wanted.demos} leave none to train on; expected at least one (lower task.num_dev)"
         )
     if len(splits.demos) < wanted.demos:
         raise DataError(
             f"{task.name} ({pools.origin}): task.demos={wanted.demos}, but only {len(splits.demos)} train rows are "
-            f"left by task.num_dev={wanted.num_dev}; lower one of them"
+            f"left by task.num_dev={num_dev}; lower one of them"
         )
     return splits
+
+
+def _sizes(config: RunConfig, task: Task, rows: int) -> tuple[int, int]:
+    """Rows to train on and to take for dev: as published, but what is left open follows small data of one's own."""
+    given = config.task.num_train, config.task.num_dev
+    if config.data.name == "local":
+        return own_sizes(rows, task.hub.train_rows, (task.num_train, task.num_dev), *given)
+    train, dev = given
+    return task.num_train if train is None else train, task.num_dev if dev is None else dev
 
 
 def _with_own_demos(splits: Splits, pools: Pools, wanted: TaskConfig) -> Splits:

@@ -10,10 +10,11 @@ import os
 import platform
 import resource
 import secrets
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from lezo.disk import sync
 from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
 
+MODEL = "model"  # the folder in a run's where its model is, for `from_pretrained`
 _PACKAGES = (
     "lezo",
     "torch",
@@ -88,13 +90,15 @@ class Appended:
 class RunFolder:
     """Writes one run's files, alone. ``metrics.jsonl`` grows by a row at a time, ``result.json`` comes last."""
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, resume: bool = False, replaces: Callable[[Path], bool] = lambda path: False
+    ) -> None:
         """Create and lock ``path``.
 
         Raises FolderError where it cannot be written, where another process is at work in it, and, without
-        ``resume``, where it already holds a run.
+        ``resume``, where it already holds a run that must not be replaced.
         """
-        self.path = path
+        self.path, self._replaces = path, replaces
         self._refuse_run(resume)
         with _named(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +108,7 @@ class RunFolder:
         self._metrics: Appended | None = None
 
     def _refuse_run(self, resume: bool) -> None:
-        if not resume and (self.path / "config.yaml").exists():
+        if not resume and (self.path / "config.yaml").exists() and not self._replaces(self.path):
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
         left = [name for name in ("journal.bin", "checkpoints") if (self.path / name).exists()]
@@ -113,12 +117,41 @@ class RunFolder:
             raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its config.yaml; {ways}")
 
     def begin(self, rows: bytes = b"") -> None:
-        """Open the metrics, which then hold just ``rows``; result and predictions of an earlier end are no more."""
-        with _named(self.path):
-            for name in ("result.json", "predictions.jsonl", "traceback.txt"):
-                (self.path / name).unlink(missing_ok=True)
+        """Open the metrics, which then hold just ``rows``; model, result and predictions of an earlier end are no more.
+
+        Raises FolderError where the folder is new to runs and holds a model/ of somebody's, which is never removed.
+        """
+        if not self.holds_run and os.path.lexists(self.path / MODEL):
+            ways = "move it, or choose another folder with hydra.run.dir=DIR"
+            raise FolderError(f"{self.path / MODEL}: is not this run's, and its model would be there; {ways}")
+        self.drop_model()  # the first to go: no moment may show the old model beside the new run
+        self._remove("result.json", "predictions.jsonl", "traceback.txt")
         self.data("metrics.jsonl", rows)
         self._metrics = Appended(self.path / "metrics.jsonl")
+
+    def drop_model(self) -> None:
+        """Remove the model of an earlier end; whenever the process ends, all of it is there or nothing."""
+        model, gone = self.path / MODEL, self.path / f".{MODEL}.gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        with _named(model):
+            if model.is_symlink():
+                model.unlink()
+            elif model.exists():
+                model.rename(gone)
+            sync(self.path)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Forget a run that made no step, its configuration last: until then the folder stays one that can be cleared."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)  # a partial one, if anything
+        self._remove("journal.bin", "prefix.safetensors", "metrics.jsonl", "result.json", "predictions.jsonl")
+        self._remove("traceback.txt", "environment.json", "config.yaml")
+        self.holds_run = False
+
+    def _remove(self, *names: str) -> None:
+        with _named(self.path):
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
 
     def session(self, surroundings: Mapping[str, Any]) -> None:
         """Write what this session runs on as ``environment.json``; those before it stay there under "earlier"."""
@@ -272,6 +305,11 @@ def peak_memory() -> dict[str, int]:
     return {"device": device, "host": _resident_peak()}
 
 
+def resident_memory() -> int:
+    """What the process holds of the host's memory now, in bytes; where only Linux can say that, the peak."""
+    return _of_status("VmRSS") or _resident_peak()
+
+
 def forget_peak_memory() -> None:
     """Count the peaks anew, for a run in a process that had one before; on the host only Linux can."""
     if torch.cuda.is_available():
@@ -287,7 +325,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "cuda": torch.version.cuda,
+        **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
         "cpu_threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -301,11 +339,15 @@ def code_version() -> str:
 
 def _resident_peak() -> int:
     """Bytes. Where Linux has it, the program's own counter: getrusage's starts at the peak of the parent process."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _of_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _of_status(name: str) -> int | None:
+    """Bytes that Linux counts for this process under ``name``."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    own = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from lezo.identity import run_hash
 from lezo.journal import JournalError, JournalFile, Recipe, read_journal
 from lezo.model import TINY, ModelError, Source, layout, load, load_config, load_tokenizer, rebase, save_model
 from lezo.prepare import named_device
-from lezo.record import FolderError, read_result
+from lezo.record import MODEL, FolderError, read_result
 from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, START, read_rows, told_by_journal, told_by_rows
 from lezo.timeline import Timeline, updates_of
 
@@ -66,7 +66,7 @@ class Remade:
                 f"{self.file}: written by a program of one's own for its {recipe.model}; {way}"
             )
         self.step = _asked(self.journal, options.step, self.file)
-        self.target = Path(options.out or self.file.parent / "model")
+        self.target = Path(options.out or self.file.parent / _name(self.file.parent, self.step))
         if not (options.verify and options.out is None):
             _refuse_taken(self.target)
         if origin.noise != noise.VERSION:
@@ -91,7 +91,7 @@ class Remade:
             "journal": f"{story.size(self.file.stat().st_size)}, {len(self.journal.records)} records",
             "time": f"{time.perf_counter() - start:.1f} s",
         }
-        self.out.print(story.table(rows, f"replayed {self.file}"))
+        story.tell(self.out, story.table(rows, f"replayed {self.file}"))
 
     def problems(self) -> Iterator[str]:
         """What is not right with the run; loading has checked the records and the base weights already."""
@@ -196,8 +196,8 @@ def _journal_of(run: Path) -> Path:
     if file.is_file():
         return file
     if (run / CHECKPOINTS).is_dir():
-        reason = "a first-order run has no journal; run it with save_model=true, or take its weights from checkpoints/"
-        raise JournalError(f"{run}: {reason}")
+        way = f"its own command with save_model=true resume=auto hydra.run.dir={run} writes its model"
+        raise JournalError(f"{run}: a first-order run has no journal; {way}")
     raise JournalError(
         f"{run}: no run with a journal; expected the folder of a lezo or mezo run, or its {JOURNAL}"
     )
@@ -208,6 +208,13 @@ def _asked(journal: JournalFile, step: int | None, file: Path) -> int:
     if not 0 <= found <= journal.step:
         raise JournalError(f"replay.step={found}: {file} has the steps 0 to {journal.step}")
     return found
+
+
+def _name(folder: Path, step: int) -> str:
+    """Where ``step``'s model belongs: in a run's MODEL, only if it is the one that its result is about."""
+    result = read_result(folder) or {}
+    tells = result.get("status") == "finished" and step == (result.get("best_step") or result.get("steps"))
+    return MODEL if tells or not (folder / "config.yaml").exists() else f"{MODEL}-step-{step}"
 
 
 def _refuse_taken(target: Path) -> None:

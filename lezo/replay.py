@@ -12,7 +12,7 @@ HELP = """lezo-replay: make a run's fine-tuned model again, from the base weight
 
 Commands to copy
   lezo-replay RUN                               the best step's model, for from_pretrained, in RUN/model
-  lezo-replay RUN replay.step=500 replay.out=DIR
+  lezo-replay RUN replay.step=500               another step's, in RUN/model-step-500, as of an unfinished run
   lezo-replay RUN replay.verify=true            check the run: records, base weights, metrics, final weights
   lezo-replay journal.bin replay.out=DIR        the journal is all there is to share: a few hundred kilobytes
   lezo-replay journal.bin replay.base=DIR       where the base model lies elsewhere on this machine
@@ -22,7 +22,7 @@ updates are added to the base weights, on any device to the same bits.
 
 Options
   replay.step    the step whose model is wanted      [the one of the lowest dev loss, else the last]
-  replay.out     folder to write, not there yet      [RUN/model; beside a journal: model]
+  replay.out     folder to write, not there yet      [RUN/model, which is always the result's, else RUN/model-step-N]
   replay.verify  check everything, and write only to a replay.out that is given
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]

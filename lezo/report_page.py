@@ -106,7 +106,8 @@ def _curves(title: str, model: str, members: Sequence[Group], plots: Sequence[Pl
     note = (
         "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
         "to the highest, and each run as a faint line. Train loss is a running mean over a twentieth of the run; runs "
-        "that have not finished are drawn as far as they came."
+        "that have not finished are drawn as far as they came. Against sparsity a line joins the settings that differ in it "
+        "only."
     )
     return (
         f'<section>\n<h2>{_text(f"{title}, {model}: curves")}</h2>\n<ol class="legend">\n{legend}\n</ol>\n'

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from lezo.report_curves import Points, stretches
@@ -54,7 +55,7 @@ def plots(found: Sequence[Group], numbers: Series) -> dict[tuple[str, str], list
 
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         drawn = {
-            names: [*_curves(members, numbers), *_bars(members, numbers), *_ablations(members)]
+            names: [*_curves(members, numbers), *_bars(members, numbers), *_ablations(members, numbers)]
             for names, members in by_task(found).items()
         }
     unique = iter(range(10**6))
@@ -191,14 +192,25 @@ def _bars(members: Sequence[Group], numbers: Series) -> Iterator[Plot]:
     yield Plot("mean seconds a step by phase, a bar a setting", _svg(figure))
 
 
-def _ablations(members: Sequence[Group]) -> Iterator[Plot]:
-    """Test score, and seconds a step, against sparsity: a line for each family of settings."""
-    families = sparsity_families(members)
-    scores = [[_point(group, _test(group)) for group in family] for family in families]
-    times = [
-        [_point(group, spread(map(seconds_a_step, group.runs))) for group in family] for family in families
+@dataclass(frozen=True)
+class _Point:
+    """A group's mean and deviation at its sparsity, under the number of its setting."""
+
+    number: int
+    sparsity: float
+    mean: float
+    std: float
+
+
+def _ablations(members: Sequence[Group], numbers: Series) -> Iterator[Plot]:
+    """Test score, and seconds a step, against sparsity: a point a setting, a line for those that differ in it only."""
+    kinds: list[tuple[str, Callable[[Group], Spread | None]]] = [
+        ("test score %", _test),
+        ("seconds a step", lambda group: spread(map(seconds_a_step, group.runs))),
     ]
-    for what, lines in (("test score %", scores), ("seconds a step", times)):
+    families = sparsity_families(members)
+    for what, value in kinds:
+        lines = [[_point(group, numbers, value(group)) for group in family] for family in families]
         shown = [there for line in lines if (there := [point for point in line if point is not None])]
         if shown:
             yield _errors(what, shown)
@@ -208,16 +220,27 @@ def _test(group: Group) -> Spread | None:
     return group.spread(lambda run: None if (test := run.number("test")) is None else 100 * test)
 
 
-def _point(group: Group, found: Spread | None) -> tuple[float, float, float] | None:
+def _point(group: Group, numbers: Series, found: Spread | None) -> _Point | None:
     sparsity = group.runs[0].sparsity
-    return None if found is None or sparsity is None else (sparsity, found.mean, found.std or 0.0)
+    if found is None or sparsity is None:
+        return None
+    return _Point(numbers[group.optim, group.setting], sparsity, found.mean, found.std or 0.0)
 
 
-def _errors(what: str, lines: Sequence[Sequence[tuple[float, float, float]]]) -> Plot:
+def _errors(what: str, lines: Sequence[Sequence[_Point]]) -> Plot:
+    """A line is no setting and has no setting's colour: only its points do."""
     figure, axes = _axes()
-    for number, line in enumerate(lines):
-        x, y, std = zip(*line, strict=True)
-        axes.errorbar(x, y, yerr=std, marker="o", markersize=4, capsize=3, **_look(number))
+    for line, dash in zip(lines, cycle(_DASHES)):
+        x, y = [point.sparsity for point in line], [point.mean for point in line]
+        axes.plot(x, y, color=_INK, linewidth=0.7, linestyle=dash)
+        for point in line:
+            look: dict[str, Any] = {
+                "color": _colour(point.number),
+                "marker": "o",
+                "markersize": 4,
+                "capsize": 3,
+            }
+            axes.errorbar(point.sparsity, point.mean, yerr=point.std, **look)
     axes.set_xlabel("sparsity: fraction of blocks skipped each step")
     axes.set_title(f"{what}, mean ± std", loc="left")
     return Plot(f"{what} against sparsity", _svg(figure))

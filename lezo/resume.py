@@ -13,9 +13,9 @@ from typing import Any
 
 from lezo.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.evaluate import Evaluation
-from lezo.identity import Origin, differences, settings
+from lezo.identity import Origin, differences, open_sizes, settings
 from lezo.journal import Header, JournalFile, Kind, Recipe, read_journal
-from lezo.record import FolderError, read_file
+from lezo.record import FolderError, read_file, read_result
 from lezo.train import Progress
 
 JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
@@ -92,6 +92,41 @@ def refuse_changes(folder: Path, yaml: str) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FolderError(f"{folder / 'config.yaml'}: not the configuration of a run ({reason})") from None
     _refuse(folder, changed)
+
+
+def made_no_step(folder: Path) -> bool:
+    """Whether the run in ``folder`` neither made a step nor finished: it has nothing that another run may not replace.
+
+    A damaged run may have made some, and what a benchmark measured is no run at all.
+    """
+    if not (folder / "config.yaml").exists() or any((folder / CHECKPOINTS).glob("step-*")):
+        return False
+    try:
+        rows, result = read_rows(folder / METRICS), read_result(folder) or {}
+        journal = read_journal(folder / JOURNAL) if (folder / JOURNAL).exists() else None
+    except FolderError:
+        return False
+    steps = [row.step for row in rows] + ([journal.step] if journal else [])
+    return not any(steps) and result.get("status") != "finished"
+
+
+def is_same(folder: Path, yaml: str) -> bool:
+    """Whether the run in ``folder`` can go on under ``yaml``."""
+    try:
+        refuse_changes(folder, yaml)
+    except FolderError:
+        return False
+    return True
+
+
+def begun_with(folder: Path, yaml: str) -> dict[str, int]:
+    """Published sizes that the run in ``folder`` gives, as all did once, and ``yaml`` leaves open."""
+    before = _config(folder)
+    try:
+        then, left = settings(before), open_sizes(before)
+    except Exception:  # `refuse_changes` says what is wrong with it
+        return {}
+    return {key: n for key, n in open_sizes(yaml).items() if key not in left and then.get(key) == n}
 
 
 def grows(folder: Path, yaml: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -59,27 +61,68 @@ def command_line() -> argparse.Namespace:
     """The process's arguments as Hydra reads them, except that the version is lezo's."""
     from hydra._internal.utils import get_args_parser
 
+    _refuse_gone_folder()
     parser = argparse.ArgumentParser(
         parents=[get_args_parser()], conflict_handler="resolve", add_help=False, description="lezo"
     )
     parser.add_argument("--version", action="version", version=f"lezo {__version__}")
-    return parser.parse_intermixed_args()
+    found, flags = parser.parse_known_intermixed_args()
+    if flags:
+        from lezo.compose import meant
+
+        sys.exit(_unknown_flag(flags[0], sys.argv[1:], meant))
+    return found
 
 
-def words(program: str, given: Sequence[str]) -> tuple[list[str], bool]:
+def words(program: str, given: Sequence[str], manual: str = "") -> tuple[list[str], bool]:
     """The words of a command that takes no flags but --help, and whether help is asked for."""
+    _refuse_gone_folder()
     parser = argparse.ArgumentParser(program, add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
-    found = parser.parse_intermixed_args(given)
+    found, flags = parser.parse_known_intermixed_args(given)
+
+    def meant(flag: str, value: str | None) -> list[str]:
+        keys = re.findall(rf"\b[a-z]+\.{re.escape(flag)}\b", manual)[:1]
+        return [f"{key}={value}" if value else key for key in keys]
+
+    if flags:
+        sys.exit(_unknown_flag(flags[0], given, meant))
     return found.words, found.help
+
+
+def _unknown_flag(flag: str, given: Sequence[str], meant: Callable[[str, str | None], list[str]]) -> int:
+    """Say that there is no such flag, and the key=value that may have been meant. Returns the exit code."""
+    name, equals, value = flag.lstrip("-").partition("=")
+    behind = given[given.index(flag) + 1 :][:1] if flag in given else []
+    if not equals and behind and not behind[0].startswith("-") and "=" not in behind[0]:
+        value = behind[0]
+    likely = meant(name, value or None)
+    ways = f"did you mean {' or '.join(likely)}? " if likely else ""
+    print(
+        f"error: {flag}: no such flag; {ways}settings are key=value, without dashes (--help)", file=sys.stderr
+    )
+    return 2
+
+
+def _refuse_gone_folder() -> None:
+    """End with a message where the working folder was removed: nothing that is named by a relative path is anywhere."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        where = os.environ.get("PWD", "the working folder")
+        print(
+            f"error: {where}: {error.strerror}: the working folder is gone; cd to another one",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> int:
     """What a command without flags does with its words: says its manual, or answers. Returns the exit code."""
     from lezo.config import ConfigError
 
-    said, help_wanted = words(program, sys.argv[1:])
+    said, help_wanted = words(program, sys.argv[1:], manual)
     if help_wanted:
         print(manual, end="")
         return 0
@@ -117,6 +160,7 @@ def _names_a_launcher(overrides: Sequence[str]) -> bool:
 
 
 def _refuse_other_configs(given: argparse.Namespace) -> None:
+    from lezo.compose import refuse_missing
     from lezo.config import ConfigError
 
     if given.config_path or given.config_name:
@@ -124,6 +168,7 @@ def _refuse_other_configs(given: argparse.Namespace) -> None:
             "--config-path, --config-name: lezo-run has its own configuration; --config-dir DIR adds to it"
         )
         raise ConfigError([problem])
+    refuse_missing(given.config_dir)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ if TYPE_CHECKING:  # a sweep's driver tells stories too, and never needs torch
     from lezo.evaluate import Evaluation
     from lezo.optim import StepReport
 
+_COPIED = ("repeat",)  # a command with a line's end inside is another command
 _LINES = 20  # progress lines a run prints where there is no terminal
 
 
@@ -29,6 +32,28 @@ def table(rows: Mapping[str, str], heading: str) -> str:
     """A heading and aligned names and values."""
     width = max(map(len, rows))
     return "\n".join([heading, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
+
+
+def tell(out: Console, told: str) -> None:
+    """Print a table; on a terminal its lines end between words, and go on below the value that they are of."""
+    if not out.is_terminal:
+        out.print(told)
+        return
+    for line in told.split("\n"):
+        name = re.match(r"(  \S+(?: \S+)* {2,})?", line)
+        assert name is not None
+        out.print(line if name[0].strip() in _COPIED else _wrapped(name[0], line[name.end() :], out.width))
+
+
+def _wrapped(name: str, value: str, width: int) -> str:
+    return textwrap.fill(
+        value,
+        width,
+        initial_indent=name,
+        subsequent_indent=" " * min(len(name), width // 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 class ProgressStory:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 
 from lezo.compose import Composed, compose, parse, swept_values
 from lezo.config import ConfigError, Resume
-from lezo.identity import config_hash
+from lezo.identity import config_hash, differences
 
 NOT_STARTED, RUNNING, STOPPING, FINISHED, FAILED, PLANNED = (
     "not started",
@@ -158,7 +158,7 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
 def standing(job: SweepJob) -> Standing:
     """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
     found, config = left(job), job.folder / "config.yaml"
-    if config.exists() and _hash(config) != job.identity:
+    if config.exists() and (_hash(config) != job.identity or _sizes_given(config, job)):
         raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])
     if found.status != NOT_STARTED and job.refuses_runs:
         raise ConfigError([f"{job.folder}: already holds a run; resume=auto goes on with it, {_ELSEWHERE}"])
@@ -171,6 +171,11 @@ def left(job: SweepJob) -> Standing:
     if not ((job.folder / "config.yaml").exists() or result):
         return Standing(job, NOT_STARTED)
     return Standing(job, str(result.get("status", "interrupted")), result)
+
+
+def _sizes_given(config: Path, job: SweepJob) -> bool:
+    """Whether the job says a size, as published, that the run's data of its own decided."""
+    return bool(differences(config.read_text(encoding="utf-8"), job.composed.yaml))
 
 
 def _hash(config: Path) -> str:

@@ -91,7 +91,8 @@ def train(
             row = f"{progress.bad} non-finite losses in a row ({_shown(progress.measured)})"
             raise DivergedError(f"step {progress.step}: {row}")
         seconds = time.perf_counter() - start
-        last = progress.step >= steps or (max_seconds is not None and seconds >= max_seconds)
+        over = max_seconds is not None and seconds >= max_seconds and progress.step > 0  # one step at least
+        last = progress.step >= steps or over
         if (last or progress.step % eval_every == 0) and progress.evaluated != progress.step:
             dev = _timed(evaluate)
             with held():

@@ -53,6 +53,7 @@ class Task(ABC):
 
     ``loss``: "candidates" is cross-entropy over the candidates' mean log-probabilities, "lm" is
     cross-entropy over the gold answer's tokens. ``generates``: the answer is decoded, not chosen.
+    ``num_train``, ``num_dev``: the rows that the published scripts draw from the train set.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,8 @@ class Task(ABC):
     loss: ClassVar[Literal["candidates", "lm"]] = "candidates"
     metric: ClassVar[Literal["accuracy", "f1"]] = "accuracy"
     generates: ClassVar[bool] = False
+    num_train: ClassVar[int] = 1000
+    num_dev: ClassVar[int] = 500
 
     @abstractmethod
     def examples(self, row: Row) -> Iterator[Example]:

@@ -24,7 +24,7 @@ OPTIONS = {
     "fo-adamw": ["optim=fo-adamw", "optim.dropout=0.1"],
 }
 IN_A_ROW = 3  # kills of one run before it may end
-CLOCKS = ("seconds", "eval_seconds", "phases", "memory", "peak_memory_bytes", "command")
+CLOCKS = ("seconds", "eval_seconds", "phases", "memory", "peak_memory_bytes", "memory_bytes", "command")
 
 
 def lezo_run(overrides: list[str], folder: Path, prepare: Callable[[], None], seconds: float | None) -> bool:

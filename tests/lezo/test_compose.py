@@ -26,10 +26,10 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("optim.sparcity=0.5", "unknown key; did you mean optim.sparsity? the keys of optim=lezo are optim.lr,"),
+        ("optim.sparcity=0.5", "unknown key; did you mean optim.sparsity=0.5? the keys of optim=lezo are optim.lr,"),
         ("optim=mezo optim.sparsity=0.5", "unknown key; the keys of optim=mezo are optim.lr, optim.eps"),
-        ("train.step=3", "did you mean train.steps? the keys are train.steps, train.batch_size"),
-        ("sede=3", "did you mean seed? the keys are seed, dry_run"),
+        ("train.step=3", "did you mean train.steps=3? the keys are train.steps, train.batch_size"),
+        ("sede=3", "did you mean seed=3? the keys are seed, dry_run"),
         ("train.steps.x=3", "unknown key; train.steps is a value and has no keys"),
         ("train.steps=ten", "expected a whole number"),
         ("train.eval_every=2.5", "expected a whole number"),
@@ -42,7 +42,7 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("seed=null", "expected a whole number"),
         ("model.shape=3", "expected a group of keys or null"),
         ("task=rtee", "unknown; did you mean rte? expected one of boolq, cb, copa,"),
-        ("optim=LeZO", "expected one of fo-adamw, fo-sgd, icl, lezo, lp, mezo, none"),
+        ("optim=LeZO", "did you mean lezo? expected one of fo-adamw, fo-sgd, icl, lezo, lp, mezo, none"),
         ("model=opt-12b", "unknown; did you mean opt-"),
         ("task=", "unknown; expected one of boolq"),
         ("data=null", "unknown; expected one of hub, local, sample"),
@@ -54,9 +54,18 @@ def problem(*overrides: str, config_dir: str | None = None) -> str:
         ("seed=range(3)", "several values; add -m to run one job for each"),
         ("foo", "expected key=value or group=option"),
         ("optim.lr=[1", "expected key=value or group=option"),
-        ("task.name=sst2", "say task=... instead"),
-        ("optim.name=mezo", "say optim=... instead"),
-        ("optim={name:mezo}", "say optim=... instead"),
+        ("task.name=sst2", "a choice has its settings with it; did you mean task=sst2? expected one of task=boolq"),
+        ("optim.name=mezo", "did you mean optim=mezo? expected one of"),
+        ("optim={name:mezo}", "a choice has its settings with it; expected one of optim=fo-adamw"),
+        ("log.name=x", "expected one of log=files, log=wandb; log.group=NAME and log.tags=[NAME] label a run"),
+        ("tsk=rte", "did you mean task=rte? the keys are seed"),
+        ("optimizer=mezo", "did you mean optim=mezo? the keys are seed"),
+        ("steps=10", "did you mean train.steps=10? the keys are seed"),
+        ("batch_size=3", "did you mean train.batch_size=3 or eval.batch_size=3? the keys are seed"),
+        ("experiment=playground", "did you mean +experiment=playground? the keys are seed"),
+        ("task=RTE", "unknown; did you mean rte? expected one of boolq"),
+        ("rte", "did you mean task=rte? expected key=value"),
+        ("task:rte", "did you mean task=rte? expected key=value"),
         ("model=../optim/lezo", "expected an option of model, not a path to elsewhere"),
         (f"task={'x' * 5000}", "unknown; expected one of boolq"),
         ("hydra.run.dir=", "expected a folder of its own for the run's files"),
@@ -239,7 +248,7 @@ LEZO = "defaults: [/schema/optim/lezo@_here_, _self_]\nlr: 1e-3\n"
         ("task", "name: ../../up\n", "name '../../up' is unknown; expected one of boolq, cb"),
         ("data", "name: ../../up\n", "name '../../up' is unknown; expected one of hub, local, sample"),
         ("log", "name: console\n", "name 'console' is unknown; expected one of files, wandb"),
-        ("task", "name: rte\nfoo: 3\n", "ConfigKeyError raised while composing config: Key 'foo' not in 'TaskConfig'"),
+        ("task", "name: rte\nfoo: 3\n", "task/mine.yaml: task.foo: unknown key; expected one of task.num_train,"),
         ("task", "name: [1\n  b: }\n", "task/mine.yaml, line 2: not valid YAML (expected ',' or ']', but got ':')"),
         ("task", "name: !!python/name:os.system\n", "task/mine.yaml, line 1: not valid YAML (could not determine"),
     ],
@@ -286,3 +295,50 @@ def test_a_locale_that_reads_no_utf8_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_text_is_quoted_where_it_must_be(text: str, written: str) -> None:
     assert quoted(text) == written
     assert compose([f"log.project={quoted(text)}"]).config.log.project == text
+
+
+FIRST = "# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("experiment/own", "optim: {lrr: 3}", f"expected '{FIRST.strip()}' as the first line, without which its keys are"),
+        ("experiment/own", FIRST + "optim: {lrr: 3}", "optim.lrr: unknown key; did you mean optim.lr? expected one of optim.lr,"),
+        ("experiment/own", FIRST + "stps: 3", "stps: unknown key; did you mean train.steps? expected one of seed,"),
+        ("experiment/own", FIRST + "train: {steps: many}", "train.steps: expected a whole number (Value 'many' of type"),
+        ("experiment/own", FIRST + "train: 3", "Merge error: int is not a subclass of TrainConfig. value: 3"),
+        ("experiment/own", FIRST + "experiment: {a: 3}", "experiment: unknown key; expected one of seed,"),
+        ("experiment/own", FIRST + "defaults: [override /modl: tiny]", "Could not override 'modl'. No match in the"),
+        ("optim/own", "defaults: [/schema/optim/lezo@_here_, _self_]\nname: lezo\nlrr: 3", "optim.lrr: unknown key; did you"),
+        ("optim/own", "name: lezo\nlr: 3", "optim.lr: unknown key; expected defaults: [/schema/optim/NAME@_here_, _self_]"),
+        ("task/own", "name: rte\nnum_dv: 3", "task.num_dv: unknown key; did you mean task.num_dev? expected one of"),
+        ("model/own", "model: {name: hf}", f"expected '{FIRST.strip()}' as the first line, without which its keys are those"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_of_ones_own_is_named_with_the_file(
+    name: str, text: str, expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"{name}.yaml"
+    file.parent.mkdir()
+    file.write_text(f"{text}\n")
+    group = name.split("/")[0]
+    found = problem(f"{'+' if group == 'experiment' else ''}{group}=own", config_dir=str(tmp_path))
+    assert found.startswith(f"{file}: ") and expected in found
+
+
+def test_a_recipe_that_asks_for_what_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"{FIRST}defaults: [override /model: tinny]\n")
+    found = problem("+experiment=own", config_dir=str(tmp_path))
+    assert found.startswith("+experiment=own: model=tinny: unknown; did you mean tiny? expected one of hf,")
+
+
+def test_a_folder_of_ones_own_that_is_not_there_is_named_first(tmp_path: Path) -> None:
+    assert problem("+experiment=own", config_dir="no/where") == "--config-dir no/where: no such folder"
+
+
+def test_a_runs_own_model_is_no_base_of_it(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    given = ["model=hf", f"model.path={tmp_path}/model", "data=sample", "optim=none"]
+    assert "is where this run's own model would be" in problem(*given, f"hydra.run.dir={tmp_path}")

@@ -51,7 +51,7 @@ FITTING = st.sampled_from(
         *("seed=7", "train.steps=3", "optim.lr=1e-3", "task=cb", "optim=mezo", "optim=none", "dry_run=true"),
         *(
             "log.tags=[a,b]",
-            "train.steps=${task.num_dev}",
+            "train.steps=${train.eval_every}",
             "log.project=p${seed}",
             "log=wandb",
             "resume=auto",

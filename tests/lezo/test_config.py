@@ -30,8 +30,8 @@ from lezo.config import (
 SGD, ADAMW = (FirstOrderConfig(name=name, lr=0.1) for name in ("fo-sgd", "fo-adamw"))
 NONE = OptimConfig(name="none")
 
-WHOLE_1 = "a whole number of at least 1"
-WHOLE_0 = "a whole number of at least 0"
+WHOLE_1 = "a whole number from 1 to 1000000000"
+WHOLE_0 = "a whole number from 0 to 1000000000"
 ABOVE_0 = "a number above 0"
 BELOW_1 = "a number from 0 to below 1"
 SEED = "a whole number from 0 to 4294967295"
@@ -53,7 +53,7 @@ RANGES = [
     ("optim.momentum", [0.0, 0.9], [1.0, -0.1], BELOW_1),
     ("optim.clip_norm", [1.0, None], [0.0], ABOVE_0),
     ("optim.dropout", [0.0, None], [1.0], BELOW_1),
-    ("train.steps", [1], [0, -3], WHOLE_1),
+    ("train.steps", [1, 10**9], [0, -3, 10**9 + 1, 10**12], WHOLE_1),
     ("train.batch_size", [1], [0], WHOLE_1),
     ("train.micro_batch_size", [1, None], [0], WHOLE_1),
     ("train.eval_every", [1], [0], WHOLE_1),
@@ -68,7 +68,7 @@ RANGES = [
     ("peft.tokens", [1], [0], WHOLE_1),
     ("sweep.slots", [1, None], [0], WHOLE_1),
     ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
-    ("inspect.n", [1], [0], WHOLE_1),
+    ("inspect.n", [1], [0, 10**30], WHOLE_1),
     ("bench.repeats", [1], [0], WHOLE_1),
     ("bench.textbook_repeats", [1, None], [0], WHOLE_1),
 ]
@@ -207,8 +207,8 @@ def test_defaults_are_the_ones_promised() -> None:
     assert isinstance(run.optim, LezoConfig)
     assert (run.optim.sparsity, run.optim.eps, run.optim.weight_decay) == (0.75, 1e-3, 0.0)
     assert (run.task.num_train, run.task.num_dev, run.task.num_test, run.task.data_seed) == (
-        1000,
-        500,
+        None,
+        None,
         1000,
         0,
     )
@@ -229,11 +229,6 @@ def test_the_published_adamw_decays_linearly_and_clips() -> None:
     optim = compose(["optim=fo-adamw"]).config.optim
     assert isinstance(optim, FirstOrderConfig)
     assert (optim.schedule.value, optim.clip_norm, optim.dropout) == ("linear", 1.0, None)
-
-
-@pytest.mark.parametrize(("task", "num_dev"), [("cb", 100), ("copa", 100), ("sst2", 500)])
-def test_small_train_sets_give_fewer_dev_rows(task: str, num_dev: int) -> None:
-    assert compose([f"task={task}"]).config.task.num_dev == num_dev
 
 
 def test_any_model_must_be_given_data_and_a_learning_rate() -> None:

@@ -310,3 +310,125 @@ def test_the_best_steps_weights_are_made_again(lezo_run: Runner, monkeypatch: py
     assert (first.result["best_step"], first.result["steps"]) == (3, 6)
     assert "weights of step 3: brought back" in first.out
     assert first.result["weights"] == shorter.result["weights"]
+
+
+@pytest.fixture
+def last_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best step of a longer run is another one."""
+    monkeypatch.setattr("lezo.train._better", lambda dev, best: True)
+
+
+def test_the_model_of_an_earlier_end_goes_before_anything_else_does(
+    lezo_run: Runner, last_is_best: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lezo_run("save_model=true")
+    assert (first.folder / "model").is_dir()
+    with monkeypatch.context() as patch:  # as if it were killed right there
+        patch.setattr("lezo.record.RunFolder._remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert lezo_run(*MORE).code == 130
+    assert not (first.folder / "model").exists() and first.result["best_step"] == 4
+    (first.folder / "model").mkdir()  # somebody replays what the result is about, while the run goes on
+    more = lezo_run(*MORE)
+    assert more.result["best_step"] == 8 and not (more.folder / "model").exists()
+    assert not list(more.folder.glob(".model*"))
+
+
+@pytest.mark.parametrize(
+    "options", [["optim=lezo"], ["optim=fo-sgd", "peft=lora"], ["optim=lp"], ["optim=none"]], ids=" ".join
+)
+def test_a_finished_run_is_given_its_model_without_a_step(
+    options: list[str], lezo_run: Runner, last_is_best: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lezo_run(*options, "save_model=true", folder="whole")
+    lezo_run(*options)
+    before = files(Path("out"))
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.evaluate.Evaluator.__call__", None)  # nothing is evaluated
+        again = lezo_run(*options, "save_model=true", "resume=auto")
+    assert again.code == 0 and "this run was finished before; its model was written to out/model" in again.out
+    made, saved = files(again.folder / "model"), files(whole.folder / "model")
+    assert {f.name: content for f, content in made.items()} == {f.name: c for f, c in saved.items()}
+    assert {f: c for f, c in files(again.folder).items() if "model" not in f.parts} == before
+    assert "nothing was left to do" in lezo_run(*options, "save_model=true", "resume=auto").out
+
+
+def test_weights_that_are_not_the_results_are_not_saved(lezo_run: Runner) -> None:
+    ran = lezo_run()
+    (ran.folder / "result.json").write_text(json.dumps(ran.result | {"weights": "0" * 64}))
+    again = lezo_run("save_model=true", "resume=auto")
+    assert again.code == 1 and "cannot write the model of this run: its weights come to sha256" in again.err
+    assert not (ran.folder / "model").exists()
+
+
+def test_a_folder_that_holds_a_model_of_somebodys_is_left_alone(lezo_run: Runner) -> None:
+    shutil.copytree(TINY, "out/model")
+    before = files(Path("out"))
+    for more in ([], ["model=hf", "model.path=out/model", "optim.lr=1e-4", "data=sample"]):
+        ran = lezo_run("save_model=true", *more)
+        assert ran.code in (1, 2) and "out/model" in ran.err
+    assert files(Path("out")) == before
+
+
+def small(rows: int) -> list[str]:
+    """Data of one's own, and no sizes said."""
+    folder = Path("few/sst2")
+    folder.mkdir(parents=True, exist_ok=True)
+    said = [
+        f'{{"sentence": "word {i} is {"good" if i % 2 else "bad"}", "label": {i % 2}}}' for i in range(rows)
+    ]
+    (folder / "train.jsonl").write_text("\n".join(said))
+    (folder / "val.jsonl").write_text("\n".join(said[:9]))
+    return ["task=sst2", "data=local", "data.path=few", "task.num_train=null", "task.num_dev=null"]
+
+
+def test_few_rows_of_ones_own_are_enough_and_a_try_that_came_to_nothing_blocks_no_other(
+    lezo_run: Runner,
+) -> None:
+    own = small(30)
+    failed = lezo_run(*own, "task.num_dev=500")
+    assert "30 train rows, of which task.num_dev=500 and task.demos=0 leave none to train on" in failed.err
+    assert failed.result["steps"] == 0 and "go on with" not in failed.out
+    ran = lezo_run(*own)  # neither another setting nor resume=off is in the way
+    assert (ran.code, ran.result["examples"]) == (0, {"train": 20, "dev": 10, "test": 8})
+    assert (
+        "train and dev from train.jsonl, test from val.jsonl; few rows: 10 of them are dev, not 500"
+        in ran.out
+    )
+    assert json.loads((ran.folder / "environment.json").read_text())["earlier"] == []
+    refused = lezo_run(*own)
+    assert "already holds a run" in refused.err  # that one made steps
+
+
+def test_a_try_that_came_to_nothing_goes_on_with_other_data(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    own = [*small(30), "resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.train._timed", interrupted)
+        stopped = lezo_run(*own)
+    assert stopped.code == 130 and (stopped.folder / "journal.bin").exists()
+    small(36)
+    again = lezo_run(*own)
+    assert (again.code, again.result["examples"]["dev"]) == (0, 12)
+
+
+def test_a_scored_run_and_a_benchmark_are_never_replaced(lezo_run: Runner) -> None:
+    lezo_run("optim=none")
+    assert "already holds a run" in lezo_run("optim=none", "seed=1").err
+    Path("bench").mkdir()
+    Path("bench/config.yaml").write_text("seed: 0\n")
+    Path("bench/metrics.jsonl").write_text('{"round": 1, "seconds": 2.0}\n')
+    assert "already holds a run" in lezo_run(folder="bench").err
+
+
+def test_a_run_that_had_its_sizes_said_keeps_them(lezo_run: Runner) -> None:
+    """As all did before sizes could be left open: more rows than dev takes, and fewer than three times as many."""
+    own = small(510)
+    sizes = ["task.num_train=1000", "task.num_dev=500"]
+    lezo_run(*own, *sizes)
+    more = lezo_run(*own, *MORE)
+    assert more.code == 0 and more.result["examples"]["dev"] == 500
+    assert "num_dev: 500" in (more.folder / "config.yaml").read_text()

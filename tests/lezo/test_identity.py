@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lezo.compose import compose
-from lezo.identity import config_hash, differences, job_name
+from lezo.identity import config_hash, differences, job_name, run_hash, settings
 
 BASE = ["train.steps=100"]
 
@@ -98,3 +98,23 @@ def test_a_name_from_a_users_files_makes_one_folder(name: str, tmp_path: Path) -
     (tmp_path / "in" / folder).mkdir(parents=True)
     assert [path.name for path in (tmp_path / "in").iterdir()] == [folder]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(("task", "num_dev"), [("rte", 500), ("cb", 100), ("copa", 100)])
+def test_sizes_left_open_are_the_published_ones_that_configurations_once_said(
+    task: str, num_dev: int
+) -> None:
+    left, said = (
+        yaml(f"task={task}", *more) for more in ([], ["task.num_train=1000", f"task.num_dev={num_dev}"])
+    )
+    assert "num_dev: null" in left and f"num_dev: {num_dev}" in said
+    assert (config_hash(left), run_hash(left)) == (config_hash(said), run_hash(said))
+    assert differences(said, left) == differences(left, said) == []
+    assert settings(left) == settings(said)
+
+
+def test_a_size_that_followed_the_rows_is_not_a_given_one() -> None:
+    own = ["data=local", "data.path=."]
+    left, said = yaml(*own), yaml(*own, "task.num_dev=500")
+    assert differences(left, said) == ["task.num_dev was unset and is 500"]
+    assert differences(said, left) == []  # as an earlier version said it

@@ -377,3 +377,27 @@ def test_a_module_may_be_its_own_closure():
     assert optimizer.blocks == tuple(f"blocks.{i}" for i in range(4))
     losses = [optimizer.step(model).item() for _ in range(400)]
     assert losses[-1] < 0.05 * losses[0]
+
+
+@pytest.mark.parametrize("optimizer", [MeZO, LeZO])
+@pytest.mark.parametrize(
+    "given",
+    [nn.Module.parameters, lambda m: list(m.parameters()), nn.Module.state_dict, lambda m: "opt-125m"],
+)
+def test_what_others_take_in_place_of_the_module_is_refused(optimizer, given):
+    with pytest.raises(
+        TypeError, match=rf"lezo.{optimizer.__name__}: expected the module itself, as in lezo"
+    ):
+        optimizer(given(Bowl()), lr=1e-3)
+    with pytest.raises(TypeError, match="lezo.apply_journal: expected the module itself"):
+        lezo.apply_journal(given(Bowl()), "a.journal")
+
+
+def test_a_loss_in_place_of_what_computes_it_is_refused():
+    with pytest.raises(TypeError, match="closure is a Tensor; expected a function that runs the model"):
+        MeZO(Bowl(), lr=1e-3).step(torch.ones(()))
+
+
+def test_blocks_are_a_list():
+    with pytest.raises(ValueError, match="blocks='layers': expected a list of modules of the model"):
+        LeZO(small_model(), lr=1e-3, blocks="layers")

@@ -189,7 +189,6 @@ def test_the_environment_says_versions_and_no_variables(monkeypatch: pytest.Monk
         "platform",
         "packages",
         "device",
-        "cuda",
         "cpu_threads",
         "git_commit",
         "started",

@@ -208,7 +208,7 @@ def test_bad_input_is_answered_with_a_way_out(
 def test_a_first_order_run_says_that_it_has_no_journal(lezo_run: Runner, lezo_replay: Replay) -> None:
     lezo_run("optim=fo-sgd", "train.steps=1")
     code, _, err = lezo_replay("out")
-    assert code == 1 and "a first-order run has no journal; run it with save_model=true" in err
+    assert code == 1 and "a first-order run has no journal; its own command with save_model=true" in err
 
 
 def test_help_and_nothing(lezo_replay: Replay) -> None:
@@ -221,3 +221,12 @@ def test_verify_of_an_unfinished_run_says_what_it_cannot_compare(ran: Ran, lezo_
     (ran.folder / "result.json").write_text(json.dumps(result))
     code, out, _ = lezo_replay("out", "replay.verify=true")
     assert code == 0 and "its final weights cannot be compared" in out
+
+
+def test_a_runs_model_is_the_one_that_its_result_is_about(lezo_run: Runner, lezo_replay: Replay) -> None:
+    ran = lezo_run("train.steps=4")
+    assert lezo_replay("out", "replay.step=2")[0] == lezo_replay("out")[0] == 0
+    assert (ran.folder / "model-step-2").is_dir() and (ran.folder / "model").is_dir()
+    best = ran.result["best_step"]
+    (ran.folder / "result.json").unlink()  # as of a run that goes on
+    assert lezo_replay("out")[0] == 0 and (ran.folder / f"model-step-{best}").is_dir()

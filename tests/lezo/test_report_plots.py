@@ -92,3 +92,17 @@ def _shapes(folder: Path) -> tuple[list[int], int]:
     coloured = [line for line in lines if "var(--c" in line]
     faint = [line for line in coloured if "stroke-opacity: 0.3" in line]
     return [len(faint), len(coloured) - len(faint)], len(re.findall(r"fill-opacity: 0.14", svg))
+
+
+def test_points_against_sparsity_have_their_settings_colours_with_adapters_beside(tmp_path: Path) -> None:
+    finished(tmp_path / "sgd", optim__name="fo-sgd", optim__sparsity=None)
+    for peft in ("none", "lora"):
+        for sparsity in (0.25, 0.75):
+            finished(tmp_path / f"{peft}{sparsity}", optim__sparsity=sparsity, peft__name=peft)
+    found = groups(Reader().runs([tmp_path]))
+    numbers = series(found)
+    ((_, drawn),) = plots(found, numbers).items()
+    (plot,) = [plot for plot in drawn if plot.title == "test score % against sparsity"]
+    colours = set(map(int, re.findall(r"var\(--c(\d+)\)", plot.svg)))
+    assert colours == {numbers[g.optim, g.setting] for g in found if g.optim != "fo-sgd"}
+    assert len(colours) == 4

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lezo import __version__, run
-from tests.lezo.runs import SMALL, Runner, timeless
+from lezo import __version__, bench, replay, report, run, show
+from tests.lezo.runs import SMALL, Runner, timeless, typed
 
 RESULT = {
     *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
@@ -364,7 +365,7 @@ def test_help_and_the_composed_configuration_need_no_torch(tmp_path: Path) -> No
     assert (help_.returncode, shown.returncode) == (0, 0)
     assert "Commands to copy" in help_.stdout
     assert 'eval "$(lezo-run -sc install=bash)"' in help_.stdout
-    assert yaml.safe_load(shown.stdout)["task"]["num_dev"] == 100
+    assert yaml.safe_load(shown.stdout)["task"]["name"] == "cb"
 
 
 def test_the_version_is_lezos(tmp_path: Path) -> None:
@@ -403,3 +404,57 @@ def test_the_baselines_run_to_a_result(options: list[str], said: str, lezo_run: 
     if "metric" in said or "minimises" in said:
         losses = [row["loss"] for row in ran.training()]
         assert len(losses) == 4 and all(0 <= loss <= 1 for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "meant"),
+    [
+        (run.main, ["--steps", "10"], "--steps: no such flag; did you mean train.steps=10? settings are key=value"),
+        (run.main, ["--lr=1e-4", "task=rte"], "--lr=1e-4: no such flag; did you mean optim.lr=1e-4? "),
+        (run.main, ["--batch-size", "4"], "did you mean train.batch_size=4 or eval.batch_size=4? "),
+        (run.main, ["--nothing-like-it"], "--nothing-like-it: no such flag; settings are key=value"),
+        (show.main, ["-task", "rte"], "-task: no such flag; did you mean task=rte? "),
+        (bench.main, ["--steps", "3"], "--steps: no such flag; did you mean train.steps=3? "),
+        (replay.main, ["RUN", "--out", "x"], "--out: no such flag; did you mean replay.out=x? "),
+        (report.main, ["--watch"], "--watch: no such flag; did you mean report.watch? "),
+    ],
+)  # fmt: skip
+def test_a_flag_that_there_is_not_is_answered_by_what_was_meant(
+    main: Any, arguments: list[str], meant: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, out, err = typed("a-command", main, monkeypatch, capsys)(*arguments)
+    assert (code, out) == (2, "") and meant in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("main", [run.main, show.main, bench.main, replay.main, report.main])
+def test_a_working_folder_that_is_gone_is_named(
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, _, err = typed("a-command", main, monkeypatch, capsys)("dry_run=true")
+    monkeypatch.chdir(tmp_path)
+    assert code == 2 and "the working folder is gone; cd to another one" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("shows", [["--cfg", "job"], ["--help"], ["-m", "seed=1,2"], ["+experiment=x"]])
+def test_a_config_dir_that_is_not_there_is_named(
+    shows: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, _, err = typed("lezo-run", run.main, monkeypatch, capsys)("--config-dir", "no/where", *shows)
+    assert (code, err) == (2, "error: --config-dir no/where: no such folder\n")
+
+
+def test_a_run_without_steps_says_so_and_memory_is_of_one_kind(lezo_run: Runner) -> None:
+    ran = lezo_run("optim=none", "train.steps=5")
+    assert "none: optim=none takes no step, and train.* has no effect" in ran.out
+    used, whole = ran.result["memory_bytes"], ran.result["peak_memory_bytes"]["host"]
+    assert (
+        0 < used["expected"] < 2**25 and 0 <= used["used"] < whole - 2**27
+    )  # Python and torch are not in it
+    assert " since the model was loaded, with the libraries' code in use; about" in ran.out
+
+
+def test_there_is_a_step_however_little_time_there_is(lezo_run: Runner) -> None:
+    assert lezo_run("train.max_seconds=1e-9").result["steps"] == 1

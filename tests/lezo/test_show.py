@@ -123,7 +123,7 @@ def test_truncation_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("overrides", "code", "words"),
     [
-        (["inspect.n=0"], 2, "inspect.n=0: expected a whole number of at least 1"),
+        (["inspect.n=0"], 2, "inspect.n=0: expected a whole number from 1 to 1000000000"),
         (["data=local", "data.path=."], 1, "rte/train.jsonl: No such file or directory"),
         (["model=hf", "model.path=.", "data=sample"], 1, "cannot read the configuration of ."),
     ],

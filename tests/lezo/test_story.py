@@ -78,3 +78,29 @@ def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left() -> None:
 def test_off_a_terminal_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
     story.console().print("[red]" + "word " * 100)
     assert capsys.readouterr().out == "[red]" + "word " * 100 + "\n"
+
+
+def shown(text: str, *, terminal: bool, width: int = 40) -> list[str]:
+    file = io.StringIO()
+    story.tell(
+        Console(file=file, force_terminal=terminal, width=width, color_system=None, soft_wrap=True), text
+    )
+    return file.getvalue().splitlines()
+
+
+ROWS = {
+    "task": "a few words that need more than one line",
+    "files": "/x" * 30,
+    "repeat": "lezo-run " + "a=1 " * 20,
+}
+
+
+def test_on_a_terminal_a_table_ends_its_lines_between_words() -> None:
+    head, *lines = shown(story.table(ROWS, "lezo"), terminal=True)
+    assert lines[:2] == ["  task    a few words that need more", "          than one line"]
+    assert [line for line in lines if len(line) > 40 and "/x" not in line] == [f"  repeat  {ROWS['repeat']}"]
+    assert f"{'/x' * 30}" in "".join(lines) and head == "lezo"  # what can be copied stays whole
+
+
+def test_off_a_terminal_a_line_stays_whole() -> None:
+    assert "\n".join(shown(story.table(ROWS, "lezo"), terminal=False)) == story.table(ROWS, "lezo")

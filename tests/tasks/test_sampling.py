@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks import TASKS, Example
-from tasks.sampling import demo_sets, split, subset
+from tasks.sampling import demo_sets, own_sizes, split, subset
 
 FIRST_FIVE = {
     "sst2": [43787, 16159, 59015, 5108, 67052],
@@ -137,3 +137,32 @@ def test_each_test_example_has_demonstrations_under_the_published_seeds():
     found = demo_sets(rows, 3, 4, 0)
     assert found == tuple(tuple(rows[i] for i in subset(40, 4, seed)) for seed in (2732, 9845, 3264))
     assert demo_sets(rows, 2, 4, 0) == found[:2] and demo_sets(rows, 3, 4, 1) != found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_published_set_from_ones_own_files_is_split_as_published(task):
+    known = TASKS[task]
+    usual = (known.num_train, known.num_dev)
+    assert usual[1] == SIZES[task][0]
+    assert own_sizes(known.hub.train_rows, known.hub.train_rows, usual, None, None) == usual
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "expected"),
+    [
+        (300, (None, None), (1000, 100)),
+        (1499, (None, None), (1000, 499)),
+        (1500, (None, None), (1000, 500)),
+        (2, (None, None), (1000, 1)),
+        (1, (None, None), (1000, 1)),  # which leaves none to train on, and is refused
+        (0, (None, None), (1000, 500)),
+        (300, (None, 500), (1000, 500)),  # given sizes stay
+        (300, (1000, 200), (1000, 200)),
+        (300, (250, None), (250, 50)),
+        (300, (100, None), (100, 100)),
+        (300, (1000, None), (1000, 100)),
+        (1600, (1500, None), (1500, 500)),
+    ],
+)
+def test_sizes_left_open_follow_few_rows_of_ones_own(rows, given, expected):
+    assert own_sizes(rows, 67349, (1000, 500), *given) == expected
