@@ -127,6 +127,7 @@ class Job:
             "synthetic": config.data.name == "sample",
             "metric": plan.parts.task.metric if plan else None,
             "model": banner.model_name(config),
+            "dequantised": plan.parts.dequantised if plan else None,
             "optim": optim.name,
             "peft": config.peft.name,
             **settings,

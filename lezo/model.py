@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -23,17 +20,26 @@ from transformers.models.auto.modeling_auto import (
 from lezo import noise
 from lezo.disk import sync
 from lezo.fingerprint import weights_hash
+from lezo.weights import ModelError as ModelError
+from lezo.weights import (
+    find_weights,
+    is_gguf,
+    place_of,
+    quantised,
+    read_weights,
+    reading,
+    reason,
+    refuse_packed,
+    refuse_quantised,
+    stored_as,
+)
 
 TINY = Path(__file__).parent / "tiny"
 
 
-class ModelError(ValueError):
-    """A model or tokenizer that cannot be used; the message says which, why, and the way out."""
-
-
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder or hub id with a revision, and, without a download, its published shape."""
+    """Where a model is: a folder, a GGUF file or a hub id with a revision, and, without a download, its published shape."""
 
     path: str
     revision: str | None = None
@@ -59,29 +65,61 @@ class Layout:
 
 
 def load_config(source: Source) -> Any:
-    """The model's transformers configuration. Raises ModelError where it cannot be read, or is of another kind."""
+    """The model's transformers configuration; of a model that also sees or hears, its language model's where that stands alone.
+
+    Raises ModelError where it cannot be read, is of another kind, or its weights are quantised and stay so.
+    """
     if source.random_weights and source.shape is not None:
-        with _reading("the shape of", source.path):
+        with reading("the shape of", source.path):
             return transformers.OPTConfig(**source.shape)
+    _quiet()
     _refuse_adapter(Path(source.path))
-    with _reading("the configuration of", source.path):
-        config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
-    _refuse_other_kinds(source.path, config)
-    return config
+    with reading("the configuration of", source.path), place_of(source.path) as (path, options):
+        config = transformers.AutoConfig.from_pretrained(
+            path, revision=source.revision, trust_remote_code=False, **options
+        )
+        _refuse_other_kinds(source.path, config)
+    if not source.random_weights:
+        refuse_quantised(source.path, config)
+    return _language_model(config)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer of a folder or hub id. Raises ModelError where it cannot be read."""
+    """The tokenizer of a folder, a GGUF file or a hub id. Raises ModelError where it cannot be read."""
+    _quiet()
     path = os.path.expanduser(path)
-    with _reading("a tokenizer of", path, "; model.tokenizer=DIR names another folder with a tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+    more = "; model.tokenizer=DIR names another folder with a tokenizer"
+    with reading("a tokenizer of", path, more), place_of(path) as (place, options):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False, **options
+        )
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
             raise ValueError("no vocabulary")
     return tokenizer
 
 
+def _language_model(config: Any) -> Any:
+    """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
+    text = config.get_text_config()
+    alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
+    if text is not config and alone:
+        text.quantization_config = getattr(config, "quantization_config", None)
+        return text
+    return config
+
+
+def dequantised(source: Source, config: Any) -> str | None:
+    """How the weights were stored that become plain ones as they are read, "gguf Q8_0" or "fp8"; None: they are plain."""
+    if source.random_weights:
+        return None
+    if is_gguf(source.path):
+        with reading("the weights of", source.path):
+            return f"gguf {stored_as(source.path)}"
+    return quantised(config)
+
+
 def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    """The model in eval mode on ``device``. Weights come from safetensors only; nothing is unpickled.
+    """The model in eval mode on ``device``. Of safetensors, pickles (tensors alone), or a GGUF file: see `find_weights`.
 
     Random weights are drawn under ``seed``, the same on every device. Raises ModelError where the weights are
     not those of the configuration, or not all finite.
@@ -89,21 +127,30 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
     _quiet()
     if source.random_weights:
         return _random(config, dtype, device, seed)
-    _refuse_detours(Path(source.path))
-    with _reading("the weights of", source.path):
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            source.path,
-            revision=source.revision,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
+    with reading("the weights of", source.path):
+        files = find_weights(source.path, source.revision)
+        model, info = read_weights(files, config, dtype)
     _refuse_other_weights(source.path, model, info)
+    _tie(source.path, model, config)
     model = model.to(device).eval()
     _refuse_non_finite(source.path, model, dtype)
     return model
+
+
+def _tie(path: str, model: Any, config: Any) -> None:
+    """Where the files hold a tied head twice it becomes one tensor again. Raises ModelError where the two differ."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is words.weight or not config.get_text_config().tie_word_embeddings:
+        return
+    bones = skeleton(config, head.weight.dtype)
+    if bones.get_output_embeddings().weight is not bones.get_input_embeddings().weight:  # type: ignore[operator]
+        return  # a kind of model that ties nothing, whatever its configuration says
+    if not torch.equal(head.weight, words.weight):
+        raise ModelError(
+            f"{path}: the weights hold a head that differs from the embeddings, and the configuration ties the two; "
+            'expected "tie_word_embeddings": false in config.json, or weights of a tied head'
+        )
+    model.tie_weights()
 
 
 @torch.no_grad()
@@ -156,15 +203,17 @@ def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) ->
         shutil.rmtree(partial, ignore_errors=True)
         if gone.exists() and not folder.exists():
             gone.rename(folder)
-        reason = f"cannot write the model there ({_reason(error)})"
-        raise ModelError(f"{folder}: {reason}; make room and write it again") from error
+        said = f"cannot write the model there ({reason(error)})"
+        raise ModelError(f"{folder}: {said}; make room and write it again") from error
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
     """The model without its weights (meta tensors), to count and plan with. Raises ModelError."""
-    with _reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
-        bones: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
+        bones: Any = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
         bones.tie_weights()  # which transformers 5.0 leaves undone on meta
         return bones  # type: ignore[no-any-return]
 
@@ -221,7 +270,7 @@ def block_list(model: nn.Module) -> tuple[str, int]:
 def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     _fill(model, seed)
     return model.eval()
 
@@ -240,32 +289,6 @@ def _fill(model: nn.Module, seed: int) -> None:
 def _quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-
-@contextmanager
-def _reading(what: str, path: str, more: str = "") -> Iterator[None]:
-    """Whatever files of others make transformers stumble over becomes a ModelError; lack of memory stays that."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        where = "a folder in the Hugging Face form (config.json, model.safetensors, tokenizer)"
-        if isinstance(error, SafetensorError):
-            ways = "expected whole safetensors files; copy or download them again"
-        elif Path(path).is_dir():
-            ways = f"expected {where}"
-        else:
-            ways = f"connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or {where}"
-        raise ModelError(f"cannot read {what} {path} ({_reason(error)}); {ways}{more}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what was said, and the next where that is what the first is about."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
-    meant = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) and said
-    return said[:300] if meant else f"{type(error).__name__}: {said[:300]}"
 
 
 def _refuse_other_kinds(path: str, config: Any) -> None:
@@ -292,23 +315,6 @@ def _refuse_adapter(folder: Path) -> None:
         )
 
 
-def _refuse_detours(folder: Path) -> None:
-    """The files of a model's folder name none elsewhere: an index only files beside it."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return
-    try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        expected = 'expected {"weight_map": {tensor: file}}; copy or download it again'
-        raise ModelError(f"{index}: not an index of weights ({_reason(error)}); {expected}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
-            raise ModelError(
-                f"{index}: names {name!r}; expected names of files beside it (symbolic links are followed)"
-            )
-
-
 def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) -> None:
     """Tensors that are missing, of another shape, or of blocks that the configuration does not have."""
     for name, found, expected in sorted(info["mismatched_keys"]):
@@ -317,6 +323,7 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
             "weights and config.json of the same model"
         )
     if info["missing_keys"]:
+        refuse_packed(path, info["unexpected_keys"])
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
     prefix, count = block_list(model)

@@ -13,7 +13,7 @@ from lezo.adapter import Adapter
 from lezo.config import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
 from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
-from lezo.model import TINY, ModelError, Source, load_config, load_tokenizer, positions
+from lezo.model import TINY, ModelError, Source, dequantised, load_config, load_tokenizer, positions
 from tasks import TASKS, Example, Task
 from tasks.sampling import Splits, demo_sets, split
 from tasks.source import DataError, Pools
@@ -22,7 +22,10 @@ from tasks.source import load as load_pools
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's words and how they become ids. ``pad`` fills up batches and is always masked."""
+    """The run's words and how they become ids. ``pad`` fills up batches and is always masked.
+
+    ``dequantised``: how the weights are stored that become plain ones as they are read.
+    """
 
     task: Task
     splits: Splits
@@ -32,6 +35,7 @@ class Prepared:
     encoder: Encoder
     pad: int
     calibration: Calibration
+    dequantised: str | None
 
     def train(self) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on."""
@@ -113,7 +117,17 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task, taken))
     pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
     pad = next(int(pad) for pad in pads if pad is not None and pad < model_config.vocab_size)
-    return Prepared(task, splits, source, model_config, tokenizer, encoder, pad, config.eval.calibration)
+    return Prepared(
+        task,
+        splits,
+        source,
+        model_config,
+        tokenizer,
+        encoder,
+        pad,
+        config.eval.calibration,
+        dequantised(source, model_config),
+    )
 
 
 def model_source(config: RunConfig) -> Source:
