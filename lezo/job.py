@@ -26,7 +26,7 @@ from lezo.identity import Origin, run_hash
 from lezo.journal import Header
 from lezo.linear import fit_head
 from lezo.mirror import WandbMirror
-from lezo.model import load, rebase, save_model, set_dropout
+from lezo.model import language, load, rebase, save_model, set_dropout
 from lezo.network import Network, check
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
@@ -170,7 +170,7 @@ class Job:
         )
         check(
             Network(model),
-            vocabulary=plan.parts.model_config.vocab_size,
+            vocabulary=language(plan.parts.model_config).vocab_size,
             longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
         )
         if plan.adapter is not None:

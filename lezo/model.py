@@ -22,6 +22,7 @@ from lezo.disk import sync
 from lezo.fingerprint import weights_hash
 from lezo.weights import ModelError as ModelError
 from lezo.weights import (
+    WeightFiles,
     find_weights,
     is_gguf,
     place_of,
@@ -31,6 +32,7 @@ from lezo.weights import (
     reason,
     refuse_packed,
     refuse_quantised,
+    shapes,
     stored_as,
 )
 
@@ -79,6 +81,7 @@ def load_config(source: Source) -> Any:
             path, revision=source.revision, trust_remote_code=False, **options
         )
         _refuse_other_kinds(source.path, config)
+        _refuse_kernels(source.path, config)
     if not source.random_weights:
         refuse_quantised(source.path, config)
     return _language_model(config)
@@ -98,9 +101,14 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def language(config: Any) -> Any:
+    """The part of a transformers configuration that says the language model's sizes: all of it, or its text's."""
+    return config.get_text_config()
+
+
 def _language_model(config: Any) -> Any:
     """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
-    text = config.get_text_config()
+    text = language(config)
     alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
     if text is not config and alone:
         text.quantization_config = getattr(config, "quantization_config", None)
@@ -129,9 +137,14 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
         return _random(config, dtype, device, seed)
     with reading("the weights of", source.path):
         files = find_weights(source.path, source.revision)
-        model, info = read_weights(files, config, dtype)
+        try:
+            model, info = read_weights(files, config, dtype)
+        except (RuntimeError, NotImplementedError):
+            _refuse_shapes(source.path, files, config)
+            raise
     _refuse_other_weights(source.path, model, info)
     _tie(source.path, model, config)
+    _freeze_other_senses(model)
     model = model.to(device).eval()
     _refuse_non_finite(source.path, model, dtype)
     return model
@@ -140,7 +153,7 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
 def _tie(path: str, model: Any, config: Any) -> None:
     """Where the files hold a tied head twice it becomes one tensor again. Raises ModelError where the two differ."""
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or head.weight is words.weight or not config.get_text_config().tie_word_embeddings:
+    if head is None or head.weight is words.weight or not language(config).tie_word_embeddings:
         return
     bones = skeleton(config, head.weight.dtype)
     if bones.get_output_embeddings().weight is not bones.get_input_embeddings().weight:  # type: ignore[operator]
@@ -215,7 +228,24 @@ def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
             config, dtype=dtype, trust_remote_code=False
         )
         bones.tie_weights()  # which transformers 5.0 leaves undone on meta
+        _freeze_other_senses(bones)
         return bones  # type: ignore[no-any-return]
+
+
+def _freeze_other_senses(model: Any) -> None:
+    """What sees or hears is no part of a language model: no text reaches it, and noise would only spoil it."""
+    if (decoder := _decoder(model)) is not model:
+        model.requires_grad_(False)
+        decoder.requires_grad_(True)
+        model.get_output_embeddings().requires_grad_(True)
+
+
+def _decoder(model: Any) -> Any:
+    """The model, or of one that also sees or hears the module that its language model is."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, transformers.PreTrainedConfig) or language(config) is config:
+        return model
+    return model.get_decoder()
 
 
 def layout(model: nn.Module) -> Layout:
@@ -239,7 +269,12 @@ def layout(model: nn.Module) -> Layout:
 def positions(config: Any) -> int | None:
     """How many positions the model has, where its configuration says so."""
     return next(
-        (n for key in ("max_position_embeddings", "n_positions") if (n := getattr(config, key, None))), None
+        (
+            n
+            for key in ("max_position_embeddings", "n_positions")
+            if (n := getattr(language(config), key, None))
+        ),
+        None,
     )
 
 
@@ -255,8 +290,14 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 
 def block_list(model: nn.Module) -> tuple[str, int]:
     """The name of the model's list of decoder blocks, and how many there are. Raises ModelError where there is none."""
-    expected = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    decoder = _decoder(model)
+    expected = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
+    inside = set(decoder.modules())
+    lists = [
+        (name, len(m))
+        for name, m in model.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and m in inside
+    ]
     fitting = [found for found in lists if expected is None or found[1] == expected]
     if not fitting:
         kind = type(model).__name__
@@ -293,7 +334,7 @@ def _quiet() -> None:
 
 def _refuse_other_kinds(path: str, config: Any) -> None:
     """Encoders and sequence-to-sequence models have blocks and a head too, and would train on something else."""
-    kind, decodes = config.model_type, getattr(config, "is_decoder", False)
+    kind, decodes, text = config.model_type, getattr(config, "is_decoder", False), language(config)
     encodes = config.is_encoder_decoder or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes)
     if encodes or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
@@ -301,10 +342,21 @@ def _refuse_other_kinds(path: str, config: Any) -> None:
             "OPT, LLaMA or Qwen"
         )
     for key in ("vocab_size", "hidden_size"):
-        if not isinstance(getattr(config, key, None), int):
+        if not isinstance(getattr(text, key, None), int):
             raise ModelError(
                 f"{path}: the configuration of {kind} has no {key}; expected that of a language model alone"
             )
+
+
+def _refuse_kernels(path: str, config: Any) -> None:
+    """A configuration can name kernels of the hub, which transformers would fetch and run."""
+    for part in (config, *(getattr(config, key, None) for key in config.sub_configs)):
+        for key in ("attn_implementation", "experts_implementation"):
+            if "/" in str(getattr(part, f"_{key}", "")):
+                raise ModelError(
+                    f"{path}: the configuration asks for code of the hub ({key}: {getattr(part, f'_{key}')}), and lezo "
+                    f"runs no code of a model's; remove {key} from config.json"
+                )
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -315,13 +367,34 @@ def _refuse_adapter(folder: Path) -> None:
         )
 
 
+def _refuse_shapes(path: str, files: WeightFiles, config: Any) -> None:
+    """What transformers stumbles over instead of saying it: of a tied head that the files hold twice, say."""
+    bones = skeleton(config, torch.float32)
+    expected = {name: tuple(tensor.shape) for name, tensor in bones.state_dict().items()}
+    for name, found in shapes(files).items():
+        for known in (name, f"{getattr(bones, 'base_model_prefix', '')}.{name}"):
+            if expected.get(known, found) != found:
+                _refuse_shape(path, known, found, expected[known], config)
+
+
+def _refuse_shape(
+    path: str, name: str, found: tuple[int, ...], expected: tuple[int, ...], config: Any
+) -> None:
+    if found[1:] == expected[1:] and expected[0] == language(config).vocab_size:
+        raise ModelError(
+            f"{path}: {name} has {found[0]} rows, and the configuration's vocab_size is {expected[0]}; expected the "
+            "config.json that was saved with these weights (resized embeddings have another size)"
+        )
+    raise ModelError(
+        f"{path}: {name} is of shape {list(found)}, and the configuration asks for {list(expected)}; expected "
+        "weights and config.json of the same model"
+    )
+
+
 def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) -> None:
     """Tensors that are missing, of another shape, or of blocks that the configuration does not have."""
     for name, found, expected in sorted(info["mismatched_keys"]):
-        raise ModelError(
-            f"{path}: {name} is of shape {list(found)}, and the configuration asks for {list(expected)}; expected "
-            "weights and config.json of the same model"
-        )
+        _refuse_shape(path, name, tuple(found), tuple(expected), model.config)
     if info["missing_keys"]:
         refuse_packed(path, info["unexpected_keys"])
         missing = ", ".join(sorted(info["missing_keys"])[:3])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lezo.model import ModelError
+from lezo.model import ModelError, language
 from lezo.pack import Batch
 
 VOCABULARY_CHUNK = 8192  # rows of the head held in fp32 at a time
@@ -89,8 +89,9 @@ def check(network: Network, *, vocabulary: int, longest: int = 0) -> None:
     ignores the given mask or positions (ALiBi, say), or logits changed after the head (soft caps), show here.
     """
     model = network.model
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and getattr(model.config, "use_sliding_window", True) and window < longest:
+    config = language(model.config)
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and window < longest:
         raise ModelError(
             f"{type(model).__name__}: its attention has a sliding window of {window} tokens, and the longest sequence "
             f"has {longest}; expected full attention (choose shorter rows, or a model without a window)"

@@ -13,7 +13,7 @@ from lezo.adapter import Adapter
 from lezo.config import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
 from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
-from lezo.model import TINY, ModelError, Source, dequantised, load_config, load_tokenizer, positions
+from lezo.model import TINY, ModelError, Source, dequantised, language, load_config, load_tokenizer, positions
 from tasks import TASKS, Example, Task
 from tasks.sampling import Splits, demo_sets, split
 from tasks.source import DataError, Pools
@@ -90,9 +90,9 @@ class Prepared:
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
         top = max((max(ids) for example in examples for ids in example.input_ids), default=0)
-        if top >= self.model_config.vocab_size:
+        if top >= (size := language(self.model_config).vocab_size):
             raise ModelError(
-                f"{self.source.path}: the tokenizer makes id {top}, and the model has {self.model_config.vocab_size} "
+                f"{self.source.path}: the tokenizer makes id {top}, and the model has {size} "
                 "embeddings; expected the model's own tokenizer (model.tokenizer)"
             )
         return examples
@@ -107,16 +107,17 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     task = TASKS[config.task.name]
     splits = _splits(config, task, training)
     model_config = load_config(source)
+    text = language(model_config)
     tokenizer = load_tokenizer(
         config.model.tokenizer or source.path, None if config.model.tokenizer else source.revision
     )
     _refuse_other_words(config.model.tokenizer or source.path, tokenizer, task, splits)
-    bos = _bos(config.model.bos, model_config, tokenizer)
+    bos = _bos(config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
     taken = adapter.positions if adapter else 0
     encoder = Encoder(_ids(tokenizer), bos, _max_length(source.path, model_config, task, taken))
-    pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
-    pad = next(int(pad) for pad in pads if pad is not None and pad < model_config.vocab_size)
+    pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
+    pad = next(int(pad) for pad in pads if pad is not None and pad < text.vocab_size)
     return Prepared(
         task,
         splits,

@@ -6,6 +6,7 @@ Safetensors where there are any, else PyTorch's pickles. Nothing of a pickle is 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 # In the order in which they are looked for; an index names the files that hold the tensors.
@@ -124,9 +125,24 @@ def read_weights(files: WeightFiles, config: Any, dtype: torch.dtype) -> tuple[A
     except Exception:
         _refuse_damaged(files)
         raise
+    if info["missing_keys"]:
+        _refuse_damaged(files)
     if files.kind != "safetensors":
         _own_memory(model)
     return model, info
+
+
+def shapes(files: WeightFiles) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of safetensors or pickles, by their names there; of a GGUF file none."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in (files.folder / name for name in files.names):
+        if files.kind == "safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        elif files.kind == "bin":
+            content = torch.load(file, map_location="meta", weights_only=True)
+            found |= {name: tuple(tensor.shape) for name, tensor in content.items()}
+    return found
 
 
 def _index_of(name: str) -> str:
@@ -188,9 +204,8 @@ def _refuse_damaged(files: WeightFiles) -> None:
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
-            _, asks, code = str(error).partition("Unsupported global: GLOBAL ")
-            if asks:
-                holds = f"holds more than weights (it asks for {code.split(' ')[0]}), and lezo runs no code of a file"
+            if code := re.search(r"GLOBAL (\S+)", str(error)):
+                holds = f"holds more than weights (it asks for {code[1]}), and lezo runs no code of a file"
                 raise ModelError(f"{file}: {holds}; expected tensors alone, or safetensors") from error
             raise ModelError(
                 f"{file}: cannot be read as weights ({type(error).__name__}); expected a whole file of torch.save; copy or download it again"
@@ -273,6 +288,10 @@ def reading(what: str, path: str, more: str = "") -> Iterator[None]:
 def _ways(error: Exception, path: str) -> str:
     if "trust_remote_code" in str(error):
         return f"expected an architecture that transformers {transformers.__version__} has itself"
+    if re.search("sentencepiece|tiktoken", str(error)) and not (
+        find_spec("sentencepiece") and find_spec("tiktoken")
+    ):
+        return "a tokenizer.model without a tokenizer.json takes an extra; pip install 'lezo[sentencepiece]'"
     where = (
         "a folder in the Hugging Face form (config.json, model.safetensors or pytorch_model.bin, tokenizer)"
     )
