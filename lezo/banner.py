@@ -105,6 +105,8 @@ def _rows(config: RunConfig, plan: Plan) -> str:
 
 def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
+    if plan.parts.dequantised:
+        weights = f", weights dequantised from {plan.parts.dequantised}"
     parts = f"{story.count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
     return f"{model_name(config)}: {parts}, {dtype_name(plan)} on {plan.device}{weights}; {_around(plan)}"
 

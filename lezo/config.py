@@ -519,14 +519,30 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
     if model.name != "tiny" and model.path is None:
         yield f"model={model.name}: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
-        if path is not None and not _is_hub_id(path) and not is_folder(path):
+        if path is None or is_folder(path):
+            continue
+        if path.lower().endswith(".gguf"):
+            if not is_file(path):
+                yield f"{key}={path}: no such file"
+        elif is_file(path):
+            yield f"{key}={path}: a file; expected the folder it is in, or a .gguf file"
+        elif not _is_hub_id(path):
             yield f"{key}={path}: no such folder"
 
 
 def is_folder(path: str) -> bool:
     """Whether there is such a folder, which may be given from somebody's home (~)."""
+    return path != "" and _found(path, Path.is_dir)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file, which may be given from somebody's home (~)."""
+    return _found(path, Path.is_file)
+
+
+def _found(path: str, kind: Callable[[Path], bool]) -> bool:
     try:
-        return path != "" and Path(path).expanduser().is_dir()
+        return kind(Path(path).expanduser())
     except (OSError, RuntimeError):  # a name too long, a folder closed to us, a home of nobody
         return False
 

@@ -27,7 +27,7 @@ from lezo.identity import Origin, run_hash
 from lezo.journal import Header, read_journal
 from lezo.linear import fit_head
 from lezo.mirror import WandbMirror
-from lezo.model import layout, load, rebase, save_model, set_dropout
+from lezo.model import language, layout, load, rebase, save_model, set_dropout
 from lezo.network import Network
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
@@ -169,6 +169,7 @@ class Job:
             "synthetic": config.data.name == "sample",
             "metric": plan.parts.task.metric if plan else None,
             "model": banner.model_name(config),
+            "dequantised": plan.parts.dequantised if plan else None,
             "optim": optim.name,
             "peft": config.peft.name,
             **settings,
@@ -226,14 +227,12 @@ class Job:
         self.network = network_for(
             model,
             layout(model),
-            vocabulary=plan.parts.model_config.vocab_size,
+            vocabulary=language(plan.parts.model_config).vocab_size,
             longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
             probes=self.config.trains and not self.config.first_order,
         )
         if self.network.plain is not None:
-            self.out.print(
-                f"rows: plain, one sequence a row and one sign after the other: {self.network.plain}"
-            )
+            self.out.print(f"rows {self.network.rows}; so one sequence a row, one sign after the other")
         if plan.adapter is not None:
             start = run / START if run is not None and (run / START).exists() else None
             self.adapter = Attached(model, plan.adapter, seed=self.config.seed, start=start)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -23,17 +20,28 @@ from transformers.models.auto.modeling_auto import (
 from lezo import noise
 from lezo.disk import sync
 from lezo.fingerprint import weights_hash
+from lezo.weights import ModelError as ModelError
+from lezo.weights import (
+    WeightFiles,
+    find_weights,
+    is_gguf,
+    place_of,
+    quantised,
+    read_weights,
+    reading,
+    reason,
+    refuse_packed,
+    refuse_quantised,
+    shapes,
+    stored_as,
+)
 
 TINY = Path(__file__).parent / "tiny"
 
 
-class ModelError(ValueError):
-    """A model or tokenizer that cannot be used; the message says which, why, and the way out."""
-
-
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder or hub id with a revision, and, without a download, its published shape."""
+    """Where a model is: a folder, a GGUF file or a hub id with a revision, and, without a download, its published shape."""
 
     path: str
     revision: str | None = None
@@ -59,32 +67,75 @@ class Layout:
 
 
 def load_config(source: Source) -> Any:
-    """The model's transformers configuration. Raises ModelError where it cannot be read, or is of another kind."""
+    """The model's transformers configuration; of a model that also sees or hears, its language model's where that stands alone.
+
+    Raises ModelError where it cannot be read, is of another kind, or its weights are quantised and stay so.
+    """
     if source.random_weights and source.shape is not None:
-        with _reading("the shape of", source.path):
+        with reading("the shape of", source.path):
             return transformers.OPTConfig(**source.shape)
+    _quiet()
     _refuse_adapter(Path(source.path))
-    with _reading("the configuration of", source.path):
-        config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
-    _refuse_other_kinds(source.path, config)
-    # A pad token added without a row for it: transformers would not build the model, and nothing reads the id.
-    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
-        config.pad_token_id = None
+    with reading("the configuration of", source.path), place_of(source.path) as (path, options):
+        config = transformers.AutoConfig.from_pretrained(
+            path, revision=source.revision, trust_remote_code=False, **options
+        )
+        _refuse_other_kinds(source.path, config)
+        _refuse_kernels(source.path, config)
+    if not source.random_weights:
+        refuse_quantised(source.path, config)
+    return _padless(_language_model(config))
+
+
+def _padless(config: Any) -> Any:
+    """Without a pad token that was added but has no row: transformers would not build the model, and nothing reads it."""
+    text = language(config)
+    if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
+        text.pad_token_id = None
     return config
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer of a folder or hub id. Raises ModelError where it cannot be read."""
+    """The tokenizer of a folder, a GGUF file or a hub id. Raises ModelError where it cannot be read."""
+    _quiet()
     path = os.path.expanduser(path)
-    with _reading("a tokenizer of", path, "; model.tokenizer=DIR names another folder with a tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+    more = "; model.tokenizer=DIR names another folder with a tokenizer"
+    with reading("a tokenizer of", path, more), place_of(path) as (place, options):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False, **options
+        )
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
             raise ValueError("no vocabulary")
     return tokenizer
 
 
+def language(config: Any) -> Any:
+    """The part of a transformers configuration that says the language model's sizes: all of it, or its text's."""
+    return config.get_text_config()
+
+
+def _language_model(config: Any) -> Any:
+    """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
+    text = language(config)
+    alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
+    if text is not config and alone:
+        text.quantization_config = getattr(config, "quantization_config", None)
+        return text
+    return config
+
+
+def dequantised(source: Source, config: Any) -> str | None:
+    """How the weights were stored that become plain ones as they are read, "gguf Q8_0" or "fp8"; None: they are plain."""
+    if source.random_weights:
+        return None
+    if is_gguf(source.path):
+        with reading("the weights of", source.path):
+            return f"gguf {stored_as(source.path)}"
+    return quantised(config)
+
+
 def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    """The model in eval mode on ``device``. Weights come from safetensors only; nothing is unpickled.
+    """The model in eval mode on ``device``. Of safetensors, pickles (tensors alone), or a GGUF file: see `find_weights`.
 
     Random weights are drawn under ``seed``, the same on every device. Raises ModelError where the weights are
     not those of the configuration, or not all finite.
@@ -92,21 +143,35 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
     _quiet()
     if source.random_weights:
         return _random(config, dtype, device, seed)
-    _refuse_detours(Path(source.path))
-    with _reading("the weights of", source.path):
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            source.path,
-            revision=source.revision,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
+    with reading("the weights of", source.path):
+        files = find_weights(source.path, source.revision)
+        try:
+            model, info = read_weights(files, config, dtype)
+        except (RuntimeError, NotImplementedError):
+            _refuse_shapes(source.path, files, config)
+            raise
     _refuse_other_weights(source.path, model, info)
+    _tie(source.path, model, config)
+    _freeze_other_senses(model)
     model = model.to(device).eval()
     _refuse_non_finite(source.path, model, dtype)
     return model
+
+
+def _tie(path: str, model: Any, config: Any) -> None:
+    """Where the files hold a tied head twice it becomes one tensor again. Raises ModelError where the two differ."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is words.weight or not language(config).tie_word_embeddings:
+        return
+    bones = skeleton(config, head.weight.dtype)
+    if bones.get_output_embeddings().weight is not bones.get_input_embeddings().weight:  # type: ignore[operator]
+        return  # a kind of model that ties nothing, whatever its configuration says
+    if not torch.equal(head.weight, words.weight):
+        raise ModelError(
+            f"{path}: the weights hold a head that differs from the embeddings, and the configuration ties the two; "
+            'expected "tie_word_embeddings": false in config.json, or weights of a tied head'
+        )
+    model.tie_weights()
 
 
 @torch.no_grad()
@@ -159,17 +224,36 @@ def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) ->
         shutil.rmtree(partial, ignore_errors=True)
         if gone.exists() and not folder.exists():
             gone.rename(folder)
-        reason = f"cannot write the model there ({_reason(error)})"
-        raise ModelError(f"{folder}: {reason}; make room and write it again") from error
+        said = f"cannot write the model there ({reason(error)})"
+        raise ModelError(f"{folder}: {said}; make room and write it again") from error
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
     """The model without its weights (meta tensors), to count and plan with. Raises ModelError."""
-    with _reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
-        bones: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
+        bones: Any = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
         bones.tie_weights()  # which transformers 5.0 leaves undone on meta
+        _freeze_other_senses(bones)
         return bones  # type: ignore[no-any-return]
+
+
+def _freeze_other_senses(model: Any) -> None:
+    """What sees or hears is no part of a language model: no text reaches it, and noise would only spoil it."""
+    if (decoder := _decoder(model)) is not model:
+        model.requires_grad_(False)
+        decoder.requires_grad_(True)
+        model.get_output_embeddings().requires_grad_(True)
+
+
+def _decoder(model: Any) -> Any:
+    """The model, or of one that also sees or hears the module that its language model is."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, transformers.PreTrainedConfig) or language(config) is config:
+        return model
+    return model.get_decoder()
 
 
 def layout(model: nn.Module) -> Layout:
@@ -193,7 +277,12 @@ def layout(model: nn.Module) -> Layout:
 def positions(config: Any) -> int | None:
     """How many positions the model has, where its configuration says so."""
     return next(
-        (n for key in ("max_position_embeddings", "n_positions") if (n := getattr(config, key, None))), None
+        (
+            n
+            for key in ("max_position_embeddings", "n_positions")
+            if (n := getattr(language(config), key, None))
+        ),
+        None,
     )
 
 
@@ -209,12 +298,17 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 
 def block_list(model: nn.Module) -> tuple[str, int]:
     """The name of the model's list of decoder blocks, and how many there are. Raises ModelError where there is none."""
-    expected = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    decoder = _decoder(model)
+    expected = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
+    inside = set(decoder.modules())
+    lists = [
+        (name, len(m))
+        for name, m in model.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and m in inside
+    ]
     fitting = [found for found in lists if expected is None or found[1] == expected]
-    if (
-        not fitting and expected
-    ):  # some families count other layers: of their lists the outermost, not one of experts
+    if not fitting and expected:
+        # Some families count other layers: of their lists the outermost, not one of experts.
         depth = min((name.count(".") for name, count in lists if count > 1), default=0)
         fitting = [found for found in lists if found[1] > 1 and found[0].count(".") == depth]
     if not fitting:
@@ -229,7 +323,7 @@ def block_list(model: nn.Module) -> tuple[str, int]:
 def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     _fill(model, seed)
     return model.eval()
 
@@ -250,35 +344,9 @@ def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-@contextmanager
-def _reading(what: str, path: str, more: str = "") -> Iterator[None]:
-    """Whatever files of others make transformers stumble over becomes a ModelError; lack of memory stays that."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        where = "a folder in the Hugging Face form (config.json, model.safetensors, tokenizer)"
-        if isinstance(error, SafetensorError):
-            ways = "expected whole safetensors files; copy or download them again"
-        elif Path(path).is_dir():
-            ways = f"expected {where}"
-        else:
-            ways = f"connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or {where}"
-        raise ModelError(f"cannot read {what} {path} ({_reason(error)}); {ways}{more}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what was said, and the next where that is what the first is about."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
-    meant = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) and said
-    return said[:300] if meant else f"{type(error).__name__}: {said[:300]}"
-
-
 def _refuse_other_kinds(path: str, config: Any) -> None:
     """Encoders and sequence-to-sequence models have blocks and a head too, and would train on something else."""
-    kind, decodes = config.model_type, getattr(config, "is_decoder", False)
+    kind, decodes, text = config.model_type, getattr(config, "is_decoder", False), language(config)
     encodes = config.is_encoder_decoder or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes)
     if encodes or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
@@ -286,10 +354,21 @@ def _refuse_other_kinds(path: str, config: Any) -> None:
             "OPT, LLaMA or Qwen"
         )
     for key in ("vocab_size", "hidden_size"):
-        if not isinstance(getattr(config, key, None), int):
+        if not isinstance(getattr(text, key, None), int):
             raise ModelError(
                 f"{path}: the configuration of {kind} has no {key}; expected that of a language model alone"
             )
+
+
+def _refuse_kernels(path: str, config: Any) -> None:
+    """A configuration can name kernels of the hub, which transformers would fetch and run."""
+    for part in (config, *(getattr(config, key, None) for key in config.sub_configs)):
+        for key in ("attn_implementation", "experts_implementation"):
+            if "/" in str(getattr(part, f"_{key}", "")):
+                raise ModelError(
+                    f"{path}: the configuration asks for code of the hub ({key}: {getattr(part, f'_{key}')}), and lezo "
+                    f"runs no code of a model's; remove {key} from config.json"
+                )
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -300,31 +379,36 @@ def _refuse_adapter(folder: Path) -> None:
         )
 
 
-def _refuse_detours(folder: Path) -> None:
-    """The files of a model's folder name none elsewhere: an index only files beside it."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return
-    try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        expected = 'expected {"weight_map": {tensor: file}}; copy or download it again'
-        raise ModelError(f"{index}: not an index of weights ({_reason(error)}); {expected}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
-            raise ModelError(
-                f"{index}: names {name!r}; expected names of files beside it (symbolic links are followed)"
-            )
+def _refuse_shapes(path: str, files: WeightFiles, config: Any) -> None:
+    """What transformers stumbles over instead of saying it: of a tied head that the files hold twice, say."""
+    bones = skeleton(config, torch.float32)
+    expected = {name: tuple(tensor.shape) for name, tensor in bones.state_dict().items()}
+    for name, found in shapes(files).items():
+        for known in (name, f"{getattr(bones, 'base_model_prefix', '')}.{name}"):
+            if expected.get(known, found) != found:
+                _refuse_shape(path, known, found, expected[known], config)
+
+
+def _refuse_shape(
+    path: str, name: str, found: tuple[int, ...], expected: tuple[int, ...], config: Any
+) -> None:
+    if found[1:] == expected[1:] and expected[0] == language(config).vocab_size:
+        raise ModelError(
+            f"{path}: {name} has {found[0]} rows, and the configuration's vocab_size is {expected[0]}; expected the "
+            "config.json that was saved with these weights (resized embeddings have another size)"
+        )
+    raise ModelError(
+        f"{path}: {name} is of shape {list(found)}, and the configuration asks for {list(expected)}; expected "
+        "weights and config.json of the same model"
+    )
 
 
 def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) -> None:
     """Tensors that are missing, of another shape, or of blocks that the configuration does not have."""
     for name, found, expected in sorted(info["mismatched_keys"]):
-        raise ModelError(
-            f"{path}: {name} is of shape {list(found)}, and the configuration asks for {list(expected)}; expected "
-            "weights and config.json of the same model"
-        )
+        _refuse_shape(path, name, tuple(found), tuple(expected), model.config)
     if info["missing_keys"]:
+        refuse_packed(path, info["unexpected_keys"])
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
     prefix, count = block_list(model)

@@ -15,7 +15,7 @@ from lezo.config import LezoConfig, MezoConfig, RunConfig
 from lezo.encode import MAX_NEW_TOKENS, Encoded
 from lezo.evaluate import EvalSet, score_chunks
 from lezo.linear import refuse_long_answers
-from lezo.model import Layout, ModelError, layout, skeleton
+from lezo.model import Layout, ModelError, language, layout, skeleton
 from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
 from lezo.pack import unit_length
@@ -93,7 +93,7 @@ def make_plan(config: RunConfig) -> Plan:
         trained=sum(p.numel() for p in bones.parameters() if p.requires_grad),
         lengths=(round(statistics.median(lengths)), max(lengths)),
         truncated=sum(map(_truncated, (train, dev.scored or dev.prompts, test.scored or test.prompts))),
-        memory=_memory(config, parts.model_config, bones, found, blocks, dtype, train, [dev, test]),
+        memory=_memory(config, language(parts.model_config), bones, found, blocks, dtype, train, [dev, test]),
         forwards=_forwards(config, train, dev, test),
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from lezo import noise
-from lezo.model import ModelError, block_list
+from lezo.model import ModelError, block_list, language
 
 
 class Prefixes:
@@ -28,7 +28,7 @@ class Prefixes:
     def __init__(self, model: Any, tokens: int) -> None:
         """Raises ModelError where the configuration does not tell the size of keys and values."""
         path, count = block_list(model)
-        self.tokens, (self.heads, self.width) = tokens, _sizes(model.config)
+        self.tokens, (self.heads, self.width) = tokens, _sizes(language(model.config))
         self.blocks = [model.get_submodule(f"{path}.{i}") for i in range(count)]
         for block in self.blocks:
             block.prefix = nn.Module()
@@ -94,10 +94,10 @@ def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
     They stand alone, without BOS, at the first positions; MeZO's table 16 calls such a start crucial.
     """
     cache = DynamicCache()
-    drawn = noise.permutation(noise.derive(seed, "prefix"), 0, model.config.vocab_size)[:tokens]
+    drawn = noise.permutation(noise.derive(seed, "prefix"), 0, language(model.config).vocab_size)[:tokens]
     ids = torch.tensor([drawn], device=model.device)
     model(input_ids=ids, use_cache=True, **{_cache_name(model): cache})
-    heads, width = _sizes(model.config)
+    heads, width = _sizes(language(model.config))
     pairs = [
         torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers
     ]  # 2, heads, tokens, width

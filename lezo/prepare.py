@@ -13,7 +13,7 @@ from lezo.adapter import Adapter
 from lezo.config import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
 from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
-from lezo.model import TINY, ModelError, Source, load_config, load_tokenizer, positions
+from lezo.model import TINY, ModelError, Source, dequantised, language, load_config, load_tokenizer, positions
 from tasks import TASKS, Example, Task
 from tasks.sampling import Splits, demo_sets, own_sizes, split
 from tasks.source import DataError, Pools
@@ -22,7 +22,10 @@ from tasks.source import load as load_pools
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's words and how they become ids. ``pad``, any id that the model has, fills up batches and is always masked."""
+    """The run's words and how they become ids. ``pad``, any id that the model has, fills up batches and is always masked.
+
+    ``dequantised``: how the weights are stored that become plain ones as they are read.
+    """
 
     task: Task
     splits: Splits
@@ -32,6 +35,7 @@ class Prepared:
     encoder: Encoder
     pad: int
     calibration: Calibration
+    dequantised: str | None
 
     def train(self) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on."""
@@ -86,9 +90,9 @@ class Prepared:
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
         top = max((max(ids) for example in examples for ids in example.input_ids), default=0)
-        if top >= self.model_config.vocab_size:
+        if top >= (size := language(self.model_config).vocab_size):
             raise ModelError(
-                f"{self.source.path}: the tokenizer makes id {top}, and the model has {self.model_config.vocab_size} "
+                f"{self.source.path}: the tokenizer makes id {top}, and the model has {size} "
                 "embeddings; expected the model's own tokenizer (model.tokenizer)"
             )
         return examples
@@ -103,16 +107,26 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     task = TASKS[config.task.name]
     splits = _splits(config, task, training)
     model_config = load_config(source)
-    words = config.model.tokenizer or source.path
+    text, words = language(model_config), config.model.tokenizer or source.path
     tokenizer = load_tokenizer(words, None if config.model.tokenizer else source.revision)
     _refuse_other_words(words, tokenizer, task, splits)
-    before, after = _around(words, config.model.bos, model_config, tokenizer)
+    before, after = _around(words, config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
     taken = adapter.positions if adapter else 0
     encoder = Encoder(_ids(tokenizer), before, _max_length(source.path, model_config, task, taken), after)
-    pads = (tokenizer.pad_token_id, getattr(model_config, "pad_token_id", None), tokenizer.eos_token_id, 0)
-    pad = next(int(pad) for pad in pads if pad is not None and 0 <= pad < model_config.vocab_size)
-    return Prepared(task, splits, source, model_config, tokenizer, encoder, pad, config.eval.calibration)
+    pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
+    pad = next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size)
+    return Prepared(
+        task,
+        splits,
+        source,
+        model_config,
+        tokenizer,
+        encoder,
+        pad,
+        config.eval.calibration,
+        dequantised(source, model_config),
+    )
 
 
 def model_source(config: RunConfig) -> Source:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lezo.encode import Encoded
-from lezo.model import Layout, ModelError
+from lezo.model import Layout, ModelError, language
 from lezo.network import Network, PlainRows, wide_dtype
 from lezo.objective import answer_scores, total
 from lezo.pack import Batch, Request, gold_batch, pack
@@ -141,7 +141,7 @@ def _leak(network: Network, examples: Sequence[Encoded], alone: Tensor) -> float
 
 def _windows(model: Any) -> Iterator[int]:
     """Of how many tokens windows are, where the configuration or a module says so: packed masks know none."""
-    config = model.config.get_text_config()
+    config = language(model.config)
     if not getattr(config, "use_sliding_window", True):
         return
     for owner in (config, *model.modules()):

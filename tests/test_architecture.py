@@ -34,6 +34,7 @@ DOORS = {
         *("lezo.show", "lezo.bench"),
     },
     "transformers": {
+        "lezo.weights",
         "lezo.model",
         "lezo.prefix",
         "lezo.adapter",
