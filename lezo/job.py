@@ -19,6 +19,7 @@ from lezo.adapter import Attached
 from lezo.build import make_batches, make_evaluator, make_optimizer, make_recipe
 from lezo.compose import Composed
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.device import device_of
 from lezo.durable import Durable
 from lezo.evaluate import Evaluation, Evaluator
 from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
@@ -30,7 +31,6 @@ from lezo.model import load, rebase, save_model, set_dropout
 from lezo.network import Network, check
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
-from lezo.prepare import device_of
 from lezo.record import RunFolder, code_version, environment, peak_memory
 from lezo.resume import START, Past, read_past, refuse_other_origin
 from lezo.stop import Stop

@@ -12,6 +12,7 @@ from torch import nn
 
 from lezo.adapter import Adapter, attach
 from lezo.config import LezoConfig, MezoConfig, RunConfig
+from lezo.device import device_of, dtype_of
 from lezo.encode import MAX_NEW_TOKENS, Encoded
 from lezo.evaluate import EvalSet, score_chunks
 from lezo.linear import refuse_long_answers
@@ -19,7 +20,7 @@ from lezo.model import Layout, ModelError, layout, skeleton
 from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
 from lezo.pack import unit_length
-from lezo.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
+from lezo.prepare import Prepared, adapter_of, prepare
 
 
 @dataclass(frozen=True)
