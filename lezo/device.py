@@ -27,8 +27,8 @@ def named_device(name: str, key: str) -> torch.device:
     device, visible = torch.device("cuda", device.index or 0), torch.cuda.device_count()
     if device.index >= visible:
         found = f"{visible} CUDA device{' is' if visible == 1 else 's are'} visible"
-        numbered = f"{key}=cuda:0 to cuda:{visible - 1}, or " if visible else ""
-        raise ModelError(f"{key}={name}: {found}; expected {numbered}{key}=cpu")
+        last = f"{key}=cuda:{visible - 1} at most, or " if visible else ""
+        raise ModelError(f"{key}={name}: {found}; expected {last}{key}=cpu")
     torch.cuda.set_device(device)  # events, memory statistics and kernels mean the current one
     _compute_alike()
     return device

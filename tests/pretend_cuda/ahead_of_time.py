@@ -33,11 +33,21 @@ def variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     for theta, result in RESULTS:
         for selected in (False, True):
             for size, (columns, value) in SIZES.items():
-                types = {"theta": WIDTHS[theta], "plus": WIDTHS[result], "minus": WIDTHS[result], "rows": "*i64"}
+                types = {
+                    "theta": WIDTHS[theta],
+                    "plus": WIDTHS[result],
+                    "minus": WIDTHS[result],
+                    "rows": "*i64",
+                }
                 types |= {"key": "i64", "eps": "fp32", "columns": columns or "i32", "pieces": "i32"}
                 fixed: dict[str, Any] = {"SELECTED": selected} | ({} if selected else {"rows": None})
                 fixed |= {} if value is None else {"columns": value, "pieces": value}
-                yield f"perturb {theta} to {result}{', rows' * selected}, sizes {size}", _perturb, types, fixed
+                yield (
+                    f"perturb {theta} to {result}{', rows' * selected}, sizes {size}",
+                    _perturb,
+                    types,
+                    fixed,
+                )
     for theta in WIDTHS:
         for stochastic in (False, True):
             for size, (numel, value) in SIZES.items():
@@ -74,11 +84,15 @@ def described(made: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
-        usage = subprocess.run([tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True).stdout
+        usage = subprocess.run(
+            [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
+        ).stdout
     spilled = re.search(r"STACK:(\d+) .*LOCAL:(\d+)", usage)
     assert spilled, usage[:500]
     return {
-        "floats": sorted(set(re.findall(r"(?:fma|mad|mul|sqrt|div|ex2|lg2|sin|cos)\S*f(?:32|16|16x2)\b", made.asm["ptx"]))),
+        "floats": sorted(
+            set(re.findall(r"(?:fma|mad|mul|sqrt|div|ex2|lg2|sin|cos)\S*f(?:32|16|16x2)\b", made.asm["ptx"]))
+        ),
         "fused": sorted(set(re.findall(r"\b[FHD]FMA2?\S*", usage))),
         "spilled": sum(map(int, spilled.groups())),
     }

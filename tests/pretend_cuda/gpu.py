@@ -43,23 +43,27 @@ class Wait:
 class PretendGpu:
     """``visible`` CUDA devices of compute capability 9.0, for as long as the context lasts.
 
-    ``waits``: every time the host waits for a device, in order. ``launches``: Triton's kernels by name, with their
+    ``waits``: every time the host waits for a device, in order; ``steps``: those of each step. ``launches``: Triton's kernels by name, with their
     grid. ``operators``: how many operators and kernels the devices were given.
     """
+
+    present: PretendGpu
+    """The one of the context that lasts."""
 
     def __init__(self, visible: int = 1) -> None:
         self.visible, self.operators, self.reached = visible, 0, 0
         self.waits: list[Wait] = []
+        self.steps: list[list[Wait]] = []
         self.launches: list[tuple[str, int]] = []
         self.truths: Iterator[bool] | None = None  # what bools that are read say; None: all True
-        self.mode = FakeTensorMode()
+        self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> PretendGpu:
         from tests.pretend_cuda import pretend_driver, pretend_torch
 
-        enter = self.stack.enter_context
+        PretendGpu.present, enter = self, self.stack.enter_context
         enter(warnings.catch_warnings())
         enter(_device_guard())
         enter(pretend_torch.installed(self))
@@ -122,7 +126,9 @@ class PretendGpu:
     def copied(self, operator: Any, args: Any, kwargs: Any) -> Any:
         """A copy between host and device, or within the device."""
         source = args[0] if operator is aten._to_copy.default else args[1]
-        target = kwargs.get("device") or source.device if operator is aten._to_copy.default else args[0].device
+        target = (
+            kwargs.get("device") or source.device if operator is aten._to_copy.default else args[0].device
+        )
         if target.type == "cpu":
             self.wait("copy to the host")
             made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
@@ -140,6 +146,22 @@ class PretendGpu:
         return 0.0 if tensor.is_floating_point() else 0
 
 
+class _SharedMode(FakeTensorMode):
+    """A fake mode for several threads: whether one is inside an operator is its own affair."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        super().__init__()
+
+    @property
+    def in_kernel_invocation(self) -> bool:
+        return getattr(self._own, "inside", False)
+
+    @in_kernel_invocation.setter
+    def in_kernel_invocation(self, inside: bool) -> None:
+        self._own.inside = inside
+
+
 class _Dispatch(TorchDispatchMode):
     """Sends each operator to where its operands and its result are."""
 
@@ -150,9 +172,9 @@ class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         gpu, kwargs, leaves = self.gpu, kwargs or {}, tree_leaves((args, kwargs))
         devices = [gpu.checked(leaf) for leaf in leaves if isinstance(leaf, torch.device)]
-        if not any(isinstance(leaf, FakeTensor) for leaf in leaves):
-            if all(device.type != "cuda" for device in devices):
-                return operator(*args, **kwargs)
+        here = any(isinstance(leaf, FakeTensor) for leaf in leaves)
+        if not here and all(device.type != "cuda" for device in devices):
+            return operator(*args, **kwargs)
         if operator in COPIES:
             return gpu.copied(operator, args, kwargs)
         if operator is aten._local_scalar_dense.default:

@@ -26,6 +26,11 @@ from triton.backends.driver import DriverBase
 import lezo.kernels
 from tests.pretend_cuda.gpu import PretendGpu, where
 
+with contextlib.suppress(
+    ImportError
+):  # a launch imports it, which fails where the interpreter was on before and is off then
+    import triton.experimental.gluon  # noqa: F401
+
 NAMES = ("normal", "perturb", "update")
 LONGEST_GRID = 2**31 - 1  # programs in a launch
 
@@ -79,7 +84,9 @@ def contracted(ptx: str) -> list[str]:
 
     A square root that flushes subnormal numbers is the twin's too: of -2 ln u, which is 0 or above 1e-8.
     """
-    found = set(re.findall(r"\b(?:fma|mad|mul|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos)\.\S*f(?:16|16x2|32|64|bf16)\b", ptx))
+    found = set(
+        re.findall(r"\b(?:fma|mad|mul|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos)\.\S*f(?:16|16x2|32|64|bf16)\b", ptx)
+    )
     return sorted(found - {"mul.rn.f32", "sqrt.rn.f32", "sqrt.rn.ftz.f32"})
 
 
@@ -125,7 +132,9 @@ class _Driver(DriverBase):
 class _Utils:
     """What a driver says of a device and of a kernel that it loads: an H100's numbers."""
 
-    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+    def load_binary(
+        self, name: str, binary: bytes, shared: int, device: int
+    ) -> tuple[int, int, int, int, int]:
         return 1, 2, 40, 0, 1024  # module, function, registers, spills, threads: the tests ahead of time look
 
     def get_device_properties(self, device: int) -> dict[str, int]:
@@ -146,7 +155,9 @@ class _Launcher:
         for argument in rest:
             if isinstance(argument, torch.Tensor):
                 here = isinstance(argument, FakeTensor) and argument.device.index == gpu.current
-                assert here, f"{self.name}: a tensor on {argument.device}, launched on cuda:{gpu.current} at {where()}"
+                assert here, (
+                    f"{self.name}: a tensor on {argument.device}, launched on cuda:{gpu.current} at {where()}"
+                )
                 assert argument.is_contiguous(), f"{self.name}: strides {argument.stride()} at {where()}"
         assert 0 < first < LONGEST_GRID and (second, third) == (1, 1), (self.name, first, second, third)
         gpu.operators += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -50,10 +49,15 @@ def _replaced(gpu: PretendGpu) -> Iterator[tuple[Any, str, Any]]:
     yield from ((torch.cuda, name, answer) for name, answer in _cuda(gpu).items())
     yield from ((Tensor, name, answer) for name, answer in _tensor(gpu).items())
     yield FakeTensor, "data_ptr", lambda tensor: 2**20 + tensor.storage_offset() * tensor.element_size()
+    yield FakeTensor, "tolist", lambda tensor: tensor.cpu().tolist()  # one copy, not one for each number
     yield FakeTensorMode, "avoid_device_init", True
     yield fake_tensor, "init_gpu_context", lambda device: None
     yield nn.Module, "_apply", _applied
-    yield nn.functional, "scaled_dot_product_attention", _attention(nn.functional.scaled_dot_product_attention)
+    yield (
+        nn.functional,
+        "scaled_dot_product_attention",
+        _attention(nn.functional.scaled_dot_product_attention),
+    )
     yield torch.random, "fork_rng", _forked(gpu, torch.random.fork_rng)
     yield ThreadPoolExecutor, "submit", _submitted(gpu, ThreadPoolExecutor.submit)
     yield textbook, "torch", _TextbooksTorch(gpu)
@@ -88,18 +92,14 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
 
 
 def _tensor(gpu: PretendGpu) -> dict[str, Any]:
-    """Methods of tensors. A list is one copy to the host, not one for each number."""
-    tolist = Tensor.tolist
+    """Methods of tensors."""
 
     def pinned(tensor: Tensor, *_: Any) -> Tensor:
         made: Any = tensor.clone()
         made.pinned = True
         return made  # type: ignore[no-any-return]
 
-    def listed(tensor: Tensor) -> Any:
-        return tolist(tensor.cpu() if isinstance(tensor, FakeTensor) else tensor)
-
-    return {"pin_memory": pinned, "tolist": listed}
+    return {"pin_memory": pinned}
 
 
 class _Event:
@@ -141,13 +141,17 @@ def _changed(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 def _attention(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """What CUDA's attention asks of its operands; which of its kernels runs is not pretended."""
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any
+    ) -> Tensor:
         if not isinstance(query, FakeTensor):
             return original(query, key, value, attn_mask, *rest, **named)
         masks = [] if attn_mask is None else [attn_mask]
         devices = {tensor.device for tensor in (query, key, value, *masks)}
         assert len(devices) == 1, f"attention between {devices}"
-        assert query.dtype == key.dtype == value.dtype, f"attention between {query.dtype}, {key.dtype}, {value.dtype}"
+        assert query.dtype == key.dtype == value.dtype, (
+            f"attention between {query.dtype}, {key.dtype}, {value.dtype}"
+        )
         for mask in masks:
             assert mask.dtype in (torch.bool, query.dtype), f"a mask of {mask.dtype} on {query.dtype}"
             torch.broadcast_shapes(mask.shape, (*query.shape[:-1], key.shape[-2]))
