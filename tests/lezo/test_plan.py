@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from lezo.compose import compose
@@ -135,7 +136,7 @@ class Held(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         made = operator(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple) else [made]:
+        for tensor in (leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
             storage = tensor.untyped_storage()
             self.live[storage.data_ptr()] = storage
         self.most = max(self.most, sum(storage.nbytes() for storage in self.live.values()))
@@ -144,7 +145,8 @@ class Held(TorchDispatchMode):
 
 def test_memory_counts_what_the_normalisers_hold() -> None:
     """Of a head that moves: both its copies of one chunk, never of two."""
-    config = opt_config(vocab_size=3 * VOCABULARY_CHUNK, num_hidden_layers=1)
+    width = {"hidden_size": 128, "word_embed_proj_dim": 128}
+    config = opt_config(**width, vocab_size=3 * VOCABULARY_CHUNK, num_hidden_layers=1)
     model = AutoModelForCausalLM.from_config(config).half().eval()
     found = layout(model)
     streams, batch = Streams(model, found, Stopwatch(CPU)), gold_batch(examples(), pad=1, device=CPU)

@@ -69,16 +69,17 @@ def assert_right(ran: Ran, gpu: Any, *, steps: int = 2) -> None:
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """The name of a family -> overrides that run a small model of it, of random weights."""
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """The name of a family -> overrides that train a small model of it, of random weights, one of two blocks a step."""
     folder = tmp_path_factory.mktemp("families")
     vocabulary = len(load_tokenizer(str(TINY)))
     for name, config in _configs(vocabulary).items():
         config.save_pretrained(folder / name)
 
-    def words(name: str) -> list[str]:
+    def words(name: str, optim: str = "lezo") -> list[str]:
         where = [f"model.path={folder / name}", f"model.tokenizer={TINY}", "model.random_weights=true"]
-        return ["model=hf", *where, "optim.lr=1e-4", "data=sample"]
+        rate = ["optim.lr=1e-4", *(["optim.sparsity=0.5"] if optim == "lezo" else [])]
+        return ["model=hf", *where, f"optim={optim}", *rate, "data=sample"]
 
     return words
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -24,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 import lezo.kernels
+from tests.pretend_cuda.ahead_of_time import contracted
 from tests.pretend_cuda.gpu import PretendGpu, where
 
 with contextlib.suppress(
@@ -77,17 +77,6 @@ def defined_anew() -> dict[str, ModuleType]:
 
 
 defined_once = cache(defined_anew)  # they remember what was compiled
-
-
-def contracted(ptx: str) -> list[str]:
-    """The instructions of ``ptx`` that round otherwise than the twin does: fused, approximate, or free to be fused.
-
-    A square root that flushes subnormal numbers is the twin's too: of -2 ln u, which is 0 or above 1e-8.
-    """
-    found = set(
-        re.findall(r"\b(?:fma|mad|mul|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos)\.\S*f(?:16|16x2|32|64|bf16)\b", ptx)
-    )
-    return sorted(found - {"mul.rn.f32", "sqrt.rn.f32", "sqrt.rn.ftz.f32"})
 
 
 def _judged(compile_: Any) -> Any:
