@@ -190,7 +190,9 @@ def loaded(config: RunConfig, plan: Plan) -> Network:
     """The model, on its device, as lezo-run runs it."""
     source, model_config = plan.parts.source, plan.parts.model_config
     model = load(source, model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
-    return network_for(model, plan.layout, vocabulary=language(model_config).vocab_size, longest=plan.lengths[1])
+    return network_for(
+        model, plan.layout, vocabulary=language(model_config).vocab_size, longest=plan.lengths[1]
+    )
 
 
 def _plain_tokens(config: RunConfig, plan: Plan, work: Work) -> int:

@@ -20,6 +20,7 @@ from lezo.build import make_batches, make_evaluator, make_optimizer, make_recipe
 from lezo.checkpoint import find_checkpoints
 from lezo.compose import Composed
 from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.device import device_of
 from lezo.durable import Durable
 from lezo.evaluate import Evaluation, Evaluator
 from lezo.fingerprint import examples_hash, tokenizer_hash, weights_hash
@@ -31,7 +32,6 @@ from lezo.model import language, layout, load, rebase, save_model, set_dropout
 from lezo.network import Network
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
-from lezo.prepare import device_of
 from lezo.record import MODEL, FolderError, RunFolder, code_version, environment, peak_memory, resident_memory
 from lezo.resume import CHECKPOINTS, JOURNAL, START, Past, made_no_step, read_past, refuse_other_origin
 from lezo.rows import network_for

@@ -64,14 +64,20 @@ class Network:
     def normalisers(self, hidden: Tensor) -> Tensor:
         """The log of the sum of exponentials over the vocabulary: (streams, reads), dtypes as above.
 
-        The head's rows are taken in chunks; without gradients no more than one chunk's logits are held.
+        The head's rows are taken in chunks; without gradients one chunk is held at a time.
         """
-        parts, wide = [], _wide(hidden)
+        wide, size = _wide(hidden), self.head.weight.shape[0]
         with self._full_precision():
-            for start in range(0, self.head.weight.shape[0], VOCABULARY_CHUNK):
-                weight, bias = self._head_slice(slice(start, start + VOCABULARY_CHUNK))
-                parts.append((wide @ weight.mT + bias[:, None]).logsumexp(-1))
+            parts = [
+                self._normaliser(wide, slice(start, start + VOCABULARY_CHUNK))
+                for start in range(0, size, VOCABULARY_CHUNK)
+            ]
             return torch.stack(parts).logsumexp(0)
+
+    def _normaliser(self, wide: Tensor, rows: slice) -> Tensor:
+        """The same over a chunk of the head's rows, which is let go of before the next one is made."""
+        weight, bias = self._head_slice(rows)
+        return (wide @ weight.mT).add_(bias[:, None]).logsumexp(-1)
 
     def _states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """What reaches the head: (rows, length, width)."""
@@ -116,9 +122,9 @@ class PlainRows(Network):
 
     def token_scores(self, batch: Batch, *, normalised: bool = True) -> Tensor:
         """As of a `Network`, always ``normalised``: (1, tokens)."""
-        row, column = batch.read // batch.input_ids.shape[1], batch.read % batch.input_ids.shape[1]
-        columns, place = column.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        scores = _wide(self.logits(batch.input_ids, columns)[row, place]).log_softmax(-1)
+        assert batch.places is not None
+        columns, row, column = batch.places.columns, batch.places.row, batch.places.column
+        scores = _wide(self.logits(batch.input_ids, columns)[row, column]).log_softmax(-1)
         return scores[batch.token_read].gather(1, batch.target[:, None]).T
 
     def logits(self, ids: Tensor, columns: Tensor | None = None) -> Tensor:

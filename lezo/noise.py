@@ -95,12 +95,13 @@ def update_(
     """
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding is {rounding!r}; give nearest or stochastic")
-    flat = theta.detach().contiguous()
+    theta = theta.detach()
+    flat = theta.contiguous()  # theta itself, where it is
     if flat.numel():
         _, run = _backend(flat)
         run(flat, derive(seed, name), coefficient.detach(), _scalar(decay, flat), rounding == "stochastic")
-    if flat.data_ptr() != theta.data_ptr():
-        theta.detach().copy_(flat)
+    if flat is not theta:
+        theta.copy_(flat)
 
 
 def _scalar(value: float, theta: Tensor) -> float:

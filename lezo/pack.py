@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,11 +27,22 @@ Request = tuple[Encoded, Sequence[int]]
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where plain rows are read. ``columns``: (distinct,) int64; of each read, (reads,) int64, its ``row`` and ``column``, the
+    number of one of the columns.
+    """
+
+    columns: Tensor
+    row: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """Examples packed for one forward, and where their answers are scored.
 
     ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True where
-    attention may look; None where each sequence has a row of its own. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64,
+    attention may look; None where each sequence has a row of its own, and ``places`` say where that is read. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64,
     which of them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden states
     predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads predicts it;
     ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and where.
@@ -59,6 +71,7 @@ class Batch:
     most: int
     weight: int
     columns_only: bool
+    places: Places | None = None
 
     @property
     def tokens(self) -> int:
@@ -105,9 +118,7 @@ def pack(
 
     words, word_index = grid.ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
 
-    def ids(values: Iterable[int]) -> Tensor:
-        return moved(torch.tensor(list(values)), device)
-
+    ids = partial(_numbers, device=device)
     return Batch(
         kind=kind,
         input_ids=moved(grid.ids, device),
@@ -127,8 +138,19 @@ def pack(
         longest=max(lens),
         most=max(k for _, k in sequences) + 1,
         weight=sum(lens) if kind == "lm" else len(requests),
+        places=_places(reads, length, device) if plain else None,
         columns_only=not plain and kind == "candidates" and all(unit.one_token for unit in units),
     )
+
+
+def _places(reads: Sequence[int], length: int, device: torch.device) -> Places:
+    columns = sorted({place % length for place in reads})
+    rows, numbers = ([place // length for place in reads], [columns.index(place % length) for place in reads])
+    return Places(*(_numbers(values, device) for values in (columns, rows, numbers)))
+
+
+def _numbers(values: Iterable[int], device: torch.device) -> Tensor:
+    return moved(torch.tensor(list(values)), device)
 
 
 def unit_length(example: Encoded, chosen: Sequence[int] | None = None) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from lezo.adapter import Adapter, attach
 from lezo.config import LezoConfig, MezoConfig, RunConfig
+from lezo.device import device_of, dtype_of
 from lezo.encode import MAX_NEW_TOKENS, Encoded
 from lezo.evaluate import EvalSet, score_chunks
 from lezo.linear import refuse_long_answers
@@ -19,7 +20,7 @@ from lezo.model import Layout, ModelError, language, layout, skeleton
 from lezo.network import VOCABULARY_CHUNK
 from lezo.optim import UniformBlocks
 from lezo.pack import unit_length
-from lezo.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
+from lezo.prepare import Prepared, adapter_of, prepare
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,28 @@ def _memory(
     """The larger of a training and an evaluation forward, with what the optimizer holds besides."""
     update, forwards = 0, []
     if config.trains:
-        size = min(config.train.micro_batch_size or config.train.batch_size, len(train))
-        streams, layers = (1, len(found.blocks)) if config.first_order else (2, 1)
-        longest = sorted((unit_length(e) for e in train), reverse=True)[:size]
-        forwards.append(_forward_bytes(model_config, dtype, streams * sum(longest), layers))
+        forwards.append(_training_bytes(config, model_config, len(found.blocks), dtype, train))
         update = _update_bytes(config, bones, found, blocks)
     for split in evaluated:
         chunk = next(score_chunks(split.scored, config.eval.batch_size), [])
         tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
-        forwards.append(_forward_bytes(model_config, dtype, tokens, 1))
-        forwards.append(_generation_bytes(config, model_config, dtype, split))
+        reads = sum(split.scored[i].answer_lens[k] for i, chosen in chunk for k in chosen)
+        forwards.append(_block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 1, reads))
+        forwards.append(_generation_bytes(config, model_config, len(found.blocks), dtype, split))
     return Memory(sum(p.nbytes for p in bones.parameters()), update, max(forwards))
+
+
+def _training_bytes(
+    config: RunConfig, model_config: Any, layers: int, dtype: torch.dtype, train: Sequence[Encoded]
+) -> int:
+    """A forward over the longest examples: both streams at once, or every block kept for a backward pass."""
+    size = min(config.train.micro_batch_size or config.train.batch_size, len(train))
+    longest = sorted(train, key=unit_length, reverse=True)[:size]
+    tokens, reads = sum(map(unit_length, longest)), sum(sum(example.answer_lens) for example in longest)
+    if config.first_order:
+        block = layers * _block_bytes(model_config, dtype, tokens)
+        return block + _head_bytes(model_config, 1, reads, chunk=model_config.vocab_size)
+    return 2 * _block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 2, reads)
 
 
 def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks) -> int:
@@ -136,33 +148,43 @@ def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: Un
     return 2 * max(sizes, default=0)
 
 
-def _forward_bytes(model_config: Any, dtype: torch.dtype, tokens: int, layers: int) -> int:
-    """Activations of ``tokens`` tokens, and a chunk of the head in fp32.
-
-    A block's widest moment counts residual, normed, q, k, v, attended and two feed-forward widths, for
-    each layer kept for a backward pass.
-    """
+def _block_bytes(model_config: Any, dtype: torch.dtype, tokens: int) -> int:
+    """A block's widest moment: residual, normed, q, k, v, attended and two feed-forward widths."""
     hidden = model_config.hidden_size
-    wide = (
-        getattr(model_config, "ffn_dim", None)
-        or getattr(model_config, "intermediate_size", None)
-        or 4 * hidden
-    )
-    block = tokens * (6 * hidden + 2 * wide) * dtype.itemsize
-    return int(block) * layers + min(VOCABULARY_CHUNK, int(model_config.vocab_size)) * int(hidden) * 4
+    wide = _widest(model_config, "ffn_dim", "intermediate_size") or 4 * hidden
+    return int(tokens * (6 * hidden + 2 * wide) * dtype.itemsize)
 
 
-def _generation_bytes(config: RunConfig, model_config: Any, dtype: torch.dtype, split: EvalSet) -> int:
-    """A forward over the longest prompts, padded to one length, and keys and values of all their tokens and answers."""
+def _head_bytes(model_config: Any, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
+    """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, its logits and their exponentials."""
+    rows = min(chunk, int(model_config.vocab_size))
+    return streams * rows * (int(model_config.hidden_size) + 2 * reads) * 4
+
+
+def _generation_bytes(
+    config: RunConfig, model_config: Any, layers: int, dtype: torch.dtype, split: EvalSet
+) -> int:
+    """A forward over the longest prompts, padded to one length, keys and values of all their tokens and answers, and logits."""
     lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
     if not lengths:
         return 0
     rows, longest = min(config.eval.batch_size, len(lengths)), max(lengths)
-    heads = getattr(model_config, "num_attention_heads", 1)
-    shared = (getattr(model_config, "num_key_value_heads", None) or heads) / heads
-    cached = rows * (longest + MAX_NEW_TOKENS) * 2 * int(model_config.hidden_size * shared)
-    layers = int(model_config.num_hidden_layers)
-    return _forward_bytes(model_config, dtype, rows * longest, 1) + cached * layers * dtype.itemsize
+    heads = _widest(model_config, "num_attention_heads") or 1
+    width = _widest(model_config, "head_dim") or model_config.hidden_size // heads
+    shared = _widest(model_config, "num_key_value_heads") or heads
+    cached = rows * (longest + MAX_NEW_TOKENS) * 2 * shared * width * layers * dtype.itemsize
+    logits = rows * int(model_config.vocab_size) * (dtype.itemsize + 4)
+    return _block_bytes(model_config, dtype, rows * longest) + cached + logits
+
+
+def _widest(model_config: Any, *keys: str) -> int | None:
+    """The first of these sizes that the configuration has; where each block has its own, the largest."""
+    for key in keys:
+        size = getattr(model_config, key, None)
+        sizes = [n for n in (size if isinstance(size, list | tuple) else [size]) if isinstance(n, int) and n]
+        if sizes:
+            return max(sizes)
+    return None
 
 
 def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet) -> dict[str, int]:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from lezo.adapter import Adapter
-from lezo.config import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
+from lezo.config import Calibration, DemoSets, LoraConfig, PrefixConfig, RunConfig, TaskConfig
 from lezo.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.evaluate import EvalSet
 from lezo.model import TINY, ModelError, Source, dequantised, language, load_config, load_tokenizer, positions
@@ -146,32 +144,6 @@ def adapter_of(config: RunConfig) -> Adapter | None:
     if isinstance(peft, PrefixConfig):
         return Adapter("prefix", tokens=peft.tokens)
     return Adapter("head") if peft.name == "head" else None
-
-
-def device_of(config: RunConfig) -> torch.device:
-    """model.device, made the current one; auto is CUDA where there is one. Raises ModelError where the device is not there."""
-    return named_device(config.model.device, "model.device")
-
-
-def named_device(name: str, key: str) -> torch.device:
-    """The device that the option ``key`` names."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} CUDA devices are visible"
-        raise ModelError(f"{key}={name}: {found}; expected one of those, or {key}=cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # events, memory statistics and kernels mean the current one
-    return device
-
-
-def dtype_of(config: RunConfig, device: torch.device) -> torch.dtype:
-    """model.dtype; auto is float16 on CUDA, but float32 on CPU and for first-order training."""
-    if config.model.dtype is not DType.auto:
-        return getattr(torch, config.model.dtype.name)  # type: ignore[no-any-return]
-    half = device.type == "cuda" and not config.first_order
-    return torch.float16 if half else torch.float32
 
 
 def _splits(config: RunConfig, task: Task, training: bool) -> Splits:

@@ -17,11 +17,11 @@ from rich.console import Console
 from lezo import noise, story
 from lezo.adapter import Adapter, Attached
 from lezo.config import ReplayConfig
+from lezo.device import named_device
 from lezo.fingerprint import tokenizer_hash, weights_hash
 from lezo.identity import run_hash
 from lezo.journal import JournalError, JournalFile, Recipe, read_journal
 from lezo.model import TINY, ModelError, Source, layout, load, load_config, load_tokenizer, rebase, save_model
-from lezo.prepare import named_device
 from lezo.record import MODEL, FolderError, read_result
 from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, START, read_rows, told_by_journal, told_by_rows
 from lezo.timeline import Timeline, updates_of

@@ -19,6 +19,7 @@ RUN_LEVEL = {
     "build",
     "plan",
     "prepare",
+    "device",
     "banner",
     "show",
     "replay",

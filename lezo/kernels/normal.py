@@ -12,6 +12,7 @@ EXACT = {"enable_fp_fusion": False}  # of every launch: a fused multiply-add wou
 
 ROUNDS = tl.constexpr(philox.ROUNDS)
 M0, M1 = (tl.constexpr(word) for word in philox.MULTIPLIERS)
+LOW = tl.constexpr(philox.LOW)
 W0, W1 = (tl.constexpr(word) for word in philox.WEYL)
 SQRT_HALF, LN2, TURN = tl.constexpr(philox.SQRT_HALF), tl.constexpr(philox.LN2), tl.constexpr(philox.TURN)
 L0, L1, L2, L3, L4, L5, L6, L7 = (tl.constexpr(number) for number in philox.LOG)
@@ -21,14 +22,20 @@ C0, C1, C2 = (tl.constexpr(number) for number in philox.COS)
 
 @triton.jit
 def words(key, stream, group):
-    """The four words of each uint32 ``group``: Philox-4x32-10 of the counter (group, stream, 0, 0)."""
-    k0, k1 = key.to(tl.uint32), (key >> 32).to(tl.uint32)
-    c0, c1, c2, c3 = group, tl.zeros_like(group) + stream, tl.zeros_like(group), tl.zeros_like(group)
+    """The four words of each uint32 ``group``: Philox-4x32-10 of the counter (group, stream, 0, 0).
+
+    Sums and products are those of 64 bits, cut to 32: nothing overflows, and a product has both its halves.
+    """
+    k0, k1 = key & LOW, key >> 32
+    c0, c1, c2, c3 = group, group * 0 + stream, group * 0, group * 0
     for _ in tl.static_range(ROUNDS):
-        a, b = c0, c2
-        c0, c2 = tl.umulhi(b, M1) ^ c1 ^ k0, tl.umulhi(a, M0) ^ c3 ^ k1
-        c1, c3 = tl.mul(b, M1, sanitize_overflow=False), tl.mul(a, M0, sanitize_overflow=False)
-        k0, k1 = tl.add(k0, W0, sanitize_overflow=False), tl.add(k1, W1, sanitize_overflow=False)
+        a, b = c0.to(tl.uint64) * M0, c2.to(tl.uint64) * M1
+        c0, c2 = (
+            (b >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32),
+            (a >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32),
+        )
+        c1, c3 = b.to(tl.uint32), a.to(tl.uint32)
+        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
     return c0, c1, c2, c3
 
 
@@ -41,7 +48,7 @@ def box_muller(radius, angle):
     log = ((((((f * L7 + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
     ln = (bits >> 23).to(tl.float32) * LN2 + (f + (f * f) * log)
     r = tl.sqrt_rn(ln * -2.0)
-    turned = tl.add(angle, 1 << 29, sanitize_overflow=False).to(tl.uint32)
+    turned = (angle.to(tl.uint64) + (1 << 29)).to(tl.uint32)
     t = ((turned & 0x3FFFFFFF).to(tl.int32) - (1 << 29)).to(tl.float32) * TURN
     t2 = t * t
     sin = t + (t * t2) * ((t2 * S2 + S1) * t2 + S0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SMALL = [
+    "model.device=cpu",
     *("task.num_train=48", "task.num_dev=12", "task.num_test=12", "train.batch_size=8", "save_model=true"),
     *("train.steps=24", "train.eval_every=6", "train.checkpoint_every=5"),
 ]

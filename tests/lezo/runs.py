@@ -14,6 +14,7 @@ import pytest
 from lezo import run
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
+SMALL += ["model.device=cpu"]  # the same numbers on a machine with a GPU
 
 
 @dataclass(frozen=True)

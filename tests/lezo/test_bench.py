@@ -17,7 +17,7 @@ from lezo.compose import compose
 from lezo.config import BenchVariant
 from lezo.contest import alone
 
-SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=4"]
+SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=4", "model.device=cpu"]
 NAMES = {name.value for name in BenchVariant}
 
 

@@ -261,6 +261,7 @@ def test_the_project_is_the_configurations_then_the_users(
 
 def test_an_offline_run_can_be_read_back_and_holds_no_secret(tmp_path: Path) -> None:
     small = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=2", "train.eval_every=1"]
+    small += ["model.device=cpu"]
     logged = ["log=wandb", "log.mode=offline", "log.group=mine", "log.tags=[extra]"]
     users = {
         **{

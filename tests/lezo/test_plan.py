@@ -1,14 +1,25 @@
 """What a plan counts and expects, on the embedded model."""
 
+from types import SimpleNamespace
+from weakref import WeakValueDictionary
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
 
 from lezo.compose import compose
 from lezo.encode import EncodeError
-from lezo.model import ModelError
-from lezo.plan import Plan, make_plan
+from lezo.model import ModelError, layout
+from lezo.network import VOCABULARY_CHUNK
+from lezo.pack import gold_batch
+from lezo.plan import Plan, _block_bytes, _head_bytes, make_plan
+from lezo.stopwatch import Stopwatch
+from lezo.streams import Streams
 from tasks.prompting import gold_text
 from tasks.source import DataError
+from tests.lezo.small_models import CONFIGS, CPU, examples, opt_config
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "model.device=cpu"]
 
@@ -114,3 +125,44 @@ def test_memory_counts_the_keys_and_values_of_a_generation() -> None:
 def test_a_prefix_too_long_for_the_model_is_named() -> None:
     with pytest.raises(ModelError, match=r"512 positions and the prefix \(peft.tokens\) 600"):
         plan("peft=prefix", "peft.tokens=600")
+
+
+class Held(TorchDispatchMode):
+    """The most bytes that tensors made inside held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self.live = 0, WeakValueDictionary[int, torch.UntypedStorage]()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        made = operator(*args, **(kwargs or {}))
+        for tensor in (leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            self.live[storage.data_ptr()] = storage
+        self.most = max(self.most, sum(storage.nbytes() for storage in self.live.values()))
+        return made
+
+
+def test_memory_counts_what_the_normalisers_hold() -> None:
+    """Of a head that moves: both its copies of one chunk, never of two."""
+    width = {"hidden_size": 128, "word_embed_proj_dim": 128}
+    config = opt_config(**width, vocab_size=3 * VOCABULARY_CHUNK, num_hidden_layers=1)
+    model = AutoModelForCausalLM.from_config(config).half().eval()
+    found = layout(model)
+    streams, batch = Streams(model, found, Stopwatch(CPU)), gold_batch(examples(), pad=1, device=CPU)
+    with torch.no_grad(), streams.perturbed(found.always, seed=0, eps=1e-3):
+        hidden = streams.hidden(batch)
+        with Held() as held:
+            streams.normalisers(hidden)
+    counted = _head_bytes(config, 2, len(batch.read))
+    assert 0.8 * counted < held.most < 1.1 * counted
+
+
+def test_widths_of_each_block_are_counted_by_the_largest() -> None:
+    """As OpenELM, Gemma 3n and others have them."""
+    shape = {"hidden_size": 16, "vocab_size": 61}
+    listed = SimpleNamespace(**shape, intermediate_size=[32, 64, 48])
+    assert (
+        _block_bytes(listed, torch.float16, 10)
+        == _block_bytes(CONFIGS["opt"], torch.float16, 10) + 10 * 64 * 2
+    )

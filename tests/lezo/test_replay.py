@@ -27,7 +27,8 @@ Replay = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def lezo_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replay:
-    return typed("lezo-replay", replay.main, monkeypatch, capsys)
+    call = typed("lezo-replay", replay.main, monkeypatch, capsys)
+    return lambda *words: call(*words, *(["replay.device=cpu"] if words else []))
 
 
 @pytest.fixture(scope="module")

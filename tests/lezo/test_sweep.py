@@ -376,6 +376,7 @@ def test_no_job_outlives_a_sweep_whose_reader_goes_away() -> None:
 
 def test_ctrl_c_reaches_a_real_run() -> None:
     small = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=1000000"]
+    small += ["model.device=cpu"]
     running = subprocess.Popen(
         [sys.executable, "-m", "lezo.run", "-m", *small, "seed=0,1", "sweep.slots=1", OUT],
         env=os.environ,

@@ -14,7 +14,14 @@ from lezo.plan import Plan, make_plan
 from lezo.variants import Work, lezo_blocks, make_variant, typical_work
 from tests.lezo.small_models import weights
 
-SMALL = ["task.num_train=40", "task.num_dev=4", "task.num_test=4", "train.batch_size=4", "optim.sparsity=0.5"]
+SMALL = [
+    "model.device=cpu",
+    "task.num_train=40",
+    "task.num_dev=4",
+    "task.num_test=4",
+    "train.batch_size=4",
+    "optim.sparsity=0.5",
+]
 
 
 @pytest.fixture(scope="module")

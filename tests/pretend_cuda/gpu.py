@@ -1,0 +1,211 @@
+"""CUDA devices that are not there: the host's work is real, tensors on them have shapes, dtypes and devices but no data.
+
+Inside ``PretendGpu()`` torch believes in ``visible`` devices. An operator whose operands are not all where they must
+be raises, as on a GPU; a device without an index, or of a number that is not visible, does so too, which torch is less
+strict about. Triton's kernels are compiled for real (``pretend_driver``). What is copied to the host are zeros, and a
+bool that is read is True, so that a whole run goes on from there. Not pretended: values, memory, time, autograd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+import lezo
+
+aten = torch.ops.aten
+COPIES = (aten._to_copy.default, aten.copy_.default)
+HOME = Path(lezo.__file__).parent
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Where the host stood still until the device was done, and in which thread."""
+
+    what: str
+    where: str
+    thread: str
+
+
+class PretendGpu:
+    """``visible`` CUDA devices of compute capability 9.0, for as long as the context lasts.
+
+    ``waits``: every time the host waits for a device, in order; ``steps``: those of each step. ``launches``: Triton's kernels by name, with their
+    grid. ``operators``: how many operators and kernels the devices were given.
+    """
+
+    present: PretendGpu
+    """The one of the context that lasts."""
+
+    def __init__(self, visible: int = 1) -> None:
+        self.visible, self.operators, self.reached = visible, 0, 0
+        self.waits: list[Wait] = []
+        self.steps: list[list[Wait]] = []
+        self.launches: list[tuple[str, int]] = []
+        self.truths: Iterator[bool] | None = None  # what bools that are read say; None: all True
+        self.mode = _SharedMode()
+        self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> PretendGpu:
+        from tests.pretend_cuda import pretend_driver, pretend_torch
+
+        PretendGpu.present, enter = self, self.stack.enter_context
+        enter(warnings.catch_warnings())
+        enter(_device_guard())
+        enter(pretend_torch.installed(self))
+        enter(pretend_driver.installed(self))
+        enter(_Dispatch(self))
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.stack.close()
+
+    @property
+    def current(self) -> int:
+        """The number of this thread's device."""
+        return getattr(self.thread, "device", 0)
+
+    @contextlib.contextmanager
+    def on(self, number: int) -> Iterator[None]:
+        """This thread's device is another one."""
+        before, self.thread.device = self.current, number
+        try:
+            yield
+        finally:
+            self.thread.device = before
+
+    def checked(self, device: Any) -> torch.device:
+        """The device, if it is one that lezo may name."""
+        device = torch.device(device)
+        if device.type == "cuda":
+            assert device.index is not None, f"a CUDA device without an index at {where()}"
+            assert device.index < self.visible, f"{device} at {where()}, and {self.visible} are visible"
+        return device
+
+    def wait(self, what: str) -> None:
+        """The host waits for all that the device was given."""
+        self.reached = self.operators
+        self.waits.append(Wait(what, where(), threading.current_thread().name))
+
+    def inside(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """``work``, for a thread of its own: modes hold for one thread."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with _Dispatch(self):
+                return work(*args, **kwargs)
+
+        return run
+
+    def run(self, operator: Any, args: Any, kwargs: Any) -> Any:
+        """An operator on the device: real operands become pretended ones that are on the CPU."""
+        with self.lock, self.mode:
+            args, kwargs = tree_map(self.pretended, (args, kwargs))
+            result = operator(*args, **kwargs)
+        self.operators += 1
+        return result
+
+    def pretended(self, value: Any) -> Any:
+        """The same without data, where it is a tensor."""
+        real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)
+        return self.mode.from_tensor(value) if real else value
+
+    def copied(self, operator: Any, args: Any, kwargs: Any) -> Any:
+        """A copy between host and device, or within the device."""
+        source = args[0] if operator is aten._to_copy.default else args[1]
+        target = (
+            kwargs.get("device") or source.device if operator is aten._to_copy.default else args[0].device
+        )
+        if target.type == "cpu":
+            self.wait("copy to the host")
+            made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+            return made if operator is aten._to_copy.default else args[0].copy_(made)
+        flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
+        if source.device.type == "cpu" and not (flying and getattr(source, "pinned", False)):
+            self.wait("copy from memory that is not pinned, or without non_blocking")
+        return self.run(operator, args, kwargs)
+
+    def read(self, tensor: Tensor) -> bool | int | float:
+        """A value that the host asks for."""
+        self.wait("a value is read")
+        if tensor.dtype == torch.bool:
+            return True if self.truths is None else next(self.truths)
+        return 0.0 if tensor.is_floating_point() else 0
+
+
+class _SharedMode(FakeTensorMode):
+    """A fake mode for several threads: whether one is inside an operator is its own affair."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        super().__init__()
+
+    @property
+    def in_kernel_invocation(self) -> bool:
+        return getattr(self._own, "inside", False)
+
+    @in_kernel_invocation.setter
+    def in_kernel_invocation(self, inside: bool) -> None:
+        self._own.inside = inside
+
+
+class _Dispatch(TorchDispatchMode):
+    """Sends each operator to where its operands and its result are."""
+
+    def __init__(self, gpu: PretendGpu) -> None:
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        gpu, kwargs, leaves = self.gpu, kwargs or {}, tree_leaves((args, kwargs))
+        devices = [gpu.checked(leaf) for leaf in leaves if isinstance(leaf, torch.device)]
+        here = any(isinstance(leaf, FakeTensor) for leaf in leaves)
+        if not here and all(device.type != "cuda" for device in devices):
+            return operator(*args, **kwargs)
+        if operator in COPIES:
+            return gpu.copied(operator, args, kwargs)
+        if operator is aten._local_scalar_dense.default:
+            return gpu.read(args[0])
+        if operator is aten.equal.default:
+            gpu.wait("tensors are compared")
+            return True
+        return gpu.run(operator, args, kwargs)
+
+
+def where() -> str:
+    """The innermost line of lezo, else of transformers, on the stack."""
+    frame, found = sys._getframe(1), "elsewhere"
+    while frame is not None:
+        file = Path(frame.f_code.co_filename)
+        if HOME in file.parents:
+            return f"{file.relative_to(HOME)}:{frame.f_lineno}"
+        if found == "elsewhere" and "transformers" in file.parts:
+            found = f"{file.name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+@contextlib.contextmanager
+def _device_guard() -> Iterator[None]:
+    """What torch's C++ asks about the current CUDA device, which no CPU build can answer, the meta device answers."""
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+    cuda, meta = 1, 14  # numbers of torch's DeviceType
+    table = (ctypes.c_void_p * (meta + 1)).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    before, table[cuda] = table[cuda], table[meta]
+    try:
+        yield
+    finally:
+        table[cuda] = before

@@ -1,0 +1,118 @@
+"""The other tests of this folder would notice: each fault that they are there for, put in, is one that fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lezo import pack
+from lezo.batches import Batches
+from lezo.optim import TwoPoint
+from tests.lezo.runs import Ran
+from tests.lezo.small_models import examples
+from tests.pretend_cuda.conftest import assert_right
+
+pytestmark = pytest.mark.pretend_cuda
+
+OnGpu = Callable[..., tuple[Ran, Any]]
+Family = Callable[..., list[str]]
+
+
+@pytest.fixture
+def failed(on_gpu: OnGpu, family: Family) -> Callable[..., str]:
+    """What is said where a run that a test asks for is not right."""
+
+    def run(*words: str, visible: int = 1) -> str:
+        ran, gpu = on_gpu(*family("opt", "mezo"), *words, visible=visible)
+        with pytest.raises(AssertionError) as caught:
+            assert_right(ran, gpu)
+        return f"{ran.err}\n{caught.value}"
+
+    return run
+
+
+def test_a_device_without_an_index(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lezo.plan.device_of", lambda config: torch.device("cuda"))
+    assert "a CUDA device without an index at" in failed()
+
+
+def test_a_device_without_an_index_where_a_thread_chooses_it(
+    pretended: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was found: the second step's batch is the first that the thread makes."""
+    monkeypatch.setattr("lezo.batches.candidate_batch", lambda chosen, pad, device: chosen)
+    settings = {"seed": 0, "batch_size": 2, "micro_batch_size": None, "pad": 1}
+    with pretended():
+        batches = Batches(examples(), loss="candidates", **settings, device=torch.device("cuda"))  # type: ignore[arg-type]
+        assert len(batches(0)) == 1
+        with pytest.raises(BrokenThreadPool):
+            batches(1)
+
+
+def test_a_tensor_on_the_wrong_device(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = pack.moved
+    positions = lambda tensor: tensor.ndim == 2 and tensor.dtype == torch.int64  # noqa: E731
+    monkeypatch.setattr(pack, "moved", lambda t, device: t if positions(t) else moved(t, device))
+    assert re.search(r"two (different )?devices", failed())
+
+
+def test_a_kernel_launched_where_its_tensors_are_not(
+    failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.pretend_cuda.gpu import PretendGpu
+
+    monkeypatch.setattr(PretendGpu, "on", lambda gpu, number: nullcontext())
+    for module in ("plan", "job"):
+        monkeypatch.setattr(f"lezo.{module}.device_of", lambda config: torch.device("cuda", 1))
+    assert "a tensor on cuda:1, launched on cuda:0" in failed(visible=2)
+
+
+def test_a_second_wait_in_a_step(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = TwoPoint.measure
+
+    def looked_at(self: TwoPoint, step: int, batch: Any) -> Tensor:
+        losses = measure(self, step, batch)
+        assert float(losses[0]) == 0
+        return losses
+
+    monkeypatch.setattr(TwoPoint, "measure", looked_at)
+    assert "a value is read" in failed()
+
+
+def test_a_batch_whose_making_waits(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "moved", lambda tensor, device: tensor.to(device))
+    assert "memory that is not pinned" in failed()
+
+
+def test_a_kernel_with_a_fused_multiply_add(
+    failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.pretend_cuda import pretend_driver
+
+    kernels = pretend_driver.defined_anew()
+    monkeypatch.setattr(kernels["normal"], "EXACT", {"enable_fp_fusion": True})
+    monkeypatch.setattr(pretend_driver, "defined_once", lambda: kernels)
+    assert "in its PTX" in failed()
+
+
+def test_a_kernel_that_does_not_compile(
+    failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What it is written with is not in Triton, as `sanitize_overflow` was not before 3.6."""
+    import triton.language as tl
+
+    from tests.pretend_cuda import pretend_driver
+
+    kernels = pretend_driver.defined_anew()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delattr(tl, "sqrt_rn")
+    monkeypatch.setattr(pretend_driver, "defined_once", lambda: kernels)
+    assert "sqrt_rn" in failed()

@@ -1,0 +1,158 @@
+"""lezo-run from its words to its result on CUDA, where there is none: every family, every kind of answer and method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+
+from lezo.compose import compose
+from lezo.config import BenchVariant
+from lezo.contest import loaded, timed
+from lezo.evaluate import Evaluator
+from lezo.plan import make_plan
+from lezo.replay import main as replay
+from lezo.variants import make_variant, typical_work
+from tests.lezo.runs import Ran, typed
+from tests.pretend_cuda.conftest import SHORT, assert_right
+
+pytestmark = pytest.mark.pretend_cuda
+
+OnGpu = Callable[..., tuple[Ran, Any]]
+Family = Callable[..., list[str]]
+FAMILIES = ["opt", "opt-350m", "llama", "qwen2", "neox"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_lezo_in_fp16_on_answers_of_one_token(on_gpu: OnGpu, family: Family, name: str) -> None:
+    assert_right(*on_gpu(*family(name)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mezo_in_bf16_on_longer_answers_in_micro_batches(on_gpu: OnGpu, family: Family, name: str) -> None:
+    words = ["task=copa", "model.dtype=bfloat16", "train.micro_batch_size=2"]
+    assert_right(*on_gpu(*family(name, "mezo"), *words, "optim.rounding=stochastic"))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("opt", "bfloat16"), ("qwen2", "float16")])
+def test_answers_that_are_generated(
+    on_gpu: OnGpu, family: Family, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each for several tokens, so that the key/value cache is read."""
+    monkeypatch.setattr(Evaluator, "_continued", _for_three_tokens(Evaluator._continued))
+    assert_right(*on_gpu(*family(name), "task=squad", f"model.dtype={dtype}"))
+
+
+def _for_three_tokens(continued: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Generation ends where a bool is read that says so: the third."""
+
+    def run(self: Evaluator, prompts: Any) -> list[str]:
+        from tests.pretend_cuda.gpu import PretendGpu
+
+        gpu = PretendGpu.present
+        gpu.truths = cycle([False, False, True])
+        try:
+            return continued(self, prompts)
+        finally:
+            gpu.truths = None
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "optim"),
+    [("llama", "lora", "lezo"), ("opt", "prefix", "lezo"), ("qwen2", "head", "mezo")],
+)
+def test_adapters(on_gpu: OnGpu, family: Family, name: str, adapter: str, optim: str) -> None:
+    assert_right(*on_gpu(*family(name, optim), f"peft={adapter}", "task=copa"))
+
+
+def test_the_metric_as_objective_and_calibrated_scores(on_gpu: OnGpu, family: Family) -> None:
+    """Every evaluation of the metric waits for its scores, so nothing is said of waits."""
+    words = ["optim.objective=metric", "eval.calibration=sfc", "task=sst2"]
+    ran, gpu = on_gpu(*family("opt", "mezo"), *words)
+    assert ran.code == 0, ran.err
+    assert len(gpu.steps) == 2 and gpu.launches
+
+
+def test_a_run_as_it_is_started_and_gone_on_with_and_replayed(
+    on_gpu: OnGpu,
+    pretended: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The embedded model from its file; back to the best step, of which the losses, all alike, make the first."""
+    ran, gpu = on_gpu("train.steps=3", "train.eval_every=2", "save_model=false")
+    assert_right(ran, gpu, steps=3)
+    assert ran.result["best_step"] == 2 and "weights of step 2" in ran.out
+    assert {row["skipped"] for row in ran.training()} == {False}
+    assert "float16 on cuda:0" in ran.out
+    longer, gpu = on_gpu("train.steps=4", "train.eval_every=2", "resume=auto")
+    assert_right(longer, gpu, steps=1)
+    with pretended():
+        code, out, err = typed("lezo-replay", replay, monkeypatch, capsys)(
+            "out", "replay.verify=true", "replay.device=auto"
+        )
+    assert code == 0 and "everything is right" in out, (out, err)
+
+
+@pytest.mark.parametrize("task", ["rte", "squad"])
+def test_what_lezo_bench_times(pretended: Callable[..., Any], family: Family, task: str) -> None:
+    words = [*family("opt"), *SHORT, f"task={task}", "model.device=auto"]
+    config = compose(words).config
+    with pretended() as gpu:
+        plan = make_plan(config)
+        network, work = loaded(config, plan), typical_work(config, plan)
+        for name in BenchVariant:
+            timed(make_variant(config, plan, work, network, name), 0, plan.device)
+    assert [len(waits) for waits in gpu.steps] == [1, 1]  # of mezo and lezo
+
+
+@pytest.mark.parametrize(
+    ("said", "visible", "device"), [("auto", 2, "cuda:0"), ("cuda", 1, "cuda:0"), ("cuda:1", 2, "cuda:1")]
+)
+def test_a_cuda_device_has_an_index(
+    on_gpu: OnGpu, family: Family, said: str, visible: int, device: str
+) -> None:
+    ran, gpu = on_gpu(*family("opt"), f"model.device={said}", visible=visible)
+    assert_right(ran, gpu)
+    assert f"float16 on {device}" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("said", "visible", "words"),
+    [
+        (
+            "cuda:1",
+            1,
+            "model.device=cuda:1: 1 CUDA device is visible; expected model.device=cuda:0 at most, or model.device=cpu",
+        ),
+        ("cuda", 0, "model.device=cuda: 0 CUDA devices are visible; expected model.device=cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(on_gpu: OnGpu, said: str, visible: int, words: str) -> None:
+    ran, _ = on_gpu(f"model.device={said}", visible=visible)
+    assert (ran.code, ran.err) == (1, f"error: {words}\n")
+
+
+def test_without_a_device_auto_is_the_cpu(pretended: Callable[..., Any]) -> None:
+    from lezo.device import named_device
+
+    with pretended(0):
+        assert named_device("auto", "model.device") == torch.device("cpu")
+
+
+def test_what_torch_leaves_open_is_chosen_on_cuda(pretended: Callable[..., Any]) -> None:
+    from lezo.device import named_device
+
+    matmul, attention = torch.backends.cuda.matmul, torch.backends.cuda
+    before = matmul.allow_fp16_reduced_precision_reduction, attention.cudnn_sdp_enabled()
+    with pretended():
+        named_device("cuda", "replay.device")
+        assert not matmul.allow_fp16_reduced_precision_reduction
+        assert not matmul.allow_bf16_reduced_precision_reduction
+        assert not attention.cudnn_sdp_enabled() and attention.flash_sdp_enabled()
+    assert before == (matmul.allow_fp16_reduced_precision_reduction, attention.cudnn_sdp_enabled())
