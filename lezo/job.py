@@ -88,7 +88,8 @@ class Job:
         if self.config.trains:
             self._bring_back(plan, model, header, path, int(result["best_step"] or result["steps"]))
         if self.config.fits_head:
-            fit_head(Network(model), plan.train, batch_size=self.config.eval.batch_size, pad=plan.parts.pad)
+            assert self.network is not None
+            fit_head(self.network, plan.train, batch_size=self.config.eval.batch_size, pad=plan.parts.pad)
         if (found := weights_hash(model)) != result.get("weights"):
             reason = (
                 f"its weights come to sha256 {found[:12]} here, and were {str(result.get('weights'))[:12]}"
@@ -231,15 +232,24 @@ class Job:
             longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
             probes=self.config.trains and not self.config.first_order,
         )
-        if self.network.plain is not None:
-            self.out.print(f"rows {self.network.rows}; so one sequence a row, one sign after the other")
         if plan.adapter is not None:
             start = run / START if run is not None and (run / START).exists() else None
             self.adapter = Attached(model, plan.adapter, seed=self.config.seed, start=start)
         optim = self.config.optim
         if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
             set_dropout(model, optim.dropout)
+        if self.network.plain is not None:
+            self.out.print(f"rows {self.network.rows}; so {self._in_plain_rows(plan, model)}")
         return model
+
+    def _in_plain_rows(self, plan: Plan, model: Any) -> str:
+        """What is done instead, and what it costs."""
+        how = "one sequence a row by the model's own forward"
+        if isinstance(self.config.optim, MezoConfig):
+            active = plan.layout.active(range(plan.blocks.keep))
+            copies = sum(model.get_parameter(name).nbytes for name in active)
+            how += f", one sign after the other on copies of all active tensors, {story.size(copies)}"
+        return how + (", not compiled" if self.config.model.compile else "")
 
     def _origin(self, plan: Plan, weights: str) -> Origin:
         return Origin(

@@ -21,7 +21,16 @@ from tests.lezo.runs import SMALL, Runner, timeless, typed
 
 RESULT = {
     *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
-    *("zero_shot", "best_step", "seconds", "peak_memory_bytes", "skipped_steps", "truncated", "status"),
+    *(
+        "zero_shot",
+        "best_step",
+        "seconds",
+        "peak_memory_bytes",
+        "skipped_steps",
+        "rows",
+        "truncated",
+        "status",
+    ),
 }
 MORE = {
     *(
