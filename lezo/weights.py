@@ -5,11 +5,12 @@ Safetensors where there are any, else PyTorch's pickles. Nothing of a pickle is 
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,7 +91,8 @@ def place_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if find_spec("gguf") is None or find_spec("accelerate") is None:
         raise ModelError(f"{path}: reading GGUF files takes an extra; pip install 'lezo[gguf]'")
-    with tempfile.TemporaryDirectory(prefix="lezo-") as folder:
+    bars = io.StringIO()  # which its reader draws, and which would not fit what a run says
+    with tempfile.TemporaryDirectory(prefix="lezo-") as folder, redirect_stderr(bars):
         link = Path(folder) / Path(path).name
         link.symlink_to(Path(path).resolve())
         yield folder, {"gguf_file": link.name}

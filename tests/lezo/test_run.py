@@ -20,7 +20,16 @@ from tests.lezo.runs import SMALL, Runner, timeless
 
 RESULT = {
     *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
-    *("zero_shot", "best_step", "seconds", "peak_memory_bytes", "skipped_steps", "truncated", "status"),
+    *(
+        "dequantised",
+        "zero_shot",
+        "best_step",
+        "seconds",
+        "peak_memory_bytes",
+        "skipped_steps",
+        "truncated",
+        "status",
+    ),
 }
 MORE = {
     *(
