@@ -582,3 +582,6 @@ def test_of_a_model_that_sees_the_language_model_is_trained(name, tmp_path):
     assert torch.equal(model(input_ids=ids).logits, whole(input_ids=ids).logits)
     assert len(found.blocks) == 2 and not any("vision" in n or "visual" in n for n in found.active([0, 1]))
     assert found == layout(skeleton(load_config(Source(str(tmp_path))), torch.float32))
+    if name == "gemma3":
+        model.eyes = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
+        assert layout(model).path == found.path
