@@ -20,21 +20,13 @@ from tests.lezo.runs import SMALL, Runner, timeless
 
 RESULT = {
     *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
-    *(
-        "dequantised",
-        "zero_shot",
-        "best_step",
-        "seconds",
-        "peak_memory_bytes",
-        "skipped_steps",
-        "truncated",
-        "status",
-    ),
+    *("zero_shot", "best_step", "seconds", "peak_memory_bytes", "skipped_steps", "truncated", "status"),
 }
 MORE = {
     *(
         "error",
         "title",
+        "dequantised",
         "synthetic",
         "weight_decay",
         "blocks",
