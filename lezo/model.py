@@ -118,10 +118,11 @@ def _language_model(config: Any) -> Any:
     """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
     text = language(config)
     alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
-    if text is not config and alone:
-        text.quantization_config = getattr(config, "quantization_config", None)
-        return text
-    return config
+    if text is config or not alone:
+        return config
+    if (settings := getattr(config, "quantization_config", None)) is not None:
+        text.quantization_config = settings
+    return text
 
 
 def dequantised(source: Source, config: Any) -> str | None:
@@ -144,7 +145,7 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
     if source.random_weights:
         return _random(config, dtype, device, seed)
     with reading("the weights of", source.path):
-        files = find_weights(source.path, source.revision)
+        files = find_weights(source.path, source.revision, getattr(config, "transformers_weights", None))
         try:
             model, info = read_weights(files, config, dtype)
         except (RuntimeError, NotImplementedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -226,7 +227,9 @@ def _refuse_taken(target: Path) -> None:
 
 def _source(recipe: Recipe, base: str | None) -> Source:
     path = base or recipe.path or (str(TINY) if recipe.model == "tiny" else "")
-    return Source(path, None if base else recipe.revision, recipe.shape, recipe.random_weights)
+    return Source(
+        os.path.expanduser(path), None if base else recipe.revision, recipe.shape, recipe.random_weights
+    )
 
 
 def _tokenizer(recipe: Recipe, source: Source) -> Any:

@@ -5,11 +5,12 @@ Safetensors where there are any, else PyTorch's pickles. Nothing of a pickle is 
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,22 +57,25 @@ class WeightFiles:
         return str(self.folder / self.names[0] if self.kind == "gguf" else self.folder)
 
 
-def find_weights(path: str, revision: str | None) -> WeightFiles:
+def find_weights(path: str, revision: str | None, named: str | None = None) -> WeightFiles:
     """The weights of a folder, a GGUF file or a hub id; a hub's are fetched, all of one commit, or found in its cache.
 
-    Raises ModelError for an index that is none, and FileNotFoundError where there are no weights; else what the hub raises.
+    ``named``: the file of weights, or its index, that a configuration names in place of the usual ones. Raises ModelError for an index that is none, and FileNotFoundError where there are no weights; else what the hub raises.
     """
     if is_gguf(path):
         return WeightFiles(Path(path).parent, (Path(path).name,))
     place = _Folder(Path(path)) if Path(path).is_dir() else _Hub(path, revision)
-    for name in (found for kind in _NAMES for found in (kind, _index_of(kind))):
+    if named is not None:
+        _refuse_detours(f"{path}: the configuration", [named])
+    looked_for = [named] if named else [found for kind in _NAMES for found in (kind, kind + _INDEX)]
+    for name in looked_for:
         if (file := place.file(name)) is not None:
             names = _listed(file) if name.endswith(_INDEX) else (name,)
             for missing in (other for other in names if place.file(other) is None):
                 raise FileNotFoundError(f"{file} names {missing}, which is not beside it")
             place.file("generation_config.json")  # which belongs to the weights, where there is one
             return WeightFiles(file.parent, names)
-    raise FileNotFoundError(f"none of {', '.join(_NAMES)} and their indexes is there") from place.error
+    raise FileNotFoundError(f"none of {', '.join(looked_for)} is there") from place.error
 
 
 def is_gguf(path: str) -> bool:
@@ -90,7 +94,8 @@ def place_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if find_spec("gguf") is None or find_spec("accelerate") is None:
         raise ModelError(f"{path}: reading GGUF files takes an extra; pip install 'lezo[gguf]'")
-    with tempfile.TemporaryDirectory(prefix="lezo-") as folder:
+    bars = io.StringIO()  # which its reader draws, and which would not fit what a run says
+    with tempfile.TemporaryDirectory(prefix="lezo-") as folder, redirect_stderr(bars):
         link = Path(folder) / Path(path).name
         link.symlink_to(Path(path).resolve())
         yield folder, {"gguf_file": link.name}
@@ -104,9 +109,7 @@ def read_weights(files: WeightFiles, config: Any, dtype: torch.dtype) -> tuple[A
     options: dict[str, Any] = {"use_safetensors": files.kind == "safetensors", "weights_only": True}
     if quantised(config):
         options["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
-    elif files.kind == "gguf" and hasattr(
-        transformers, "GgufConfig"
-    ):  # which came with weights left in blocks
+    elif files.kind == "gguf" and hasattr(transformers, "GgufConfig"):  # else they may stay in blocks
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with place_of(files.path) as (place, named):
@@ -143,11 +146,6 @@ def shapes(files: WeightFiles) -> dict[str, tuple[int, ...]]:
             content = torch.load(file, map_location="meta", weights_only=True)
             found |= {name: tuple(tensor.shape) for name, tensor in content.items()}
     return found
-
-
-def _index_of(name: str) -> str:
-    """The index of weights that are in several files: model.safetensors.index.json, say."""
-    return f"{name}{_INDEX}"
 
 
 class _Folder:
@@ -188,12 +186,16 @@ def _listed(index: Path) -> tuple[str, ...]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         expected = 'expected {"weight_map": {tensor: file}}; copy or download it again'
         raise ModelError(f"{index}: not an index of weights ({reason(error)}); {expected}") from error
+    _refuse_detours(f"{index}:", names)
+    return tuple(sorted(names))
+
+
+def _refuse_detours(who: str, names: Iterable[Any]) -> None:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             raise ModelError(
-                f"{index}: names {name!r}; expected names of files beside it (symbolic links are followed)"
+                f"{who} names {name!r}; expected names of files beside it (symbolic links are followed)"
             )
-    return tuple(sorted(names))
 
 
 def _refuse_damaged(files: WeightFiles) -> None:

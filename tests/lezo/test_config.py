@@ -153,6 +153,8 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
         ({"model.path": "."}, "add model=hf"),
         ({"model.name": "hf", "model.path": "./no/where"}, "model.path=./no/where: no such folder"),
         ({"model.tokenizer": "/no/where"}, "model.tokenizer=/no/where: no such folder"),
+        ({"model.name": "hf", "model.path": "small.gguf"}, "model.path=small.gguf: no such file"),
+        ({"model.name": "hf", "model.path": __file__}, "expected the folder it is in, or a .gguf file"),
         ({"optim.lr": None}, "no default learning rate for lezo; add optim.lr=..."),
         ({"optim": SGD, "model.dtype": DType.float16}, "expected auto, float32 or bfloat16"),
         ({"optim": ADAMW, "optim.momentum": 0.9}, "AdamW has its own"),

@@ -240,7 +240,7 @@ NEWLINE = "\u010a"  # as byte-level tokenizers write it
 MODELS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "weights cut short": (cut, [], "expected whole safetensors files; copy or download them again"),
     "weights with a NaN": (poisoned, [], "layers.3.fc1.weight holds NaN or infinity in float32; expected finite"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), [], "no file named model.safetensors"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), [], "none of model.safetensors"),
     "an encoder": (an_encoder, [], "model_type bert is not that of a decoder-only causal language model"),
     "configuration of nothing": (rewritten("config.json", dict.clear), [], "Should have a `model_type` key"),
     "configuration without blocks": (

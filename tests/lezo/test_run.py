@@ -36,6 +36,7 @@ MORE = {
     *(
         "error",
         "title",
+        "dequantised",
         "synthetic",
         "weight_decay",
         "blocks",

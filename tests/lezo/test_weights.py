@@ -237,7 +237,22 @@ def test_resized_embeddings_name_the_size(rows, tmp_path):
 
 def test_a_folder_without_weights_says_what_is_looked_for(tmp_path):
     CONFIGS["opt"].save_pretrained(tmp_path)
-    assert "none of model.safetensors, pytorch_model.bin and their indexes is there" in refused(tmp_path)
+    assert (
+        "none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json is there"
+        in refused(tmp_path)
+    )
+
+
+def test_a_configuration_names_its_file_of_weights_beside_it(tmp_path):
+    folder = published(tmp_path / "model", state(seed=1))
+    small_model().save_pretrained(folder)
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    says(folder, transformers_weights="other.safetensors")
+    assert same(loaded(folder))
+    says(folder, transformers_weights="../other.safetensors")
+    assert "the configuration names '../other.safetensors'; expected names of files beside it" in refused(
+        folder
+    )
 
 
 @pytest.fixture
@@ -580,5 +595,9 @@ def test_of_a_model_that_sees_the_language_model_is_trained(name, tmp_path):
     model = loaded(tmp_path)
     found, ids = layout(model), torch.arange(3, 13)[None]
     assert torch.equal(model(input_ids=ids).logits, whole(input_ids=ids).logits)
+    model.save_pretrained(tmp_path / "saved")
     assert len(found.blocks) == 2 and not any("vision" in n or "visual" in n for n in found.active([0, 1]))
     assert found == layout(skeleton(load_config(Source(str(tmp_path))), torch.float32))
+    if name == "gemma3":
+        model.eyes = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
+        assert layout(model).path == found.path
