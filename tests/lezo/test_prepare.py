@@ -15,6 +15,7 @@ from lezo.build import make_evaluator
 from lezo.compose import compose
 from lezo.encode import MAX_NEW_TOKENS
 from lezo.model import TINY, ModelError
+from lezo.network import Network
 from lezo.plan import Plan, make_plan
 from tests.lezo.runs import Runner
 from tests.lezo.small_models import llama_like, opt_config
@@ -150,7 +151,7 @@ def test_ids_of_the_model_that_the_tokenizer_lacks_are_no_text(folder: Make) -> 
     object.__setattr__(plan.parts, "tokenizer", Strict(plan.parts.tokenizer))
     model = AutoModelForCausalLM.from_config(plan.parts.model_config)
     ids = plan.parts.tokenizer("great", add_special_tokens=False)["input_ids"]
-    assert make_evaluator(plan, model, 4).decode([1024, *ids, 99999]) == "great"
+    assert make_evaluator(plan, Network(model), 4).decode([1024, *ids, 99999]) == "great"
 
 
 @torch.no_grad()
