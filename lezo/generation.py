@@ -61,9 +61,9 @@ def _holds(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
     """Whether the first of the prompts gets the logits that it gets in a forward alone."""
     try:
         found = _generated(model, prompts, pad, max_new_tokens=2, output_logits=True)
-    except (RuntimeError, ValueError, TypeError, IndexError) as failed:
-        if isinstance(failed, torch.OutOfMemoryError):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # whatever a model's own code stumbles over
         return False
     alone = torch.tensor([[*prompts[0], int(found.sequences[0, -2])]], device=model.device)
     expected = model(input_ids=alone, use_cache=False).logits[0, -2:].float()

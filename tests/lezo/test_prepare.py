@@ -71,7 +71,7 @@ def test_a_text_is_encoded_as_its_tokenizer_does_and_only_its_answer_scored(kind
             assert tokenizer.decode(ids[-size:]) == " " + answer.strip()
 
 
-@pytest.mark.parametrize("kind", TEMPLATES)
+@pytest.mark.parametrize("kind", ["two before", "around"])
 def test_a_prompt_to_continue_has_nothing_after_it(kind: str, folder: Make) -> None:
     plan = planned(folder(TEMPLATES[kind]), "task=squad")
     before, after = plan.parts.encoder.before, plan.parts.encoder.after
@@ -126,8 +126,10 @@ def test_a_tokenizer_whose_own_tokens_cannot_be_told_apart_is_refused(
     assert (encoder.before, encoder.after) == ((5,), ())
 
 
-@pytest.mark.parametrize("config", [llama_like(LlamaConfig), opt_config()], ids=["llama", "opt"])
-@pytest.mark.parametrize("pad", [-1, 1024, 99999, None])
+@pytest.mark.parametrize(
+    ("pad", "config"),
+    [(-1, opt_config()), (1024, llama_like(LlamaConfig)), (99999, opt_config()), (None, opt_config())],
+)
 def test_any_pad_id_pads(pad: int | None, config: PreTrainedConfig, folder: Make) -> None:
     path = folder("$A", config, pad_token_id=pad)
     settings = json.loads((path / "tokenizer_config.json").read_text())
