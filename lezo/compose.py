@@ -424,13 +424,14 @@ def _wrong_key(file: Path, group: str, key: str, schema: str) -> str:
         return f"expected '{_FIRST_LINE}' as the first line, without which its keys are those of {group}"
     if (kind := getattr(schemas, schema, None)) is None:  # one of Hydra's
         return f"{key}: unknown key"
-    known = [f"{key.removesuffix(last)}{field.name}" for field in fields(kind) if field.name != "name"]
-    inner = schema == "RunConfig" and group != key
-    close = _likely(key, base) if inner else difflib.get_close_matches(key, known, n=1)
+    path, names = key.removesuffix(last), [field.name for field in fields(kind) if field.name != "name"]
+    close = [path + name for name in difflib.get_close_matches(last, names, n=1)]
+    if schema == "RunConfig" and group != key:
+        close = _likely(key, base)
     plain = group in ("optim", "peft") and schema in ("OptimConfig", "PeftConfig")
     if plain:
         return f"{key}: unknown key; expected defaults: [/schema/{group}/NAME@_here_, _self_], which gives it those of NAME"
-    return f"{key}: unknown key; {_asked(close)}expected one of {', '.join(known)}"
+    return f"{key}: unknown key; {_asked(close)}expected one of {', '.join(path + name for name in names)}"
 
 
 def _own_file(name: str, config_dir: str | None) -> Path:
