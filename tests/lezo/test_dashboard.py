@@ -41,6 +41,19 @@ def test_what_was_made_is_said_by_its_address(
     )
 
 
+def test_the_place_is_the_one_that_wandb_has_been_told(
+    lezo_dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lezo.workspace.save", lambda *given: str(given))
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    assert lezo_dashboard()[1] == "('lezo', 'team', 'theirs')\n"
+    assert lezo_dashboard("board.project=p", "board.entity=me")[1] == "('lezo', 'me', 'p')\n"
+    for name in ("WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.delenv(name)
+    assert lezo_dashboard()[1] == "('lezo', None, 'lezo')\n"
+
+
 def test_what_could_not_be_made_is_said_in_a_line(
     lezo_dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,22 @@ def test_a_folder_that_holds_the_time_is_one_for_all() -> None:
     assert len({job.folder.parent for job in found}) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "theirs", "expected"),
+    [
+        ([], "", ["resume=auto", "log.group=sweep"]),
+        ([], "mine", ["resume=auto"]),  # WANDB_RUN_GROUP is for wandb to read
+        (["log.group=x", "resume=off"], "", []),
+    ],
+)
+def test_a_sweep_adds_what_its_user_has_not_said(
+    given: list[str], theirs: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", theirs)
+    (job,) = jobs(given)
+    assert job.way_on("sweep") == expected
+
+
 @pytest.mark.parametrize("apart", ["log.tags=[a],[b]", "sweep.slots=1,2", "resume=off,auto", "seed=0,0"])
 def test_two_jobs_that_are_one_run_are_refused(apart: str) -> None:
     key = apart.split("=")[0]
