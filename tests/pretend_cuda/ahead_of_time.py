@@ -1,10 +1,9 @@
 """The kernels compiled for GPUs that are not there; run as a program, for each Triton in a process of its own.
 
-    python -m tests.pretend_cuda.ahead_of_time 80 90 [all | one] [fused]
+    python -m tests.pretend_cuda.ahead_of_time 80 90 [all]
 
 prints {"triton": version, "kernels": {"sm_90 update fp16 ...": {"contracted": [instructions], "spilled": bytes}}}.
-Each kind of kernel is compiled once, with one or the other kind of size; "all": with each. "one": a single kernel.
-"fused" lets the compiler fuse, which the tests must notice.
+Each kind of kernel is compiled once, with one or the other kind of size; "all": with each.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
                 yield name, _update, {**types, "numel": numel or "i32"}, fixed
 
 
-def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: int, *, fused: bool) -> Any:
+def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: int) -> Any:
     """What Triton makes of it, whatever its version calls things."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -72,8 +71,7 @@ def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: in
     else:  # before Triton 3.3
         signature = {name: types[name] for name in kernel.arg_names if name not in fixed}
         source = ASTSource(fn=kernel, signature=signature, constants=fixed)
-    options = {**EXACT, "enable_fp_fusion": True} if fused else EXACT
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=EXACT)
 
 
 def described(made: Any) -> dict[str, Any]:
@@ -105,8 +103,7 @@ def chosen(words: list[str]) -> list[Any]:
     found = list(variants())
     if "all" in words:
         return found
-    each = [found[at + at // len(SIZES) % len(SIZES)] for at in range(0, len(found), len(SIZES))]
-    return each[:1] if "one" in words else each
+    return [found[at + at // len(SIZES) % len(SIZES)] for at in range(0, len(found), len(SIZES))]
 
 
 def main(words: list[str]) -> None:
@@ -114,7 +111,7 @@ def main(words: list[str]) -> None:
     import triton
 
     kernels = {
-        f"sm_{arch} {name}": described(compiled(kernel, types, fixed, int(arch), fused="fused" in words))
+        f"sm_{arch} {name}": described(compiled(kernel, types, fixed, int(arch)))
         for arch in filter(str.isdecimal, words)
         for name, kernel, types, fixed in chosen(words)
     }

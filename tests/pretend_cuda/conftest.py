@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
 from lezo.model import TINY, load_tokenizer
 from lezo.optim import TwoPoint
 from tests.lezo.runs import Ran, Runner
 
+FAMILIES = ["opt", "opt-350m", "llama", "qwen2", "neox"]
 SHORT = ["task.num_train=8", "task.num_dev=2", "task.num_test=2", "train.batch_size=3"]
 SHORT += ["train.steps=2", "train.eval_every=2"]
 
@@ -70,14 +78,19 @@ def assert_right(ran: Ran, gpu: Any, *, steps: int = 2) -> None:
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """The name of a family -> overrides that train a small model of it, of random weights, one of two blocks a step."""
+    """The name of a family -> overrides that train a small model of it, of random weights, one of two blocks a step.
+
+    "saved opt" has its weights in a file.
+    """
     folder = tmp_path_factory.mktemp("families")
     vocabulary = len(load_tokenizer(str(TINY)))
     for name, config in _configs(vocabulary).items():
         config.save_pretrained(folder / name)
+    AutoModelForCausalLM.from_config(_configs(vocabulary)["opt"]).save_pretrained(folder / "saved opt")
 
     def words(name: str, optim: str = "lezo") -> list[str]:
-        where = [f"model.path={folder / name}", f"model.tokenizer={TINY}", "model.random_weights=true"]
+        where = [f"model.path='{folder / name}'", f"model.tokenizer={TINY}"]
+        where += ["model.random_weights=true"] if name in FAMILIES else []
         rate = ["optim.lr=1e-4", *(["optim.sparsity=0.5"] if optim == "lezo" else [])]
         return ["model=hf", *where, f"optim={optim}", *rate, "data=sample"]
 

@@ -44,7 +44,8 @@ class PretendGpu:
     """``visible`` CUDA devices of compute capability 9.0, for as long as the context lasts.
 
     ``waits``: every time the host waits for a device, in order; ``steps``: those of each step. ``launches``: Triton's kernels by name, with their
-    grid. ``operators``: how many operators and kernels the devices were given.
+    grid. ``operators``: how many operators and kernels the devices were given; ``used``: the numbers of those that
+    hold a result.
     """
 
     present: PretendGpu
@@ -52,6 +53,7 @@ class PretendGpu:
 
     def __init__(self, visible: int = 1) -> None:
         self.visible, self.operators, self.reached = visible, 0, 0
+        self.used: set[int | None] = set()
         self.waits: list[Wait] = []
         self.steps: list[list[Wait]] = []
         self.launches: list[tuple[str, int]] = []
@@ -113,9 +115,15 @@ class PretendGpu:
     def run(self, operator: Any, args: Any, kwargs: Any) -> Any:
         """An operator on the device: real operands become pretended ones that are on the CPU."""
         with self.lock, self.mode:
-            args, kwargs = tree_map(self.pretended, (args, kwargs))
+            if any(
+                type(leaf) is not FakeTensor and isinstance(leaf, Tensor)
+                for leaf in tree_leaves((args, kwargs))
+            ):
+                args, kwargs = tree_map(self.pretended, (args, kwargs))
             result = operator(*args, **kwargs)
         self.operators += 1
+        made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        self.used |= {device.index for device in made if device.type == "cuda"}
         return result
 
     def pretended(self, value: Any) -> Any:

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 import lezo.kernels
-from tests.pretend_cuda.ahead_of_time import contracted
+from tests.pretend_cuda.ahead_of_time import described
 from tests.pretend_cuda.gpu import PretendGpu, where
 
 with contextlib.suppress(
@@ -82,8 +82,9 @@ defined_once = cache(defined_anew)  # they remember what was compiled
 def _judged(compile_: Any) -> Any:
     def judged(*args: Any, **kwargs: Any) -> Any:
         made = compile_(*args, **kwargs)
-        found = contracted(made.asm["ptx"])
-        assert not found, f"{made.name}: {', '.join(found)} in its PTX"
+        found = described(made)
+        assert not found["contracted"], f"{made.name}: {', '.join(found['contracted'])} in its PTX"
+        assert not found["spilled"], f"{made.name}: {found['spilled']} bytes of registers spilled"
         return made
 
     return judged

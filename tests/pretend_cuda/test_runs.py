@@ -12,18 +12,18 @@ import torch
 from lezo.compose import compose
 from lezo.config import BenchVariant
 from lezo.contest import loaded, timed
+from lezo.device import named_device
 from lezo.evaluate import Evaluator
 from lezo.plan import make_plan
 from lezo.replay import main as replay
 from lezo.variants import make_variant, typical_work
 from tests.lezo.runs import Ran, typed
-from tests.pretend_cuda.conftest import SHORT, assert_right
+from tests.pretend_cuda.conftest import FAMILIES, SHORT, assert_right
 
 pytestmark = pytest.mark.pretend_cuda
 
 OnGpu = Callable[..., tuple[Ran, Any]]
 Family = Callable[..., list[str]]
-FAMILIES = ["opt", "opt-350m", "llama", "qwen2", "neox"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -80,22 +80,22 @@ def test_the_metric_as_objective_and_calibrated_scores(on_gpu: OnGpu, family: Fa
 
 def test_a_run_as_it_is_started_and_gone_on_with_and_replayed(
     on_gpu: OnGpu,
+    family: Family,
     pretended: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The embedded model from its file; back to the best step, of which the losses, all alike, make the first."""
-    ran, gpu = on_gpu("train.steps=3", "train.eval_every=2", "save_model=false")
+    """Weights from a file; back to the best step, of which the losses, all alike, make the first."""
+    words = family("saved opt")
+    ran, gpu = on_gpu(*words, "train.steps=3")
     assert_right(ran, gpu, steps=3)
     assert ran.result["best_step"] == 2 and "weights of step 2" in ran.out
     assert {row["skipped"] for row in ran.training()} == {False}
     assert "float16 on cuda:0" in ran.out
-    longer, gpu = on_gpu("train.steps=4", "train.eval_every=2", "resume=auto")
-    assert_right(longer, gpu, steps=1)
+    assert_right(*on_gpu(*words, "train.steps=4", "resume=auto"), steps=1)
     with pretended():
-        code, out, err = typed("lezo-replay", replay, monkeypatch, capsys)(
-            "out", "replay.verify=true", "replay.device=auto"
-        )
+        call = typed("lezo-replay", replay, monkeypatch, capsys)
+        code, out, err = call("out", "replay.verify=true", "replay.device=auto")
     assert code == 0 and "everything is right" in out, (out, err)
 
 
@@ -111,15 +111,20 @@ def test_what_lezo_bench_times(pretended: Callable[..., Any], family: Family, ta
     assert [len(waits) for waits in gpu.steps] == [1, 1]  # of mezo and lezo
 
 
-@pytest.mark.parametrize(
-    ("said", "visible", "device"), [("auto", 2, "cuda:0"), ("cuda", 1, "cuda:0"), ("cuda:1", 2, "cuda:1")]
-)
-def test_a_cuda_device_has_an_index(
-    on_gpu: OnGpu, family: Family, said: str, visible: int, device: str
-) -> None:
-    ran, gpu = on_gpu(*family("opt"), f"model.device={said}", visible=visible)
+def test_a_second_device(on_gpu: OnGpu, family: Family) -> None:
+    """The model, its batches and all that is computed are there, and nothing is on the first one."""
+    ran, gpu = on_gpu(*family("opt"), "model.device=cuda:1", visible=2)
     assert_right(ran, gpu)
-    assert f"float16 on {device}" in ran.out
+    assert "float16 on cuda:1" in ran.out and gpu.used == {1}
+
+
+@pytest.mark.parametrize(("said", "index"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_a_cuda_device_has_an_index_and_is_the_current_one(
+    pretended: Callable[..., Any], said: str, index: int
+) -> None:
+    with pretended(2) as gpu:
+        assert named_device(said, "model.device") == torch.device("cuda", index)
+        assert gpu.current == index
 
 
 @pytest.mark.parametrize(
@@ -139,15 +144,11 @@ def test_a_device_that_is_not_there_is_named(on_gpu: OnGpu, said: str, visible: 
 
 
 def test_without_a_device_auto_is_the_cpu(pretended: Callable[..., Any]) -> None:
-    from lezo.device import named_device
-
     with pretended(0):
         assert named_device("auto", "model.device") == torch.device("cpu")
 
 
 def test_what_torch_leaves_open_is_chosen_on_cuda(pretended: Callable[..., Any]) -> None:
-    from lezo.device import named_device
-
     matmul, attention = torch.backends.cuda.matmul, torch.backends.cuda
     before = matmul.allow_fp16_reduced_precision_reduction, attention.cudnn_sdp_enabled()
     with pretended():
