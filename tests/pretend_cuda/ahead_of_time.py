@@ -20,6 +20,8 @@ from typing import Any
 
 WIDTHS = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32"}
 RESULTS = [("fp16", "fp16"), ("fp16", "fp32"), ("bf16", "bf16"), ("bf16", "fp32"), ("fp32", "fp32")]
+SPARED = 8
+"""Bytes of a thread's stack that do no harm: Triton 3.6 and 3.7 lay one register there for a tensor of one element."""
 SIZES = {"32-bit": ("i32", None), "64-bit": ("i64", None), "of one": (None, 1)}
 """Types of a size argument as a launch specialises them, and its value where that is compiled in."""
 

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 import lezo.kernels
-from tests.pretend_cuda.ahead_of_time import described
+from tests.pretend_cuda.ahead_of_time import SPARED, described
 from tests.pretend_cuda.gpu import PretendGpu, where
 
 with contextlib.suppress(
@@ -84,7 +84,7 @@ def _judged(compile_: Any) -> Any:
         made = compile_(*args, **kwargs)
         found = described(made)
         assert not found["contracted"], f"{made.name}: {', '.join(found['contracted'])} in its PTX"
-        assert not found["spilled"], f"{made.name}: {found['spilled']} bytes of registers spilled"
+        assert found["spilled"] <= SPARED, f"{made.name}: {found['spilled']} bytes of registers spilled"
         return made
 
     return judged
