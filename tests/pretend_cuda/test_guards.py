@@ -48,7 +48,7 @@ def test_a_device_without_an_index_where_a_thread_chooses_it(
     pretended: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it was found: the second step's batch is the first that the thread makes."""
-    monkeypatch.setattr("lezo.batches.candidate_batch", lambda chosen, pad, device: chosen)
+    monkeypatch.setattr("lezo.batches.candidate_batch", lambda chosen, **_: chosen)
     settings = {"seed": 0, "batch_size": 2, "micro_batch_size": None, "pad": 1}
     with pretended():
         batches = Batches(examples(), loss="candidates", **settings, device=torch.device("cuda"))  # type: ignore[arg-type]
