@@ -42,8 +42,8 @@ class Batch:
     """Examples packed for one forward, and where their answers are scored.
 
     ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True where
-    attention may look; None where each sequence has a row of its own, and ``places`` say where that is read. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64,
-    which of them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden states
+    attention may look; None where each sequence has a row of its own, and ``places`` say where that is read.
+    ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64, which of them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden states
     predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads predicts it;
     ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and where.
     ``answer_lens``, ``example``, ``candidate``: (sequences,) int64. ``gold``: (examples,) int64. ``longest``: the
