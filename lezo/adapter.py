@@ -152,6 +152,14 @@ def _refuse_targets(model: Any, targets: Sequence[str]) -> None:
         )
 
 
+def _targets(model: Any, targets: Sequence[str]) -> list[str]:
+    """What peft calls them: by their last names, or in full where a part of the model that is not trained has such too."""
+    path, _ = block_list(model)
+    known = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in targets]
+    inside = [name for name in known if name.startswith(f"{path}.")]
+    return list(targets) if inside == known else inside
+
+
 def untie_head(model: Any) -> None:
     """Give the head weights of its own, where it shares the embeddings'."""
     head = model.get_output_embeddings()
@@ -182,7 +190,7 @@ def _config(model: Any, adapter: Adapter, base: str) -> Any:
         return peft.LoraConfig(
             r=adapter.rank,
             lora_alpha=adapter.alpha,
-            target_modules=list(adapter.targets),
+            target_modules=_targets(model, adapter.targets),
             lora_dropout=0.0,
             **shared,
         )

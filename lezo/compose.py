@@ -317,7 +317,7 @@ def _refuse_names(override: Override) -> None:
         likely = _asked([f"{group}={option}" for option in close])
         labels = "; log.group=NAME and log.tags=[NAME] label a run" if group == "log" else ""
         raise ConfigError(
-            [f"{text}: a choice has its settings with it; {likely}expected one of {known}{labels}"]
+            [f"{text}: a name is chosen with its settings; {likely}expected one of {known}{labels}"]
         )
     if not key and ".." in str(value).split("/"):
         raise ConfigError([f"{override.input_line}: expected an option of {group}, not a path to elsewhere"])

@@ -491,7 +491,8 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
 
 def _train_rows(config: RunConfig) -> int:
     """The most that are drawn."""
-    return Task.num_train if config.task.num_train is None else config.task.num_train
+    usual = TASKS.get(config.task.name, Task).num_train
+    return usual if config.task.num_train is None else config.task.num_train
 
 
 def _baseline_problems(config: RunConfig) -> Iterator[str]:

@@ -113,7 +113,8 @@ class Job:
         if not folder.holds_run:
             self._begin(folder)
         plan = self.prepare()
-        model = self._load(plan, folder.path if folder.holds_run else None)
+        lasts = folder.holds_run and not made_no_step(folder.path)
+        model = self._load(plan, folder.path if lasts else None)
         assert self.network is not None
         self.origin = self._origin(plan, weights_hash(model))
         header = Header(self.origin, make_recipe(self.config))
@@ -217,6 +218,7 @@ class Job:
     def _load(self, plan: Plan, run: Path | None) -> Any:
         """The model as training finds it, its adapter as it was at first in the folder ``run``, where there is one."""
         self.out.print(f"loading {plan.parts.source.path}")
+        self.network = self.adapter = None  # a model that was loaded to be compared goes first
         self.held = resident_memory()
         model = load(
             plan.parts.source,

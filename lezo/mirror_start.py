@@ -19,7 +19,8 @@ from urllib.parse import urlparse
 
 _ANSWER_SECONDS = 3.0  # for the server to answer at all
 _INIT_SECONDS = 10.0  # for one that does, to take the run
-FINISH_SECONDS = 5.0  # and to take the rest at its end
+FINISH_SECONDS = 5.0  # after which an end is asked about: is anybody still there?
+_GIVE_UP_SECONDS = 15.0  # wandb's own limit, at which it leaves the rest unsent
 ONLINE = ("online", "run", "shared")
 
 
@@ -58,7 +59,7 @@ def _begun(given: Mapping[str, Any]) -> Any:
 
     options = wandb.Settings(
         init_timeout=_INIT_SECONDS,
-        finish_timeout=FINISH_SECONDS,
+        finish_timeout=_GIVE_UP_SECONDS,
         finish_timeout_raises=True,
         silent=True,
         x_transaction_log_flush_interval=1.0,

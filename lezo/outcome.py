@@ -34,10 +34,12 @@ def carried_out(composed: Composed, command: str) -> int:
     stop.listen()
     job = Job(composed, command, story.console(), stop)
     try:
+        auto = composed.config.resume is Resume.auto
         if composed.config.dry_run:
+            if auto and (composed.run_dir / "config.yaml").exists() and not made_no_step(composed.run_dir):
+                job.configure(with_sizes(composed, begun_with(composed.run_dir, composed.yaml)))
             job.prepare()
             return 0
-        auto = composed.config.resume is Resume.auto
         with closing(RunFolder(composed.run_dir, resume=auto, replaces=made_no_step)) as folder:
             _make_way(folder, job)
             return _shown(folder, job) if _is_finished(folder, job) else _recorded(job, folder)

@@ -21,8 +21,8 @@ from lezo.model import ModelError, block_list, language
 class Prefixes:
     """A prefix in every block of ``model``: ``weight``, (tokens, 2, heads, width) flattened to (tokens, -1), fp32.
 
-    From now on the model's forward takes them into account, packed (4-D mask and positions given, no cache) or
-    generating (2-D mask, a cache that grows).
+    From now on the model's forward takes them into account: packed (4-D mask and positions given, no cache), in plain
+    rows (no mask, a cache of its own) or generating (2-D mask, a cache that grows). A window hides them from later tokens.
     """
 
     def __init__(self, model: Any, tokens: int) -> None:
@@ -93,14 +93,10 @@ def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
 
     They stand alone, without BOS, at the first positions; MeZO's table 16 calls such a start crucial.
     """
-    cache = DynamicCache()
     drawn = noise.permutation(noise.derive(seed, "prefix"), 0, language(model.config).vocab_size)[:tokens]
     ids = torch.tensor([drawn], device=model.device)
-    model(input_ids=ids, use_cache=True, **{_cache_name(model): cache})
     heads, width = _sizes(language(model.config))
-    pairs = [
-        torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers
-    ]  # 2, heads, tokens, width
+    pairs = _pairs(model, ids)
     path, count = block_list(model)
     if len(pairs) != count or any(pair.shape != (2, heads, tokens, width) for pair in pairs):
         found = [tuple(pair.shape) for pair in pairs[:1]]
@@ -110,6 +106,21 @@ def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
         )
     flat = (pair.permute(2, 0, 1, 3).reshape(tokens, -1).float() for pair in pairs)
     return {f"{path}.{i}.prefix.weight": value for i, value in enumerate(flat)}
+
+
+def _pairs(model: Any, ids: Tensor) -> list[Tensor]:
+    """What each block keeps of a row of ids: keys and values, (2, heads, length, width)."""
+    cache = DynamicCache()
+    try:
+        model(input_ids=ids, use_cache=True, **{_cache_name(model): cache})
+        return [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = f"not every block keeps keys and values ({type(error).__name__}: {error})"
+        raise ModelError(
+            f"{type(model).__name__}: {reason}; a prefix needs them, peft=lora does not"
+        ) from error
 
 
 def _cache_name(model: nn.Module) -> str:

@@ -20,7 +20,7 @@ from tasks.source import load as load_pools
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's words and how they become ids. ``pad``, any id that the model has, fills up batches and is always masked.
+    """The run's words and how they become ids. ``pad``, any id that the model has, fills up rows where nothing looks at it.
 
     ``dequantised``: how the weights are stored that become plain ones as they are read.
     """

@@ -143,6 +143,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget a run that made no step, its configuration last: until then the folder stays one that can be cleared."""
+        self.drop_model()
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)  # a partial one, if anything
         self._remove("journal.bin", "prefix.safetensors", "metrics.jsonl", "result.json", "predictions.jsonl")
         self._remove("traceback.txt", "environment.json", "config.yaml")

@@ -12,7 +12,7 @@ HELP = """lezo-replay: make a run's fine-tuned model again, from the base weight
 
 Commands to copy
   lezo-replay RUN                               the best step's model, for from_pretrained, in RUN/model
-  lezo-replay RUN replay.step=500               another step's, in RUN/model-step-500, as of an unfinished run
+  lezo-replay RUN replay.step=500               another step's, finished or not, in RUN/model-step-500
   lezo-replay RUN replay.verify=true            check the run: records, base weights, metrics, final weights
   lezo-replay journal.bin replay.out=DIR        the journal is all there is to share: a few hundred kilobytes
   lezo-replay journal.bin replay.base=DIR       where the base model lies elsewhere on this machine

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -21,17 +22,13 @@ from lezo.encode import Encoded
 from lezo.model import Layout, ModelError, language
 from lezo.network import Network, PlainRows, wide_dtype
 from lezo.objective import answer_scores, total
-from lezo.pack import Batch, Request, gold_batch, pack
+from lezo.pack import Request, gold_batch, pack
 from lezo.probe import PlainProbe, Probe, StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams, is_16_bit_norm
 
-_DIRECTIONS = (
-    0x5EED,
-    0x5EEE,
-)  # seeds; the second where a rounding that chose another expert could be what differs
+_DIRECTIONS = (0x5EED, 0x5EEE)  # seeds; the second in case rounding chose another expert along the first
 _WINDOW = re.compile(r"window(_size|_length)?$|^attention_chunk_size$")
-_STRONG = 0.2  # nats between the two signs, enough to tell a wrong probe from 16-bit rounding
 
 
 def network_for(
@@ -42,13 +39,14 @@ def network_for(
     ``longest``: tokens of the longest sequence that will be scored; one is tried, and windows must hold it.
     Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
     """
-    plain, told, device = PlainRows(model, "not packed"), _told(vocabulary, longest), _device(model)
-    each = [(example, [k]) for example in told for k in range(len(example.input_ids))]
-    alone = _scores(plain, [pack([one], "lm", pad=0, device=device, plain=True) for one in each])
-    _refuse_later_words(model, _error(plain, told, alone, plain=True))
-    why = _why_not_packed(model, told, alone, longest)
+    plain, told = PlainRows(model, "not packed"), _told(vocabulary, longest)
+    each: list[Request] = [(example, (k,)) for example, chosen in told for k in chosen]
+    alone = torch.cat([_scores(plain, [one], 0) for one in each])
+    word = each[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
+    _refuse_later_words(model, _apart(_scores(plain, told, word), alone, alone))
+    why = _why_not_packed(model, layout, told, alone, longest)
     if why is None and probes:
-        why = _why_not_together(model, layout, told[:2])
+        why = _why_not_together(model, layout, [example for example, _ in told[:2]])
     return Network(model) if why is None else PlainRows(model, why)
 
 
@@ -59,15 +57,16 @@ def probe_for(network: Network, layout: Layout, watch: Stopwatch, *, compiled: b
     return PlainProbe(network.model, lambda _, parts: total(network, parts))
 
 
-def _told(vocabulary: int, longest: int) -> list[Encoded]:
-    """Examples of two candidates, of one and of two tokens, after prompts of several lengths."""
-    made, longest = [], longest or 11
+def _told(vocabulary: int, longest: int) -> list[Request]:
+    """Examples of two candidates, of two tokens and of one, after prompts of several lengths; of the longest only the first."""
+    made: list[Encoded] = []
+    longest = longest or 11
     for index, size in enumerate((4, 9) if longest <= 11 else (4, 9, longest - 2)):
         size = max(1, min(size, longest - 2))
         ids = [_word(7 * index + 11 * place + place * place, vocabulary) for place in range(size + 2)]
         other = (*ids[:size], _word(ids[size], vocabulary))
         made.append(Encoded(index, (tuple(ids), other), (2, 1), (0,)))
-    return made
+    return [(example, (0, 1) if example.index < 2 else (0,)) for example in made]
 
 
 def _word(number: int, vocabulary: int) -> int:
@@ -76,16 +75,15 @@ def _word(number: int, vocabulary: int) -> int:
 
 
 @torch.no_grad()
-def _scores(network: Network, batches: Sequence[Batch]) -> Tensor:
-    return torch.cat([answer_scores(network, batch)[0] for batch in batches])
+def _scores(network: Network, requests: Sequence[Request], pad: int) -> Tensor:
+    plain = network.plain is not None
+    batch = pack(requests, "lm", pad=pad, device=_device(network.model), plain=plain)
+    return answer_scores(network, batch)[0]
 
 
-def _error(network: Network, examples: Sequence[Encoded], alone: Tensor, *, plain: bool) -> float:
-    """How far scores are from those of each sequence ``alone``, as a part of their spread."""
-    requests = [(e, range(len(e.input_ids))) for e in examples]
-    word = examples[0].input_ids[0][0]  # rows are filled up with words that count, if they are looked at
-    batch = pack(requests, "lm", pad=word, device=_device(network.model), plain=plain)
-    return float((_scores(network, [batch]) - alone).abs().max() / alone.std().clamp_min(1e-4))
+def _apart(found: Tensor, expected: Tensor, alone: Tensor) -> float:
+    """How far scores are from others, as a part of the spread of those of sequences ``alone``."""
+    return float((found - expected).abs().max() / alone.std().clamp_min(1e-4))
 
 
 def _refuse_later_words(model: Any, error: float) -> None:
@@ -96,23 +94,35 @@ def _refuse_later_words(model: Any, error: float) -> None:
         )
 
 
-def _why_not_packed(model: Any, examples: Sequence[Encoded], alone: Tensor, longest: int) -> str | None:
-    if windows := [window for window in _windows(model) if window < longest]:
+def _why_not_packed(
+    model: Any, layout: Layout, told: Sequence[Request], alone: Tensor, longest: int
+) -> str | None:
+    if windows := [window for window in _windows(model, layout) if window < longest]:
         return f"its attention has a window of {min(windows)} tokens, and the longest sequence has {longest}"
-    if any(isinstance(module, nn.Conv1d) for module in model.modules()):
+    if any(isinstance(module, nn.Conv1d) for module in model.get_submodule(layout.path).modules()):
         return "its blocks hold convolutions, which know no mask"
     try:
         network = Network(model)
         if not _gives_its_heads_logits(model):
             return "its logits are not its head's output (they are scaled, capped or otherwise changed)"
-        error, leak = _error(network, examples, alone, plain=False), _leak(network, examples[:2], alone)
+        packed = _scores(network, told, 0)
+        # Other words in the first sequence must not move the scores of those beside it, whatever rounding hides.
+        moved = _scores(network, [_with_words_of(told[1][0], told[0]), *told[1:]], 0)
     except Exception as failed:
         return f"packed rows cannot be scored ({_first_line(failed)})"
+    error, leak = _apart(packed, alone, alone), _apart(packed[2:], moved[2:], alone)
     if not error < _limit(model):
         return f"packed rows score differently (by {error:.1g} of the scores' spread)"
     if not leak < _limit(model) / 20:
         return f"packed sequences see each other (by {leak:.1g} of the scores' spread)"
     return None
+
+
+def _with_words_of(other: Encoded, request: Request) -> Request:
+    """The request with as many words of another example."""
+    example, chosen = request
+    words = tuple(other.input_ids[0][: len(ids)] for ids in example.input_ids)
+    return replace(example, input_ids=words), chosen
 
 
 @torch.no_grad()
@@ -127,24 +137,12 @@ def _gives_its_heads_logits(model: Any) -> bool:
     return len(seen) == 1 and torch.equal(seen[0].to(logits.dtype), logits)
 
 
-def _leak(network: Network, examples: Sequence[Encoded], alone: Tensor) -> float:
-    """How far other words in the first sequence move the scores of the second beside it, as a part of the spread."""
-    first, second = examples
-    words = tuple(second.input_ids[0][: len(ids)] for ids in first.input_ids)
-    beside = []
-    for other in (first, replace(first, input_ids=words)):
-        requests: list[Request] = [(other, (0,)), (second, (0, 1))]
-        batch = pack(requests, "lm", pad=0, device=_device(network.model))
-        beside.append(_scores(network, [batch])[1:])
-    return float((beside[0] - beside[1]).abs().max() / alone.std().clamp_min(1e-4))
-
-
-def _windows(model: Any) -> Iterator[int]:
-    """Of how many tokens windows are, where the configuration or a module says so: packed masks know none."""
+def _windows(model: Any, layout: Layout) -> Iterator[int]:
+    """Of how many tokens windows are, where the configuration or a module of the blocks says so: packed masks know none."""
     config = language(model.config)
     if not getattr(config, "use_sliding_window", True):
         return
-    for owner in (config, *model.modules()):
+    for owner in (config, *model.get_submodule(layout.path).modules()):
         for name, value in vars(owner).items():
             if _WINDOW.search(name) and isinstance(value, int) and value > 0:
                 yield value
@@ -161,7 +159,8 @@ def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -
         active = [name for name in sample if name not in left_out]
         try:
             fast = probe_for(Network(model), layout, Stopwatch(device))
-            tried = (_difference(fast, packed, plain, rows, active, seed) for seed in _DIRECTIONS)
+            compared = partial(_difference, fast, packed, plain, rows, active, enough=4 * _limit(model))
+            tried = map(compared, _DIRECTIONS)
             errors = list(takewhile(lambda error: not error < 2 * _limit(model), tried))
         except Exception as failed:
             return f"both signs cannot travel in one forward ({_first_line(failed)})"
@@ -171,10 +170,12 @@ def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -
     return None
 
 
-def _difference(fast: Probe, packed: Any, plain: Probe, rows: Any, active: Sequence[str], seed: int) -> float:
+def _difference(
+    fast: Probe, packed: Any, plain: Probe, rows: Any, active: Sequence[str], seed: int, enough: float
+) -> float:
     """How far the fast probe's losses are from the plain one's, as a part of what parts the two signs.
 
-    eps is 0.01, or 0.1 where that moves the loss too little to tell a wrong probe from rounding.
+    eps is 0.01, or 0.1 where that parts them by less than ``enough`` nats to tell a wrong probe from rounding.
     """
     error = math.nan
     for eps in (1e-2, 1e-1):
@@ -183,7 +184,7 @@ def _difference(fast: Probe, packed: Any, plain: Probe, rows: Any, active: Seque
             break
         apart = float(expected.diff().abs())
         error = float((fast(packed, active, seed=seed, eps=eps) - expected).abs().max()) / max(apart, 1e-6)
-        if apart > _STRONG:
+        if apart > enough:
             break
     return error
 

@@ -121,7 +121,7 @@ def test_one_variant_alone_prints_its_memory_and_writes_nothing(
         (["bench.variant=lez"], "expected one of floor, textbook_mezo, textbook_lezo, mezo, lezo or null"),
         (
             ["bench.repeat=3"],
-            "did you mean bench.repeats? the keys are bench.repeats, bench.textbook_repeats",
+            "did you mean bench.repeats=3? the keys are bench.repeats, bench.textbook_repeats",
         ),
         (["-m"], "lezo-bench times one configuration"),
     ],

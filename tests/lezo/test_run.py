@@ -47,6 +47,8 @@ MORE = {
         "origin",
         "peft",
         "objective",
+        "examples",
+        "memory_bytes",
     )
 }
 
