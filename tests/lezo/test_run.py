@@ -328,7 +328,7 @@ finally:
 
 
 def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """lezo-run where torch has no part: checks that it was not imported and took less than three seconds of CPU."""
+    """lezo-run where torch has no part: checks that it was not imported and took less than six seconds of CPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments],
@@ -339,7 +339,7 @@ def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.endswith("heavy: []\n")
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 3
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 6
     assert not (cwd / "runs").exists()
     return done
 

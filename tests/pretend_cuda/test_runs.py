@@ -26,12 +26,17 @@ OnGpu = Callable[..., tuple[Ran, Any]]
 Family = Callable[..., list[str]]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def _all_but(*slow: str) -> list[Any]:
+    """Each family; the suite leaves the ``slow`` ones to ``pytest -m pretend_cuda``."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in FAMILIES]
+
+
+@pytest.mark.parametrize("name", _all_but("opt-350m", "qwen2"))
 def test_lezo_in_fp16_on_answers_of_one_token(on_gpu: OnGpu, family: Family, name: str) -> None:
     assert_right(*on_gpu(*family(name)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", _all_but("opt", "llama", "neox"))
 def test_mezo_in_bf16_on_longer_answers_in_micro_batches(on_gpu: OnGpu, family: Family, name: str) -> None:
     words = ["task=copa", "model.dtype=bfloat16", "train.micro_batch_size=2"]
     assert_right(*on_gpu(*family(name, "mezo"), *words, "optim.rounding=stochastic"))
