@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,9 +248,11 @@ class Job:
         """What is done instead, and what it costs."""
         how = "one sequence a row by the model's own forward"
         if isinstance(self.config.optim, MezoConfig):
-            active = plan.layout.active(range(plan.blocks.keep))
-            copies = sum(model.get_parameter(name).nbytes for name in active)
-            how += f", one sign after the other on copies of all active tensors, {story.size(copies)}"
+            sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
+            memory = replace(plan.memory, update=sum(sizes) + max(sizes))  # of one tensor both signs' copies
+            self.plan = replace(plan, memory=memory)
+            how += ", one sign after the other on copies of all active tensors; about "
+            how += f"{story.size(memory.total)} expected in all, of which {story.size(memory.update)} copies"
         return how + (", not compiled" if self.config.model.compile else "")
 
     def _origin(self, plan: Plan, weights: str) -> Origin:

@@ -22,6 +22,7 @@ _INIT_SECONDS = 10.0  # for one that does, to take the run
 FINISH_SECONDS = 5.0  # after which an end is asked about: is anybody still there?
 _GIVE_UP_SECONDS = 15.0  # wandb's own limit, at which it leaves the rest unsent
 ONLINE = ("online", "run", "shared")
+_OTHER_MODES = ("offline", "disabled", "dryrun")
 
 
 def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
@@ -29,6 +30,9 @@ def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[s
 
     Raises whatever wandb raises where not even an offline run can begin; ``warn`` hears why a run is offline.
     """
+    given_mode = os.environ.get("WANDB_MODE") or "online"
+    if given_mode not in (*ONLINE, *_OTHER_MODES):
+        raise ValueError(f"WANDB_MODE={given_mode}: expected online, offline or disabled")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # at the end it would wait for the server too
     import wandb
 

@@ -109,12 +109,12 @@ def _why_not_packed(
         # Other words in the first sequence must not move the scores of those beside it, whatever rounding hides.
         moved = _scores(network, [_with_words_of(told[1][0], told[0]), *told[1:]], 0)
     except Exception as failed:
-        return f"packed rows cannot be scored ({_first_line(failed)})"
+        return f"it does not take packed rows, a 4-D mask and position ids ({_first_line(failed)})"
     error, leak = _apart(packed, alone, alone), _apart(packed[2:], moved[2:], alone)
     if not error < _limit(model):
-        return f"packed rows score differently (by {error:.1g} of the scores' spread)"
+        return f"it does not follow mask and positions of packed rows (scores off by {error:.1g} of their spread)"
     if not leak < _limit(model) / 20:
-        return f"packed sequences see each other (by {leak:.1g} of the scores' spread)"
+        return f"packed sequences see each other (scores off by {leak:.1g} of their spread)"
     return None
 
 

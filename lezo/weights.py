@@ -290,9 +290,9 @@ def reading(what: str, path: str, more: str = "") -> Iterator[None]:
 def _ways(error: Exception, path: str) -> str:
     if "trust_remote_code" in str(error):
         return f"expected an architecture that transformers {transformers.__version__} has itself"
-    if re.search("sentencepiece|tiktoken", str(error)) and not (
-        find_spec("sentencepiece") and find_spec("tiktoken")
-    ):
+    lone = not Path(path).is_dir() or (Path(path) / "tokenizer.model").exists()
+    extra = find_spec("sentencepiece") and find_spec("tiktoken")
+    if lone and not extra and re.search("sentencepiece|tiktoken", str(error)):
         return "a tokenizer.model without a tokenizer.json takes an extra; pip install 'lezo[sentencepiece]'"
     where = (
         "a folder in the Hugging Face form (config.json, model.safetensors or pytorch_model.bin, tokenizer)"
@@ -303,6 +303,8 @@ def _ways(error: Exception, path: str) -> str:
         return "expected a whole GGUF file of a language model that transformers reads; copy or download it again"
     if Path(path).is_dir():
         return f"expected {where}"
+    if isinstance(error, OSError) and re.search("not a valid|Not Found|404", str(error)):
+        return f"the hub has no such id or revision; expected one that it has, or {where}"
     return f"connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or {where}"
 
 

@@ -34,12 +34,12 @@ def test_models_that_follow_mask_positions_and_head_are_packed(name, dtype):
 @pytest.mark.parametrize(
     "family, why",
     [
-        ("bloom", "packed rows cannot be scored"),
+        ("bloom", "it does not take packed rows"),
         ("mamba", "its blocks hold convolutions"),
         ("cohere", HEADS),
         ("nanochat", HEADS),  # off by a 250th of the scores' spread: 16 bits would not show it
         ("mistral", "its attention has a window of 8 tokens, and the longest sequence has 12"),
-        ("mpt", "packed rows score differently"),
+        ("mpt", "it does not follow mask and positions"),
     ],
 )
 def test_what_cannot_be_packed_is_run_in_plain_rows_in_every_dtype(family, why, dtype):
@@ -71,7 +71,7 @@ def test_sequences_that_see_each_other_a_little_are_found_in_16_bits(monkeypatch
         return found + 0.04 * found.mean(1, keepdim=True)
 
     monkeypatch.setattr(Network, "_states", leaking)
-    assert run(model, probes=False).plain.startswith("packed sequences see each other (by 0.0")
+    assert run(model, probes=False).plain.startswith("packed sequences see each other (scores off by 0.0")
 
 
 def test_a_head_that_is_no_linear_layer_is_the_models_own_affair():
@@ -80,7 +80,7 @@ def test_a_head_that_is_no_linear_layer_is_the_models_own_affair():
     network = run(model)
     assert (
         network.plain
-        == "packed rows cannot be scored (ModelError: OPTForCausalLM: its head is Sequential; expected a causal language model's nn.Linear)"
+        == "it does not take packed rows, a 4-D mask and position ids (ModelError: OPTForCausalLM: its head is Sequential; expected a causal language model's nn.Linear)"
     )
     batch = candidate_batch(examples(), pad=1, device=CPU, plain=True)
     assert answer_scores(network, batch).isfinite().all()
