@@ -21,6 +21,7 @@ from lezo.pack import candidate_batch
 from lezo.probe import StreamProbe
 from lezo.stopwatch import Stopwatch
 from lezo.streams import Streams
+from tests.lezo import zoo
 from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, examples, small_model, weights
 
 PEFTS_OWN = pytest.mark.filterwarnings(  # what peft 0.21 calls by its old names
@@ -243,3 +244,9 @@ def test_gradients_reach_a_prefix_through_packed_rows() -> None:
     loss(Network(model), candidate_batch(examples(4), pad=1, device=CPU)).sum().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert len(trained) == 4 and all(p.grad is not None and p.grad.count_nonzero() for p in trained)
+
+
+@pytest.mark.parametrize("family", ["jamba", "lfm2"])
+def test_a_prefix_where_blocks_keep_no_keys_and_values_is_refused(family: str) -> None:
+    with pytest.raises(ModelError, match="ForCausalLM: .*; .* peft=lora"):
+        Attached(zoo.small(family), Adapter("prefix", tokens=2), seed=0)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from lezo import model
 from lezo.model import TINY
@@ -413,6 +415,27 @@ def test_a_try_that_came_to_nothing_goes_on_with_other_data(
     small(36)
     again = lezo_run(*own)
     assert (again.code, again.result["examples"]["dev"]) == (0, 12)
+
+
+def test_a_try_that_came_to_nothing_leaves_no_prefix_to_a_run_on_other_weights(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    other = AutoModelForCausalLM.from_pretrained(TINY)
+    with torch.no_grad():
+        other.model.decoder.embed_tokens.weight.mul_(2)
+    for name in ("first", "second"):
+        shutil.copytree(TINY, name)
+    other.save_pretrained("second")
+    own = ["model=hf", "data=sample", "peft=prefix", "optim.lr=1e-3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.train._timed", interrupted)
+        assert lezo_run(*own, "model.path=first").code == 130
+    again = lezo_run(*own, "model.path=second", "resume=auto")
+    fresh = lezo_run(*own, "model.path=second", folder="fresh")
+    assert (again.code, again.result["weights"]) == (0, fresh.result["weights"])
 
 
 def test_a_scored_run_and_a_benchmark_are_never_replaced(lezo_run: Runner) -> None:

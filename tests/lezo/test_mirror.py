@@ -366,3 +366,9 @@ def _recorder(seen: dict[str, Any], given: dict[str, Any]) -> SimpleNamespace:
     run = _run(given, log=seen.update, **nothing)
     run.summary = seen
     return run
+
+
+def test_a_mode_that_wandb_does_not_know_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    warnings, _ = mirrored(tmp_path, mode="auto")
+    assert "WANDB_MODE=onlin: expected online, offline or disabled" in warnings[0]

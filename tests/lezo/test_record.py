@@ -227,3 +227,13 @@ def test_bytes_are_written_whole(tmp_path: Path) -> None:
     folder.close()
     assert (tmp_path / "steps.png").read_bytes() == b"\x89PNG\r\n"
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"variant": "lezo", "seconds": 1.5}
+
+
+def test_a_cleared_folder_keeps_no_model_that_would_be_taken_for_somebodys(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    folder = RunFolder(tmp_path, resume=True)
+    folder.clear()
+    folder.begin()
+    folder.close()
+    assert not (tmp_path / "model").exists()

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import Gemma3Config, LlamaConfig, Qwen3_5Config
 
 from lezo import replay
+from lezo.adapter import Adapter, attach
 from lezo.fingerprint import weights_hash
 from lezo.model import (
     TINY,
@@ -598,6 +599,9 @@ def test_of_a_model_that_sees_the_language_model_is_trained(name, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     assert len(found.blocks) == 2 and not any("vision" in n or "visual" in n for n in found.active([0, 1]))
     assert found == layout(skeleton(load_config(Source(str(tmp_path))), torch.float32))
+    attach(model, Adapter("lora", rank=2, targets=("q_proj", "v_proj")))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(name.startswith(f"{found.path}.") for name in trained)
     if name == "gemma3":
         model.eyes = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
         assert layout(model).path == found.path
