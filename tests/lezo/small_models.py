@@ -1,5 +1,7 @@
 """Models of a few thousand random weights, and a toy whose gradient is known."""
 
+from copy import deepcopy
+
 import torch
 from torch import nn
 from transformers import (
@@ -79,7 +81,8 @@ CONFIGS = {
 
 def small_model(name: str = "opt", dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype).eval()
+    config = deepcopy(CONFIGS[name])  # saving a model writes its dtype there, in which another would begin
+    return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
 
 class Bowl(nn.Module):
