@@ -15,7 +15,7 @@ from lezo.config import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.evaluate import Evaluator, error
 from lezo.generation import Way, right_way
 from lezo.journal import Recipe
-from lezo.model import Layout, language
+from lezo.model import Layout
 from lezo.network import Network
 from lezo.objective import contributions
 from lezo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
@@ -29,7 +29,6 @@ from lezo.stopwatch import Stopwatch
 def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
     """The evaluator of the plan's task. What runs in plain rows is not padded to generate either."""
     task, tokenizer, pad, model = plan.parts.task, plan.parts.tokenizer, plan.parts.pad, network.model
-    vocabulary, padded = language(plan.parts.model_config).vocab_size, network.plain is None
     return Evaluator(
         network=network,
         loss=task.loss,
@@ -39,7 +38,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         device=plan.device,
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
         stop=end_tokens(model, tokenizer),
-        way=right_way(model, pad=pad, vocabulary=vocabulary, padded=padded) if task.generates else Way(),
+        way=right_way(model, pad=pad, padded=network.plain is None) if task.generates else Way(),
     )
 
 

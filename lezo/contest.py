@@ -22,7 +22,7 @@ from lezo.bench_report import Peak, Sample, findings, markdown, picture
 from lezo.build import make_batches
 from lezo.compose import Composed
 from lezo.config import BenchConfig, BenchVariant, RunConfig
-from lezo.model import language, load
+from lezo.model import load
 from lezo.network import Network
 from lezo.outcome import failed, out_of_memory
 from lezo.plan import Plan, make_plan
@@ -190,9 +190,7 @@ def loaded(config: RunConfig, plan: Plan) -> Network:
     """The model, on its device, as lezo-run runs it."""
     source, model_config = plan.parts.source, plan.parts.model_config
     model = load(source, model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
-    return network_for(
-        model, plan.layout, vocabulary=language(model_config).vocab_size, longest=plan.lengths[1]
-    )
+    return network_for(model, plan.layout, longest=plan.lengths[1])
 
 
 def _plain_tokens(config: RunConfig, plan: Plan, work: Work) -> int:

@@ -10,7 +10,8 @@ from torch import nn
 from lezo.checkpoint import Checkpoints, find_checkpoints
 from lezo.journal import Header, Journal, read_journal
 from lezo.optim import Optimizer, TwoPoint
-from lezo.resume import CHECKPOINTS, JOURNAL, Past
+from lezo.record import CHECKPOINTS, JOURNAL
+from lezo.resume import Past
 from lezo.timeline import Timeline, model_state
 from lezo.train import Listener
 

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from lezo.encode import MAX_NEW_TOKENS
 from lezo.encode import padded as filled_up
+from lezo.model import language
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ def continued(
 
 
 @torch.no_grad()
-def right_way(model: Any, *, pad: int, vocabulary: int, padded: bool = True) -> Way:
+def right_way(model: Any, *, pad: int, padded: bool = True) -> Way:
     """The widest way, at most ``padded``, that goes on as the model's plain forwards do: tried on short prompts, two ids each.
 
     Some models place a token by its column, padding counted; some mix up the states of several rows.
     """
+    vocabulary = language(model.config).vocab_size
     short, same, long = ([i % vocabulary for i in range(*ids)] for ids in ((3, 7), (9, 13), (7, 13)))
     tried = {Way(): [short, long], Way(False): [short, same], Way(False, False): [short]}
     ways = (way for way, prompts in tried.items() if padded or not way.padded if _holds(model, prompts, pad))

@@ -28,12 +28,23 @@ from lezo.identity import Origin, run_hash
 from lezo.journal import Header, read_journal
 from lezo.linear import fit_head
 from lezo.mirror import WandbMirror
-from lezo.model import language, layout, load, rebase, save_model, set_dropout
+from lezo.model import layout, load, rebase, save_model, set_dropout
 from lezo.network import Network
 from lezo.optim import Optimizer, StepReport
 from lezo.plan import Plan, make_plan
-from lezo.record import MODEL, FolderError, RunFolder, code_version, environment, peak_memory, resident_memory
-from lezo.resume import CHECKPOINTS, JOURNAL, START, Past, made_no_step, read_past, refuse_other_origin
+from lezo.record import (
+    CHECKPOINTS,
+    JOURNAL,
+    MODEL,
+    START,
+    FolderError,
+    RunFolder,
+    code_version,
+    environment,
+    peak_memory,
+    resident_memory,
+)
+from lezo.resume import Past, made_no_step, read_past, refuse_other_origin
 from lezo.rows import network_for
 from lezo.stop import Stop
 from lezo.timeline import Timeline, updates_of
@@ -230,7 +241,6 @@ class Job:
         self.network = network_for(
             model,
             layout(model),
-            vocabulary=language(plan.parts.model_config).vocab_size,
             longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
             probes=self.config.trains and not self.config.first_order,
         )

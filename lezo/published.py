@@ -14,6 +14,7 @@ from typing import Any
 
 from lezo.run_groups import unusual
 from lezo.runs_read import Run
+from tasks import TASKS, Task
 
 NO_LEZO = (
     "LeZO's own tables (arXiv 2410.09823) are in no public source we could read: none of its numbers stand here. "
@@ -26,7 +27,6 @@ PROTOCOL = (
     "seeds where the source prints one, as the MeZO paper does not."
 )
 _HEAD_TUNED = ("copa", "record", "squad", "drop")  # their "LP" is head tuning: an answer is no single word
-_SIZES = {"task.num_train": (1000,), "task.num_dev": (500,), "task.num_test": (1000, None)}
 _STEPS: Mapping[str, Sequence[Any]] = {
     "train.steps": (20000,),
     "train.batch_size": (16,),
@@ -114,10 +114,11 @@ def _differences(run: Run, method: str | None) -> Iterator[str]:
     if not run.settings:
         yield "settings unknown"
         return
-    small = {"task.num_dev": (100,)} if run.said("task.name") in ("cb", "copa") else {}
+    task = TASKS.get(str(run.said("task.name")), Task)
+    drawn = {"task.num_train": (task.num_train,), "task.num_dev": (task.num_dev,)}
     tuned = run.optim == "fo-adamw"
     five = {**_FT, "train.steps": _EPOCHS.get(str(run.said("task.name")), (625,))} if tuned else {}
-    expected = {**_SIZES, **small, **_AS_PUBLISHED.get(method or "", {}), **five}
+    expected = {**drawn, "task.num_test": (1000, None), **_AS_PUBLISHED.get(method or "", {}), **five}
     for key, values in expected.items():
         if key in run.settings and (value := run.settings[key]) not in values:
             yield f"{key} {value}"

@@ -27,6 +27,7 @@ from lezo.evaluate import Evaluation
 from lezo.optim import StepReport
 
 MODEL = "model"  # the folder in a run's where its model is, for `from_pretrained`
+JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
 _PACKAGES = (
     "lezo",
     "torch",
@@ -111,7 +112,7 @@ class RunFolder:
         if not resume and (self.path / "config.yaml").exists() and not self._replaces(self.path):
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
-        left = [name for name in ("journal.bin", "checkpoints") if (self.path / name).exists()]
+        left = [name for name in (JOURNAL, CHECKPOINTS) if (self.path / name).exists()]
         if left and not (self.path / "config.yaml").exists():  # nobody can tell whose they are
             ways = "put that back, or choose another folder with hydra.run.dir=DIR"
             raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its config.yaml; {ways}")
@@ -126,8 +127,8 @@ class RunFolder:
             raise FolderError(f"{self.path / MODEL}: is not this run's, and its model would be there; {ways}")
         self.drop_model()  # the first to go: no moment may show the old model beside the new run
         self._remove("result.json", "predictions.jsonl", "traceback.txt")
-        self.data("metrics.jsonl", rows)
-        self._metrics = Appended(self.path / "metrics.jsonl")
+        self.data(METRICS, rows)
+        self._metrics = Appended(self.path / METRICS)
 
     def drop_model(self) -> None:
         """Remove the model of an earlier end; whenever the process ends, all of it is there or nothing."""
@@ -144,8 +145,8 @@ class RunFolder:
     def clear(self) -> None:
         """Forget a run that made no step, its configuration last: until then the folder stays one that can be cleared."""
         self.drop_model()
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)  # a partial one, if anything
-        self._remove("journal.bin", "prefix.safetensors", "metrics.jsonl", "result.json", "predictions.jsonl")
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # a partial one, if anything
+        self._remove(JOURNAL, START, METRICS, "result.json", "predictions.jsonl")
         self._remove("traceback.txt", "environment.json", "config.yaml")
         self.holds_run = False
 

@@ -23,8 +23,8 @@ from lezo.fingerprint import tokenizer_hash, weights_hash
 from lezo.identity import run_hash
 from lezo.journal import JournalError, JournalFile, Recipe, read_journal
 from lezo.model import TINY, ModelError, Source, layout, load, load_config, load_tokenizer, rebase, save_model
-from lezo.record import MODEL, FolderError, read_result
-from lezo.resume import CHECKPOINTS, JOURNAL, METRICS, START, read_rows, told_by_journal, told_by_rows
+from lezo.record import CHECKPOINTS, JOURNAL, METRICS, MODEL, START, FolderError, read_result
+from lezo.resume import read_rows, told_by_journal, told_by_rows
 from lezo.timeline import Timeline, updates_of
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

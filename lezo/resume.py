@@ -15,10 +15,9 @@ from lezo.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.evaluate import Evaluation
 from lezo.identity import Origin, differences, open_sizes, settings
 from lezo.journal import Header, JournalFile, Kind, Recipe, read_journal
-from lezo.record import FolderError, read_file, read_result
+from lezo.record import CHECKPOINTS, JOURNAL, METRICS, FolderError, read_file, read_result
 from lezo.train import Progress
 
-JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
 _APART = (
     "step",
     "seconds",
@@ -102,12 +101,12 @@ def made_no_step(folder: Path) -> bool:
     if not (folder / "config.yaml").exists() or any((folder / CHECKPOINTS).glob("step-*")):
         return False
     try:
-        rows, result = read_rows(folder / METRICS), read_result(folder) or {}
-        journal = read_journal(folder / JOURNAL) if (folder / JOURNAL).exists() else None
+        if (folder / JOURNAL).exists() and read_journal(folder / JOURNAL).step:
+            return False  # before the rows, of which a long run has many
+        finished = (read_result(folder) or {}).get("status") == "finished"
+        return not finished and not any(row.step for row in read_rows(folder / METRICS))
     except FolderError:
         return False
-    steps = [row.step for row in rows] + ([journal.step] if journal else [])
-    return not any(steps) and result.get("status") != "finished"
 
 
 def is_same(folder: Path, yaml: str) -> bool:

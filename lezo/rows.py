@@ -31,15 +31,13 @@ _DIRECTIONS = (0x5EED, 0x5EEE)  # seeds; the second in case rounding chose anoth
 _WINDOW = re.compile(r"window(_size|_length)?$|^attention_chunk_size$")
 
 
-def network_for(
-    model: Any, layout: Layout, *, vocabulary: int, longest: int = 0, probes: bool = True
-) -> Network:
+def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = True) -> Network:
     """A `Network` where packed rows, and with ``probes`` both signs together, score as the model itself does; else `PlainRows`.
 
     ``longest``: tokens of the longest sequence that will be scored; one is tried, and windows must hold it.
     Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
     """
-    plain, told = PlainRows(model, "not packed"), _told(vocabulary, longest)
+    plain, told = PlainRows(model, "not packed"), _told(language(model.config).vocab_size, longest)
     each: list[Request] = [(example, (k,)) for example, chosen in told for k in chosen]
     alone = torch.cat([_scores(plain, [one], 0) for one in each])
     word = each[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lezo.sweep_jobs import jobs
+from tests.lezo.zoo import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
@@ -31,10 +32,24 @@ def test_the_library_has_its_page():
     assert DOCS / "library.md" in PAGES
 
 
+PAGES_AND_README = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
+
+
+@pytest.mark.parametrize("page", PAGES_AND_README, ids=lambda page: page.stem)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_table_of_models_is_of_all_families_that_are_tested():
+    rows = re.findall(r"^\| ([\w-]+) \| (?:packed|plain: )", (DOCS / "models.md").read_text(), re.MULTILINE)
+    assert rows == list(FAMILIES)
+
+
 COMMANDS = sorted(
     {
         line.partition("  #")[0].strip()
-        for page in (DOCS.parent / "README.md", *DOCS.glob("*.md"))
+        for page in PAGES_AND_README
         for block in re.findall(
             r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
         )

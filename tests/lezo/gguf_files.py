@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from tests.lezo.small_models import llama_like
+
 LETTERS = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *LETTERS]
 TYPES = [2, 3, 3, *[6] * 256, *[1] * len(LETTERS)]
@@ -16,15 +18,13 @@ TYPES = [2, 3, 3, *[6] * 256, *[1] * len(LETTERS)]
 def small_llama() -> nn.Module:
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(
-        LlamaConfig(
+        llama_like(
+            LlamaConfig,
             vocab_size=len(TOKENS),
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
             max_position_embeddings=512,
-            initializer_range=0.2,
         )
     ).eval()
 

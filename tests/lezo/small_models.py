@@ -50,17 +50,17 @@ def opt_config(**changes: object) -> OPTConfig:
 
 
 def llama_like(kind: type[PreTrainedConfig], **changes: object) -> PreTrainedConfig:
-    return kind(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        **changes,
-    )
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    }
+    return kind(**{**shape, **changes})
 
 
 CONFIGS = {

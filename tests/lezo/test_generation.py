@@ -152,14 +152,14 @@ def texts(judge: Evaluator, prompts: Sequence[Sequence[int]]) -> list[str]:
 def test_the_widest_right_way_is_found_and_says_what_plain_forwards_say(kind: str) -> None:
     config, way = WAYS[kind]
     model = random_model(config)
-    assert right_way(model, pad=1, vocabulary=VOCABULARY) == way
+    assert right_way(model, pad=1) == way
     judge = evaluator(model, way)
     rows = [plain(model, prompt, end=END) for prompt in PROMPTS]
     assert texts(judge, PROMPTS) == [judge.decode([i for i in row if i != END]) for row in rows]
 
 
 def test_a_model_that_must_not_be_padded_is_not(llama: Any) -> None:
-    assert right_way(llama, pad=1, vocabulary=VOCABULARY, padded=False) == Way(padded=False)
+    assert right_way(llama, pad=1, padded=False) == Way(padded=False)
 
 
 def test_a_cache_that_changes_the_numbers_is_left_out(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_a_cache_that_changes_the_numbers_is_left_out(llama: Any, monkeypatch: p
         return out
 
     monkeypatch.setattr(type(llama), "forward", forward)
-    way = right_way(llama, pad=1, vocabulary=VOCABULARY)
+    way = right_way(llama, pad=1)
     assert way == Way(False, False, False)
     assert continued(llama, PROMPTS[:1], pad=1, ends=never, cached=False) == [plain(llama, PROMPTS[0])]
 
@@ -186,7 +186,7 @@ def test_no_way_changes_what_an_adapted_model_says(way: Way) -> None:
     for name, theta in model.named_parameters():
         if "prefix" in name:
             theta.data = torch.randn(theta.shape, generator=draw)
-    assert right_way(model, pad=1, vocabulary=VOCABULARY) == Way()
+    assert right_way(model, pad=1) == Way()
     judge = evaluator(model, way)
     rows = [plain(model, prompt, end=END) for prompt in PROMPTS]
     assert texts(judge, PROMPTS) == [judge.decode([i for i in row if i != END]) for row in rows]

@@ -452,6 +452,7 @@ def test_a_run_that_had_its_sizes_said_keeps_them(lezo_run: Runner) -> None:
     own = small(510)
     sizes = ["task.num_train=1000", "task.num_dev=500"]
     lezo_run(*own, *sizes)
+    assert "10 train, 500 dev" in lezo_run(*own, *MORE, "dry_run=true").out
     more = lezo_run(*own, *MORE)
     assert more.code == 0 and more.result["examples"]["dev"] == 500
     assert "num_dev: 500" in (more.folder / "config.yaml").read_text()

@@ -14,13 +14,13 @@ from lezo.objective import answer_scores
 from lezo.pack import candidate_batch
 from lezo.rows import network_for
 from tests.lezo import zoo
-from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, examples, small_model
+from tests.lezo.small_models import CONFIGS, CPU, examples, small_model
 
 HEADS = "its logits are not its head's output"
 
 
 def run(model, longest=12, **options):
-    return network_for(model, layout(model), vocabulary=VOCABULARY, longest=longest, **options)
+    return network_for(model, layout(model), longest=longest, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -297,6 +297,12 @@ def test_files_that_the_cache_lacks_offline_say_so(hub, monkeypatch):
     assert "none of model.safetensors" in said and "connect to the Hugging Face hub, or download it" in said
 
 
+@pytest.mark.parametrize("where", [Source("nobody/nothing"), Source(ID, "deadbeef" * 5)])
+def test_what_the_hub_does_not_have_is_no_matter_of_the_connection(where, hub):
+    with pytest.raises(ModelError, match="the hub has no such id or revision; expected one that it has"):
+        load_config(where)
+
+
 def test_an_index_of_the_hub_names_no_files_elsewhere(hub):
     index = hub.commits[MAIN] / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": {FC1: "../../secret.bin"}}))

@@ -4,13 +4,15 @@ import pytest
 
 from lezo.adapter import Adapter, Attached
 from lezo.fingerprint import weights_hash
-from lezo.model import layout
+from lezo.model import TINY, layout, load_tokenizer
 from lezo.optim import SeededUpdate, TwoPoint, UniformBlocks
 from lezo.pack import candidate_batch
+from lezo.replay import main as replay
 from lezo.rows import network_for, probe_for
 from lezo.stopwatch import Stopwatch
 from tests.lezo import zoo
-from tests.lezo.small_models import CPU, VOCABULARY, examples
+from tests.lezo.runs import typed
+from tests.lezo.small_models import CPU, examples
 
 PACKED = {
     "opt",
@@ -45,7 +47,7 @@ def test_scores_and_probes_are_those_of_transformers(family):
 def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, targets):
     def attached():
         model = zoo.small(family)
-        network = network_for(model, layout(model), vocabulary=VOCABULARY, longest=16)
+        network = network_for(model, layout(model), longest=16)
         Attached(model, Adapter("lora", rank=2, targets=(targets,)), seed=1)
         return model, network
 
@@ -64,6 +66,29 @@ def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, target
     for step, report in enumerate(reports):
         update.replay(step, report.coefficient)
     assert weights_hash(again) == weights_hash(model)
+
+
+def test_a_run_in_plain_rows_says_so_counts_its_copies_goes_on_and_replays(
+    lezo_run, tmp_path, monkeypatch, capsys
+):
+    tokenizer = load_tokenizer(str(TINY))
+    monkeypatch.setitem(zoo.SHAPE, "vocab_size", len(tokenizer))
+    model = zoo.small("bloom")
+    model.save_pretrained(tmp_path / "bloom")
+    tokenizer.save_pretrained(tmp_path / "bloom")
+    own = ["model=hf", f"model.path={tmp_path / 'bloom'}", "data=sample", "optim=mezo", "optim.lr=1e-4"]
+    straight = lezo_run(*own, "train.eval_every=2", folder="straight")
+    assert straight.result["rows"].startswith("plain: it does not take packed rows")
+    assert f"rows {straight.result['rows']}; so one sequence a row" in straight.out
+    weights = sum(p.nbytes for p in model.parameters())
+    assert straight.result["memory_bytes"]["expected"] > 2 * weights  # the copies are of all that is active
+    lezo_run(*own, "train.eval_every=2", "train.steps=2")
+    again = lezo_run(*own, "train.eval_every=2", "resume=auto")
+    assert (again.code, again.result["weights"]) == (0, straight.result["weights"])
+    code, out, _ = typed("lezo-replay", replay, monkeypatch, capsys)(
+        "out", "replay.verify=true", "replay.device=cpu"
+    )
+    assert code == 0 and "everything is right" in out
 
 
 def test_the_table_names_what_differs():

@@ -224,7 +224,7 @@ def compare(family: str) -> Compared:
     model, told = small(family), examples(5)
     found = layout(model)
     longest = max(len(ids) for example in told for ids in example.input_ids)
-    network = network_for(model, found, vocabulary=VOCABULARY, longest=longest)
+    network = network_for(model, found, longest=longest)
     batch = candidate_batch(told, pad=1, device=CPU, plain=network.plain is not None)
     scores = answer_scores(network, batch)[0]
     probe, errors = probe_for(network, found, Stopwatch(CPU)), []
