@@ -19,7 +19,12 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -303,9 +308,16 @@ def _ways(error: Exception, path: str) -> str:
         return "expected a whole GGUF file of a language model that transformers reads; copy or download it again"
     if Path(path).is_dir():
         return f"expected {where}"
-    if isinstance(error, OSError) and re.search("not a valid|Not Found|404", str(error)):
+    if _is_unknown_there(error):
         return f"the hub has no such id or revision; expected one that it has, or {where}"
     return f"connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or {where}"
+
+
+def _is_unknown_there(error: BaseException | None) -> bool:
+    """Whether the hub answered that it has no such id or revision; transformers says it again in words of its own."""
+    while error is not None and not isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error is not None and not isinstance(error, GatedRepoError)
 
 
 def reason(error: Exception) -> str:

@@ -24,6 +24,8 @@ class Hub:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
         self.asked.append(path)
+        if f"/{ID}" not in path:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
         if path.startswith(f"/{ID}/resolve/"):
             return self._file(*self._split(path.removeprefix(f"/{ID}/resolve/")))
         what = path.removeprefix(f"/api/models/{ID}").strip("/")
