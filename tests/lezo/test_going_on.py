@@ -438,6 +438,13 @@ def test_a_try_that_came_to_nothing_leaves_no_prefix_to_a_run_on_other_weights(
     assert (again.code, again.result["weights"]) == (0, fresh.result["weights"])
 
 
+def test_a_run_whose_journal_alone_knows_of_its_steps_is_never_replaced(lezo_run: Runner) -> None:
+    ran = lezo_run()
+    (ran.folder / "result.json").unlink()
+    (ran.folder / "metrics.jsonl").write_text("")
+    assert "already holds a run" in lezo_run("seed=1").err
+
+
 def test_a_scored_run_and_a_benchmark_are_never_replaced(lezo_run: Runner) -> None:
     lezo_run("optim=none")
     assert "already holds a run" in lezo_run("optim=none", "seed=1").err
