@@ -85,6 +85,7 @@ def served(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # CI goes offline for all the rest
     patch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
     patch.setattr(
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
