@@ -10,19 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lezo.fingerprint import weights_hash as weights_hash
-    from lezo.journal import JournalError as JournalError
-    from lezo.journal import read_journal as read_journal
-    from lezo.loop_journal import apply_journal as apply_journal
-    from lezo.loops import LeZO as LeZO
-    from lezo.loops import MeZO as MeZO
-    from lezo.noise import normal as normal
-    from lezo.noise import perturb as perturb
-    from lezo.noise import step_seed as step_seed
-    from lezo.noise import update_ as update_
-    from lezo.optim import StepReport as StepReport
-    from lezo.probe import PlainProbe as PlainProbe
-    from lezo.trainer import ZOTrainer as ZOTrainer
+    from lezo.model.hashes import weights_hash as weights_hash
+    from lezo.noise.directions import normal as normal
+    from lezo.noise.directions import perturb as perturb
+    from lezo.noise.directions import update_ as update_
+    from lezo.noise.seeds import step_seed as step_seed
+    from lezo.records.journal import JournalError as JournalError
+    from lezo.records.journal import read_journal as read_journal
+    from lezo.zo.journaled import apply_journal as apply_journal
+    from lezo.zo.optim import StepReport as StepReport
+    from lezo.zo.optimizers import LeZO as LeZO
+    from lezo.zo.optimizers import MeZO as MeZO
+    from lezo.zo.probe import PlainProbe as PlainProbe
+    from lezo.zo.trainer import ZOTrainer as ZOTrainer
 
 __version__ = "0.1.0"
 
@@ -34,19 +34,19 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 _HOMES = {
-    "JournalError": "lezo.journal",
-    "LeZO": "lezo.loops",
-    "MeZO": "lezo.loops",
-    "PlainProbe": "lezo.probe",
-    "StepReport": "lezo.optim",
-    "ZOTrainer": "lezo.trainer",
-    "apply_journal": "lezo.loop_journal",
-    "normal": "lezo.noise",
-    "perturb": "lezo.noise",
-    "read_journal": "lezo.journal",
-    "step_seed": "lezo.noise",
-    "update_": "lezo.noise",
-    "weights_hash": "lezo.fingerprint",
+    "JournalError": "lezo.records.journal",
+    "LeZO": "lezo.zo.optimizers",
+    "MeZO": "lezo.zo.optimizers",
+    "PlainProbe": "lezo.zo.probe",
+    "StepReport": "lezo.zo.optim",
+    "ZOTrainer": "lezo.zo.trainer",
+    "apply_journal": "lezo.zo.journaled",
+    "normal": "lezo.noise.directions",
+    "perturb": "lezo.noise.directions",
+    "read_journal": "lezo.records.journal",
+    "step_seed": "lezo.noise.seeds",
+    "update_": "lezo.noise.directions",
+    "weights_hash": "lezo.model.hashes",
 }
 
 __all__ = [*_HOMES]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tasks.row import Row
-from tasks.task import Example, Hub, Task, choice
+from lezo.tasks.row import Row
+from lezo.tasks.task import Example, Hub, Task, choice
 
 
 class SST2(Task):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tasks.row import Row
+from lezo.tasks.row import Row
 
 
 @dataclass(frozen=True)

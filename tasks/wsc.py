@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tasks.row import Row
-from tasks.task import Example, Task, choice, super_glue
+from lezo.tasks.row import Row
+from lezo.tasks.task import Example, Task, choice, super_glue
 
 _LEFT_AS_RELEASED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lezo.runs import Runner
+from tests.lezo.whole_runs import Runner
 
 # Small models gain nothing from more threads, and on a busy machine lose much; also for the runs tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Who may import whom, and other rules of the house, read from the code."""
+"""The rooms of the house: which floor each stands on, who may open which library, and other rules read from the code."""
 
 import ast
 import subprocess
@@ -10,65 +10,54 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(file for package in ("lezo", "tasks") for file in (ROOT / package).rglob("*.py"))
-RUN_LEVEL = {
-    "run",
-    "compose",
-    "outcome",
-    "job",
-    "build",
-    "plan",
-    "prepare",
-    "device",
-    "banner",
-    "show",
-    "replay",
-    "remade",
-}
-SWEEP_LEVEL = {"sweep", "sweep_jobs", "sweep_launched", "launched"}
-BENCH_LEVEL = {"bench", "contest", "variants", "bench_report"}
-REPORT_LEVEL = {"report", "run_groups", "dashboard"}
 
+# An import only ever points to a room further up in this list.
+FLOORS = (
+    ("tasks", "noise"),
+    ("config", "data"),
+    ("records",),
+    ("model",),
+    ("zo", "tracking", "report"),
+    ("runs",),
+    ("sweeps", "bench"),
+    ("cli",),
+)
+STILL = {("records", "model"), ("records", "zo"), ("tracking", "zo")}  # until rows are made by the loop
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+# Who may import a library or a room that not everybody may.
 DOORS = {
-    "hydra": {
-        *("lezo.run", "lezo.launched", "lezo.compose", "lezo.sweep_jobs", "lezo.sweep_launched"),
-        *("lezo.show", "lezo.bench"),
-    },
-    "transformers": {
-        "lezo.weights",
-        "lezo.model",
-        "lezo.prefix",
-        "lezo.adapter",
-        "lezo.generation",
-        "lezo.tiny.pretrain",
-        "lezo.trainer",
-    },
-    "peft": {"lezo.adapter"},
-    "datasets": {"tasks.source"},
-    "wandb": {"lezo.mirror", "lezo.mirror_start", "lezo.workspace"},
-    "wandb_workspaces": {"lezo.workspace"},
-    "triton": {"lezo.kernels.normal", "lezo.kernels.perturb", "lezo.kernels.update"},
-    "rich": {
-        "lezo.story",
-        "lezo.sweep",
-        "lezo.sweep_table",
-        "lezo.outcome",
-        "lezo.job",
-        "lezo.remade",
-        "lezo.contest",
-    },
-    "matplotlib": {"lezo.bench_report", "lezo.report_plots"},
-    "lezo.config": {f"lezo.{name}" for name in RUN_LEVEL | SWEEP_LEVEL | BENCH_LEVEL | REPORT_LEVEL},
+    "hydra": {"config.compose", "sweeps", "cli"},
+    "transformers": {"model", "zo.trainer"},
+    "peft": {"model.adapter"},
+    "datasets": {"data.source"},
+    "wandb": {"tracking"},
+    "wandb_workspaces": {"tracking.workspace"},
+    "triton": {"noise.kernels"},
+    "rich": {"runs", "sweeps", "bench.timing"},
+    "matplotlib": {"bench.table", "report.plots"},
+    "lezo.config": {"config", "records.reader", "runs", "sweeps", "bench", "report", "cli"},
 }
 
 
 def module_of(file: Path) -> str:
-    """The dotted name of a file."""
-    parts = file.relative_to(ROOT).with_suffix("").parts
+    """The dotted name of a file within lezo."""
+    parts = file.relative_to(ROOT / "lezo").with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_of(file): file for file in FILES}
+def files() -> Iterator[Path]:
+    yield from (ROOT / "lezo").rglob("*.py")
+    yield from (
+        file for file in (ROOT / "lezo" / "tasks").rglob("*.py")
+    )  # a link, which rglob may not follow
+
+
+MODULES = {module_of(file): file for file in sorted({*files()})}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
 
 
 def imports(file: Path, *, at_start: bool = False) -> Iterator[str]:
@@ -80,7 +69,7 @@ def imports(file: Path, *, at_start: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{file}: a relative import"
             inner = (f"{node.module}.{alias.name}" for alias in node.names)
-            yield from (name if name in MODULES else node.module for name in inner)
+            yield from (name if name.removeprefix("lezo.") in MODULES else node.module for name in inner)
 
 
 def _at_start(node: ast.AST) -> Iterator[ast.AST]:
@@ -98,40 +87,82 @@ def within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-@pytest.mark.parametrize("library", DOORS)
-def test_each_library_has_its_doors(library: str) -> None:
-    users = {
-        name for name, file in MODULES.items() if any(within(imported, library) for imported in imports(file))
-    }
-    assert users <= DOORS[library]
-    assert users, f"nothing imports {library}: the rule is out of date"
+def inner_imports(module: str) -> set[str]:
+    """The modules of lezo that one of them imports."""
+    found = {name.removeprefix("lezo.") for name in imports(MODULES[module]) if within(name, "lezo")}
+    return {name for name in found if name in MODULES and name != module}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if within(name, "tasks")])
-def test_tasks_are_words_only(module: str) -> None:
-    names = set(imports(MODULES[module]))
-    assert not [
-        name for name in names if any(within(name, other) for other in ("torch", "transformers", "lezo"))
-    ]
+def arrows() -> dict[tuple[str, str], int]:
+    """How many imports go from a room to another."""
+    counts: dict[tuple[str, str], int] = {}
+    for module in MODULES:
+        for imported in inner_imports(module):
+            pair = room_of(module), room_of(imported)
+            if module and pair[0] != pair[1]:
+                counts[pair] = counts.get(pair, 0) + 1
+    return counts
+
+
+def drawing() -> str:
+    """The rooms by floor, the lowest first, with what each imports."""
+    lines = []
+    for floor, rooms in enumerate(FLOORS):
+        for room in rooms:
+            size = sum(room_of(module) == room for module in MODULES)
+            goes = ", ".join(f"{to} {n}" for (of, to), n in sorted(arrows().items()) if of == room)
+            lines.append(f"{floor}  {room:<9} {size:>3} files  -> {goes or 'nothing'}")
+    return "\n".join(lines)
+
+
+def test_imports_between_rooms_go_one_way() -> None:
+    print(drawing())  # pytest -rP tests/test_architecture.py shows it
+    wrong = [f"{of} -> {to}" for of, to in arrows() if FLOOR[of] <= FLOOR[to] and (of, to) not in STILL]
+    assert not wrong, drawing()
+
+
+def test_every_module_is_in_a_room_that_says_its_law() -> None:
+    assert {room_of(module) for module in MODULES} == {"", *FLOOR}
+    for room in FLOOR:
+        assert ast.get_docstring(ast.parse(MODULES[room].read_text(encoding="utf-8"))), room
 
 
 def test_no_two_modules_need_each_other() -> None:
-    graph = {
-        name: {imported for imported in imports(file) if imported in MODULES and imported != name}
-        for name, file in MODULES.items()
+    TopologicalSorter(
+        {module: inner_imports(module) for module in MODULES}
+    ).prepare()  # raises with the cycle
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_its_doors(library: str) -> None:
+    users = {
+        module for module, file in MODULES.items() if any(within(name, library) for name in imports(file))
     }
-    TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
+    assert users, f"nothing imports {library}: the rule is out of date"
+    assert not {user for user in users if not any(within(user, door) for door in DOORS[library])}
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_files_are_named_after_concepts(file: Path) -> None:
-    assert file.stem not in {"utils", "util", "common", "misc", "helpers", "helper", "tools"}
-    assert file.stem not in sys.stdlib_module_names
+@pytest.mark.parametrize("room", ["tasks", "config", "report"])
+def test_rooms_without_torch(room: str) -> None:
+    for module, file in MODULES.items():
+        if room_of(module) == room:
+            assert not {name.split(".")[0] for name in imports(file)} & {"torch", "transformers"}, module
 
 
-@pytest.mark.parametrize("package", ["lezo", "tasks", "lezo.tiny", "lezo.kernels", "tasks.sample"])
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_named_after_concepts(module: str) -> None:
+    name = module.rpartition(".")[2]
+    assert name not in {"utils", "util", "common", "misc", "helpers", "helper", "tools"}
+    assert name not in sys.stdlib_module_names
+
+
+def test_every_test_stands_where_the_module_does() -> None:
+    rooms = {file.parent.name for file in (ROOT / "tests" / "lezo").glob("*/test_*.py")}
+    assert rooms <= FLOOR.keys()
+
+
+@pytest.mark.parametrize("package", ["", *FLOOR, "model.tiny", "noise.kernels", "tasks.sample"])
 def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
-    assert package in MODULES
     heavy = {"torch", "transformers", "datasets", "wandb", "hydra"}
     assert not {name.split(".")[0] for name in imports(MODULES[package], at_start=True)} & heavy
 
@@ -139,34 +170,26 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "lezo.run",
-        "lezo.compose",
-        "lezo.config",
-        "lezo.show",
-        "lezo.replay",
-        "lezo.bench",
-        "lezo.report",
-        "lezo.report_page",
-        "lezo.dashboard",
-        "lezo.workspace",
-        "lezo.sweep",
-        "lezo.launched",
+        *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.report", "cli.dashboard"),
+        *("config.compose", "config.schema", "report.page", "tracking.workspace"),
+        *("sweeps.sweep", "sweeps.launched"),
     ],
 )
 def test_the_commands_start_without_torch(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'datasets', 'wandb', 'matplotlib'}} & set(sys.modules)))"
+    heavy = {"torch", "transformers", "datasets", "wandb", "matplotlib"}
+    code = f"import sys, lezo.{module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
 def test_the_noise_needs_neither_compiler_before_its_first_use() -> None:
-    code = "import sys, lezo.noise; print(sorted({'numba', 'triton'} & set(sys.modules)))"
+    code = "import sys, lezo.noise.directions; print(sorted({'numba', 'triton'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
 def test_the_loop_is_under_fifty_lines() -> None:
-    tree = ast.parse((ROOT / "lezo" / "train.py").read_text())
+    tree = ast.parse(MODULES["runs.loop"].read_text(encoding="utf-8"))
     (loop,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
     assert loop.end_lineno is not None
     assert loop.end_lineno - loop.lineno + 1 < 50

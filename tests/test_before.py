@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import lezo
-from tests.lezo.runs import Runner
+from tests.lezo.whole_runs import Runner
 
 BEFORE = Path(__file__).with_name("before")
 JOURNALED = ["lezo", "lezo-metric", "mezo-head", "mezo-lora", "mezo-prefix"]
@@ -34,7 +34,7 @@ def rows(folder: Path) -> list[str]:
 def test_a_journal_of_before_makes_the_weights_that_its_result_names(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lezo import replay
+    from lezo.cli import replay
 
     shutil.copytree(BEFORE / name, run := tmp_path / name)
     monkeypatch.setattr("sys.argv", ["lezo-replay", str(run), "replay.verify=true", "replay.device=cpu"])
@@ -84,7 +84,7 @@ def test_a_finished_run_of_before_has_nothing_left_to_do(name: str, lezo_run: Ru
 
 
 def test_reports_know_the_runs_of_before() -> None:
-    from lezo.runs_read import Reader
+    from lezo.records.reader import Reader
 
     runs = Reader().runs([BEFORE])
     assert [Path(run.folder).name for run in runs] == sorted(RUNS)
@@ -112,7 +112,7 @@ def test_a_model_saved_before_is_read_by_peft() -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from lezo.model import TINY
+    from lezo.model.load import TINY
 
     base = AutoModelForCausalLM.from_pretrained(TINY)
     tuned = PeftModel.from_pretrained(base, BEFORE / "mezo-lora" / "model")

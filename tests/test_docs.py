@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lezo.sweep_jobs import jobs
+from lezo.sweeps.jobs import jobs
 from tests.lezo.zoo import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lezo.compose import CONF, compose
-from lezo.config import ConfigError
-from lezo.sweep_jobs import jobs, recipe_values
-from tests.lezo.runs import Runner
+from lezo.config.compose import CONF, compose
+from lezo.config.schema import ConfigError
+from lezo.sweeps.jobs import jobs, recipe_values
+from tests.lezo.whole_runs import Runner
 
 RECIPES = sorted((CONF / "experiment").glob("*.yaml"))
 

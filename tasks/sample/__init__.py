@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from tasks.sample.draw import Draw, Row
-from tasks.sample.inference import cb, rte
-from tasks.sample.passages import boolq, drop, multirc, record, squad
-from tasks.sample.puzzles import copa, wic, wsc
-from tasks.sample.reviews import sst2
+from lezo.tasks.sample.draw import Draw, Row
+from lezo.tasks.sample.inference import cb, rte
+from lezo.tasks.sample.passages import boolq, drop, multirc, record, squad
+from lezo.tasks.sample.puzzles import copa, wic, wsc
+from lezo.tasks.sample.reviews import sst2
 
 MAKERS: dict[str, Callable[[Draw, int], Row]] = {
     "sst2": sst2, "rte": rte, "cb": cb, "boolq": boolq, "wsc": wsc, "wic": wic,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.sample.draw import Draw, Row
-from tasks.sample.people import NAMES, TOPICS, Person, lie, people
+from lezo.tasks.sample.draw import Draw, Row
+from lezo.tasks.sample.people import NAMES, TOPICS, Person, lie, people
 
 ATTITUDES = (  # to the fact, by what follows: 0 that it holds, 1 that it does not, 2 neither
     ("knows that", "saw that", "proved that", "confirmed that", "noticed that", "remembers that"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.sample.draw import Draw, Row
-from tasks.sample.people import NAMES, TOPICS, Person, lie, people
+from lezo.tasks.sample.draw import Draw, Row
+from lezo.tasks.sample.people import NAMES, TOPICS, Person, lie, people
 
 PETS = ("cats", "dogs", "birds", "goats", "sheep", "hens")
 

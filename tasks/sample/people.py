@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tasks.sample.draw import Draw
+from lezo.tasks.sample.draw import Draw
 
 WOMEN = ("Anna", "Maria", "Clara", "Lucy", "Emma", "Julia")
 MEN = ("Tom", "Paul", "Peter", "Mark", "David", "Simon")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.sample.draw import Draw, Row
-from tasks.sample.people import MEN, NAMES, WOMEN
+from lezo.tasks.sample.draw import Draw, Row
+from lezo.tasks.sample.people import MEN, NAMES, WOMEN
 
 RIDDLES = (  # of two people: what happened, and whom the pronoun means (0 the first, 1 the second)
     ("{0} thanked {1} because {2} had given good advice.", 1),

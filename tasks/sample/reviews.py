@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.sample.draw import Draw, Row
+from lezo.tasks.sample.draw import Draw, Row
 
 ADJECTIVES = (  # by label: 0 negative, 1 positive
     ("dull", "awful", "lazy", "clumsy", "bland", "boring", "messy", "weak", "sloppy", "tedious", "ugly", "stale"),

@@ -13,7 +13,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from lezo.encode import Encoded
+from lezo.data.encode import Encoded
 
 VOCABULARY = 61
 CPU = torch.device("cpu")

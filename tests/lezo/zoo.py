@@ -14,13 +14,13 @@ import transformers
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from lezo import noise
-from lezo.encode import Encoded
-from lezo.model import layout
-from lezo.objective import answer_scores
-from lezo.pack import candidate_batch
-from lezo.rows import network_for, probe_for
-from lezo.stopwatch import Stopwatch
+from lezo.data.encode import Encoded
+from lezo.data.pack import candidate_batch
+from lezo.model.load import layout
+from lezo.model.loss import answer_scores
+from lezo.noise import directions
+from lezo.zo.rows import network_for, probe_for
+from lezo.zo.stopwatch import Stopwatch
 from tests.lezo.small_models import CPU, VOCABULARY, examples
 
 EPS, SEED = 1e-3, 5
@@ -264,7 +264,7 @@ def moved(model: nn.Module, active: tuple[str, ...], sign: int) -> nn.Module:
     other = deepcopy(model)
     for name in active:
         theta = other.get_parameter(name)
-        theta.copy_(noise.perturb(theta, SEED, name, EPS)[sign])
+        theta.copy_(directions.perturb(theta, SEED, name, EPS)[sign])
     return other
 
 

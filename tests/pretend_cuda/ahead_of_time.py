@@ -28,8 +28,8 @@ SIZES = {"32-bit": ("i32", None), "64-bit": ("i64", None), "of one": (None, 1)}
 
 def variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     """A name, the kernel, the types of its arguments and the values of those that are compiled in."""
-    from lezo.kernels.perturb import _perturb
-    from lezo.kernels.update import _update
+    from lezo.noise.kernels.perturb import _perturb
+    from lezo.noise.kernels.update import _update
 
     for theta, result in RESULTS:
         for selected in (False, True):
@@ -64,7 +64,7 @@ def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: in
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lezo.kernels.normal import EXACT, GROUPS
+    from lezo.noise.kernels.normal import EXACT, GROUPS
 
     fixed = {**fixed, "GROUPS": GROUPS}
     if "constexprs" in inspect.signature(ASTSource).parameters:

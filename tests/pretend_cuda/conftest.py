@@ -17,9 +17,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from lezo.model import TINY, load_tokenizer
-from lezo.optim import TwoPoint
-from tests.lezo.runs import Ran, Runner
+from lezo.model.load import TINY, load_tokenizer
+from lezo.zo.optim import TwoPoint
+from tests.lezo.whole_runs import Ran, Runner
 
 FAMILIES = ["opt", "opt-350m", "llama", "qwen2", "neox"]
 SHORT = ["task.num_train=8", "task.num_dev=2", "task.num_test=2", "train.batch_size=3"]

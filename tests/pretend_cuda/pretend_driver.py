@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-import lezo.kernels
+import lezo.noise.kernels
 from tests.pretend_cuda.ahead_of_time import SPARED, described
 from tests.pretend_cuda.gpu import PretendGpu, where
 
@@ -52,17 +52,17 @@ def installed(gpu: PretendGpu) -> Iterator[None]:
 @contextlib.contextmanager
 def compiling(kernels: dict[str, ModuleType]) -> Iterator[None]:
     """While it lasts, ``kernels`` are lezo's, and Triton compiles; where one is missing, an import defines it anew."""
-    package, names = vars(lezo.kernels), [f"lezo.kernels.{name}" for name in NAMES]
+    package, names = vars(lezo.noise.kernels), [f"lezo.noise.kernels.{name}" for name in NAMES]
     imported = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     known = {name: package.pop(name) for name in NAMES if name in package}
     interpreted = os.environ.pop("TRITON_INTERPRET", None)
-    sys.modules.update({f"lezo.kernels.{name}": module for name, module in kernels.items()})
+    sys.modules.update({f"lezo.noise.kernels.{name}": module for name, module in kernels.items()})
     package.update(kernels)
     try:
         yield
     finally:
         for name in NAMES:
-            sys.modules.pop(f"lezo.kernels.{name}", None)
+            sys.modules.pop(f"lezo.noise.kernels.{name}", None)
             package.pop(name, None)
         sys.modules.update(imported)
         package.update(known)
@@ -73,7 +73,7 @@ def compiling(kernels: dict[str, ModuleType]) -> Iterator[None]:
 def defined_anew() -> dict[str, ModuleType]:
     """lezo's kernels, to be compiled whatever those are that others have imported."""
     with compiling({}):
-        return {name: importlib.import_module(f"lezo.kernels.{name}") for name in NAMES}
+        return {name: importlib.import_module(f"lezo.noise.kernels.{name}") for name in NAMES}
 
 
 defined_once = cache(defined_anew)  # they remember what was compiled

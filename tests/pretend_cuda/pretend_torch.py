@@ -14,7 +14,7 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.cuda._utils import _get_device_index
 
-from lezo import textbook
+from lezo.bench import textbook
 from tests.pretend_cuda.gpu import PretendGpu
 
 
@@ -179,7 +179,7 @@ def _submitted(gpu: PretendGpu, submit: Any) -> Callable[..., Any]:
 
 
 class _TextbooksTorch:
-    """torch for lezo.textbook: a CUDA generator, and inference mode, in a build without them."""
+    """torch for lezo.bench.textbook: a CUDA generator, and inference mode, in a build without them."""
 
     def __init__(self, gpu: PretendGpu) -> None:
         self.gpu, self.inference_mode = gpu, torch.no_grad

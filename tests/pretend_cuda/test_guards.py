@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lezo import pack
-from lezo.batches import Batches
-from lezo.optim import TwoPoint
-from tests.lezo.runs import Ran
+from lezo.data import pack
+from lezo.data.batches import Batches
+from lezo.zo.optim import TwoPoint
 from tests.lezo.small_models import examples
+from tests.lezo.whole_runs import Ran
 from tests.pretend_cuda.conftest import assert_right
 
 pytestmark = pytest.mark.pretend_cuda
@@ -40,7 +40,7 @@ def failed(on_gpu: OnGpu, family: Family) -> Callable[..., str]:
 
 
 def test_a_device_without_an_index(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lezo.plan.device_of", lambda config: torch.device("cuda"))
+    monkeypatch.setattr("lezo.runs.plan.device_of", lambda config: torch.device("cuda"))
     assert "a CUDA device without an index at" in failed()
 
 
@@ -48,7 +48,7 @@ def test_a_device_without_an_index_where_a_thread_chooses_it(
     pretended: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it was found: the second step's batch is the first that the thread makes."""
-    monkeypatch.setattr("lezo.batches.candidate_batch", lambda chosen, **_: chosen)
+    monkeypatch.setattr("lezo.data.batches.candidate_batch", lambda chosen, **_: chosen)
     settings = {"seed": 0, "batch_size": 2, "micro_batch_size": None, "pad": 1}
     with pretended():
         batches = Batches(examples(), loss="candidates", **settings, device=torch.device("cuda"))  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def test_a_kernel_launched_where_its_tensors_are_not(
 
     monkeypatch.setattr(PretendGpu, "on", lambda gpu, number: nullcontext())
     for module in ("plan", "job"):
-        monkeypatch.setattr(f"lezo.{module}.device_of", lambda config: torch.device("cuda", 1))
+        monkeypatch.setattr(f"lezo.runs.{module}.device_of", lambda config: torch.device("cuda", 1))
     assert "a tensor on cuda:1, launched on cuda:0" in failed(visible=2)
 
 

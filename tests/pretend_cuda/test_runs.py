@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from lezo.compose import compose
-from lezo.config import BenchVariant
-from lezo.contest import loaded, timed
-from lezo.device import named_device
-from lezo.evaluate import Evaluator
-from lezo.plan import make_plan
-from lezo.replay import main as replay
-from lezo.variants import make_variant, typical_work
-from tests.lezo.runs import Ran, typed
+from lezo.bench.timing import loaded, timed
+from lezo.bench.variants import make_variant, typical_work
+from lezo.cli.replay import main as replay
+from lezo.config.compose import compose
+from lezo.config.schema import BenchVariant
+from lezo.model.device import named_device
+from lezo.model.evaluate import Evaluator
+from lezo.runs.plan import make_plan
+from tests.lezo.whole_runs import Ran, typed
 from tests.pretend_cuda.conftest import FAMILIES, SHORT, assert_right
 
 pytestmark = pytest.mark.pretend_cuda

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks import TASKS
-from tasks.metrics import TEXT_METRICS, accuracy, exact_match, f1, normalised
+from lezo.tasks import TASKS
+from lezo.tasks.metrics import TEXT_METRICS, accuracy, exact_match, f1, normalised
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from tasks import TASKS, Example
-from tasks.row import Row, RowError
+from lezo.tasks import TASKS, Example
+from lezo.tasks.row import Row, RowError
 
 # Entities out of order and twice: the rendered ones are a sorted set.
 VOYAGE = (

@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.row import Row, RowError
+from lezo.tasks.row import Row, RowError
 
 NAMES = ("entailment", "contradiction", "neutral")
 ROW = Row(

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tasks.sample import MAKERS, rows
-from tasks.sample.draw import Draw, Row
+from lezo.tasks.sample import MAKERS, rows
+from lezo.tasks.sample.draw import Draw, Row
 
 COLUMNS = {
     "sst2": "sentence label idx",

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tasks import TASKS
-from tasks.sampling import split
-from tasks.source import load
+from lezo.data.sampling import split
+from lezo.data.source import load
+from lezo.tasks import TASKS
 
 BOS = 0  # the published code's override; the tokenizer of transformers would put 2
 

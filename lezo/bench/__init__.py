@@ -1,0 +1,1 @@
+"""Times a step beside the textbook's and beside the floor."""

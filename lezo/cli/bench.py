@@ -1,0 +1,92 @@
+"""lezo-bench: how long a step takes, beside the published code's and beside two bare forwards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lezo.cli.run import command_line, complain
+from lezo.config.compose import Composed, command, compose
+from lezo.config.schema import ConfigError, MezoConfig
+from lezo.runs.terminal import open_streams
+from lezo.sweeps.several import refuse_several
+
+HELP = """lezo-bench: time zeroth-order steps on a task's real lengths, beside the published code's form of them.
+
+Commands to copy
+  lezo-bench task=rte                                    the embedded model: a minute, to see what comes out
+  lezo-bench model=opt-1.3b task=rte                     on CUDA, data and weights from the Hugging Face hub
+  lezo-bench model=opt-30b model.random_weights=true model.tokenizer=DIR task=rte data=local data.path=DIR
+  lezo-bench ... optim.sparsity=0.5 train.batch_size=8   another number of blocks skipped, another batch
+
+What is timed, in turns on one batch of typical length
+  floor           two bare forwards over the batch as our engine packs it: what no two-point step can beat
+  textbook_mezo   the published step: four passes over the weights in place, a padded row a candidate, logits at
+                  every position, a key/value cache
+  textbook_lezo   the same, moving the always-on tensors and the chosen blocks only
+  mezo, lezo      what lezo-run trains with; lezo skips optim.sparsity of the blocks (with optim=mezo: 0.75)
+
+Options
+  bench.repeats=5         timed steps of each variant, after one to warm up
+  bench.textbook_repeats  the same for the textbook's two   [bench.repeats; 1 where a step takes above 10 s]
+  bench.profile=false     also write trace.json, a torch profiler trace of one lezo step
+  bench.variant           step once as this variant and print its peak memory; how the command measures memory
+  Groups and all other options are those of lezo-run (lezo-run --help); optim must be lezo or mezo.
+
+Results appear in runs/bench/<task>/<model>/<time>/ (hydra.run.dir=DIR chooses another folder): bench.json, table.md,
+steps.png, metrics.jsonl with a row a step, config.yaml, environment.json.
+Peak memory is the device's on CUDA, else all that the process held, Python and libraries included.
+"""
+_FOLDER = "hydra.run.dir=runs/bench/${task.name}/${model.name}/${now:%Y-%m-%d_%H-%M-%S-%f}"
+
+
+def main() -> None:
+    """The command. Exits with 0, 1 for a failure, 2 for a bad configuration, 130 when interrupted."""
+    open_streams()
+    arguments = command_line()
+    if arguments.help:
+        print(HELP, end="")
+        return
+    refuse_several()
+    try:
+        sys.exit(_benched(arguments))
+    except ConfigError as error:
+        sys.exit(complain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _benched(arguments: Any) -> int:
+    composed, overrides, config_dir = _composed(arguments), arguments.overrides, arguments.config_dir
+    from lezo.bench.timing import carried_out  # torch and transformers take seconds to import: only now
+
+    repeat = command(overrides, config_dir, "lezo-bench")
+    return carried_out(composed, _child(overrides, config_dir), repeat)
+
+
+def _composed(arguments: Any) -> Composed:
+    """Raises ConfigError for what lezo-run refuses too, and for what has nothing to bench."""
+    if arguments.multirun:
+        raise ConfigError(["-m: lezo-bench times one configuration; run it once for each"])
+    composed = compose([_FOLDER, *arguments.overrides], config_dir=arguments.config_dir)
+    optim, adapter = composed.config.optim, composed.config.peft.name
+    if adapter != "none" or composed.config.judged:
+        given = f"peft={adapter}" if adapter != "none" else "optim.objective=metric"
+        raise ConfigError(
+            [f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"]
+        )
+    if not isinstance(optim, MezoConfig):
+        raise ConfigError(
+            [f"optim={optim.name}: lezo-bench times two-point steps; expected optim=lezo or optim=mezo"]
+        )
+    return composed
+
+
+def _child(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    folder = ["--config-dir", config_dir] if config_dir else []
+    return [sys.executable, "-m", "lezo.cli.bench", *folder, *overrides]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""lezo-dashboard: create a wandb project's workspace, or print what it would be."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lezo.runs.terminal import open_streams
+
+HELP = """lezo-dashboard: create the workspace of a wandb project that lezo-run log=wandb mirrors its runs to.
+
+Commands to copy
+  lezo-dashboard board.dry_run=true                       print its panels and their keys: no network, no account
+  lezo-dashboard board.entity=NAME board.project=lezo     create it and print its address
+
+It needs wandb-workspaces (pip install 'lezo[dashboard]'), an account (wandb login) and a project that has a run.
+Each call makes a new workspace; the project's others stay as they are.
+
+Options
+  board.entity    user or team            [WANDB_ENTITY, else the account's own]
+  board.project   log.project of the runs [WANDB_PROJECT, else lezo]
+  board.name      the workspace's name    [lezo]
+  board.dry_run   print it, make nothing  [false]
+"""
+
+
+def main() -> None:
+    """The command. Exits with 0, 1 where no workspace could be made, 2 for bad options, 130 when interrupted."""
+    open_streams()
+    try:
+        from lezo.cli.run import answered
+
+        sys.exit(answered("lezo-dashboard", HELP, _answer))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _answer(said: list[str]) -> int:
+    from lezo.config.compose import board_options
+    from lezo.tracking.workspace import WorkspaceError, save, told
+
+    board = board_options(said)
+    name, project = board.name, board.project or os.environ.get("WANDB_PROJECT") or "lezo"
+    entity = board.entity or os.environ.get("WANDB_ENTITY") or None
+    try:
+        print(told(name, project) if board.dry_run else save(name, entity, project))
+    except WorkspaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""lezo-replay: the fine-tuned model of a run, made again from its base weights and its journal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lezo.runs.terminal import open_streams
+
+HELP = """lezo-replay: make a run's fine-tuned model again, from the base weights and the run's journal.
+
+Commands to copy
+  lezo-replay RUN                               the best step's model, for from_pretrained, in RUN/model
+  lezo-replay RUN replay.step=500               another step's, finished or not, in RUN/model-step-500
+  lezo-replay RUN replay.verify=true            check the run: records, base weights, metrics, final weights
+  lezo-replay journal.bin replay.out=DIR        the journal is all there is to share: a few hundred kilobytes
+  lezo-replay journal.bin replay.base=DIR       where the base model lies elsewhere on this machine
+
+RUN is the folder of a zeroth-order run, or its journal.bin alone. Nothing is forwarded or trained: the journal's
+updates are added to the base weights, on any device to the same bits.
+
+Options
+  replay.step    the step whose model is wanted      [the one of the lowest dev loss, else the last]
+  replay.out     folder to write, not there yet      [RUN/model, which is always the result's, else RUN/model-step-N]
+  replay.verify  check everything, and write only to a replay.out that is given
+  replay.base    folder or hub id of the base model  [where the run found it]
+  replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
+"""
+
+
+def main() -> None:
+    """The command. Exits with 0, 1 where the model cannot be made or a check fails, 2 for bad options, 130 interrupted."""
+    open_streams()
+    try:
+        from lezo.cli.run import answered
+
+        sys.exit(answered("lezo-replay", HELP, _answer))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _answer(said: list[str]) -> int:
+    from lezo.config.compose import replay_options
+    from lezo.config.schema import ConfigError
+
+    if not said:
+        print(HELP, end="")
+        return 2
+    options = [word for word in said if word.startswith("replay.")]
+    runs = [word for word in said if word not in options]
+    if len(runs) != 1:
+        raise ConfigError([f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"])
+    return replayed(Path(runs[0]), replay_options(options))
+
+
+def replayed(run: Path, options: Any) -> int:
+    """Replay, check or write. Returns the exit code."""
+    from lezo.runs.replay import carried_out  # torch and transformers take seconds to import: only now
+
+    return carried_out(run, options)
+
+
+if __name__ == "__main__":
+    main()

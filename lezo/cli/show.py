@@ -1,0 +1,142 @@
+"""lezo-inspect: examples as the model will see them, without loading a weight."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from lezo.cli.run import command_line, complain
+from lezo.runs.terminal import open_streams
+
+if TYPE_CHECKING:
+    from lezo.config.schema import RunConfig
+    from lezo.data.encode import Encoded
+    from lezo.runs.prepare import Prepared
+
+HELP = """lezo-inspect: show a task's examples as the model will see them; needs a tokenizer and no weights.
+
+Commands to copy
+  lezo-inspect task=rte                          three examples of each split, the scored tokens marked
+  lezo-inspect task=squad task.demos=2           with in-context demonstrations
+  lezo-inspect task=copa inspect.n=6 inspect.json=true
+  lezo-inspect task=sst2 model=hf model.path=DIR data=local data.path=DIR
+
+Options
+  inspect.n=3         examples of each split, in the order in which they were sampled
+  inspect.json=false  one JSON object a line: split, index, demos, input_ids, option_lens, gold; after, where
+                      the tokenizer puts tokens after a text: the last of input_ids, not scored
+  Groups and all other options are those of lezo-run (lezo-run --help).
+"""
+
+
+def main() -> None:
+    """The command. Exits with 0, 1 where data or tokenizer cannot be read, 2 for a bad configuration."""
+    open_streams()
+    try:
+        sys.exit(_answer())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _answer() -> int:
+    """Do what the command line says. Returns the exit code."""
+    from lezo.config.compose import compose
+    from lezo.config.schema import ConfigError
+
+    given = command_line()
+    if given.help:
+        print(HELP, end="")
+        return 0
+    try:
+        _refuse_flags(given)
+        return inspect(compose(given.overrides, config_dir=given.config_dir, weights=False).config)
+    except ConfigError as error:
+        return complain(error)
+
+
+def _refuse_flags(given: argparse.Namespace) -> None:
+    """Raise ConfigError for the flags of `lezo-run` that mean nothing here."""
+    from lezo.config.schema import ConfigError
+
+    known = ("overrides", "config_dir", "help")
+    flags = [
+        f"--{name.replace('_', '-')}" for name, value in vars(given).items() if value and name not in known
+    ]
+    if flags:
+        expected = (
+            "lezo-inspect takes key=value, group=option, --config-dir and --help, and shows one configuration"
+        )
+        raise ConfigError([f"{', '.join(flags)}: {expected}"])
+
+
+def inspect(config: RunConfig) -> int:
+    """Print the examples. Returns the exit code."""
+    from lezo.data.encode import EncodeError
+    from lezo.data.source import DataError
+    from lezo.model.load import ModelError
+    from lezo.runs.prepare import prepare
+
+    try:
+        parts = prepare(config, training=False)
+        for split, example in shown_examples(parts, config.inspect.n):
+            if config.inspect.json:
+                print(json.dumps(as_record(split, example, parts.demos)))
+            else:
+                print(as_text(split, example, parts.tokenizer))
+    except (DataError, ModelError, EncodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def shown_examples(parts: Prepared, count: int) -> Iterator[tuple[str, Encoded]]:
+    """The first ``count`` examples of each split: every candidate, or for generated answers the gold one.
+
+    A generation task's test examples are their prompts.
+    """
+    splits = parts.splits
+    for name, examples in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        prompts = parts.task.generates and name == "test"
+        encode = parts.encoder.prompts if prompts else parts.encoder.candidates
+        for example in parts.each(encode, list(islice(examples, count))):
+            yield name, example
+
+
+def as_record(split: str, example: Encoded, demos: int) -> dict[str, Any]:
+    """The example as one JSON object."""
+    from lezo.model.evaluate import gold
+
+    return {
+        "split": split,
+        "index": example.index,
+        "demos": demos,
+        "input_ids": [[*ids, *example.after] for ids in example.input_ids],
+        "option_lens": list(example.answer_lens),
+        "gold": gold(example),
+        **({"after": list(example.after)} if example.after else {}),
+    }
+
+
+def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
+    """The example in words: the prompt, and each candidate's scored tokens between guillemets."""
+    from lezo.model.evaluate import gold
+
+    lines = [
+        f"--- {split} {example.index}: gold {gold(example)!r}"
+        + (" (cut from the left)" if example.truncated else "")
+    ]
+    for k, (ids, size) in enumerate(zip(example.input_ids, example.answer_lens, strict=True)):
+        prompt, answer = ids[: len(ids) - size], ids[len(ids) - size :]
+        marked = "".join(f"«{tokenizer.decode([token])}»" for token in answer)
+        shown = tokenizer.decode(prompt) if k == 0 else f"  candidate {k}: ..."
+        behind = tokenizer.decode(example.after)
+        lines.append(f"{shown}{marked}{behind}  [{len(ids)} tokens, {size} scored]")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""When are two runs the same? By every setting, and by the content of what they start from. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lezo.tasks import TASKS
+
+APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # they say how a run is made, not which
+HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
+_BY_CONTENT = (
+    "model.path",
+    "model.tokenizer",
+    "data.path",
+)  # what lies there is compared by its hash instead
+UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
+_MAY_GROW = ("train.steps", "train.max_seconds")
+
+
+def config_hash(yaml: str) -> str:
+    """64 hex digits of a resolved configuration, without the settings that leave a run's result alone."""
+    return _hash_without(yaml, APART)
+
+
+def run_hash(yaml: str) -> str:
+    """The same without all that may change while a run goes on (see `differences`)."""
+    return _hash_without(yaml, (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING, *_MAY_GROW))
+
+
+def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
+    kept = {key: value for key, value in settings(yaml).items() if not within(key, parents)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def job_name(yaml: str) -> str:
+    """A folder name for a run: what people look for, and the first 8 digits of its hash.
+
+    Names may come from a user's own files: what is no plain file name in them becomes "_".
+    """
+    said = settings(yaml)
+    peft = said["peft.name"]
+    adapter = [] if peft == "none" else [peft]
+    names = (said["task.name"], said["model.name"], said["optim.name"], *adapter, f"seed{said['seed']}")
+    plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "_", "-".join(str(name) for name in names))
+    return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
+
+
+def differences(before: str, now: str) -> list[str]:
+    """What keeps the run of configuration ``before`` from going on under ``now``, a line each; none: it can.
+
+    More steps or seconds are no difference, nor are settings that change nothing, or nothing beyond
+    rounding. Paths are left to whoever compares what they hold.
+    """
+    old, new = settings(before), settings(now)
+    if new.get("data.name") == "local":  # there a size left open follows the rows, and a given one does not
+        old |= dict.fromkeys(open_sizes(before).keys() - open_sizes(now).keys())
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    compared = (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING)
+    return [
+        f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}"
+        for key in changed
+        if not within(key, compared) and not (key in _MAY_GROW and _grows(key, old, new))
+    ]
+
+
+def settings(yaml: str) -> dict[str, Any]:
+    """The configuration's values by their dotted keys; sizes that it leaves open are the published ones."""
+    found = _said(yaml)
+    return found | _usual(found)
+
+
+def open_sizes(yaml: str) -> dict[str, int]:
+    """The published values of the sizes that a configuration leaves open, by their dotted keys."""
+    return _usual(_said(yaml))
+
+
+def _said(yaml: str) -> dict[str, Any]:
+    return dict(_flat(OmegaConf.to_container(OmegaConf.create(yaml)), ""))
+
+
+def _usual(said: Mapping[str, Any]) -> dict[str, int]:
+    task = TASKS.get(str(said.get("task.name")))
+    left = [name for name in ("num_train", "num_dev") if said.get(f"task.{name}", 0) is None]
+    return {} if task is None else {f"task.{name}": getattr(task, name) for name in left}
+
+
+def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def within(key: str, parents: Sequence[str]) -> bool:
+    """Whether a dotted key is one of ``parents``, or of a group of them."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """A linear schedule spreads over all steps: there another number of them is another run."""
+    if key == "train.steps" and old.get("optim.schedule") == "linear":
+        return False
+    before, now = old.get(key), new.get(key)
+    return now is None or (before is not None and now > before)
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else str(value)

@@ -1,0 +1,84 @@
+"""Which examples does a step see? Each epoch is a permutation of its own, a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from lezo.data.dataset import EvalSet
+from lezo.data.encode import Encoded
+from lezo.data.pack import candidate_batch, gold_batch
+from lezo.noise.seeds import permutation
+
+
+def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> list[int]:
+    """The examples of step ``step``; an epoch's last batch may be short."""
+    steps_per_epoch = -(-examples // batch_size)
+    epoch, place = divmod(step, steps_per_epoch)
+    return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
+
+
+Objective = Literal["candidates", "lm", "judged choices", "judged texts"]
+"""What batches are for: one of the two losses, or an evaluation of a choice or of a generated text."""
+
+
+class Batches:
+    """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or to be judged an EvalSet each.
+
+    ``plain``: not packed, a sequence a row.
+
+    The batch of the next step is prepared on a thread of its own while this one is worked on.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Encoded],
+        *,
+        loss: Objective,
+        seed: int,
+        batch_size: int,
+        micro_batch_size: int | None,
+        pad: int,
+        device: torch.device,
+        plain: bool = False,
+    ) -> None:
+        self.examples, self.seed, self.batch_size = examples, seed, batch_size
+        self.micro_batch_size = micro_batch_size or batch_size
+        collates: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
+            "lm": partial(gold_batch, pad=pad, device=device, plain=plain),
+            "candidates": partial(candidate_batch, pad=pad, device=device, plain=plain),
+            "judged choices": lambda chosen: EvalSet(scored=chosen),
+            "judged texts": lambda chosen: EvalSet(prompts=chosen),
+        }
+        self._collate = collates[loss]
+        self._ahead: tuple[int, Future[list[Any]]] | None = None
+        use = (
+            partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+        )  # a thread has its own
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=use)
+
+    def __call__(self, step: int) -> list[Any]:
+        """The batch of ``step``; the one after it is begun."""
+        ahead = self._ahead
+        batch = ahead[1].result() if ahead and ahead[0] == step else self.made(step)
+        self._ahead = step + 1, self._thread.submit(self.made, step + 1)
+        return batch
+
+    def drawn(self, step: int) -> list[Encoded]:
+        """The examples of ``step``."""
+        chosen = batch_indices(self.seed, step, examples=len(self.examples), batch_size=self.batch_size)
+        return [self.examples[i] for i in chosen]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def made(self, step: int) -> list[Any]:
+        """The batch of ``step``, prepared now."""
+        drawn, size = self.drawn(step), self.micro_batch_size
+        chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
+        return [self._collate(chunk) for chunk in chunks]

@@ -1,0 +1,189 @@
+"""How good is the model now? Candidate likelihood or generation -> loss, score and predictions (protocol 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+
+from lezo.data.dataset import EvalSet
+from lezo.data.encode import Encoded
+from lezo.data.pack import pack
+from lezo.model.forward import Network
+from lezo.model.generation import Way, continued
+from lezo.model.loss import answer_scores
+from lezo.tasks.metrics import TEXT_METRICS, accuracy
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
+
+    ``score``: the metric's mean, 0..1. ``predictions``: one record an example, in the split's order.
+    ``seconds``: what it took, where somebody looked at the clock.
+    """
+
+    loss: float | None
+    score: float
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores a split in batches of at most ``batch_size`` sequences; the result does not depend on it.
+
+    ``decode`` turns ids into text without special tokens. A generated text ends with its first newline, or before an
+    id of ``stop``; ``way`` says which prompts go on side by side.
+    """
+
+    network: Network
+    loss: Literal["candidates", "lm"]
+    metric: str
+    batch_size: int
+    pad: int
+    device: torch.device
+    decode: Callable[[Sequence[int]], str]
+    stop: Collection[int]
+    way: Way = Way()
+
+    @torch.no_grad()
+    def __call__(self, split: EvalSet) -> Evaluation:
+        """Loss, score and predictions of the split, which holds at least one example."""
+        sums = self._answer_log_probs(split.scored)
+        loss = self._loss(split.scored, sums) if split.scored else None
+        records = self._generated(split.prompts) if split.prompts else self._chosen(split, sums)
+        predictions = [record for record, _ in records]
+        return Evaluation(loss, sum(score for _, score in records) / len(records), predictions)
+
+    def _answer_log_probs(self, examples: Sequence[Encoded]) -> list[list[float]]:
+        """Each candidate's summed log-probability."""
+        sums = [[0.0] * len(example.input_ids) for example in examples]
+        for chunk in score_chunks(examples, self.batch_size):
+            requests = [(examples[i], chosen) for i, chosen in chunk]
+            plain = self.network.plain is not None
+            batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=plain)
+            scores = iter(answer_scores(self.network, batch)[0].tolist())
+            for i, chosen in chunk:
+                for k in chosen:
+                    sums[i][k] = next(scores)
+        return sums
+
+    def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
+        if self.loss == "lm":
+            tokens = sum(example.answer_lens[example.gold[0]] for example in examples)
+            return -sum(s[e.gold[0]] for e, s in zip(examples, sums, strict=True)) / tokens
+        losses = [_cross_entropy(_means(e, s), e.gold[0]) for e, s in zip(examples, sums, strict=True)]
+        return sum(losses) / len(losses)
+
+    def _chosen(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[tuple[dict[str, Any], float]]:
+        """By the mean log-probability of a candidate's tokens; calibrated, by their sum less the blank prompt's."""
+        if split.blanks:
+            pairs = zip(sums, self._blank_sums(split.blanks), strict=True)
+            all_scores = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+        else:
+            all_scores = [_means(e, s) for e, s in zip(split.scored, sums, strict=True)]
+        records = []
+        for example, scores in zip(split.scored, all_scores, strict=True):
+            chosen = _best(scores)
+            record = {"index": example.index, "scores": scores, "prediction": chosen, "gold": gold(example)}
+            records.append((record, accuracy(chosen, example.gold)))
+        return records
+
+    def _blank_sums(self, blanks: Sequence[Encoded]) -> list[list[float]]:
+        """As `_answer_log_probs`; equal ones, which are all of most tasks, are scored once."""
+        distinct = {blank.input_ids: blank for blank in blanks}
+        sums = dict(zip(distinct, self._answer_log_probs(list(distinct.values())), strict=True))
+        return [sums[blank.input_ids] for blank in blanks]
+
+    def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
+        texts: dict[int, str] = {}
+        for chunk in self._batches(prompts):
+            texts.update(zip([p.index for p in chunk], self._continued(chunk), strict=True))
+        judge = TEXT_METRICS[self.metric]
+        records = []
+        for prompt in prompts:
+            text = texts[prompt.index]
+            score = judge(text.strip(), prompt.references)
+            record = {"index": prompt.index, "text": text, "prediction": text.strip(), "score": score}
+            records.append(({**record, "gold": gold(prompt)}, score))
+        return records
+
+    def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
+        """The batches of a generation, the longest prompts first."""
+        order, size = sorted(prompts, key=_length, reverse=True), self.batch_size if self.way.together else 1
+        groups = [order] if self.way.padded else [list(same) for _, same in groupby(order, _length)]
+        return (chunk for group in groups for chunk in _chunks(group, size))
+
+    def _continued(self, prompts: Sequence[Encoded]) -> list[str]:
+        """What the model goes on with, up to the first newline or end of text."""
+        ids, model = [prompt.input_ids[0] for prompt in prompts], self.network.model
+        rows = continued(model, ids, pad=self.pad, ends=self._ends, cached=self.way.cached)
+        return [self._text(row) for row in rows]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        line, newline, _ = self.decode([i for i in ids if i not in self.stop]).partition("\n")
+        return line + newline
+
+    @cached_property
+    def _ends(self) -> Callable[[int], bool]:
+        """Whether an id ends a text: a newline may be one of several characters in it."""
+        return cache(lambda token: token in self.stop or "\n" in self.decode([token]))
+
+
+def error(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:
+    """One minus the score over all parts, each of which counts by its size: an objective without a gradient."""
+    return 1 - sum(evaluator(part).score * len(part) for part in parts) / sum(map(len, parts))
+
+
+def score_chunks(examples: Sequence[Encoded], batch_size: int) -> Iterator[list[tuple[int, Sequence[int]]]]:
+    """The forwards of an evaluation: (example, some of its candidates), at most ``batch_size`` sequences each.
+
+    The longest sequences come first, so that memory peaks at once.
+    """
+    order = sorted(range(len(examples)), key=lambda i: -max(map(len, examples[i].input_ids)))
+    parts = [(i, part) for i in order for part in _chunks(range(len(examples[i].input_ids)), batch_size)]
+    chunk: list[tuple[int, Sequence[int]]] = []
+    for i, part in parts:
+        if sum(len(chosen) for _, chosen in chunk) + len(part) > batch_size:
+            yield chunk
+            chunk = []
+        chunk.append((i, part))
+    if chunk:
+        yield chunk
+
+
+def gold(example: Encoded) -> int | list[int] | list[str]:
+    """The right answer as files show it: an index, the indices where several are right, or texts."""
+    if example.references:
+        return list(example.references)
+    return example.gold[0] if len(example.gold) == 1 else list(example.gold)
+
+
+def _best(scores: Sequence[float]) -> int | None:
+    """The first of the highest; None, which is right about nothing, where a score is not a number."""
+    if any(map(math.isnan, scores)):
+        return None
+    return max(range(len(scores)), key=lambda k: (scores[k], -k))
+
+
+def _means(example: Encoded, sums: Sequence[float]) -> list[float]:
+    return [total / size for total, size in zip(sums, example.answer_lens, strict=True)]
+
+
+def _cross_entropy(scores: Sequence[float], target: int) -> float:
+    top = max(scores)
+    return top + math.log(sum(math.exp(score - top) for score in scores)) - scores[target]
+
+
+def _length(prompt: Encoded) -> int:
+    return len(prompt.input_ids[0])
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))

@@ -1,0 +1,110 @@
+"""How does a model go on after a prompt? Greedily, whatever the settings that lie beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from lezo.data.encode import MAX_NEW_TOKENS
+from lezo.data.encode import padded as filled_up
+from lezo.model.load import language
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a model's generation may do without changing what it says.
+
+    ``padded``: prompts of different lengths stand in one batch, filled up on the left; ``together``: prompts of one
+    length do. ``cached``: keys and values, or a recurrent state, are kept from one id to the next.
+    """
+
+    padded: bool = True
+    together: bool = True
+    cached: bool = True
+
+
+def continued(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad: int,
+    ends: Callable[[int], bool],
+    cached: bool = True,
+) -> list[list[int]]:
+    """Each prompt's likeliest next id, and so on: 50 of them, or up to the first that ``ends``, which is the last.
+
+    Shorter prompts are filled up with ``pad`` on the left, masked.
+    """
+    found = _generated(model, prompts, pad, _Ends(ends), max_new_tokens=MAX_NEW_TOKENS, use_cache=cached)
+    rows = found.sequences[:, max(map(len, prompts)) :].tolist()
+    return [row[: next((i for i, token in enumerate(row, 1) if ends(token)), None)] for row in rows]
+
+
+@torch.no_grad()
+def right_way(model: Any, *, pad: int, padded: bool = True) -> Way:
+    """The widest way, at most ``padded``, that goes on as the model's plain forwards do: tried on short prompts, two ids each.
+
+    Some models place a token by its column, padding counted; some mix up the states of several rows.
+    """
+    vocabulary = language(model.config).vocab_size
+    short, same, long = ([i % vocabulary for i in range(*ids)] for ids in ((3, 7), (9, 13), (7, 13)))
+    tried = {Way(): [short, long], Way(False): [short, same], Way(False, False): [short]}
+    ways = (way for way, prompts in tried.items() if padded or not way.padded if _holds(model, prompts, pad))
+    return next(ways, Way(False, False, False))
+
+
+def _holds(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
+    """Whether the first of the prompts gets the logits that it gets in a forward alone."""
+    try:
+        found = _generated(model, prompts, pad, max_new_tokens=2, output_logits=True)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # whatever a model's own code stumbles over
+        return False
+    alone = torch.tensor([[*prompts[0], int(found.sequences[0, -2])]], device=model.device)
+    expected = model(input_ids=alone, use_cache=False).logits[0, -2:].float()
+    error = (torch.stack([step[0] for step in found.logits]).float() - expected).abs().max()
+    return bool(error < expected.std() * (1e-3 if model.dtype.itemsize > 2 else 5e-2))
+
+
+def _generated(
+    model: Any, prompts: Sequence[Sequence[int]], pad: int, *criteria: StoppingCriteria, **settings: Any
+) -> Any:
+    """What transformers' `generate` returns under these settings and no others."""
+    ids, mask = filled_up(prompts, pad)
+    given = {"input_ids": ids.to(model.device)}
+    if not mask.all():  # not every model takes one
+        given["attention_mask"] = mask.to(model.device)
+    config = GenerationConfig(do_sample=False, return_dict_in_generate=True, **settings)
+    with _without_settings(model):
+        return model.generate(
+            **given, generation_config=config, stopping_criteria=StoppingCriteriaList(criteria)
+        )
+
+
+@contextmanager
+def _without_settings(model: Any) -> Iterator[None]:
+    """While it lasts, the model has no settings of its own, with which `generate` would fill up those it is given."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class _Ends(StoppingCriteria):  # type: ignore[misc]
+    """A row is done when its last id ends it; the ids of rows that go on beside it are nobody's."""
+
+    def __init__(self, ends: Callable[[int], bool]) -> None:
+        self._ends = ends
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Which rows are done: (rows,) bool."""
+        done = [self._ends(token) for token in input_ids[:, -1].tolist()]
+        return torch.tensor(done, device=input_ids.device)

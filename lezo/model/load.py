@@ -1,0 +1,432 @@
+"""Which model, and what are its decoder blocks? The one door to transformers' models and tokenizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from lezo.model.hashes import weights_hash
+from lezo.model.weights import ModelError as ModelError
+from lezo.model.weights import (
+    WeightFiles,
+    find_weights,
+    is_gguf,
+    place_of,
+    quantised,
+    read_weights,
+    reading,
+    reason,
+    refuse_packed,
+    refuse_quantised,
+    shapes,
+    stored_as,
+)
+from lezo.noise import directions, seeds
+from lezo.records.disk import sync
+
+TINY = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a folder, a GGUF file or a hub id with a revision, and, without a download, its published shape."""
+
+    path: str
+    revision: str | None = None
+    shape: Mapping[str, Any] | None = None
+    random_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of the trainable tensors: those of each decoder block, and the always-on rest.
+
+    Tied tensors appear once. OPT's always-on group is embeddings, projections and the final norm. ``path`` is
+    the name of the list of blocks: block i is the module ``path.i``.
+    """
+
+    always: tuple[str, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    path: str
+
+    def active(self, chosen: Iterable[int]) -> tuple[str, ...]:
+        """The always-on tensors and those of the chosen blocks."""
+        return self.always + tuple(name for block in chosen for name in self.blocks[block])
+
+
+def load_config(source: Source) -> Any:
+    """The model's transformers configuration; of a model that also sees or hears, its language model's where that stands alone.
+
+    Raises ModelError where it cannot be read, is of another kind, or its weights are quantised and stay so.
+    """
+    if source.random_weights and source.shape is not None:
+        with reading("the shape of", source.path):
+            return transformers.OPTConfig(**source.shape)
+    _quiet()
+    _refuse_adapter(Path(source.path))
+    with reading("the configuration of", source.path), place_of(source.path) as (path, options):
+        config = transformers.AutoConfig.from_pretrained(
+            path, revision=source.revision, trust_remote_code=False, **options
+        )
+        _refuse_other_kinds(source.path, config)
+        _refuse_kernels(source.path, config)
+    if not source.random_weights:
+        refuse_quantised(source.path, config)
+    return _padless(_language_model(config))
+
+
+def _padless(config: Any) -> Any:
+    """Without a pad token that was added but has no row: transformers would not build the model, and nothing reads it."""
+    text = language(config)
+    if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
+        text.pad_token_id = None
+    return config
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer of a folder, a GGUF file or a hub id. Raises ModelError where it cannot be read."""
+    _quiet()
+    path = os.path.expanduser(path)
+    more = "; model.tokenizer=DIR names another folder with a tokenizer"
+    with reading("a tokenizer of", path, more), place_of(path) as (place, options):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False, **options
+        )
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+            raise ValueError("no vocabulary")
+    return tokenizer
+
+
+def language(config: Any) -> Any:
+    """The part of a transformers configuration that says the language model's sizes: all of it, or its text's."""
+    return config.get_text_config()
+
+
+def _language_model(config: Any) -> Any:
+    """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
+    text = language(config)
+    alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
+    if text is config or not alone:
+        return config
+    if (settings := getattr(config, "quantization_config", None)) is not None:
+        text.quantization_config = settings
+    return text
+
+
+def dequantised(source: Source, config: Any) -> str | None:
+    """How the weights were stored that become plain ones as they are read, "gguf Q8_0" or "fp8"; None: they are plain."""
+    if source.random_weights:
+        return None
+    if is_gguf(source.path):
+        with reading("the weights of", source.path):
+            return f"gguf {stored_as(source.path)}"
+    return quantised(config)
+
+
+def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
+    """The model in eval mode on ``device``. Of safetensors, pickles (tensors alone), or a GGUF file: see `find_weights`.
+
+    Random weights are drawn under ``seed``, the same on every device. Raises ModelError where the weights are
+    not those of the configuration, or not all finite.
+    """
+    _quiet()
+    if source.random_weights:
+        return _random(config, dtype, device, seed)
+    with reading("the weights of", source.path):
+        files = find_weights(source.path, source.revision, getattr(config, "transformers_weights", None))
+        try:
+            model, info = read_weights(files, config, dtype)
+        except (RuntimeError, NotImplementedError):
+            _refuse_shapes(source.path, files, config)
+            raise
+    _refuse_other_weights(source.path, model, info)
+    _tie(source.path, model, config)
+    _freeze_other_senses(model)
+    model = model.to(device).eval()
+    _refuse_non_finite(source.path, model, dtype)
+    return model
+
+
+def _tie(path: str, model: Any, config: Any) -> None:
+    """Where the files hold a tied head twice it becomes one tensor again. Raises ModelError where the two differ."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is words.weight or not language(config).tie_word_embeddings:
+        return
+    bones = skeleton(config, head.weight.dtype)
+    if bones.get_output_embeddings().weight is not bones.get_input_embeddings().weight:  # type: ignore[operator]
+        return  # a kind of model that ties nothing, whatever its configuration says
+    if not torch.equal(head.weight, words.weight):
+        raise ModelError(
+            f"{path}: the weights hold a head that differs from the embeddings, and the configuration ties the two; "
+            'expected "tie_word_embeddings": false in config.json, or weights of a tied head'
+        )
+    model.tie_weights()
+
+
+@torch.no_grad()
+def rebase(model: nn.Module, source: Source, config: Any, seed: int, expected: str) -> None:
+    """Give ``model``, which `load` made of the same, its first weights back; they come through host memory.
+
+    Raises ModelError where they no longer are those of the SHA-256 ``expected`` (see `weights_hash`).
+    """
+    if source.random_weights:
+        _fill(model, seed)
+    else:
+        _copy(model, source, config, seed)
+    if weights_hash(model) != expected:
+        raise ModelError(
+            f"{source.path}: no longer the base weights that the run started from; put them back, and with "
+            "resume=auto the run goes on where it was"
+        )
+
+
+def _copy(model: nn.Module, source: Source, config: Any, seed: int) -> None:
+    theta = dict(model.named_parameters())
+    dtype = next(iter(theta.values())).dtype
+    base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=seed)
+    for name, weight in base.named_parameters():
+        theta[name].copy_(weight)
+
+
+def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder, on disk, or none.
+
+    ``write`` writes the model, or an adapter of one, to a folder. Raises ModelError where they cannot be written; what was there then stays.
+    """
+    partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
+    for left in (partial, gone):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        write(partial)
+        tokenizer.save_pretrained(partial)
+        for path in (*partial.rglob("*"), partial):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors lets only its writer read
+            sync(path)
+        if folder.exists():
+            folder.rename(gone)
+        partial.rename(folder)
+        sync(folder.parent)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # tokenizers says that the disk is full with a plain one
+        shutil.rmtree(partial, ignore_errors=True)
+        if gone.exists() and not folder.exists():
+            gone.rename(folder)
+        said = f"cannot write the model there ({reason(error)})"
+        raise ModelError(f"{folder}: {said}; make room and write it again") from error
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
+    """The model without its weights (meta tensors), to count and plan with. Raises ModelError."""
+    with reading("the configuration of", config.name_or_path or type(config).__name__), torch.device("meta"):
+        bones: Any = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
+        bones.tie_weights()  # which transformers 5.0 leaves undone on meta
+        _freeze_other_senses(bones)
+        return bones  # type: ignore[no-any-return]
+
+
+def _freeze_other_senses(model: Any) -> None:
+    """What sees or hears is no part of a language model: no text reaches it, and noise would only spoil it."""
+    if (decoder := _decoder(model)) is not model:
+        model.requires_grad_(False)
+        decoder.requires_grad_(True)
+        model.get_output_embeddings().requires_grad_(True)
+
+
+def _decoder(model: Any) -> Any:
+    """The model, or of one that also sees or hears the module that its language model is."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, transformers.PreTrainedConfig) or language(config) is config:
+        return model
+    return model.get_decoder()
+
+
+def layout(model: nn.Module) -> Layout:
+    """Find the model's list of decoder blocks and sort its trainable tensors by it.
+
+    Raises ModelError where no list of modules has one entry for each of the configured layers.
+    """
+    prefix, count = block_list(model)
+    blocks: list[list[str]] = [[] for _ in range(count)]
+    always = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith(prefix + "."):
+            blocks[int(name[len(prefix) + 1 :].split(".")[0])].append(name)
+        else:
+            always.append(name)
+    return Layout(tuple(always), tuple(map(tuple, blocks)), prefix)
+
+
+def positions(config: Any) -> int | None:
+    """How many positions the model has, where its configuration says so."""
+    return next(
+        (
+            n
+            for key in ("max_position_embeddings", "n_positions")
+            if (n := getattr(language(config), key, None))
+        ),
+        None,
+    )
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Give every dropout of the model this rate: its modules, and what attention reads from the configuration."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)
+
+
+def block_list(model: nn.Module) -> tuple[str, int]:
+    """The name of the model's list of decoder blocks, and how many there are. Raises ModelError where there is none."""
+    decoder = _decoder(model)
+    expected = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
+    inside = set(decoder.modules())
+    lists = [
+        (name, len(m))
+        for name, m in model.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and m in inside
+    ]
+    fitting = [found for found in lists if expected is None or found[1] == expected]
+    if not fitting and expected:
+        # Some families count other layers: of their lists the outermost, not one of experts.
+        depth = min((name.count(".") for name, count in lists if count > 1), default=0)
+        fitting = [found for found in lists if found[1] > 1 and found[0].count(".") == depth]
+    if not fitting:
+        kind = type(model).__name__
+        raise ModelError(
+            f"{kind}: no list of {'' if expected is None else f'{expected} '}decoder blocks found among its modules ({lists or 'no lists'}); "
+            "lezo needs a decoder-only causal language model, such as OPT, LLaMA or Qwen"
+        )
+    return max(fitting, key=lambda found: (found[1], -found[0].count(".")))
+
+
+def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    _fill(model, seed)
+    return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, seed: int) -> None:
+    """Random weights from our own noise, which has the same bits on every device: matrices of deviation 0.02."""
+    for name, theta in model.named_parameters():
+        if theta.dim() > 1:
+            scale = torch.tensor(-0.02, device=theta.device)
+            directions.update_(theta.zero_(), seeds.derive(seed, "random weights"), name, scale, 0.0)
+        else:
+            theta.fill_(float(name.endswith("weight")))
+
+
+def _quiet() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _refuse_other_kinds(path: str, config: Any) -> None:
+    """Encoders and sequence-to-sequence models have blocks and a head too, and would train on something else."""
+    kind, decodes, text = config.model_type, getattr(config, "is_decoder", False), language(config)
+    encodes = config.is_encoder_decoder or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes)
+    if encodes or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"{path}: model_type {kind} is not that of a decoder-only causal language model; expected one, such as "
+            "OPT, LLaMA or Qwen"
+        )
+    for key in ("vocab_size", "hidden_size"):
+        if not isinstance(getattr(text, key, None), int):
+            raise ModelError(
+                f"{path}: the configuration of {kind} has no {key}; expected that of a language model alone"
+            )
+
+
+def _refuse_kernels(path: str, config: Any) -> None:
+    """A configuration can name kernels of the hub, which transformers would fetch and run."""
+    for part in (config, *(getattr(config, key, None) for key in config.sub_configs)):
+        for key in ("attn_implementation", "experts_implementation"):
+            if "/" in str(getattr(part, f"_{key}", "")):
+                raise ModelError(
+                    f"{path}: the configuration asks for code of the hub ({key}: {getattr(part, f'_{key}')}), and lezo "
+                    f"runs no code of a model's; remove {key} from config.json"
+                )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder}: holds an adapter (adapter_config.json) of a model elsewhere; expected a whole model (peft's "
+            "merge_and_unload makes one of a LoRA; lezo-replay makes an adapter's run again)"
+        )
+
+
+def _refuse_shapes(path: str, files: WeightFiles, config: Any) -> None:
+    """What transformers stumbles over instead of saying it: of a tied head that the files hold twice, say."""
+    bones = skeleton(config, torch.float32)
+    expected = {name: tuple(tensor.shape) for name, tensor in bones.state_dict().items()}
+    for name, found in shapes(files).items():
+        for known in (name, f"{getattr(bones, 'base_model_prefix', '')}.{name}"):
+            if expected.get(known, found) != found:
+                _refuse_shape(path, known, found, expected[known], config)
+
+
+def _refuse_shape(
+    path: str, name: str, found: tuple[int, ...], expected: tuple[int, ...], config: Any
+) -> None:
+    if found[1:] == expected[1:] and expected[0] == language(config).vocab_size:
+        raise ModelError(
+            f"{path}: {name} has {found[0]} rows, and the configuration's vocab_size is {expected[0]}; expected the "
+            "config.json that was saved with these weights (resized embeddings have another size)"
+        )
+    raise ModelError(
+        f"{path}: {name} is of shape {list(found)}, and the configuration asks for {list(expected)}; expected "
+        "weights and config.json of the same model"
+    )
+
+
+def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) -> None:
+    """Tensors that are missing, of another shape, or of blocks that the configuration does not have."""
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        _refuse_shape(path, name, tuple(found), tuple(expected), model.config)
+    if info["missing_keys"]:
+        refuse_packed(path, info["unexpected_keys"])
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
+    prefix, count = block_list(model)
+    for name in sorted(info["unexpected_keys"]):
+        number = name.removeprefix(f"{prefix}.").split(".")[0]
+        if name.startswith(f"{prefix}.") and number.isdecimal() and int(number) >= count:
+            raise ModelError(
+                f"{path}: the weights hold {name}, and the configuration asks for {count} blocks; expected weights "
+                "and config.json of the same model"
+            )
+
+
+def _refuse_non_finite(path: str, model: nn.Module, dtype: torch.dtype) -> None:
+    for name, theta in model.named_parameters():
+        if theta.numel() and not torch.stack(torch.aminmax(theta.detach())).isfinite().all():
+            wider = " (or model.dtype=bfloat16 or float32)" if dtype is torch.float16 else ""
+            raise ModelError(
+                f"{path}: {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; expected finite "
+                f"weights: copy or download them again{wider}"
+            )

@@ -1,0 +1,55 @@
+"""What is minimised? Scores of the answers' tokens -> fp32 losses, one a stream (protocol section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lezo.data.pack import Batch
+from lezo.model.forward import Network
+
+
+def contributions(network: Network, batches: Sequence[Batch]) -> Iterator[Tensor]:
+    """Each micro-batch's share of the whole batch's mean loss, (streams,) fp32; their sum is the loss.
+
+    The mean is over examples for candidates and over answer tokens for the LM loss, so it does not
+    depend on how the batch is split.
+    """
+    total = sum(batch.weight for batch in batches)
+    for batch in batches:
+        yield loss(network, batch) * (batch.weight / total)
+
+
+def total(network: Network, batches: Sequence[Batch]) -> Tensor:
+    """The whole batch's mean loss, () fp32, of a network of one stream."""
+    return torch.stack(list(contributions(network, batches))).sum()
+
+
+def loss(network: Network, batch: Batch) -> Tensor:
+    """The batch's mean loss, (streams,) fp32 (fp64 for a model in fp64)."""
+    sums = answer_scores(network, batch, normalised=not batch.columns_only)
+    if batch.kind == "lm":
+        return -sums.sum(1) / batch.weight
+    means = sums / batch.answer_lens
+    scores = means.new_full((len(means), len(batch.gold), batch.most), -torch.inf)
+    scores = scores.index_put((_streams(means), batch.example, batch.candidate), means)
+    chosen = scores.gather(2, batch.gold[None, :, None].expand(len(means), -1, 1)).squeeze(2)
+    return (scores.logsumexp(2) - chosen).mean(1)
+
+
+def answer_scores(network: Network, batch: Batch, *, normalised: bool = True) -> Tensor:
+    """Each sequence's log-probability of its answer, summed over the answer's tokens: (streams, sequences) fp32.
+
+    Not ``normalised``, the logits themselves are summed: for one-token candidates after the same prompt
+    the two differ by the same constant, which a loss over candidates does not see.
+    """
+    scores = network.token_scores(batch, normalised=normalised)
+    table = scores.new_zeros(len(scores), len(batch.answer_lens), batch.longest)
+    where = _streams(scores), batch.token_sequence, batch.token_place
+    return table.index_put(where, scores).sum(2)  # not index_add, whose order of summation varies on CUDA
+
+
+def _streams(scores: Tensor) -> Tensor:
+    return torch.arange(len(scores), device=scores.device)[:, None]

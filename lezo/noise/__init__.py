@@ -1,0 +1,1 @@
+"""z is a function of (seed, tensor, element), the same bits everywhere; imports no other room."""

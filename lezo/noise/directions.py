@@ -1,0 +1,122 @@
+"""z along which weights are perturbed and updated: any element of any tensor alone, again, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lezo.noise import philox
+from lezo.noise.seeds import derive
+
+
+def normal(seed: int, name: str, like: Tensor) -> Tensor:
+    """z(seed, name): standard normal of ``like``'s shape, on its device, in fp32; in fp64 for fp64, the same values.
+
+    The slow twin (``lezo.noise.philox``): the same bits on every device, as in ``perturb`` and ``update_``.
+    """
+    elements = torch.arange(like.numel(), device=like.device).view(like.shape)
+    return philox.normals(derive(seed, name), elements).to(philox.compute_dtype(like))
+
+
+def uniform(seed: int, name: str, like: Tensor) -> Tensor:
+    """Uniform in [0, 1) of ``like``'s shape, on its device, in fp32: multiples of 2^-24, the same on every device."""
+    elements = torch.arange(like.numel(), device=like.device).view(like.shape)
+    return (philox.random_bits(derive(seed, name), elements) >> 8).to(torch.float32) / 2**24
+
+
+def perturb(
+    theta: Tensor,
+    seed: int,
+    name: str,
+    eps: float,
+    *,
+    rows: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """theta + eps z and theta - eps z from one draw of z(seed, name) (design section 1); theta is only read.
+
+    eps is rounded to fp32, the sum theta + (eps z) computed in fp32 and rounded once to ``dtype``
+    (None: theta's). fp64 theta: all in fp64.
+
+    rows: (k,) int64, on theta's device, rows of a 2-D theta; the results are then (k, columns), each row with
+    the bits that it has in the whole. On CUDA rows out of range are not noticed.
+    out: two contiguous tensors of the results' shape and dtype to write into and return. ValueError if they are not.
+    """
+    theta = theta.detach().contiguous()
+    if rows is not None and (theta.dim() != 2 or rows.dim() != 1 or rows.dtype != torch.int64):
+        given = f"rows is {rows.dtype} {tuple(rows.shape)} and {name} has shape {tuple(theta.shape)}"
+        raise ValueError(f"{given}; give a list of int64 rows and a matrix, or no rows")
+    shape = theta.shape if rows is None else torch.Size((len(rows), theta.shape[1]))
+    if out is None:
+        plus, minus = (torch.empty(shape, dtype=dtype or theta.dtype, device=theta.device) for _ in range(2))
+    else:
+        plus, minus = (_checked(buffer, shape, dtype or theta.dtype, name) for buffer in out)
+    if plus.numel():
+        run, _ = _backend(theta)
+        run(theta, derive(seed, name), _scalar(eps, theta), rows, plus, minus)
+    return plus, minus
+
+
+def update_(
+    theta: Tensor,
+    seed: int,
+    name: str,
+    coefficient: Tensor,
+    decay: float,
+    *,
+    rounding: Literal["nearest", "stochastic"] = "nearest",
+) -> None:
+    """theta <- theta - (c z + d theta) in place, with z(seed, name) (design section 1).
+
+    coefficient: c, a () fp32 tensor on theta's device, read there: on CUDA the host does not wait. decay: d,
+    rounded to fp32. Computed in fp32 and rounded once, to nearest or, in fp16 and bf16, stochastically
+    (of the two neighbours one at random, so that the mean is exact). fp64 theta: all in fp64.
+
+    c = d = 0 leaves theta's bits as they are, and so does a c that is not finite: the step of a loss that was not.
+    """
+    if rounding not in ("nearest", "stochastic"):
+        raise ValueError(f"rounding is {rounding!r}; give nearest or stochastic")
+    theta = theta.detach()
+    flat = theta.contiguous()  # theta itself, where it is
+    if flat.numel():
+        _, run = _backend(flat)
+        run(flat, derive(seed, name), coefficient.detach(), _scalar(decay, flat), rounding == "stochastic")
+    if flat is not theta:
+        theta.copy_(flat)
+
+
+def _scalar(value: float, theta: Tensor) -> float:
+    """``value`` in the precision in which steps on theta are computed."""
+    return value if theta.dtype == torch.float64 else philox.fp32(value)
+
+
+def _checked(buffer: Tensor, shape: torch.Size, dtype: torch.dtype, name: str) -> Tensor:
+    if buffer.shape != shape or buffer.dtype != dtype or not buffer.is_contiguous():
+        given = f"{'' if buffer.is_contiguous() else 'non-contiguous '}{buffer.dtype} {tuple(buffer.shape)}"
+        raise ValueError(f"out for {name} is {given}; give contiguous {dtype} {tuple(shape)}, or no out")
+    return buffer.detach()
+
+
+Perturb = Callable[[Tensor, int, float, Tensor | None, Tensor, Tensor], None]
+Update = Callable[[Tensor, int, Tensor, float, bool], None]
+
+
+def _backend(theta: Tensor) -> tuple[Perturb, Update]:
+    """The fastest backend for theta: all give the same bits, and none is imported before it is needed.
+
+    CUDA without Triton (outside Linux), and fp64 there, is left to the twin.
+    """
+    if theta.is_cpu:
+        from lezo.noise.kernels import cpu
+
+        return cpu.perturb, cpu.update
+    if theta.is_cuda and theta.dtype != torch.float64 and find_spec("triton"):
+        from lezo.noise.kernels import perturb, update
+
+        return perturb.perturb, update.update
+    return philox.perturb, philox.update

@@ -1,0 +1,217 @@
+"""The noise on the CPU: numba loops over chunks, the same bits as the twin in ``lezo.noise.philox``.
+
+Each loop runs over the 256 groups of a chunk and is written so that LLVM vectorises it. The kernels are serial and
+let go of the interpreter lock; large tensors are shared out to as many threads as torch uses. The machine code is
+kept in numba's cache (beside this file, else in the user's cache folder), so only a first run waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from lezo.noise import philox
+
+Float = np.float32
+SMALL = 1 << 15  # elements: below, a tensor is done before a thread has started
+NEAREST, FP16, BF16 = 0, 1, 2  # the grids of stochastic rounding; NEAREST leaves the rounding to torch
+
+# numba freezes globals as constants of their own type, and widens a product of two types: hence all these.
+M0, M1 = np.uint64(philox.MULTIPLIERS[0]), np.uint64(philox.MULTIPLIERS[1])
+W0, W1 = np.uint32(philox.WEYL[0]), np.uint32(philox.WEYL[1])
+WORD, EIGHTH, SQRT_HALF = np.uint64(32), np.uint32(1 << 29), np.int32(philox.SQRT_HALF)
+UNIT, HALF_UNIT, LN2, TURN = Float(2.0**-32), Float(2.0**-33), Float(philox.LN2), Float(philox.TURN)
+L0, L1, L2, L3, L4, L5, L6, L7 = map(Float, philox.LOG)
+S0, S1, S2 = map(Float, philox.SIN)
+C0, C1, C2 = map(Float, philox.COS)
+ONE, MINUS_HALF, MINUS_TWO = Float(1), Float(-0.5), Float(-2)
+FP16_NORMAL, STEP, STEPS = (
+    Float(2.0**-14),
+    Float(2.0**-24),
+    Float(2.0**24),
+)  # fp16 below FP16_NORMAL goes in STEPs
+
+
+def compiled(loop: Callable[..., None]) -> Any:
+    """``loop`` in machine code, no fastmath: every operation rounds as written. Cached where that can be written."""
+    try:
+        return numba.njit(loop, nogil=True, cache=True)
+    except RuntimeError:  # numba found no folder for its cache
+        return numba.njit(loop, nogil=True)
+
+
+@compiled
+def _words(key, stream, chunk, x):
+    """x (4, 256) uint32 <- Philox's words of the chunk's groups."""
+    first = np.uint32(chunk * 256)
+    for place in range(256):
+        c0, c1, c2, c3 = np.uint32(first + np.uint32(place)), np.uint32(stream), np.uint32(0), np.uint32(0)
+        k0, k1 = np.uint32(key), np.uint32(key >> 32)
+        for _ in range(10):
+            a, b = M0 * np.uint64(c0), M1 * np.uint64(c2)
+            c0, c2 = np.uint32(np.uint32(b >> WORD) ^ c1 ^ k0), np.uint32(np.uint32(a >> WORD) ^ c3 ^ k1)
+            c1, c3 = np.uint32(b), np.uint32(a)
+            k0, k1 = np.uint32(k0 + W0), np.uint32(k1 + W1)
+        x[0, place], x[1, place], x[2, place], x[3, place] = c0, c1, c2, c3
+
+
+@compiled
+def _box_muller(radius, angle, cosine, sine):
+    """Two lanes of z, (256,) float32, from two lanes of words, (256,) uint32."""
+    for place in range(256):
+        u = Float(radius[place]) * UNIT + HALF_UNIT
+        bits = np.int32(np.float32(u).view(np.int32) - SQRT_HALF)
+        f = np.int32((bits & 0x7FFFFF) + SQRT_HALF).view(np.float32) - ONE
+        log = ((((((L7 * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
+        r = np.sqrt((Float(np.int32(bits >> 23)) * LN2 + (f + (f * f) * log)) * MINUS_TWO)
+        turned = np.uint32(angle[place] + EIGHTH)
+        t = Float(np.int32(np.int32(turned & 0x3FFFFFFF) - np.int32(EIGHTH))) * TURN
+        t2 = t * t
+        sin = t + (t * t2) * ((S2 * t2 + S1) * t2 + S0)
+        cos = (t2 * MINUS_HALF + ONE) + (t2 * t2) * ((C2 * t2 + C1) * t2 + C0)
+        quadrant = np.int32(turned >> 30)
+        x, y = (sin, cos) if quadrant & 1 else (cos, sin)
+        cosine[place] = r * (-x if (quadrant + 1) & 2 else x)
+        sine[place] = r * (-y if quadrant & 2 else y)
+
+
+@compiled
+def _normals(key, chunk, x, z):
+    """z (4, 256) float32 <- the chunk's noise; x (4, 256) uint32 is room for its words."""
+    _words(key, 0, chunk, x)
+    _box_muller(x[0], x[1], z[0], z[1])
+    _box_muller(x[2], x[3], z[2], z[3])
+
+
+@compiled
+def _perturb(key, starts, width, theta, eps, plus, minus):
+    """plus, minus (n,) <- theta (n,) +- eps z, in rows of ``width``; row i is elements starts[i], ...
+
+    All float32, or (theta, eps, plus, minus) all float64.
+    """
+    x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
+    flat = z.reshape(1024)
+    for row in range(len(starts)):
+        first, here = starts[row], row * width
+        last = first + min(width, len(theta) - here)
+        for chunk in range(first // 1024, (last + 1023) // 1024):
+            _normals(key, chunk, x, z)
+            low, high = max(first, chunk * 1024), min(last, chunk * 1024 + 1024)
+            a, b = here + low - first, here + high - first
+            _plus_minus(flat[low - chunk * 1024 :], theta[a:b], eps, plus[a:b], minus[a:b])
+
+
+@compiled
+def _plus_minus(z, theta, eps, plus, minus):
+    for i in range(len(theta)):
+        step = eps * z[i]
+        plus[i], minus[i] = theta[i] + step, theta[i] - step
+
+
+@compiled
+def _update(key, first, theta, coefficient, decay, grid):
+    """theta (n,) <- theta - (c z + d theta), elements first, ...; first is a multiple of 1024.
+
+    All float32, or (theta, coefficient, decay) all float64. With ``grid`` FP16 or BF16 theta is rounded
+    stochastically to numbers of that dtype.
+    """
+    x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
+    for low in range(0, len(theta), 1024):
+        _normals(key, (first + low) // 1024, x, z)
+        part = theta[low : low + 1024]
+        _step(z.reshape(1024), part, coefficient, decay)
+        if grid != NEAREST:
+            _words(key, 1, (first + low) // 1024, x)
+            if grid == FP16:
+                _round_fp16(x.reshape(1024), part)
+            else:
+                _round_bf16(x.reshape(1024), part)
+
+
+@compiled
+def _step(z, theta, coefficient, decay):
+    for i in range(len(theta)):
+        theta[i] = theta[i] - (coefficient * z[i] + decay * theta[i])
+
+
+@compiled
+def _round_bf16(bits, theta):
+    for i in range(len(theta)):
+        pattern = np.float32(theta[i]).view(np.uint32)
+        moved = np.uint32(pattern + (bits[i] & 0xFFFF)) & np.uint32(0xFFFF0000)
+        if pattern & 0x7F800000 != 0x7F800000:
+            theta[i] = np.uint32(moved).view(np.float32)
+
+
+@compiled
+def _round_fp16(bits, theta):
+    for i in range(len(theta)):
+        value = theta[i]
+        pattern = np.float32(value).view(np.uint32)
+        moved = np.uint32(np.uint32(pattern + (bits[i] & 0x1FFF)) & np.uint32(0xFFFFE000)).view(np.float32)
+        floor = np.floor(value * STEPS)
+        up = Float(bits[i] >> 8) * STEP < value * STEPS - floor
+        small = (floor + ONE if up else floor) * STEP
+        rounded = moved if abs(value) >= FP16_NORMAL else small
+        theta[i] = rounded if pattern & 0x7F800000 != 0x7F800000 else value
+
+
+def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tensor, minus: Tensor) -> None:
+    """plus <- theta + eps z, minus <- theta - eps z; with ``rows``, of those rows of theta alone."""
+    chosen = (theta if rows is None else theta.index_select(0, rows)).to(philox.compute_dtype(theta))
+    wide = [out if out.dtype == chosen.dtype else torch.empty_like(chosen) for out in (plus, minus)]
+    read, up, down = (tensor.view(-1).numpy() for tensor in (chosen, *wide))
+    width = philox.CHUNK if rows is None else theta.shape[1]
+    starts = np.arange(0, theta.numel(), width) if rows is None else (rows * width).numpy()
+
+    def work(first: int, last: int) -> None:
+        here = slice(first * width, last * width)
+        _perturb(key, starts[first:last], width, read[here], read.dtype.type(eps), up[here], down[here])
+
+    _share(work, len(starts), width)
+    for out, result in zip((plus, minus), wide, strict=True):
+        out.copy_(result)
+
+
+def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
+    """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite."""
+    c = coefficient.item()
+    if (c == 0 and decay == 0) or not math.isfinite(c):
+        return
+    wide = theta.to(philox.compute_dtype(theta))
+    flat = wide.view(-1).numpy()
+    number = flat.dtype.type
+    grid = {torch.float16: FP16, torch.bfloat16: BF16}.get(theta.dtype, NEAREST) if stochastic else NEAREST
+
+    def work(first: int, last: int) -> None:
+        start = first * philox.CHUNK
+        _update(key, start, flat[start : last * philox.CHUNK], number(c), number(decay), grid)
+
+    _share(work, -(-theta.numel() // philox.CHUNK), philox.CHUNK)
+    if wide is not theta:
+        theta.copy_(wide)
+
+
+def _share(work: Callable[[int, int], None], items: int, width: int) -> None:
+    """``work(first, last)`` over all items, of ``width`` elements each, on as many threads as torch uses."""
+    workers = torch.get_num_threads()
+    if workers == 1 or items * width < SMALL:
+        return work(0, items)
+    size = max(
+        -(-items // (4 * workers)), -(-SMALL // (2 * width))
+    )  # a few parts a thread even out their speeds
+    parts = range(0, items, size)
+    list(_threads(workers).map(lambda first: work(first, min(first + size, items)), parts))
+
+
+@cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="lezo-noise")

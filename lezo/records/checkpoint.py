@@ -1,0 +1,216 @@
+"""A run's whole state on disk: weights and optimizer, as safetensors, complete or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lezo.model.evaluate import Evaluation
+from lezo.records.disk import sync
+from lezo.records.folder import FolderError
+from lezo.records.schema import Origin
+from lezo.zo.optim import StepReport
+
+_SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: its folder, the step after which it was made, the origin of its run, its files' hashes."""
+
+    path: Path
+    step: int
+    origin: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    def damage(self) -> str | None:
+        """What is wrong with its files; None: they are as they were written."""
+        for name, expected in self.files.items():
+            try:
+                found = _file_hash(self.path / name)
+            except OSError as error:
+                return f"{self.path / name}: cannot read it ({error.strerror})"
+            if found != expected:
+                return f"{self.path / name}: not as it was written (its SHA-256 differs)"
+        return None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Its tensors by name, one at a time, on the CPU. Raises FolderError where they cannot be read."""
+        for name in self.files:
+            try:
+                with safe_open(self.path / name, framework="pt") as file:
+                    for key in file.keys():  # noqa: SIM118 - not a dict
+                        yield key, file.get_tensor(key)
+            except (SafetensorError, OSError) as error:
+                raise FolderError(f"{self.path / name}: cannot read the checkpoint ({error})") from error
+
+
+class Checkpoints:
+    """Writes and prunes ``folder``'s checkpoints. ``state`` gives the tensors; ``every``: steps, None for never.
+
+    ``at_evaluations``: also at every dev evaluation after step 0, and then the best one's stays, whose step
+    ``best`` tells.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: Origin,
+        state: Callable[[], Mapping[str, Tensor]],
+        *,
+        every: int | None,
+        keep: int,
+        at_evaluations: bool,
+        best: Callable[[], int | None],
+    ) -> None:
+        self.folder, self.origin, self.state = folder, origin, state
+        self.every, self.keep, self.at_evaluations, self.best = every, keep, at_evaluations, best
+
+    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+        """Write one where it is time."""
+        if self.due(step):
+            self.save(step)
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for one, evaluations apart."""
+        return self.every is not None and step % self.every == 0
+
+    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+        """Write one, if evaluations do; one that is no longer the best is gone."""
+        if self.at_evaluations and step > 0:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of ``step``, if there is none yet, and prune. Raises FolderError."""
+        if not _path(self.folder, step).exists():
+            self._write(step)
+        self.prune()
+
+    def _write(self, step: int) -> None:
+        partial = self.folder / f".step-{step}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            sync(self.folder.parent)
+            files = [_written(partial, number, shard) for number, shard in enumerate(_shards(self.state()))]
+            _describe(partial, step, self.origin, files)
+            os.replace(partial, _path(self.folder, step))
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
+            ways = "earlier ones stay; make room, or lower train.keep_checkpoints"
+            raise FolderError(
+                f"{self.folder}: cannot write the checkpoint of step {step} ({reason}); {ways}"
+            ) from error
+
+    def prune(self) -> None:
+        """Keep the newest and the best."""
+        steps = sorted(_steps(self.folder))
+        spared = {self.best()} if self.at_evaluations else set()
+        for step in steps[: -self.keep]:
+            if step not in spared:
+                remove(_path(self.folder, step))
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint's folder, renamed before, so that none is ever half there. Raises FolderError."""
+    gone = path.with_name(f".{path.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.replace(path, gone)
+    except OSError as error:
+        raise FolderError(
+            f"{path}: cannot remove it ({error.strerror}); expected a folder of one's own"
+        ) from error
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def find_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The complete checkpoints of a folder, the newest first. What a killed process left half-made is removed."""
+    if not folder.is_dir():
+        return []
+    for name in folder.glob(".step-*"):
+        shutil.rmtree(name, ignore_errors=True)
+    return [_read(folder, step) for step in sorted(_steps(folder), reverse=True)]
+
+
+def _steps(folder: Path) -> Iterator[int]:
+    for path in folder.glob("step-*"):
+        if re.fullmatch(r"step-[1-9][0-9]*", path.name) and path.is_dir():
+            yield int(path.name.removeprefix("step-"))
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step}"
+
+
+def _read(folder: Path, step: int) -> Checkpoint:
+    file = _path(folder, step) / "checkpoint.json"
+    try:
+        content = json.loads(file.read_bytes())
+        if content.pop("sha256") != _content_hash(content):
+            raise ValueError("its own SHA-256 differs")
+        files = {str(name): str(digest) for name, digest in content["files"].items()}
+        for name in files:
+            if not re.fullmatch(r"[0-9]{5}\.safetensors", name):
+                raise ValueError(f"a file of the name {name!r}")
+        if content["step"] != step:
+            raise ValueError(f"it is of step {content['step']!r}")
+        return Checkpoint(file.parent, step, dict(content["origin"]), files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        ways = f"remove the folder {file.parent} to go on from an earlier one"
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FolderError(f"{file}: not the description of a checkpoint ({reason}); {ways}") from None
+
+
+def _describe(partial: Path, step: int, origin: Origin, files: list[Path]) -> None:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
+        digests = dict(zip((file.name for file in files), threads.map(_file_hash, files), strict=True))
+    content = {"step": step, "origin": asdict(origin), "files": digests}
+    file = partial / "checkpoint.json"
+    file.write_text(
+        json.dumps({**content, "sha256": _content_hash(content)}, indent=2) + "\n", encoding="utf-8"
+    )
+    sync(file)
+    sync(partial)
+
+
+def _content_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > _SHARD:
+            yield shard
+            shard = {}
+        shard[name] = tensor
+    if shard:
+        yield shard
+
+
+def _written(folder: Path, number: int, shard: Mapping[str, Tensor]) -> Path:
+    file = folder / f"{number:05d}.safetensors"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in shard.items()}, file)
+    file.chmod(0o644)
+    sync(file)
+    return file
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

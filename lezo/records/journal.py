@@ -1,0 +1,216 @@
+"""What determines a run's weights? What it starts from, and one small record a step (design section 3).
+
+The file: MAGIC, the header's length and its JSON, their CRC-32; then records of 20 bytes, little-endian:
+uint32 step, uint32 kind, float64 value, and the CRC-32 of the records' fields so far, the header's checksum
+being what it begins with: so a record is right in its place only. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from lezo.model.evaluate import Evaluation
+from lezo.records.folder import Appended, FolderError, replace_file
+from lezo.records.schema import Header, Origin, Recipe
+from lezo.zo.optim import StepReport
+
+MAGIC = b"lezo journal 1\n\0"
+RECORD = struct.Struct("<IIdI")
+_LENGTH, _CHECKSUM, _FIELDS = struct.Struct("<I"), struct.Struct("<I"), struct.Struct("<IId")
+_LONGEST_HEADER = 2**20
+
+
+class JournalError(FolderError):
+    """A journal that cannot be trusted; the message names the file, the offset and what was expected."""
+
+
+class Kind(IntEnum):
+    """What a record's value is: the coefficient of an update; nothing, the step was skipped; a dev loss."""
+
+    update = 0
+    skipped = 1
+    dev = 2
+
+
+_KINDS = frozenset(Kind)
+
+
+@dataclass(frozen=True)
+class Record:
+    """``step`` counts updates: the first has 1. Step 0 has a dev loss only."""
+
+    step: int
+    kind: Kind
+    value: float
+
+
+@dataclass(frozen=True)
+class JournalFile:
+    """A journal as read. ``end``: bytes up to the last whole record; ``torn``: bytes of a record cut short after it."""
+
+    header: Header
+    records: Sequence[Record]
+    end: int
+    torn: int
+
+    @property
+    def step(self) -> int:
+        """The last step."""
+        return max((record.step for record in self.records), default=0)
+
+    def steps(self, after: int, until: int) -> Iterator[Record]:
+        """The records of the updates ``after`` < step <= ``until``, in order."""
+        return (r for r in self.records if r.kind is not Kind.dev and after < r.step <= until)
+
+    def devs(self) -> Iterator[Record]:
+        """The records of the dev evaluations, in order."""
+        return (r for r in self.records if r.kind is Kind.dev)
+
+    def best(self) -> int | None:
+        """The step of the lowest dev loss, the earliest of equals, never 0; None where none is finite."""
+        losses = [(r.value, r.step) for r in self.devs() if r.step > 0 and math.isfinite(r.value)]
+        return min(losses)[1] if losses else None
+
+    def cut(self, step: int, keeps_dev: bool) -> int:
+        """The bytes up to the last record of ``step``, with or without its dev loss."""
+        kept = [
+            r
+            for r in self.records
+            if r.step < step or (r.step == step and (keeps_dev or r.kind is not Kind.dev))
+        ]
+        return self.end - RECORD.size * (len(self.records) - len(kept))
+
+
+class Journal:
+    """Appends a record for every step and dev evaluation; each reaches the system at once, the disk once a second."""
+
+    def __init__(self, path: Path, header: Header, *, at: int | None = None) -> None:
+        """Begin a journal, or go on with the one at ``path`` behind its first ``at`` bytes, whose header stays.
+
+        Raises FolderError.
+        """
+        if at is None:
+            replace_file(path, _start(header))
+        self._file = Appended(path, at=at)
+        self._file.sync()  # no metrics row may be there before what was cut is gone
+        self._checksum = _CHECKSUM.unpack(self._file.end(_CHECKSUM.size))[0]
+
+    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+        """Append a step."""
+        kind = Kind.update if report.applied else Kind.skipped
+        self._append(Record(step, kind, report.coefficient))
+
+    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+        """Append a dev loss and see everything onto the disk."""
+        self._append(Record(step, Kind.dev, math.nan if dev.loss is None else dev.loss))
+        self._file.sync()
+
+    def close(self) -> None:
+        """See everything onto the disk."""
+        self._file.close()
+
+    def _append(self, record: Record) -> None:
+        data = _FIELDS.pack(record.step, record.kind, record.value)
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._file.append(data + _CHECKSUM.pack(self._checksum))
+
+
+def read_journal(path: str | os.PathLike[str]) -> JournalFile:
+    """Check and read a journal. A record cut short at the end is left out; other damage raises JournalError."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"{path}: cannot read the journal ({error.strerror})") from None
+    header, at = _header(path, content)
+    whole = (len(content) - at) // RECORD.size
+    checksum = _CHECKSUM.unpack(content[at - _CHECKSUM.size : at])[0]
+    records: list[Record] = []
+    for number in range(whole):
+        offset = at + number * RECORD.size
+        checksum = zlib.crc32(content[offset : offset + _FIELDS.size], checksum)
+        record = _unpacked(content[offset : offset + RECORD.size], checksum)
+        if record is None and _is_tail(content, offset):
+            whole = number
+            break
+        if record is None or not _follows(records, record):
+            raise JournalError(_damaged(path, offset, "a record's checksum or step number is wrong"))
+        records.append(record)
+    end = at + whole * RECORD.size
+    return JournalFile(header, records, end, len(content) - end)
+
+
+def _start(header: Header) -> bytes:
+    text = json.dumps(asdict(header), sort_keys=True).encode()
+    start = MAGIC + _LENGTH.pack(len(text)) + text
+    return start + _CHECKSUM.pack(zlib.crc32(start))
+
+
+def _unpacked(data: bytes, expected: int) -> Record | None:
+    step, kind, value, checksum = RECORD.unpack(data)
+    return Record(step, Kind(kind), value) if checksum == expected and kind in _KINDS else None
+
+
+def _is_tail(content: bytes, offset: int) -> bool:
+    """Whether the wrong record at ``offset`` is the last, or all behind it are zeros that were never filled."""
+    return len(content) - offset < 2 * RECORD.size or not any(content[offset + RECORD.size :])
+
+
+def _follows(records: Sequence[Record], record: Record) -> bool:
+    """Steps come one after the other, each with one dev loss at most."""
+    last = records[-1] if records else Record(0, Kind.update, math.nan)
+    judged_twice = record.kind is last.kind is Kind.dev
+    return record.step == last.step + (record.kind is not Kind.dev) and not judged_twice
+
+
+def _header(path: Path, content: bytes) -> tuple[Header, int]:
+    """The header and where the records begin."""
+    if not content.startswith(MAGIC):
+        raise JournalError(_damaged(path, 0, "this is not the start of a lezo journal (version 1)"))
+    at = len(MAGIC) + _LENGTH.size
+    length = _LENGTH.unpack(content[len(MAGIC) : at].ljust(_LENGTH.size, b"\xff"))[0]
+    end = at + length
+    checksum = content[end : end + _CHECKSUM.size]
+    if length > _LONGEST_HEADER or checksum != _CHECKSUM.pack(zlib.crc32(content[:end])):
+        raise JournalError(_damaged(path, len(MAGIC), "the header's checksum is wrong"))
+    try:
+        return _parsed(json.loads(content[at:end])), end + _CHECKSUM.size
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise JournalError(_damaged(path, at, f"the header is not a journal's ({error})")) from None
+
+
+def _parsed(content: Mapping[str, Any]) -> Header:
+    recipe = _typed(Recipe, content["recipe"])
+    known = recipe.rounding in ("nearest", "stochastic") and recipe.seed >= 0
+    known = known and all(isinstance(block, str) for block in recipe.blocks or [])
+    if not (known and 0 <= recipe.sparsity <= 1 and 0 <= recipe.decay < math.inf):
+        raise ValueError(f"a recipe of {recipe}")
+    return Header(_typed(Origin, content["origin"]), recipe)
+
+
+def _typed(kind: Any, content: Mapping[str, Any]) -> Any:
+    """A dataclass from JSON. Raises TypeError or KeyError for a field that lacks, is unknown or of another type."""
+    expected: dict[str, set[type]] = {
+        "int": {int}, "str": {str}, "bool": {bool}, "float": {float, int},
+        "str | None": {str, type(None)}, "dict[str, Any] | None": {dict, type(None)},
+        "list[str] | None": {list, type(None)},
+    }  # fmt: skip
+    for field in fields(kind):
+        later = field.default is not MISSING  # files of before it was there lack it
+        value = content.get(field.name, field.default) if later else content[field.name]
+        if type(value) not in expected[str(field.type)]:
+            raise TypeError(f"{field.name} is {value!r}")
+    return kind(**content)
+
+
+def _damaged(path: Path, offset: int, reason: str) -> str:
+    return f"{path}: damaged at byte {offset}: {reason}; expected the file as the run wrote it (take it from a copy)"

@@ -1,0 +1,1 @@
+"""Reads records and draws; no torch, and nothing is written into a run."""

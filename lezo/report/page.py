@@ -1,0 +1,131 @@
+"""The report as one HTML page that needs nothing else: style, script and drawings are in it. No torch."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lezo.report.groups import Group, by_task
+from lezo.report.plots import COLOURS, Plot, Series
+from lezo.report.tables import Cell, Table, printable
+
+_DASHES = ("", "5 2", "1 2", "6 2 1 2")
+_SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
+
+
+def page(
+    heading: str,
+    summary: str,
+    found: Sequence[Group],
+    tables: Sequence[Table],
+    plots: Mapping[tuple[str, str], Sequence[Plot]],
+    numbers: Series,
+    *,
+    reload: int | None,
+) -> str:
+    """The page. ``reload``: seconds after which it loads itself again; None: it does not."""
+    first, rest = [t for t in tables if t.name == "results"], [t for t in tables if t.name != "results"]
+    curves = [
+        _curves(*names, members, plots.get(names, []), numbers) for names, members in by_task(found).items()
+    ]
+    again = "" if reload is None else f'<meta http-equiv="refresh" content="{reload}">'
+    parts = [
+        f"<h1>{_text(heading)}</h1>",
+        f'<p class="note">{_text(summary)}</p>',
+        *map(_table, first),
+        *curves,
+        *map(_table, rest),
+    ]
+    return _SHELL.format(
+        again=again, title=_text(heading), style=_file("css"), body="\n".join(parts), script=_file("js")
+    )
+
+
+_SHELL = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
+{again}
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def _table(table: Table) -> str:
+    numeric = [any(row[place].value is not None for row in table.rows) for place in range(len(table.columns))]
+    head = "".join(map(_head, table.columns, numeric))
+    rows = "\n".join(
+        f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, numeric, strict=True))}</tr>"
+        for row in table.rows
+    )
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
+    return (
+        f"<section>\n<h2>{_text(table.title)}</h2>\n"
+        f'<div class="wide"><table id="{table.name}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
+        f"{notes}\n</section>"
+    )
+
+
+def _head(name: str, number: bool) -> str:
+    kind = ' class="number"' if number else ""
+    return f'<th scope="col"{kind}><button type="button">{_text(name)}</button></th>'
+
+
+def _cell(cell: Cell, number: bool) -> str:
+    length = len(cell.text)
+    kind = "number" if number else "long" if length >= _LONG else "short" if length <= _SHORT else ""
+    named = f' class="{kind}"' if kind else ""
+    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    return f"<td{named}{value}>{_text(cell.text) if kind else _unbroken(_text(cell.text))}</td>"
+
+
+def _unbroken(text: str) -> str:
+    """A list of settings, which a line may end between but not within: "lr 0.1, eps 0.001"."""
+    return ", ".join(part.replace(" ", "\u00a0") for part in text.split(", "))
+
+
+def _curves(title: str, model: str, members: Sequence[Group], plots: Sequence[Plot], numbers: Series) -> str:
+    if not plots:
+        return ""
+    legend = "\n".join(_legend(group, numbers[group.optim, group.setting]) for group in members)
+    figures = "\n".join(
+        f'<figure role="img" aria-label="{_text(plot.title)}">{plot.svg}</figure>' for plot in plots
+    )
+    note = (
+        "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
+        "to the highest, and each run as a faint line. Train loss is a running mean over a twentieth of the run; runs "
+        "that have not finished are drawn as far as they came. Against sparsity a line joins the settings that differ in it "
+        "only."
+    )
+    return (
+        f'<section>\n<h2>{_text(f"{title}, {model}: curves")}</h2>\n<ol class="legend">\n{legend}\n</ol>\n'
+        f'<div class="plots">\n{figures}\n</div>\n<p class="note">{note}</p>\n</section>'
+    )
+
+
+def _legend(group: Group, number: int) -> str:
+    dash = _DASHES[number // COLOURS % len(_DASHES)]
+    line = f'<line x1="0" y1="5" x2="32" y2="5" stroke="var(--c{number % COLOURS})" stroke-width="3" stroke-dasharray="{dash}"/>'
+    said = f"{number + 1}: {group.optim}, {group.setting} (n = {len(group.samples)})"
+    return f'<li><svg viewBox="0 0 32 10" aria-hidden="true">{line}</svg>{_text(said)}</li>'
+
+
+def _text(text: str) -> str:
+    """Text from anywhere, as text."""
+    return html.escape(printable(text))
+
+
+def _file(kind: str) -> str:
+    return Path(__file__).with_suffix(f".{kind}").read_text(encoding="utf-8")

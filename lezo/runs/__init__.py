@@ -1,0 +1,1 @@
+"""One run: plan, begin or go on, loop, result."""

@@ -1,0 +1,213 @@
+"""What will this run do, and what will it cost? Decided and estimated before any weight is loaded."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lezo.config.schema import LezoConfig, MezoConfig, RunConfig
+from lezo.data.dataset import EvalSet
+from lezo.data.encode import MAX_NEW_TOKENS, Encoded
+from lezo.data.pack import unit_length
+from lezo.model.adapter import Adapter, attach
+from lezo.model.evaluate import score_chunks
+from lezo.model.forward import VOCABULARY_CHUNK
+from lezo.model.linear_probe import refuse_long_answers
+from lezo.model.load import Layout, ModelError, language, layout, skeleton
+from lezo.runs.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
+from lezo.zo.optim import UniformBlocks
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Expected peak bytes on the device, by what takes them."""
+
+    weights: int
+    update: int  # perturbed copies, or gradients and optimizer state
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.update + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run but its weights. ``lengths``: median and longest sequence, in tokens. ``trained``: of the parameters, an adapter's own included."""
+
+    parts: Prepared
+    adapter: Adapter | None
+    train: Sequence[Encoded]
+    dev: EvalSet
+    test: EvalSet
+    layout: Layout
+    blocks: UniformBlocks
+    device: torch.device
+    dtype: torch.dtype
+    parameters: int
+    trained: int
+    lengths: tuple[int, int]
+    truncated: int
+    memory: Memory
+    forwards: dict[str, int]
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""
+    device = device_of(config)
+    dtype = dtype_of(config, device)
+    parts = prepare(config, training=config.learns)
+    train = (parts.judged() if config.judged else parts.train()) if config.learns else []
+    if config.fits_head:
+        refuse_long_answers(train)
+    dev, test = parts.dev(), parts.test()
+    examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
+    lengths = [len(ids) for example in examples for ids in example.input_ids]
+    bones, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
+    parameters = _size(bones)
+    if adapter is not None:
+        attach(bones, adapter)
+    found = layout(bones)
+    blocks = UniformBlocks(len(found.blocks), getattr(config.optim, "sparsity", 0.0))
+    if config.trains and not found.always and not blocks.keep:
+        raise ModelError(
+            f"optim.sparsity={getattr(config.optim, 'sparsity', 0.0):g}: skips all {blocks.total} blocks, and peft="
+            f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
+        )
+    return Plan(
+        parts=parts,
+        adapter=adapter,
+        train=train,
+        dev=dev,
+        test=test,
+        layout=found,
+        blocks=blocks,
+        device=device,
+        dtype=dtype,
+        parameters=parameters,
+        trained=sum(p.numel() for p in bones.parameters() if p.requires_grad),
+        lengths=(round(statistics.median(lengths)), max(lengths)),
+        truncated=sum(map(_truncated, (train, dev.scored or dev.prompts, test.scored or test.prompts))),
+        memory=_memory(config, language(parts.model_config), bones, found, blocks, dtype, train, [dev, test]),
+        forwards=_forwards(config, train, dev, test),
+    )
+
+
+def _memory(
+    config: RunConfig,
+    model_config: Any,
+    bones: nn.Module,
+    found: Layout,
+    blocks: UniformBlocks,
+    dtype: torch.dtype,
+    train: Sequence[Encoded],
+    evaluated: Sequence[EvalSet],
+) -> Memory:
+    """The larger of a training and an evaluation forward, with what the optimizer holds besides."""
+    update, forwards = 0, []
+    if config.trains:
+        forwards.append(_training_bytes(config, model_config, len(found.blocks), dtype, train))
+        update = _update_bytes(config, bones, found, blocks)
+    for split in evaluated:
+        chunk = next(score_chunks(split.scored, config.eval.batch_size), [])
+        tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
+        reads = sum(split.scored[i].answer_lens[k] for i, chosen in chunk for k in chosen)
+        forwards.append(_block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 1, reads))
+        forwards.append(_generation_bytes(config, model_config, len(found.blocks), dtype, split))
+    return Memory(sum(p.nbytes for p in bones.parameters()), update, max(forwards))
+
+
+def _training_bytes(
+    config: RunConfig, model_config: Any, layers: int, dtype: torch.dtype, train: Sequence[Encoded]
+) -> int:
+    """A forward over the longest examples: both streams at once, or every block kept for a backward pass."""
+    size = min(config.train.micro_batch_size or config.train.batch_size, len(train))
+    longest = sorted(train, key=unit_length, reverse=True)[:size]
+    tokens, reads = sum(map(unit_length, longest)), sum(sum(example.answer_lens) for example in longest)
+    if config.first_order:
+        block = layers * _block_bytes(model_config, dtype, tokens)
+        return block + _head_bytes(model_config, 1, reads, chunk=model_config.vocab_size)
+    return 2 * _block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 2, reads)
+
+
+def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks) -> int:
+    """Two copies of the largest block, or one of all that moves; or gradients, and AdamW's two moments or SGD's momentum."""
+    named = dict(bones.named_parameters())
+    if config.first_order:
+        states = 3 if config.optim.name == "fo-adamw" else 2 if getattr(config.optim, "momentum", 0.0) else 1
+        return states * sum(p.nbytes for p in named.values() if p.requires_grad)
+    sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
+    if config.judged:
+        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in found.always)
+    return 2 * max(sizes, default=0)
+
+
+def _block_bytes(model_config: Any, dtype: torch.dtype, tokens: int) -> int:
+    """A block's widest moment: residual, normed, q, k, v, attended and two feed-forward widths."""
+    hidden = model_config.hidden_size
+    wide = _widest(model_config, "ffn_dim", "intermediate_size") or 4 * hidden
+    return int(tokens * (6 * hidden + 2 * wide) * dtype.itemsize)
+
+
+def _head_bytes(model_config: Any, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
+    """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, its logits and their exponentials."""
+    rows = min(chunk, int(model_config.vocab_size))
+    return streams * rows * (int(model_config.hidden_size) + 2 * reads) * 4
+
+
+def _generation_bytes(
+    config: RunConfig, model_config: Any, layers: int, dtype: torch.dtype, split: EvalSet
+) -> int:
+    """A forward over the longest prompts, padded to one length, keys and values of all their tokens and answers, and logits."""
+    lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
+    if not lengths:
+        return 0
+    rows, longest = min(config.eval.batch_size, len(lengths)), max(lengths)
+    heads = _widest(model_config, "num_attention_heads") or 1
+    width = _widest(model_config, "head_dim") or model_config.hidden_size // heads
+    shared = _widest(model_config, "num_key_value_heads") or heads
+    cached = rows * (longest + MAX_NEW_TOKENS) * 2 * shared * width * layers * dtype.itemsize
+    logits = rows * int(model_config.vocab_size) * (dtype.itemsize + 4)
+    return _block_bytes(model_config, dtype, rows * longest) + cached + logits
+
+
+def _widest(model_config: Any, *keys: str) -> int | None:
+    """The first of these sizes that the configuration has; where each block has its own, the largest."""
+    for key in keys:
+        size = getattr(model_config, key, None)
+        sizes = [n for n in (size if isinstance(size, list | tuple) else [size]) if isinstance(n, int) and n]
+        if sizes:
+            return max(sizes)
+    return None
+
+
+def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet) -> dict[str, int]:
+    """How many forwards training, dev and test evaluations make (a generation counts as one)."""
+    size = config.eval.batch_size
+    dev_once, test_once = _eval_forwards(dev, size), _eval_forwards(test, size)
+    if not config.trains:
+        return {"training": 0, "dev": dev_once, "test": test_once}
+    settings = config.train
+    drawn = min(settings.batch_size, len(train))
+    passes = 2 if isinstance(config.optim, MezoConfig | LezoConfig) else 1
+    training = settings.steps * passes * -(-drawn // (settings.micro_batch_size or drawn))
+    evaluations = 1 + -(-settings.steps // settings.eval_every)
+    return {"training": training, "dev": evaluations * dev_once, "test": 2 * test_once}
+
+
+def _eval_forwards(split: EvalSet, size: int) -> int:
+    return sum(1 for _ in score_chunks(split.scored, size)) + -(-len(split.prompts) // size)
+
+
+def _truncated(examples: Sequence[Encoded]) -> int:
+    return sum(example.truncated for example in examples)
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,298 @@
+"""What a run consists of before any weight is loaded: rows, tokenizer, model configuration, encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from lezo.config.schema import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
+from lezo.data.dataset import EvalSet
+from lezo.data.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
+from lezo.data.sampling import Splits, demo_sets, own_sizes, split
+from lezo.data.source import DataError, Pools
+from lezo.data.source import load as load_pools
+from lezo.model.adapter import Adapter
+from lezo.model.device import named_device
+from lezo.model.load import (
+    TINY,
+    ModelError,
+    Source,
+    dequantised,
+    language,
+    load_config,
+    load_tokenizer,
+    positions,
+)
+from lezo.tasks import TASKS, Example, Task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The run's words and how they become ids. ``pad``, any id that the model has, fills up rows where nothing looks at it.
+
+    ``dequantised``: how the weights are stored that become plain ones as they are read.
+    """
+
+    task: Task
+    splits: Splits
+    source: Source
+    model_config: Any
+    tokenizer: Any
+    encoder: Encoder
+    pad: int
+    calibration: Calibration
+    dequantised: str | None
+
+    def train(self) -> list[Encoded]:
+        """The training examples; of an LM-style task only the answer that is trained on."""
+        lm = self.task.loss == "lm"
+        examples = [_gold_only(e) if lm else e for e in self.splits.train]
+        return self._checked(self.encoder.candidates(examples, self.splits.demos))
+
+    def judged(self) -> list[Encoded]:
+        """The training examples as the test set is: all candidates, or prompts to continue."""
+        return self._checked(self._asked(self.splits.train, self.splits.demos))
+
+    @property
+    def _asked(self) -> Callable[..., list[Encoded]]:
+        """How an example is encoded whose answer is to be judged."""
+        return self.encoder.prompts if self.task.generates else self.encoder.candidates
+
+    def dev(self) -> EvalSet:
+        """The dev set, which always has a loss."""
+        dev, demos = self.splits.dev, self.splits.demos
+        scored = self._checked(self.encoder.candidates(dev, demos))
+        prompts = self._checked(self.encoder.prompts(dev, demos)) if self.task.generates else []
+        return EvalSet(scored, prompts, self._blanks(dev))
+
+    def test(self) -> EvalSet:
+        """The test set: candidates to choose from, or prompts to continue."""
+        encoded = self._checked(self.each(self._asked, self.splits.test))
+        if self.task.generates:
+            return EvalSet((), encoded)
+        return EvalSet(encoded, (), self._blanks(self.splits.test))
+
+    def _blanks(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The same candidates after a prompt without content, where scores are calibrated."""
+        if self.calibration is Calibration.none:
+            return []
+        blank = [replace(example, prompt=example.blank or "") for example in examples]
+        if self.calibration is Calibration.sfc:
+            return self._checked(self.encoder.candidates(blank))
+        return self._checked(self.each(self.encoder.candidates, blank))
+
+    @property
+    def demos(self) -> int:
+        """Demonstrations in a test example's prompt."""
+        return len(self.splits.own_demos[0] if self.splits.own_demos else self.splits.demos)
+
+    def each(self, encode: Callable[..., list[Encoded]], examples: Sequence[Example]) -> list[Encoded]:
+        """Encoded behind the run's demonstrations; the first test examples, or all, behind their own."""
+        if not self.splits.own_demos:
+            return encode(examples, self.splits.demos)
+        pairs = zip(examples, self.splits.own_demos, strict=False)
+        return [replace(encode([e], own)[0], index=i) for i, (e, own) in enumerate(pairs)]
+
+    def _checked(self, examples: list[Encoded]) -> list[Encoded]:
+        """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
+        top = max((max(ids) for example in examples for ids in example.input_ids), default=0)
+        if top >= (size := language(self.model_config).vocab_size):
+            raise ModelError(
+                f"{self.source.path}: the tokenizer makes id {top}, and the model has {size} "
+                "embeddings; expected the model's own tokenizer (model.tokenizer)"
+            )
+        return examples
+
+
+def prepare(config: RunConfig, *, training: bool) -> Prepared:
+    """Read data, tokenizer and the model's configuration. Raises DataError or ModelError.
+
+    ``training`` asks for at least one training example.
+    """
+    source = model_source(config)
+    task = TASKS[config.task.name]
+    splits = _splits(config, task, training)
+    model_config = load_config(source)
+    text, words = language(model_config), config.model.tokenizer or source.path
+    tokenizer = load_tokenizer(words, None if config.model.tokenizer else source.revision)
+    _refuse_other_words(words, tokenizer, task, splits)
+    before, after = _around(words, config.model.bos, text, tokenizer)
+    adapter = adapter_of(config)
+    taken = adapter.positions if adapter else 0
+    encoder = Encoder(_ids(tokenizer), before, _max_length(source.path, model_config, task, taken), after)
+    pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
+    pad = next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size)
+    return Prepared(
+        task,
+        splits,
+        source,
+        model_config,
+        tokenizer,
+        encoder,
+        pad,
+        config.eval.calibration,
+        dequantised(source, model_config),
+    )
+
+
+def model_source(config: RunConfig) -> Source:
+    """Where the configured model is; `model=tiny` is part of the package."""
+    model = config.model
+    path = str(TINY) if model.name == "tiny" else model.path
+    assert path is not None  # config.check saw to it
+    shape = None if model.shape is None else asdict(model.shape)
+    return Source(os.path.expanduser(path), model.revision, shape, model.random_weights)
+
+
+def adapter_of(config: RunConfig) -> Adapter | None:
+    """What is trained in place of the whole model, if anything."""
+    peft = config.peft
+    if isinstance(peft, LoraConfig):
+        return Adapter("lora", rank=peft.rank, alpha=peft.alpha, targets=tuple(peft.targets))
+    if isinstance(peft, PrefixConfig):
+        return Adapter("prefix", tokens=peft.tokens)
+    return Adapter("head") if peft.name == "head" else None
+
+
+def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
+    data, wanted = config.data, config.task
+    assert data.name is not None  # config.check saw to it
+    pools = load_pools(task, data.name, path=data.path, revision=data.revision)
+    own = wanted.demo_sets is DemoSets.each
+    num_train, num_dev = _sizes(config, task, len(pools.train))
+    splits = split(
+        pools.train,
+        pools.val,
+        num_train=num_train,
+        num_dev=num_dev,
+        num_test=wanted.num_test,
+        data_seed=wanted.data_seed,
+        demos=0 if own else wanted.demos,
+    )
+    if own:
+        return _with_own_demos(splits, pools, wanted)
+    if training and not splits.train:
+        raise DataError(
+            f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={num_dev} and "
+            f"task.demos={wanted.demos} leave none to train on; expected at least one (lower task.num_dev)"
+        )
+    if len(splits.demos) < wanted.demos:
+        raise DataError(
+            f"{task.name} ({pools.origin}): task.demos={wanted.demos}, but only {len(splits.demos)} train rows are "
+            f"left by task.num_dev={num_dev}; lower one of them"
+        )
+    return splits
+
+
+def _sizes(config: RunConfig, task: Task, rows: int) -> tuple[int, int]:
+    """Rows to train on and to take for dev: as published, but what is left open follows small data of one's own."""
+    given = config.task.num_train, config.task.num_dev
+    if config.data.name == "local":
+        return own_sizes(rows, task.hub.train_rows, (task.num_train, task.num_dev), *given)
+    train, dev = given
+    return task.num_train if train is None else train, task.num_dev if dev is None else dev
+
+
+def _with_own_demos(splits: Splits, pools: Pools, wanted: TaskConfig) -> Splits:
+    """Test examples with demonstrations of their own, and, as published, no dev set."""
+    if len(pools.train) < wanted.demos:
+        raise DataError(
+            f"{pools.origin}: task.demos={wanted.demos}, but there are only {len(pools.train)} train rows; lower it"
+        )
+    own = demo_sets(pools.train, len(splits.test), wanted.demos, wanted.data_seed)
+    return replace(splits, train=(), dev=(), own_demos=own)
+
+
+def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
+    """How many tokens prompt and answer may have; ``taken`` are a prefix's, and a generated answer gets its share."""
+    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
+    length = most - taken - (MAX_NEW_TOKENS if task.generates else 0)
+    if length < 2:
+        spent = f", of which a generated answer takes {MAX_NEW_TOKENS}" if task.generates else ""
+        spent += f" and the prefix (peft.tokens) {taken}" if taken else ""
+        raise ModelError(
+            f"{path}: the model has {most} positions{spent}; expected room for a prompt and an answer"
+        )
+    return length
+
+
+def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
+    """A tokenizer that loses the task's own words would score others in their place, and nobody would see it."""
+    if task.loss == "candidates":
+        words = {word for example in splits.test for word in example.answers}
+    else:
+        words = {"\n"} if task.generates else set()
+    for word in sorted(words):
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        read = tokenizer.decode(ids)
+        if (read.strip() or read).casefold() != (word.strip() or word).casefold():
+            raise ModelError(
+                f"{path}: the tokenizer reads {word!r}, {_ROLES[task.generates]}, as {read!r}; expected one with "
+                "tokens for it (model.tokenizer=DIR)"
+            )
+
+
+_ROLES = {True: "which ends a generated answer", False: "an answer of the task"}
+
+
+Around = tuple[tuple[int, ...], tuple[int, ...]]
+"""The ids that stand before and after every text."""
+
+
+def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> Around:
+    """What the tokenizer itself puts around a text; before it ``given`` (model.bos) instead, and 0 for OPT, as published."""
+    if given is not None and given >= model_config.vocab_size:
+        raise ModelError(
+            f"model.bos={given}: expected an id below the vocabulary's {model_config.vocab_size}"
+        )
+    bos = 0 if given is None and model_config.model_type == "opt" else given
+    fitting = set.intersection(*(set(_added(tokenizer, text)) for text in _PROBES))
+    if bos is None and not fitting:
+        raise ModelError(
+            f"{path}: the tokenizer makes other tokens of a text itself when it adds its special ones, so that these "
+            "cannot be told apart; expected the same ones around every text (model.bos=ID says what stands before)"
+        )
+    before, after = min(fitting, key=lambda around: len(around[1]), default=((), ()))
+    return before if bos is None else (bos,), after
+
+
+_PROBES = ("The film was great.", "a b c\nYes")
+
+
+def _added(tokenizer: Any, text: str) -> Iterator[Around]:
+    """Each way to find the text's own ids among those that the tokenizer makes with its special ones."""
+    own, ids = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
+    for start in range(len(ids) - len(own) + 1):
+        if ids[start : start + len(own)] == own:
+            yield tuple(ids[:start]), tuple(ids[start + len(own) :])
+
+
+def _ids(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    def encode(texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    return encode
+
+
+def _gold_only(example: Example) -> Example:
+    return replace(example, answers=(example.answers[example.gold[0]],), gold=(0,))
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """model.device, made ready: see `named_device`."""
+    return named_device(config.model.device, "model.device")
+
+
+def dtype_of(config: RunConfig, device: torch.device) -> torch.dtype:
+    """model.dtype; auto is float16 on CUDA, but float32 on CPU and for first-order training."""
+    if config.model.dtype is not DType.auto:
+        return getattr(torch, config.model.dtype.name)  # type: ignore[no-any-return]
+    half = device.type == "cuda" and not config.first_order
+    return torch.float16 if half else torch.float32

@@ -1,0 +1,345 @@
+"""How far had the run come? The last step whose journal record, or checkpoint, and metrics are all there."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lezo.config.identity import differences, open_sizes, settings
+from lezo.model.evaluate import Evaluation
+from lezo.records.checkpoint import Checkpoint, find_checkpoints, remove
+from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, FolderError, read_file, read_result
+from lezo.records.journal import JournalFile, Kind, read_journal
+from lezo.records.schema import Header, Origin, Recipe
+from lezo.runs.loop import Progress
+
+_APART = (
+    "step",
+    "seconds",
+    "skipped",
+    "phases",
+    "memory",
+)  # of a train row; the rest is what the step measured
+_WAYS = "set it back, or start anew in another folder with hydra.run.dir=DIR"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of metrics.jsonl, and what it says."""
+
+    line: bytes
+    kind: str  # train, dev or test
+    step: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What lasts of the earlier sessions: all of it is about steps up to ``step``.
+
+    ``journal_end``: the bytes of the journal that are kept; None where a new one begins.
+    """
+
+    step: int = 0
+    rows: Sequence[Row] = ()
+    journal: JournalFile | None = None
+    journal_end: int | None = None
+    checkpoints: Sequence[Checkpoint] = field(default_factory=list)
+    forgotten: Sequence[Checkpoint] = field(default_factory=list)
+
+    @property
+    def zero_shot(self) -> Evaluation | None:
+        """The test score before training, where it was written."""
+        rows = [row.values for row in self.rows if row.kind == "test"]
+        return Evaluation(rows[0]["test_loss"], rows[0]["test_score"]) if rows else None
+
+    def progress(self) -> Progress:
+        """What training had come to."""
+        done = Progress()
+        for row in self.rows:
+            values = row.values
+            done.elapsed = values["seconds"]
+            if row.kind == "train":
+                measured = {k: _number(v) for k, v in values.items() if k not in _APART}
+                done.count(row.step, not values["skipped"], values["phases"], measured)
+            elif row.kind == "dev":
+                done.judge(row.step, _evaluation(values))
+        return done
+
+    def has_best(self) -> bool:
+        """Whether the checkpoint of the best step so far is there, as a first-order run needs it."""
+        best = self.progress().best_step
+        return best is None or best in {checkpoint.step for checkpoint in self.checkpoints}
+
+    def forget(self) -> None:
+        """Remove the checkpoints of steps that will be made again."""
+        for checkpoint in self.forgotten:
+            remove(checkpoint.path)
+
+
+def refuse_changes(folder: Path, yaml: str) -> None:
+    """Raise FolderError where the run in ``folder`` has another configuration, with each setting that differs."""
+    before = _config(folder)
+    try:
+        changed = differences(before, yaml)
+    except Exception as error:  # yaml and omegaconf have many ways to say that a file is not theirs
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FolderError(f"{folder / 'config.yaml'}: not the configuration of a run ({reason})") from None
+    _refuse(folder, changed)
+
+
+def made_no_step(folder: Path) -> bool:
+    """Whether the run in ``folder`` neither made a step nor finished: it has nothing that another run may not replace.
+
+    A damaged run may have made some, and what a benchmark measured is no run at all.
+    """
+    if not (folder / "config.yaml").exists() or any((folder / CHECKPOINTS).glob("step-*")):
+        return False
+    try:
+        if (folder / JOURNAL).exists() and read_journal(folder / JOURNAL).step:
+            return False  # before the rows, of which a long run has many
+        finished = (read_result(folder) or {}).get("status") == "finished"
+        return not finished and not any(row.step for row in read_rows(folder / METRICS))
+    except FolderError:
+        return False
+
+
+def is_same(folder: Path, yaml: str) -> bool:
+    """Whether the run in ``folder`` can go on under ``yaml``."""
+    try:
+        refuse_changes(folder, yaml)
+    except FolderError:
+        return False
+    return True
+
+
+def begun_with(folder: Path, yaml: str) -> dict[str, int]:
+    """Published sizes that the run in ``folder`` gives, as all did once, and ``yaml`` leaves open."""
+    before = _config(folder)
+    try:
+        then, left = settings(before), open_sizes(before)
+    except Exception:  # `refuse_changes` says what is wrong with it
+        return {}
+    return {key: n for key, n in open_sizes(yaml).items() if key not in left and then.get(key) == n}
+
+
+def grows(folder: Path, yaml: str) -> bool:
+    """Whether ``yaml`` asks for more steps or seconds than the run in ``folder`` was to make."""
+    return bool(differences(yaml, _config(folder)))  # what may only grow is a difference the other way
+
+
+def moved(folder: Path, yaml: str) -> bool:
+    """Whether ``yaml`` names another place of the base model than the run in ``folder`` had."""
+    then, now = settings(_config(folder)), settings(yaml)
+    return then.get("model.path") != now.get("model.path")
+
+
+def refuse_other_origin(path: Path, then: Any, now: Origin) -> None:
+    """Raise FolderError where the run of ``path`` started from something else, with what differs."""
+    _refuse(path, _changes(then, now))
+
+
+def _config(folder: Path) -> str:
+    return (read_file(folder / "config.yaml") or b"").decode(errors="replace")
+
+
+def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int, eval_every: int) -> Past:
+    """What the run in ``folder`` has to go on from. ``recipe`` None: a first-order run, which needs checkpoints.
+
+    Raises FolderError where it is another run's, or damaged.
+    """
+    checkpoints = find_checkpoints(folder / CHECKPOINTS)
+    for checkpoint in checkpoints:
+        _refuse(checkpoint.path, _changes(checkpoint.origin, origin))
+    rows = read_rows(folder / METRICS)
+    _refuse_gaps(folder / METRICS, rows, eval_every)
+    journal = None if recipe is None else _journal(folder, Header(origin, recipe))
+
+    def cut(step: int, judged: bool) -> Past:
+        """What is about steps up to ``step``; its dev loss where there is one and where one is due."""
+        judged = judged and (step % eval_every == 0 or step == steps)
+        return Past(
+            step=step,
+            rows=[row for row in rows if _kept(row, step, judged)],
+            journal=journal,
+            journal_end=None if journal is None else journal.cut(step, judged),
+            checkpoints=[c for c in checkpoints if c.step <= step],
+            forgotten=[c for c in checkpoints if c.step > step],
+        )
+
+    if recipe is not None:
+        return cut(*_agreed(folder / METRICS, rows, journal))
+    last = max((row.step for row in rows if row.kind == "train"), default=0)
+    judged = {row.step for row in rows if row.kind == "dev"}
+    pasts = (cut(step, step in judged) for step in [*(c.step for c in checkpoints if c.step <= last), 0])
+    return next(past for past in pasts if past.has_best())
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of metrics.jsonl; a last line cut short is left out. Raises FolderError for other damage."""
+    *lines, _ = (read_file(file) or b"").split(b"\n")
+    rows: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(_row(line + b"\n", rows))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FolderError(_wrong_line(file, number, f"not a row of this run ({error})")) from None
+    return rows
+
+
+def told_by_rows(rows: Sequence[Row]) -> list[tuple[str, int, float | None]]:
+    """What metrics tell that a journal tells too: (train, step, whether skipped) and (dev, step, dev loss or None)."""
+    told = {"train": "skipped", "dev": "dev_loss"}
+    return [(row.kind, row.step, row.values[told[row.kind]]) for row in rows if row.kind in told]
+
+
+def told_by_journal(journal: JournalFile) -> list[tuple[str, int, float | None]]:
+    """The same, of a journal."""
+    return [
+        ("dev", r.step, r.value if math.isfinite(r.value) else None)
+        if r.kind is Kind.dev
+        else ("train", r.step, r.kind is Kind.skipped)
+        for r in journal.records
+    ]
+
+
+def _agreed(file: Path, rows: Sequence[Row], journal: JournalFile | None) -> tuple[int, bool]:
+    """The last step that both metrics and journal have, and whether both have its dev loss.
+
+    Raises FolderError where they do not tell the same up to there.
+    """
+    told, kept = told_by_rows(rows), told_by_journal(journal) if journal else []
+    both = min(len(told), len(kept))
+    for place in range(both):
+        if told[place] != kept[place]:
+            number = place + 1 + sum(row.kind == "test" for row in rows)
+            reason = f"it tells of step {told[place][1]} what {JOURNAL} does not"
+            raise FolderError(_wrong_line(file, number, reason))
+    return (told[both - 1][1], told[both - 1][0] == "dev") if both else (0, False)
+
+
+def _refuse_gaps(file: Path, rows: Sequence[Row], eval_every: int) -> None:
+    """Raise FolderError where a dev row is missing before a step, or one is there that was not due."""
+    for place, row in enumerate(rows):
+        due = (row.step - 1) % eval_every == 0
+        judged = place > 0 and rows[place - 1].kind == "dev"
+        if row.kind == "train" and due != judged:
+            lacks = "no dev row" if due else "a dev row that was not due"
+            raise FolderError(_wrong_line(file, place + 1, f"{lacks} before step {row.step}"))
+
+
+def _wrong_line(file: Path, number: int, reason: str) -> str:
+    ways = "remove it and the lines behind it, and their steps are made again"
+    return f"{file}, line {number}: {reason}; {ways}"
+
+
+def _row(line: bytes, before: Sequence[Row]) -> Row:
+    """One row behind those ``before``. Raises ValueError or TypeError for what is not one."""
+    values = json.loads(line.decode())
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    kind = next((kind for kind, needed in _COLUMNS.items() if needed.keys() <= values.keys()), None)
+    if kind is None:
+        raise ValueError("neither a train nor a dev nor a test row")
+    for key, value in values.items():
+        if not _COLUMNS[kind].get(key, _is_measure)(value):
+            raise ValueError(f"{reprlib.repr(key)} is {reprlib.repr(value)}")
+    made = before[-1].step if before else 0
+    if values["step"] != made + (kind == "train"):
+        raise ValueError(f"step {values['step']} after step {made}")
+    if kind == "test" and before or kind == "dev" and before and before[-1].kind == "dev":
+        raise ValueError(f"a second {kind} row of step {made}")
+    return Row(line, kind, values["step"], values)
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_measure(value: Any) -> bool:
+    """What was not finite is null."""
+    return value is None or _is_number(value)
+
+
+def _are_phases(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+_COLUMNS: dict[str, dict[str, Callable[[Any], bool]]] = {  # that a row must have; others hold measures
+    "train": {
+        "step": _is_step,
+        "seconds": _is_number,
+        "loss": _is_measure,
+        "skipped": _is_flag,
+        "phases": _are_phases,
+    },
+    "dev": {
+        "step": _is_step,
+        "seconds": _is_number,
+        "dev_loss": _is_measure,
+        "dev_score": _is_number,
+        "eval_seconds": _is_number,
+    },
+    "test": {"step": _is_step, "seconds": _is_number, "test_loss": _is_measure, "test_score": _is_number},
+}
+
+
+def _kept(row: Row, durable: int, judged: bool) -> bool:
+    return row.step < durable or row.step == durable and (row.kind != "dev" or judged)
+
+
+def _evaluation(values: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(values["dev_loss"], values["dev_score"], seconds=values["eval_seconds"])
+
+
+def _number(value: Any) -> float:
+    """A measure; what was not finite is null in the file."""
+    return math.nan if value is None else float(value)
+
+
+def _journal(folder: Path, header: Header) -> JournalFile | None:
+    path = folder / JOURNAL
+    if not path.exists():
+        return None
+    journal = read_journal(path)
+    now, then = asdict(header.recipe), asdict(journal.header.recipe)
+    changed = [
+        f"{key}: {then[key]} in the run and {now[key]} here" for key in _DECIDES if now[key] != then[key]
+    ]
+    _refuse(path, [*changed, *_changes(asdict(journal.header.origin), header.origin)])
+    return journal
+
+
+_DECIDES = (
+    "seed",
+    "sparsity",
+    "decay",
+    "rounding",
+    "peft",
+)  # of a recipe; where a model lies does not matter
+
+
+def _changes(then: Any, now: Origin) -> list[str]:
+    try:
+        return Origin(**then).differences(now)
+    except TypeError:
+        return ["what it starts from is not said in full"]
+
+
+def _refuse(path: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise FolderError(f"{path}: cannot go on with this run: {'; '.join(changed)}; {_WAYS}")

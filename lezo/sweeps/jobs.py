@@ -1,0 +1,204 @@
+"""Which runs does a -m command mean, and what has become of each? A run is found by its configuration's hash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from lezo.config.compose import Composed, compose, parse, swept_values
+from lezo.config.identity import config_hash, differences
+from lezo.config.schema import ConfigError, Resume
+
+NOT_STARTED, RUNNING, STOPPING, FINISHED, FAILED, PLANNED = (
+    "not started",
+    "running",
+    "stopping",
+    "finished",
+    "failed",
+    "planned",
+)
+_USUAL = {0: FINISHED, 1: FAILED, 130: "interrupted"}  # what a run's exit code says of its result
+_ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One combination: all its overrides, the swept ones as its label, its hash, and the folder it writes to."""
+
+    number: int
+    label: str
+    overrides: tuple[str, ...]
+    composed: Composed
+    identity: str
+    folder: Path
+
+    def says(self, key: str) -> bool:
+        """Whether the command gives ``key`` a value."""
+        return any(text.lstrip("+").split("=")[0] == key for text in self.overrides)
+
+    def way_on(self, group: str) -> list[str]:
+        """What a sweep adds: to go on with what the folder holds, and wandb's ``group``, unless the user says other."""
+        resume = [] if self.says("resume") else ["resume=auto"]
+        theirs = self.composed.config.log.group or os.environ.get("WANDB_RUN_GROUP")
+        return resume if theirs else [*resume, f"log.group={group}"]
+
+    @property
+    def refuses_runs(self) -> bool:
+        """Whether the command wants no run in the job's folder."""
+        return self.says("resume") and self.composed.config.resume is Resume.off
+
+
+@dataclass
+class Standing:
+    """A job and what has become of it: its status in words, and its result as far as there is one."""
+
+    job: SweepJob
+    status: str
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def end(self, code: int, *, stopped: bool) -> None:
+        """Take in that the job's process has ended with an exit code, after it was ``stopped`` or by itself."""
+        status, result = _USUAL.get(code), read_result(self.job.folder)
+        if status is not None and result.get("status") == status:
+            self.status, self.result = status, result
+        elif code == 0 and self.job.composed.config.dry_run:
+            self.status = PLANNED
+        elif code == 130 or stopped:
+            self.status = "interrupted"
+        else:  # whatever result lies there is an earlier attempt's
+            self.status = f"failed (exit code {code})"
+
+    def row(self) -> dict[str, Any]:
+        """The job as a row of the table and of the sweep's file: scores 0..1, seconds, bytes."""
+        used = _group(self.result, "peak_memory_bytes")
+        return {
+            "job": self.job.label,
+            "metric": self.result.get("metric"),
+            "dev": number(self.result.get("dev")),
+            "test": number(self.result.get("test")),
+            "seconds": number(_group(self.result, "seconds").get("total")),
+            "memory": number(used.get("device")) or number(used.get("host")),
+            "status": self.status,
+            "folder": str(self.job.folder),
+        }
+
+
+def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJob]:
+    """Every combination of the swept values, checked.
+
+    Raises ConfigError with the first that cannot run, and for two that are one run.
+    """
+    parsed = parse([*recipe_values(overrides, config_dir), *overrides])
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    found: list[SweepJob] = []
+    for combination in _combinations(parsed):
+        label = " ".join(text for text in combination if text.split("=")[0] in swept) or "single"
+        composed = _composed(f"job {len(found)} ({label})", combination, config_dir)
+        folder = found[0].composed.sweep_dir if found else composed.sweep_dir  # should it hold the time: one
+        identity = config_hash(composed.yaml)
+        job = SweepJob(len(found), label, tuple(combination), composed, identity, folder / composed.job_name)
+        _refuse_twin(job, found)
+        found.append(job)
+    return found
+
+
+def recipe_values(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """What a recipe (+experiment=NAME) sweeps over, as overrides; not what the command itself says.
+
+    Raises ConfigError with the first override that is wrong, and for several recipes at once.
+    """
+    parsed = parse(overrides)
+    recipes = [override for override in parsed if override.key_or_group == "experiment"]
+    if not recipes:
+        return []
+    if len(recipes) > 1 or recipes[0].is_sweep_override():
+        text = " ".join(recipe.input_line or "" for recipe in recipes)
+        raise ConfigError([f"{text}: a recipe has values of its own to sweep; expected one recipe a command"])
+    said = {override.key_or_group for override in parsed}
+    alone = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+    values = swept_values(alone, config_dir)
+    return [f"{key}={value}" for key, value in values.items() if key not in said]
+
+
+def _combinations(parsed: Sequence[Override]) -> list[list[str]]:
+    try:
+        return BasicSweeper.split_arguments(list(parsed), None)[0]
+    except HydraException:  # glob(...) and interval(...)
+        swept = " ".join(override.input_line or "" for override in parsed if override.is_sweep_override())
+        raise ConfigError(
+            [f"{swept}: expected values with commas between, choice(...) or range(...)"]
+        ) from None
+
+
+def _composed(name: str, combination: Sequence[str], config_dir: str | None) -> Composed:
+    try:
+        return compose(combination, config_dir=config_dir)
+    except ConfigError as error:
+        raise ConfigError([f"{name}: {problem}" for problem in error.problems]) from None
+
+
+def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
+    for other in others:
+        both = f"jobs {other.number} ({other.label}) and {job.number} ({job.label})"
+        if other.identity == job.identity:
+            apart = "log, resume, dry_run and sweep change no result and cannot be swept"
+            raise ConfigError([f"{both}: the same run twice; expected what makes another run ({apart})"])
+        if other.folder == job.folder:
+            raise ConfigError([f"{both}: both would write to {job.folder}; leave out hydra.sweep.subdir"])
+
+
+def standing(job: SweepJob) -> Standing:
+    """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
+    found, config = left(job), job.folder / "config.yaml"
+    if config.exists() and (_hash(config) != job.identity or _sizes_given(config, job)):
+        raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])
+    if found.status != NOT_STARTED and job.refuses_runs:
+        raise ConfigError([f"{job.folder}: already holds a run; resume=auto goes on with it, {_ELSEWHERE}"])
+    return found
+
+
+def left(job: SweepJob) -> Standing:
+    """What a job has left in its folder, once it does not run any more."""
+    result = read_result(job.folder)
+    if not ((job.folder / "config.yaml").exists() or result):
+        return Standing(job, NOT_STARTED)
+    return Standing(job, str(result.get("status", "interrupted")), result)
+
+
+def _sizes_given(config: Path, job: SweepJob) -> bool:
+    """Whether the job says a size, as published, that the run's data of its own decided."""
+    return bool(differences(config.read_text(encoding="utf-8"), job.composed.yaml))
+
+
+def _hash(config: Path) -> str:
+    try:
+        return config_hash(config.read_text(encoding="utf-8"))
+    except Exception:  # whatever stands there, it is no configuration of ours
+        return ""
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """A run's result; empty where it has none (yet), or none that can be read."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the job died before it could write one
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def _group(result: dict[str, Any], key: str) -> dict[str, Any]:
+    value = result.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float | None:
+    """A number from a file that anybody may have written to."""
+    return value if isinstance(value, int | float) else None

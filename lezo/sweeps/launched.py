@@ -1,0 +1,105 @@
+"""A run that one of Hydra's own launchers started: Hydra composed it and chose its folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from lezo.config.compose import CONF, command, converted, register_schema
+from lezo.config.schema import check
+from lezo.runs.terminal import steady
+from lezo.sweeps.several import several
+
+
+def hand_over() -> None:
+    """Leave the process's command line to Hydra: help, completion, configurations shown."""
+    register_schema()
+    task: Any = LaunchedRun()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(task)()
+
+
+class LaunchedRun:
+    """Hydra's task function: Hydra composed the run and chose its folder.
+
+    Unpickled, as in a launcher's own process, it makes known what conf/ names, and runs speak to ``console.log``.
+    """
+
+    def __init__(self, config_dir: str | None = None, *, apart: bool = False) -> None:
+        self._config_dir, self._apart = config_dir, apart
+
+    def __call__(self, config: DictConfig) -> None:
+        """Check and run. Raises CompactHydraException where the run failed, SystemExit where it was interrupted."""
+        if (found := several(os.environ)) is not None:
+            raise CompactHydraException(found[1])
+        job = HydraConfig.get()
+        folder = Path(job.runtime.output_dir)
+        composed = converted(config, folder, Path(job.sweep.dir), folder.name)
+        check(composed.config)
+        with _speaking_to(folder / "console.log") if self._apart else nullcontext():
+            from lezo.records.folder import forget_peak_memory
+            from lezo.runs.outcome import carried_out  # the launcher's own process needs no torch
+
+            forget_peak_memory()  # of the process's runs before this one
+            asked = Notice()
+            code = carried_out(composed, command(list(job.overrides.task), self._config_dir))
+        if code == 130:
+            asked.pass_on()
+            sys.exit(130)  # no result for the launcher: it ends too, or its scheduler starts the job again
+        if code != 0:
+            told = "; console.log there says why" if self._apart else ""
+            raise CompactHydraException(f"{folder}{told}")
+
+    def __reduce__(self) -> tuple[Callable[[str | None], LaunchedRun], tuple[str | None]]:
+        return _unpickled, (self._config_dir,)
+
+
+class Notice:
+    """A scheduler's notice that a job's time is up, for which a launcher listens by SIGUSR1 or SIGUSR2.
+
+    Its handler would end the run in the middle of a step. So the run stops first, as on SIGTERM; then ``pass_on``.
+    """
+
+    def __init__(self) -> None:
+        found = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+        self._handlers = {number: handler for number, handler in found.items() if callable(handler)}
+        self._heard: signal.Signals | None = None
+        for number in self._handlers:
+            signal.signal(number, self._hear)
+
+    def pass_on(self) -> None:
+        """Let the launcher's handler answer the notice, if there was one: it may queue the job again."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._heard is not None:
+            self._handlers[self._heard](self._heard, None)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard = signal.Signals(number)
+        signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _speaking_to(log: Path) -> Iterator[None]:
+    with (
+        log.open("ab") as file,
+        steady(file.fileno(), "utf-8", lines=True) as said,
+        redirect_stdout(said),
+        redirect_stderr(said),
+    ):
+        yield
+
+
+def _unpickled(config_dir: str | None) -> LaunchedRun:
+    register_schema()
+    return LaunchedRun(config_dir, apart=True)

@@ -1,0 +1,107 @@
+"""lezo-run -m hydra/launcher=NAME: a sweep whose jobs one of Hydra's launchers runs, elsewhere perhaps.
+
+Jobs, folders, record and table are those of a sweep of our own; only who runs a job is another.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.types import HydraContext, RunMode
+
+from lezo.config.compose import hydra_on, parse
+from lezo.config.schema import ConfigError
+from lezo.runs.story import console
+from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, left, standing
+from lezo.sweeps.launched import LaunchedRun
+from lezo.sweeps.sweep import Record, ending
+from lezo.sweeps.table import final_table
+
+_QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")  # we say what there is to say
+
+
+def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
+    """Check every job, have the launcher run those that are not complete, print the table.
+
+    Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError as a sweep of our own does.
+    """
+    _refuse_unknown(overrides, config_dir)
+    out, found = console(), jobs(overrides, config_dir)
+    before = [standing(job) for job in found]
+    record = Record(before)
+    todo = [each.job for each in before if each.status != FINISHED]
+    left_alone = f", {len(found) - len(todo)} of them finished before" if len(todo) < len(found) else ""
+    out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}")
+    if todo:
+        out.print("running; console.log in a job's folder says how far it is")
+    stopped, failures = _outcome(todo, overrides, config_dir, record.name) if todo else (False, {})
+    after = [left(each.job) for each in before]
+    for each in after:
+        if (failure := failures.get(each.job.number)) is not None:
+            each.status = FAILED
+            out.print(f"[{each.job.number + 1}/{len(found)}] failed: {each.job.label}: {failure}")
+    Record(after)
+    out.print(final_table(after, len(found) - len(todo)))
+    return ending(after, out, stopped=stopped)
+
+
+def _refuse_unknown(overrides: Sequence[str], config_dir: str | None) -> None:
+    """Raise ConfigError where no such launcher is installed."""
+    with hydra_on(config_dir):
+        known = sorted(GlobalHydra.instance().config_loader().get_group_options("hydra/launcher"))
+    for override in parse(overrides):
+        if override.key_or_group == "hydra/launcher" and override.value() not in known:
+            extras = "pip install 'lezo[joblib]' adds joblib, 'lezo[submitit]' submitit_slurm, submitit_local"
+            raise ConfigError([f"{override.input_line}: not among {', '.join(known)}; {extras}"])
+
+
+def _outcome(
+    todo: Sequence[SweepJob], overrides: Sequence[str], config_dir: str | None, group: str
+) -> tuple[bool, dict[int, str]]:
+    """Have the jobs run. Returns whether that was interrupted, and by their numbers why jobs failed.
+
+    Says why where the launcher itself failed: nobody knows then what its other jobs do.
+    """
+    try:
+        returned = _run([_words(job, group) for job in todo], overrides, config_dir)
+    except (KeyboardInterrupt, SystemExit):
+        return True, {}
+    except (
+        Exception
+    ) as error:  # a launcher's own, such as that there is no Slurm here, or that a job was killed
+        print(f"error: hydra/launcher: {str(error).strip() or repr(error)}", file=sys.stderr)
+        return False, {}
+    pairs = zip(todo, returned, strict=True)
+    return False, {job.number: _why(end) for job, end in pairs if end.status is not JobStatus.COMPLETED}
+
+
+def _run(
+    todo: Sequence[Sequence[str]], overrides: Sequence[str], config_dir: str | None
+) -> Sequence[JobReturn]:
+    """What Hydra's sweeper does with its launcher. Raises what the launcher raises; failed jobs raise nothing."""
+    with hydra_on(config_dir) as extra:
+        own = GlobalHydra.instance().hydra
+        assert own is not None
+        config = own.compose_config("run", [*_QUIET, *overrides, *extra], run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=own.config_loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=LaunchedRun(config_dir), config=config
+        )
+        return launcher.launch([list(job) for job in todo], initial_job_idx=0)
+
+
+def _why(end: JobReturn) -> str:
+    error = end._return_value  # the property raises it
+    return str(error) if isinstance(error, CompactHydraException) else repr(error)
+
+
+def _words(job: SweepJob, group: str) -> list[str]:
+    """The job's overrides without Hydra's own, which the launcher has: it goes on with what its folder holds."""
+    own = [text for text in job.overrides if not text.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    return [*own, *job.way_on(group)]

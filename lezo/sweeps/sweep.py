@@ -1,0 +1,257 @@
+"""lezo-run -m: every combination of the swept values as a lezo-run process of its own, in slots.
+
+Jobs that are complete are left alone, others go on where they stopped: the same command is the way on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from lezo.config.compose import quoted
+from lezo.config.schema import ConfigError
+from lezo.runs.story import console
+from lezo.sweeps.jobs import FINISHED, PLANNED, RUNNING, STOPPING, Standing, SweepJob, jobs, standing
+from lezo.sweeps.lifeline import Lifeline
+from lezo.sweeps.slots import environments
+from lezo.sweeps.table import SweepStory, final_table
+
+_TAIL = 12  # lines of a failed job that are shown
+_TICK_SECONDS = 0.1
+_GRACE_SECONDS = 5.0  # between "stop at once" and SIGKILL
+
+
+def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
+    """Check every job, run those that are not complete, print the table.
+
+    Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError, before anything runs, with the
+    first job that cannot be configured, or where the folder cannot take the sweep.
+    """
+    out, found = console(), jobs(overrides, config_dir)
+    slots = _slots(found)
+    standings = [standing(job) for job in found]
+    todo = [standing for standing in standings if standing.status != FINISHED]
+    record = Record(standings)
+    before = len(found) - len(todo)
+    left_alone = f", {before} of them finished before" if before else ""
+    places = environments(slots, [standing.job.composed.config.model.device for standing in todo])
+    at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
+    out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}{at_a_time}")
+    with listening() as asked, Lifeline() as lifeline, SweepStory(out, standings) as story:
+        Driver(todo, places, config_dir, lifeline=lifeline, story=story, record=record).drive(asked)
+    out.print(final_table(standings, before))
+    return ending(standings, out, stopped=asked.times > 0)
+
+
+def _slots(found: Sequence[SweepJob]) -> int | None:
+    """The jobs' sweep.slots. Raises ConfigError where they differ, or where a job names a GPU that its slot hides."""
+    slots = {job.composed.config.sweep.slots for job in found}
+    if len(slots) > 1:
+        raise ConfigError([f"sweep.slots: expected one number for all jobs, not {sorted(map(str, slots))}"])
+    for device in (job.composed.config.model.device for job in found):
+        if device.startswith("cuda:") and device != "cuda:0":
+            way_out = f"say CUDA_VISIBLE_DEVICES={device[5:]} before the command instead"
+            raise ConfigError([f"model.device={device}: a job of a sweep sees one GPU only; {way_out}"])
+    return slots.pop()
+
+
+def ending(standings: Sequence[Standing], out: Console, *, stopped: bool) -> int:
+    """Say how to go on where something is left to do. Returns the exit code."""
+    left = [standing.job for standing in standings if standing.status not in (FINISHED, PLANNED)]
+    if not left:
+        return 0
+    with_auto = " with resume=auto" if any(job.refuses_runs for job in left) else ""
+    unfinished = f"{len(left)} of {len(standings)} jobs did not finish"
+    if stopped:
+        out.print(f"interrupted; {unfinished}; the same command{with_auto} goes on where this stopped")
+        return 130
+    out.print(f"{unfinished}; the same command{with_auto} tries them again")
+    return 1
+
+
+@dataclass
+class Asked:
+    """How often the sweep was asked to stop: once is after each job's step, twice is at once."""
+
+    times: int = 0
+
+    def signalled(self, number: int, frame: FrameType | None) -> None:
+        """A second SIGTERM is the first one again: schedulers send it to everyone."""
+        self.times = max(self.times, 1) if number == signal.SIGTERM else self.times + 1
+
+
+@contextmanager
+def listening() -> Iterator[Asked]:
+    """Ctrl-C and a scheduler's SIGTERM are counted meanwhile, and end nothing by themselves."""
+    asked, numbers = Asked(), (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, asked.signalled) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class Record:
+    """The sweep's file, a row a job. Its name comes from the jobs: the same command has the same, another its own."""
+
+    def __init__(self, standings: Sequence[Standing]) -> None:
+        """Raises ConfigError where the folder cannot be written."""
+        identities = sorted(standing.job.identity for standing in standings)
+        self.name = f"sweep-{hashlib.sha256(''.join(identities).encode()).hexdigest()[:8]}"
+        self.path = standings[0].job.folder.parent / f"{self.name}.json"
+        self._standings = standings
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.save()
+        except OSError as error:
+            problem = f"{self.path.parent}: cannot write there ({error.strerror})"
+            raise ConfigError([f"{problem}; choose another folder with hydra.sweep.dir=DIR"]) from None
+
+    def save(self) -> None:
+        """Write it anew: it is always complete. Raises OSError."""
+        rows = [standing.row() for standing in self._standings]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+@dataclass
+class _Running:
+    """A job's process, the slot it fills, its log and where in it this attempt begins (in bytes)."""
+
+    standing: Standing
+    process: subprocess.Popen[bytes]
+    place: dict[str, str]
+    log: Path
+    start: int
+
+
+class Driver:
+    """Keeps the slots filled with jobs until all have ended, or until those that run have stopped."""
+
+    def __init__(
+        self,
+        todo: Sequence[Standing],
+        places: Sequence[dict[str, str]],
+        config_dir: str | None,
+        *,
+        lifeline: Lifeline,
+        story: SweepStory,
+        record: Record,
+    ) -> None:
+        """``places``: each slot's environment variables."""
+        self._waiting, self._free = deque(todo), list(places)
+        self._running: list[_Running] = []
+        self._config_dir, self._lifeline, self._story, self._record = config_dir, lifeline, story, record
+        self._told, self._deadline = 0, float("inf")
+
+    def drive(self, asked: Asked) -> None:
+        """Run the jobs. On return none of them runs."""
+        while self._running or (self._waiting and not asked.times):
+            while self._waiting and self._free and not asked.times:
+                self._start(self._waiting.popleft())
+            self._pass_on(asked)
+            self._collect()
+            self._story.refresh()
+            time.sleep(_TICK_SECONDS)
+
+    def _start(self, standing: Standing) -> None:
+        before, standing.status = standing.status, RUNNING
+        standing.result = {}
+        place = self._free.pop(0)
+        self._story.started(standing, before=before)
+        try:
+            self._running.append(self._launched(standing, place))
+        except OSError as error:  # a full disk, no more processes
+            self._free.append(place)
+            standing.status = f"failed ({error.strerror})"
+            self._story.ended(standing, [])
+        self._save()
+
+    def _launched(self, standing: Standing, place: dict[str, str]) -> _Running:
+        folder = standing.job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "console.log"
+        with log.open("ab") as output:
+            start = output.tell()
+            # A session of its own: Ctrl-C reaches the job through us only, and it can write its result.
+            process = subprocess.Popen(
+                _command(standing.job, self._record.name, self._config_dir),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=self._lifeline.inherited,
+                env={**os.environ, **place, **self._lifeline.environment},
+            )
+        return _Running(standing, process, place, log, start)
+
+    def _pass_on(self, asked: Asked) -> None:
+        """Tell the jobs what we were asked, one signal at a time, and end those that do not listen."""
+        if self._told < min(asked.times, 2):
+            self._told += 1
+            self._tell(at_once=self._told == 2)
+        if time.monotonic() > self._deadline:
+            for running in self._running:
+                with suppress(ProcessLookupError):  # with whatever it started
+                    os.killpg(running.process.pid, signal.SIGKILL)
+
+    def _tell(self, *, at_once: bool) -> None:
+        words = (
+            "stopping at once" if at_once else "stopping after each job's step; Ctrl-C again stops at once"
+        )
+        self._story.say(words)
+        self._deadline = time.monotonic() + _GRACE_SECONDS if at_once else self._deadline
+        for running in self._running:
+            running.process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
+            running.standing.status = STOPPING
+
+    def _collect(self) -> None:
+        """Take in the jobs that have ended, and fill their slots again later."""
+        for running in [running for running in self._running if running.process.poll() is not None]:
+            self._running.remove(running)
+            self._free.append(running.place)
+            running.standing.end(running.process.returncode, stopped=self._told > 0)
+            self._story.ended(running.standing, _shown(running))
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            self._record.save()
+        except OSError as error:
+            self._story.say(
+                f"{self._record.path}: cannot write there ({error.strerror}); the jobs' results stay"
+            )
+
+
+def _shown(running: _Running) -> list[str]:
+    """The lines to show of what a job has said: the end of a failure, the whole plan of a dry run."""
+    status = running.standing.status
+    if not status.startswith(("failed", PLANNED)):
+        return []
+    with running.log.open("rb") as log:
+        log.seek(running.start)
+        lines = log.read().decode(errors="replace").splitlines()
+    return lines if status == PLANNED else lines[-_TAIL:]
+
+
+def _command(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
+    """lezo-run on one job, which goes on with what its folder holds."""
+    folder = ["--config-dir", config_dir] if config_dir else []
+    own = [text for text in job.overrides if not text.startswith("hydra.sweep.")]
+    where = f"hydra.run.dir={quoted(str(job.folder))}"
+    return [sys.executable, "-m", "lezo.cli.run", *folder, *own, *job.way_on(group), where]

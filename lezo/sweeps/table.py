@@ -1,0 +1,157 @@
+"""What does the user see of a sweep? A live table on a terminal, plain lines elsewhere, and the table at its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lezo.runs.story import clock, score, size
+from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, Standing, number
+
+_REFRESH_SECONDS = 0.5
+_OTHER_LINES = 8  # of a terminal's, beside the jobs: the table's frame and some of what was said before
+
+
+class Metrics:
+    """How far a run is by its metrics.jsonl: step, seconds of training, last dev score. ``read`` reads what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.step, self.seconds = 0.0, 0.0
+        self.dev: float | None = None
+        self._path, self._offset = path, 0
+
+    def read(self) -> None:
+        """Take in the rows written since; all of them where a resumed run cut the file."""
+        try:
+            with self._path.open("rb") as file:
+                self._offset = min(self._offset, file.seek(0, 2))
+                file.seek(self._offset)
+                new = file.read()
+        except OSError:  # not there yet
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._take(line)
+
+    def left(self, steps: int, max_seconds: float | None) -> float | None:
+        """Seconds until training ends, if it goes on as so far; None where nothing tells."""
+        if not (0 < self.step <= steps and self.seconds > 0):
+            return None
+        left = (steps - self.step) * self.seconds / self.step
+        return left if max_seconds is None else max(min(left, max_seconds - self.seconds), 0.0)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+        except ValueError:  # cut while we read
+            return
+        if isinstance(row, dict):
+            self.step, self.seconds = (number(row.get(key)) or 0.0 for key in ("step", "seconds"))
+            self.dev = number(row["dev_score"]) if "dev_score" in row else self.dev
+
+
+class SweepStory:
+    """Tells of each job's start and end; on a terminal also how far those are that run."""
+
+    def __init__(self, out: Console, standings: Sequence[Standing]) -> None:
+        self._out, self._standings, self._shown = out, standings, 0.0
+        self._metrics: dict[int, Metrics] = {}
+        self._stack = ExitStack()
+        self._live: Live | None = None
+
+    def __enter__(self) -> SweepStory:
+        if self._out.is_terminal:
+            live = Live(console=self._out, auto_refresh=False, transient=True)
+            self._live = self._stack.enter_context(live)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def started(self, standing: Standing, *, before: str) -> None:
+        """A job starts, or goes on with what it left ``before``."""
+        self._metrics[standing.job.number] = Metrics(standing.job.folder / "metrics.jsonl")
+        if self._live is None:
+            verb = "started" if before == NOT_STARTED else f"goes on ({before} before)"
+            self._out.print(f"{self._number(standing)} {verb}: {standing.job.label}")
+        self.refresh(now=True)
+
+    def ended(self, standing: Standing, tail: Sequence[str]) -> None:
+        """A job has ended; ``tail`` are the lines to show of what it said."""
+        row, lines = standing.row(), [f"    | {line}" for line in tail]
+        if standing.status == FINISHED:
+            how = f"{row['metric']} dev {score(row['dev'])} test {score(row['test'])} in {clock(row['seconds'] or 0)}"
+        else:
+            how = standing.job.label + (
+                f"; the end of {standing.job.folder / 'console.log'}:" if tail else ""
+            )
+        if self._live is None or tail:
+            self._out.print("\n".join([f"{self._number(standing)} {standing.status}: {how}", *lines]))
+        self.refresh(now=True)
+
+    def say(self, text: str) -> None:
+        """Anything else, a line of its own."""
+        self._out.print(text)
+
+    def refresh(self, *, now: bool = False) -> None:
+        """On a terminal show the live table again, if it is time or ``now``."""
+        if self._live is None or not (now or time.monotonic() - self._shown > _REFRESH_SECONDS):
+            return
+        self._shown = time.monotonic()
+        self._live.update(self._table(), refresh=True)
+
+    def _number(self, standing: Standing) -> str:
+        return f"[{standing.job.number + 1}/{len(self._standings)}]"
+
+    def _table(self) -> Table:
+        done = sum(standing.status == FINISHED for standing in self._standings)
+        table = Table(caption=f"{done} of {len(self._standings)} finished; Ctrl-C stops")
+        for heading in ("job", "status", "step", "dev", "left"):
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        for standing in window(self._standings, max(self._out.height - _OTHER_LINES, 3)):
+            table.add_row(standing.job.label, standing.status, *self._far(standing))
+        return table
+
+    def _far(self, standing: Standing) -> tuple[str, str, str]:
+        """Step, dev score and time left of a job."""
+        train = standing.job.composed.config.train
+        steps = train.steps if standing.job.composed.config.trains else 0
+        if standing.status not in (RUNNING, STOPPING):
+            step, dev = number(standing.result.get("steps")), number(standing.result.get("dev"))
+            return "-" if step is None else f"{step:.0f}/{steps}", score(dev), "-"
+        metrics = self._metrics[standing.job.number]
+        metrics.read()
+        left = metrics.left(steps, train.max_seconds)
+        return f"{metrics.step:.0f}/{steps}", score(metrics.dev), "-" if left is None else clock(left)
+
+
+def window(standings: Sequence[Standing], lines: int) -> Sequence[Standing]:
+    """At most ``lines`` jobs in their order: from a little before the first that runs, where not all fit."""
+    running = [i for i, standing in enumerate(standings) if standing.status in (RUNNING, STOPPING)]
+    first = max(min(min(running, default=0) - lines // 4, len(standings) - lines), 0)
+    return standings[first : first + lines]
+
+
+def final_table(standings: Sequence[Standing], before: int) -> Table:
+    """A row a job: scores, seconds, memory and what became of it; ``before`` of them were finished already."""
+    caption = f"{before} of {len(standings)} were finished before" if before else None
+    table = Table("job", "metric", "dev", "test", "seconds", "memory", "status", caption=caption)
+    for row in (standing.row() for standing in standings):
+        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
+        memory = "-" if row["memory"] is None else size(row["memory"])
+        metric = str(row["metric"] or "-")
+        table.add_row(
+            row["job"], metric, score(row["dev"]), score(row["test"]), seconds, memory, row["status"]
+        )
+    return table

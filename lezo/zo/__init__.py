@@ -1,0 +1,1 @@
+"""Seed, batch and model to losses and one update; the only room that writes weights in training."""

@@ -1,0 +1,120 @@
+"""The two losses of a zeroth-order step, with theta read-only (design section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lezo.data.pack import Batch
+from lezo.model.loss import contributions
+from lezo.noise import directions, seeds
+from lezo.zo.streams import Streams
+
+
+class Probe(Protocol):
+    """Measures a batch's loss at theta + eps z and theta - eps z."""
+
+    def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
+        """(2,) in fp32 or wider: plus, minus. z(seed) is on the ``active`` tensors; theta is not written."""
+
+
+class StreamProbe:
+    """The fast probe of a causal language model: both signs in one forward over packed batches."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+
+    @torch.no_grad()
+    def __call__(self, batch: Sequence[Batch], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
+        """As ``Probe``; a batch is its micro-batches, each of which draws its copies again."""
+        with self.streams.perturbed(active, seed, eps):
+            return torch.stack(list(contributions(self.streams, batch))).sum(0)
+
+
+class PlainProbe:
+    """The textbook's probe of any module and loss, one sign after the other: the reference of the fast one.
+
+    ``objective`` maps (module, batch) to the loss: a tensor of one element or a number, in fp32 or wider if g is to
+    be worth anything. While it runs, the module's active parameters are perturbed copies, whoever calls the module.
+    Both signs draw alike from torch's generators, as dropout does. Running statistics (the buffers of modules in
+    training mode) start the same for both, and keep what theta - eps z made of them.
+
+    Memory: one copy of the active tensors, and a second of one of them. Noise is drawn once for each sign.
+    """
+
+    def __init__(self, module: nn.Module, objective: Callable[[nn.Module, Any], Tensor | float]) -> None:
+        self.module, self.objective = module, objective
+
+    @torch.no_grad()
+    def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
+        """As ``Probe``. ValueError where the loss is not one number."""
+        kept = {id(buffer): buffer.clone() for buffer in self._statistics()}
+        plus = self._at({**self._moved(active, 0, seed, eps), **kept}, batch, seed)
+        return torch.stack([plus, self._at(self._moved(active, 1, seed, eps), batch, seed)])
+
+    def _moved(self, active: Sequence[str], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
+        """Perturbed copies by the identity of what they stand in for."""
+        thetas = {name: self.module.get_parameter(name) for name in active}
+        return {id(theta): directions.perturb(theta, seed, name, eps)[sign] for name, theta in thetas.items()}
+
+    def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
+        device = next(self.module.parameters()).device
+        with _standing_in(self.module, stand_ins), seeded(seeds.derive(seed, "objective"), device):
+            return _number(self.objective(self.module, batch), device)
+
+    def _statistics(self) -> list[Tensor]:
+        training = (module for module in self.module.modules() if module.training)
+        return [buffer for module in training for buffer in module.buffers(recurse=False)]
+
+
+@contextmanager
+def _standing_in(module: nn.Module, stand_ins: Mapping[int, Tensor]) -> Iterator[None]:
+    """While it lasts, tensors are in the places of those of these identities, wherever the module has them.
+
+    Not torch's `functional_call`, which leaves the stand-ins where a module is in two places.
+    """
+    owners = list(module.modules())
+    tables: list[dict[str, Any]] = [*(o._parameters for o in owners), *(o._buffers for o in owners)]
+    places = [(table, *item) for table in tables for item in table.items() if id(item[1]) in stand_ins]
+    try:
+        for table, leaf, tensor in places:
+            table[leaf] = stand_ins[id(tensor)]
+        yield
+    finally:
+        for table, leaf, tensor in places:
+            table[leaf] = tensor
+
+
+def _number(loss: Any, device: torch.device) -> Tensor:
+    """A loss as a () tensor on ``device``, in fp32 or wider."""
+    if isinstance(loss, Real):
+        return torch.tensor(float(loss), dtype=torch.float64, device=device)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+        raise ValueError(
+            f"the loss is of {given}; expected a tensor of one element or a number, such as loss.mean()"
+        )
+    return loss.detach().reshape(()).to(device, torch.promote_types(loss.dtype, torch.float32))
+
+
+class seeded:
+    """Torch's global generators under a seed, restored afterwards: dropout can draw from nothing else."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(self.seed)  # a third of a step on a toy is torch.manual_seed
+        else:
+            torch.manual_seed(self.seed)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.fork.__exit__(*exception)

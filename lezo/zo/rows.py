@@ -1,0 +1,229 @@
+"""May this model's rows be packed, and both signs travel together? Found out on the model itself, before it is used.
+
+Packing needs a model that follows a 4-D mask and position ids and whose logits are its head's output; both signs
+in one forward need blocks that hand on all they compute by their outputs. Whatever fails here runs in plain rows,
+where a number is transformers' own: one sequence a row, one sign after the other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lezo.data.encode import Encoded
+from lezo.data.pack import Request, gold_batch, pack
+from lezo.model.forward import Network, PlainRows, wide_dtype
+from lezo.model.load import Layout, ModelError, language
+from lezo.model.loss import answer_scores, total
+from lezo.zo.probe import PlainProbe, Probe, StreamProbe
+from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.streams import Streams, is_16_bit_norm
+
+_DIRECTIONS = (0x5EED, 0x5EEE)  # seeds; the second in case rounding chose another expert along the first
+_WINDOW = re.compile(r"window(_size|_length)?$|^attention_chunk_size$")
+
+
+def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = True) -> Network:
+    """A `Network` where packed rows, and with ``probes`` both signs together, score as the model itself does; else `PlainRows`.
+
+    ``longest``: tokens of the longest sequence that will be scored; one is tried, and windows must hold it.
+    Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
+    """
+    plain, told = PlainRows(model, "not packed"), _told(language(model.config).vocab_size, longest)
+    each: list[Request] = [(example, (k,)) for example, chosen in told for k in chosen]
+    alone = torch.cat([_scores(plain, [one], 0) for one in each])
+    word = each[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
+    _refuse_later_words(model, _apart(_scores(plain, told, word), alone, alone))
+    why = _why_not_packed(model, layout, told, alone, longest)
+    if why is None and probes:
+        why = _why_not_together(model, layout, [example for example, _ in told[:2]])
+    return Network(model) if why is None else PlainRows(model, why)
+
+
+def probe_for(network: Network, layout: Layout, watch: Stopwatch, *, compiled: bool = False) -> Probe:
+    """The probe of the model's batches, both signs at once where its rows are packed."""
+    if network.plain is None:
+        return StreamProbe(Streams(network.model, layout, watch, compiled=compiled))
+    return PlainProbe(network.model, lambda _, parts: total(network, parts))
+
+
+def _told(vocabulary: int, longest: int) -> list[Request]:
+    """Examples of two candidates, of two tokens and of one, after prompts of several lengths; of the longest only the first."""
+    made: list[Encoded] = []
+    longest = longest or 11
+    for index, size in enumerate((4, 9) if longest <= 11 else (4, 9, longest - 2)):
+        size = max(1, min(size, longest - 2))
+        ids = [_word(7 * index + 11 * place + place * place, vocabulary) for place in range(size + 2)]
+        other = (*ids[:size], _word(ids[size], vocabulary))
+        made.append(Encoded(index, (tuple(ids), other), (2, 1), (0,)))
+    return [(example, (0, 1) if example.index < 2 else (0,)) for example in made]
+
+
+def _word(number: int, vocabulary: int) -> int:
+    """An id that is none of the first four, which often are special."""
+    return 4 + number % (vocabulary - 4) if vocabulary > 8 else number % vocabulary
+
+
+@torch.no_grad()
+def _scores(network: Network, requests: Sequence[Request], pad: int) -> Tensor:
+    plain = network.plain is not None
+    batch = pack(requests, "lm", pad=pad, device=_device(network.model), plain=plain)
+    return answer_scores(network, batch)[0]
+
+
+def _apart(found: Tensor, expected: Tensor, alone: Tensor) -> float:
+    """How far scores are from others, as a part of the spread of those of sequences ``alone``."""
+    return float((found - expected).abs().max() / alone.std().clamp_min(1e-4))
+
+
+def _refuse_later_words(model: Any, error: float) -> None:
+    if not error < _limit(model):
+        raise ModelError(
+            f"{type(model).__name__}: what follows a text changes its scores (by {error:.1g} of their spread); expected "
+            "a causal language model, whose tokens see only those before them"
+        )
+
+
+def _why_not_packed(
+    model: Any, layout: Layout, told: Sequence[Request], alone: Tensor, longest: int
+) -> str | None:
+    if windows := [window for window in _windows(model, layout) if window < longest]:
+        return f"its attention has a window of {min(windows)} tokens, and the longest sequence has {longest}"
+    if any(isinstance(module, nn.Conv1d) for module in model.get_submodule(layout.path).modules()):
+        return "its blocks hold convolutions, which know no mask"
+    try:
+        network = Network(model)
+        if not _gives_its_heads_logits(model):
+            return "its logits are not its head's output (they are scaled, capped or otherwise changed)"
+        packed = _scores(network, told, 0)
+        # Other words in the first sequence must not move the scores of those beside it, whatever rounding hides.
+        moved = _scores(network, [_with_words_of(told[1][0], told[0]), *told[1:]], 0)
+    except Exception as failed:
+        return f"it does not take packed rows, a 4-D mask and position ids ({_first_line(failed)})"
+    error, leak = _apart(packed, alone, alone), _apart(packed[2:], moved[2:], alone)
+    if not error < _limit(model):
+        return f"it does not follow mask and positions of packed rows (scores off by {error:.1g} of their spread)"
+    if not leak < _limit(model) / 20:
+        return f"packed sequences see each other (scores off by {leak:.1g} of their spread)"
+    return None
+
+
+def _with_words_of(other: Encoded, request: Request) -> Request:
+    """The request with as many words of another example."""
+    example, chosen = request
+    words = tuple(other.input_ids[0][: len(ids)] for ids in example.input_ids)
+    return replace(example, input_ids=words), chosen
+
+
+@torch.no_grad()
+def _gives_its_heads_logits(model: Any) -> bool:
+    """Bit for bit, whatever the dtype: rounding cannot hide what is done to logits behind the head."""
+    seen: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda *called: seen.append(called[-1]))
+    try:
+        logits = PlainRows(model, "").logits(torch.arange(3, 7, device=_device(model))[None])
+    finally:
+        hook.remove()
+    return len(seen) == 1 and torch.equal(seen[0].to(logits.dtype), logits)
+
+
+def _windows(model: Any, layout: Layout) -> Iterator[int]:
+    """Of how many tokens windows are, where the configuration or a module of the blocks says so: packed masks know none."""
+    config = language(model.config)
+    if not getattr(config, "use_sliding_window", True):
+        return
+    for owner in (config, *model.get_submodule(layout.path).modules()):
+        for name, value in vars(owner).items():
+            if _WINDOW.search(name) and isinstance(value, int) and value > 0:
+                yield value
+
+
+def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -> str | None:
+    """Compare a probe of all blocks, and one of every second block, with the plain one."""
+    device = _device(model)
+    packed, rows = ([gold_batch(examples, pad=0, device=device, plain=plain)] for plain in (False, True))
+    plain = probe_for(PlainRows(model, "not packed"), layout, Stopwatch(device))
+    sample = _sample(model, layout)
+    for skipped in ((), range(0, len(layout.blocks), 2)):
+        left_out = {name for block in skipped for name in layout.blocks[block]}
+        active = [name for name in sample if name not in left_out]
+        try:
+            fast = probe_for(Network(model), layout, Stopwatch(device))
+            compared = partial(_difference, fast, packed, plain, rows, active, enough=4 * _limit(model))
+            tried = map(compared, _DIRECTIONS)
+            errors = list(takewhile(lambda error: not error < 2 * _limit(model), tried))
+        except Exception as failed:
+            return f"both signs cannot travel in one forward ({_first_line(failed)})"
+        if len(errors) == len(_DIRECTIONS):
+            apart = f"by {min(errors):.1g} of what parts them"
+            return f"both signs in one forward score differently from one after the other ({apart})"
+    return None
+
+
+def _difference(
+    fast: Probe, packed: Any, plain: Probe, rows: Any, active: Sequence[str], seed: int, enough: float
+) -> float:
+    """How far the fast probe's losses are from the plain one's, as a part of what parts the two signs.
+
+    eps is 0.01, or 0.1 where that parts them by less than ``enough`` nats to tell a wrong probe from rounding.
+    """
+    error = math.nan
+    for eps in (1e-2, 1e-1):
+        expected = plain(rows, active, seed=seed, eps=eps)
+        if not expected.isfinite().all():
+            break
+        apart = float(expected.diff().abs())
+        error = float((fast(packed, active, seed=seed, eps=eps) - expected).abs().max()) / max(apart, 1e-6)
+        if apart > enough:
+            break
+    return error
+
+
+def _sample(model: nn.Module, layout: Layout) -> list[str]:
+    """Tensors to perturb, about a block's worth: of each kind of matrix one, each in another block, and all vectors.
+
+    But no gains of 16-bit norms, of which the plain probe rounds eps z away; a block of no other vectors gives its
+    smallest matrix.
+    """
+    sizes = {name: model.get_parameter(name).numel() for names in layout.blocks for name in names}
+    rounded = {name for name in sizes if is_16_bit_norm(model.get_submodule(name.rpartition(".")[0]))}
+    chosen, kinds = dict.fromkeys(layout.always), dict[str, list[str]]()
+    for number, block in enumerate(layout.blocks):
+        matrices = [name for name in block if model.get_parameter(name).ndim > 1]
+        vectors = [name for name in block if name not in rounded and name not in matrices]
+        chosen |= dict.fromkeys(vectors or sorted(matrices, key=sizes.__getitem__)[:1])
+        for name in matrices:
+            kinds.setdefault(name.removeprefix(f"{layout.path}.{number}."), []).append(name)
+    return [
+        *chosen,
+        *(n for i, names in enumerate(kinds.values()) if (n := names[i % len(names)]) not in chosen),
+    ]
+
+
+def _limit(model: Any) -> float:
+    """What may be rounding, as a part of the scores' spread."""
+    return 1e-3 if wide_dtype(_weight(model)) is _weight(model).dtype else 5e-2
+
+
+def _weight(model: Any) -> Tensor:
+    weight: Tensor = next(model.parameters())
+    return weight
+
+
+def _device(model: Any) -> torch.device:
+    return _weight(model).device
+
+
+def _first_line(error: Exception) -> str:
+    """Raises a lack of memory again, which says nothing of the model."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        raise error
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"

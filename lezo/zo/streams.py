@@ -1,0 +1,267 @@
+"""theta + eps z and theta - eps z through one forward, theta read-only (design section 2, items 1 and 2).
+
+Both streams travel as one batch of twice the rows, plus above minus. A block that is not perturbed runs once over
+both. A perturbed one runs on two scratch copies of its tensors, each over its own half. The model's forward stays
+its own: only what is called where perturbed tensors live is replaced, and only while a probe lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lezo.data.pack import Batch
+from lezo.model.forward import Network, replaced, wide_dtype
+from lezo.model.load import Layout
+from lezo.noise import directions
+from lezo.zo.stopwatch import Stopwatch
+
+Pair = tuple[Tensor, Tensor]
+Slot = tuple[str, nn.Module, str]
+"""A tensor's name in the model, the module that owns it, and its name there."""
+
+
+class Streams(Network):
+    """A network at theta + eps z and theta - eps z, z on the active tensors of a step (inside ``perturbed``).
+
+    Memory beyond a forward over both: two copies of one block and of the other always-on modules, but of word
+    embeddings only the rows that the batch reads, and of the head only those it scores, or a chunk at a time.
+    In 16 bits the gains of norms are perturbed in fp32, for near 1 a gain realises only part of eps z.
+    ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies.
+    """
+
+    def __init__(self, model: Any, layout: Layout, watch: Stopwatch, *, compiled: bool = False) -> None:
+        super().__init__(model)
+        self.watch, self._words = watch, model.get_input_embeddings()
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._blocks = {
+            model.get_submodule(f"{layout.path}.{i}"): _slots(model, names)
+            for i, names in enumerate(layout.blocks)
+        }
+        compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
+        self._forwards = {block: compile_(block.forward) for block in self._blocks}
+        self._always = _by_owner(_slots(model, layout.always))
+        self._scratch: dict[Any, Pair] = {}
+        self._active: frozenset[str] = frozenset()
+        self._batch: Batch | None = None
+        self._seed, self._eps, self._rows = 0, 0.0, 0
+
+    @contextmanager
+    def perturbed(self, active: Sequence[str], seed: int, eps: float) -> Iterator[None]:
+        """While it lasts, the network is two streams, moved along z(seed) on the active tensors."""
+        self._active, self._seed, self._eps = frozenset(active), seed, eps
+        with ExitStack() as stack:
+            for module, slots in (self._blocks | self._always).items():
+                moving = [slot for slot in slots if slot[0] in self._active]
+                if moving and module is not self.head:
+                    self._part(stack, module, moving)
+                elif module in self._blocks:
+                    stack.enter_context(replaced(module, self._together(self._forwards[module])))
+            yield
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """As ``Network.hidden``, of both streams: (2, reads, width)."""
+        assert batch.mask is not None  # plain rows have no two streams
+        self._batch, self._rows = batch, len(batch.input_ids)
+        inputs = [batch.input_ids, batch.position_ids, batch.mask]
+        if self._parts_at_the_start():
+            inputs = [torch.cat([tensor, tensor]) for tensor in inputs]
+        # else nothing runs twice before the first perturbed block
+        states = self._states(*inputs)
+        return states.reshape(-1, batch.tokens, states.shape[-1])[:, batch.read].expand(2, -1, -1)
+
+    def _parts_at_the_start(self) -> bool:
+        """Whether an embedding or projection moves: all that is always on but the head and norms, which come late."""
+        early = [
+            slots
+            for module, slots in self._always.items()
+            if module is not self.head and not _is_norm(module)
+        ]
+        return any(slot[0] in self._active for slots in early for slot in slots)
+
+    def _part(self, stack: ExitStack, module: nn.Module, moving: Sequence[Slot]) -> None:
+        """Make ``module`` run each stream on its own copies."""
+        names, widened = {slot[0] for slot in moving}, set[nn.Module]()
+        for norm in filter(is_16_bit_norm, module.modules()):
+            if {self._names[id(parameter)] for parameter in norm.parameters()} <= names:
+                stack.enter_context(replaced(norm, _in_fp32(norm.forward)))
+                widened.add(norm)
+        if module is self._words:
+            forward = self._looking_up(module, module.forward, moving[0])
+        else:
+            forward = self._on_copies(self._forwards.get(module, module.forward), moving, widened)
+        stack.enter_context(replaced(module, forward))
+
+    def _on_copies(
+        self, original: Callable[..., Any], moving: Sequence[Slot], widened: set[nn.Module]
+    ) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with self.watch("perturb"):
+                pairs = [
+                    self._pair(i, slot, torch.float32 if slot[1] in widened else None)
+                    for i, slot in enumerate(moving)
+                ]
+            outputs = []
+            for sign in (0, 1):
+                own_args, own_kwargs = _mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
+                with _swapped(moving, [pair[sign] for pair in pairs]):
+                    outputs.append(original(*own_args, **own_kwargs))
+            return _joined(*outputs)
+
+        return forward
+
+    def _together(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """An unperturbed block, whose mask and positions follow where the streams have parted before it."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            states = args[0] if args else kwargs["hidden_states"]
+            if len(states) != 2 * self._rows:
+                return original(*args, **kwargs)
+            args, kwargs = _mapped((args, kwargs), self._twice)
+            return original(*args, **kwargs)
+
+        return forward
+
+    def _looking_up(self, words: nn.Module, original: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
+        """The word embeddings on copies of the rows that the batch reads."""
+
+        def forward(ids: Tensor) -> Any:
+            assert self._batch is not None
+            with self.watch("perturb"):
+                pair = self._drawn(slot, rows=self._batch.words)
+            with _without_padding(words):
+                looked_up = []
+                for copy in pair:
+                    with _swapped([slot], [copy]):
+                        looked_up.append(original(self._batch.word_index))
+            return _joined(*looked_up)
+
+        return forward
+
+    def _pair(self, index: int, slot: Slot, dtype: torch.dtype | None) -> Pair:
+        """Perturbed copies of one tensor in scratch memory, which the next block takes over."""
+        theta = _theta(slot)
+        key = index, theta.shape, dtype or theta.dtype
+        if key not in self._scratch:
+            self._scratch[key] = tuple(torch.empty_like(theta, dtype=dtype) for _ in (0, 1))  # type: ignore[assignment]
+        return self._drawn(slot, dtype=dtype, out=self._scratch[key])
+
+    def _drawn(self, slot: Slot, **how: Any) -> Pair:
+        return directions.perturb(_theta(slot), self._seed, slot[0], self._eps, **how)
+
+    def _half(self, tensor: Tensor, sign: int) -> Tensor:
+        """One stream's rows; a tensor that both streams share as it is."""
+        if tensor.ndim > 1 and len(tensor) == 2 * self._rows:
+            return tensor[sign * self._rows : (sign + 1) * self._rows]
+        return tensor
+
+    def _twice(self, tensor: Tensor) -> Tensor:
+        """A tensor of one stream's rows, for both."""
+        return torch.cat([tensor, tensor]) if tensor.ndim > 1 and len(tensor) == self._rows else tensor
+
+    def _head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if self._names[id(self.head.weight)] not in self._active:
+            return super()._head_rows(ids)
+        return self._wide_pair(self.head.weight, rows=ids), self._bias(ids)
+
+    def _head_slice(self, rows: slice) -> tuple[Tensor, Tensor]:
+        weight = self.head.weight
+        if self._names[id(weight)] not in self._active:
+            return super()._head_slice(rows)
+        ids = torch.arange(weight.shape[0], device=weight.device)[rows]
+        return self._wide_pair(weight, rows=ids), self._bias(rows)
+
+    def _bias(self, where: Tensor | slice) -> Tensor:
+        bias = self.head.bias
+        if bias is None or self._names[id(bias)] not in self._active:
+            return super()._bias(where)
+        return self._wide_pair(bias)[:, where]
+
+    def _wide_pair(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Both copies of a parameter, or of its ``rows``, in fp32: (2, ...)."""
+        dtype, shape = wide_dtype(theta), theta.shape if rows is None else (len(rows), *theta.shape[1:])
+        both = torch.empty((2, *shape), dtype=dtype, device=theta.device)
+        name, out = self._names[id(theta)], (both[0], both[1])
+        with self.watch("perturb"):
+            directions.perturb(theta.detach(), self._seed, name, self._eps, rows=rows, dtype=dtype, out=out)
+        return both
+
+
+def _slots(model: nn.Module, names: Sequence[str]) -> list[Slot]:
+    split = [(name, *name.rpartition(".")[::2]) for name in names]
+    return [(name, model.get_submodule(path), leaf) for name, path, leaf in split]
+
+
+def _by_owner(slots: Sequence[Slot]) -> dict[nn.Module, list[Slot]]:
+    owners: dict[nn.Module, list[Slot]] = {}
+    for slot in slots:
+        owners.setdefault(slot[1], []).append(slot)
+    return owners
+
+
+def _theta(slot: Slot) -> Tensor:
+    _, module, leaf = slot
+    return module.get_parameter(leaf).detach()
+
+
+@contextmanager
+def _swapped(slots: Sequence[Slot], tensors: Sequence[Tensor]) -> Iterator[None]:
+    """While it lasts, the modules find these tensors in their parameters' places."""
+    before = [module._parameters[leaf] for _, module, leaf in slots]
+    try:
+        for (_, module, leaf), tensor in zip(slots, tensors, strict=True):
+            module._parameters[leaf] = tensor  # type: ignore[assignment]
+        yield
+    finally:
+        for (_, module, leaf), parameter in zip(slots, before, strict=True):
+            module._parameters[leaf] = parameter
+
+
+@contextmanager
+def _without_padding(words: nn.Module) -> Iterator[None]:
+    """While it lasts, no id of an embedding is padding: ids count the rows of a shorter table."""
+    before = getattr(words, "padding_idx", None)
+    words.padding_idx = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        words.padding_idx = before  # type: ignore[assignment]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm (LayerNorm, any RMSNorm): a module of gains and biases only."""
+    own = list(module.parameters())
+    return bool(own) and "norm" in type(module).__name__.lower() and all(p.ndim == 1 for p in own)
+
+
+def is_16_bit_norm(module: nn.Module) -> bool:
+    """Whether it is a norm whose gains a probe perturbs in fp32."""
+    return _is_norm(module) and all(p.dtype.itemsize == 2 for p in module.parameters())
+
+
+def _in_fp32(original: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(states: Tensor) -> Any:
+        return original(states.float()).to(states.dtype)
+
+    return forward
+
+
+def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested tuples, lists and dicts with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, tuple | list):
+        return type(tree)(_mapped(item, change) for item in tree)
+    return {key: _mapped(item, change) for key, item in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _joined(plus: Any, minus: Any) -> Any:
+    """Both streams' outputs as one batch."""
+    if isinstance(plus, Tensor):
+        return torch.cat([plus, minus])
+    return tuple(map(_joined, plus, minus)) if isinstance(plus, tuple) else plus

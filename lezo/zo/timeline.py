@@ -1,0 +1,113 @@
+"""The weights after any step of a run, from what it wrote: base weights, checkpoints, journal (design section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lezo.model.evaluate import Evaluation
+from lezo.model.load import Layout
+from lezo.records.checkpoint import Checkpoint
+from lezo.records.folder import FolderError
+from lezo.records.journal import JournalFile
+from lezo.records.schema import Recipe
+from lezo.zo.optim import Optimizer, SeededUpdate, StepReport, UniformBlocks
+
+
+def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
+    """What makes a journal's updates again on ``model``, whose tensors ``layout`` sorts."""
+    return SeededUpdate(
+        model,
+        layout,
+        UniformBlocks(len(layout.blocks), recipe.sparsity),
+        seed=recipe.seed,
+        decay=recipe.decay,
+        rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
+    )
+
+
+class Timeline:
+    """Brings ``model`` to its weights after any step; it begins ``at`` step 0, the base weights.
+
+    ``rebase`` brings the base weights back. ``updates`` makes a journal's updates again: None where
+    there is no journal, as in a first-order run, and then only steps with a checkpoint can be reached.
+    """
+
+    def __init__(self, model: nn.Module, rebase: Callable[[], None], updates: SeededUpdate | None) -> None:
+        self.model, self.rebase, self.updates = model, rebase, updates
+        self.at = 0
+
+    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+        """The model was trained to ``step``."""
+        self.at = step
+
+    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+        """An evaluation moves nothing."""
+
+    def bring_to(
+        self,
+        step: int,
+        journal: JournalFile | None,
+        checkpoints: Sequence[Checkpoint],
+        optimizer: Optimizer | None = None,
+        progress: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """The weights after ``step`` updates and, where a checkpoint has it, the ``optimizer``'s state.
+
+        Raises FolderError where neither checkpoint nor journal reaches that step.
+        """
+        self._start(step, checkpoints, optimizer)
+        records = list(journal.steps(self.at, step)) if journal else []
+        if len(records) < step - self.at or (records and self.updates is None):
+            reached = self.at + len(records)
+            raise FolderError(
+                f"step {step}: what the run wrote reaches step {reached}; ask for that one or an earlier one"
+            )
+        for record in records:
+            assert self.updates is not None
+            self.updates.replay(record.step - 1, record.value)
+            progress(record.step)
+        self.at = step
+
+    def _start(self, step: int, checkpoints: Sequence[Checkpoint], optimizer: Optimizer | None) -> None:
+        """Go to the nearest state before ``step`` that is at hand: the present one, a checkpoint or the base."""
+        nearest = max((c for c in checkpoints if c.step <= step), key=lambda c: c.step, default=None)
+        if nearest is not None and not (nearest.step <= self.at <= step):
+            _take(self.model, nearest, optimizer)
+            self.at = nearest.step
+        elif self.at > step:
+            self.rebase()
+            self.at = 0
+
+
+def model_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What a checkpoint holds: the trainable weights and the optimizer's memory."""
+    weights = {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return weights | {f"optimizer.{name}": value for name, value in optimizer.state().items()}
+
+
+@torch.no_grad()
+def _take(model: nn.Module, checkpoint: Checkpoint, optimizer: Optimizer | None) -> None:
+    """Copy a checkpoint's tensors into the model and the optimizer."""
+    way_out = f"remove the folder {checkpoint.path} to go on from an earlier one"
+    if (damage := checkpoint.damage()) is not None:
+        raise FolderError(f"{damage}; {way_out}")
+    missing = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
+    remembered = {}
+    for key, tensor in checkpoint.tensors():
+        if key.startswith("optimizer."):
+            remembered[key.removeprefix("optimizer.")] = tensor
+        elif (theta := missing.pop(key, None)) is not None and _alike(theta, tensor):
+            theta.copy_(tensor)
+        else:
+            raise FolderError(f"{checkpoint.path}: {key} is not a tensor of this model; {way_out}")
+    if missing:
+        raise FolderError(f"{checkpoint.path}: lacks {min(missing)}; {way_out}")
+    if optimizer is not None:
+        optimizer.restore(remembered)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype

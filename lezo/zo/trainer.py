@@ -1,0 +1,119 @@
+"""MeZO and LeZO in Hugging Face's Trainer: probes where it has backward passes, and all else stays its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from lezo.zo.optimizers import LeZO
+
+
+class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
+    """A Trainer that fine-tunes with forward passes only. Its other arguments, and what it does, are Trainer's.
+
+    ``args`` gives learning rate, its schedule, weight decay and seed; ``sparsity`` (0: MeZO), ``eps``, ``blocks``,
+    ``rounding`` and ``journal`` are those of `lezo.LeZO`. ``zo`` is the optimizer, once training has begun. Scheduler,
+    evaluation, checkpoints and going on from them work as ever: a run that is resumed makes the same bits. Batches of
+    gradient_accumulation_steps are probed at one z, and make one update. Losses are computed by ``compute_loss``
+    in eval mode: dropout is off, as published. ``max_grad_norm`` and ``optim`` have no effect, for there are no
+    gradients. Logs get ``projected_gradient``, g, and ``update_skipped``, 1 where the last loss was not finite.
+
+    Raises ValueError for what needs gradients or is not done here: fp16=True, several processes or GPUs, DeepSpeed,
+    FSDP, an optimizer that is not `lezo.LeZO`.
+    """
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        *args: Any,
+        eps: float = 1e-3,
+        sparsity: float = 0.75,
+        blocks: Sequence[str | nn.Module] | None = None,
+        rounding: Literal["nearest", "stochastic"] = "nearest",
+        journal: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.zo_settings: dict[str, Any] = {"eps": eps, "sparsity": sparsity, "blocks": blocks}
+        self.zo_settings |= {"rounding": rounding, "journal": journal}
+        for said, ways in _refusals(self):
+            raise ValueError(f"{said}: ZOTrainer cannot do that; {ways}")
+        self.zo: LeZO | None = self.optimizer
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, with nothing in the place of the backward pass."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.backward = _nothing
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """LeZO of the trainer's settings, where none was given."""
+        if self.optimizer is None:
+            self.optimizer = self.zo = LeZO(
+                self.model if model is None else model,
+                lr=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                seed=self.args.seed,
+                **self.zo_settings,
+            )
+        return self.optimizer  # type: ignore[no-any-return]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's, at theta + eps z and theta - eps z; the update is the optimizer's step, which Trainer takes."""
+        assert self.zo is not None
+        return self.zo.probe(partial(super().training_step, *args, **kwargs))
+
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, in eval mode."""
+        model.eval()
+        return super().compute_loss(model, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Trainer's, with what the latest step measured in the place of a gradient's norm."""
+        if "loss" in logs and self.zo is not None and self.zo.last is not None:
+            last = self.zo.last
+            logs = {name: value for name, value in logs.items() if name != "grad_norm"}
+            logs |= {"projected_gradient": last.measures["g"], "update_skipped": float(not last.applied)}
+        super().log(logs, *args, **kwargs)
+
+
+def _nothing(loss: Tensor, **kwargs: Any) -> None:
+    """There is nothing to propagate back."""
+
+
+def _refusals(trainer: Any) -> list[tuple[str, str]]:
+    """What was asked for and cannot be, each with the way out."""
+    args, optimizer = trainer.args, trainer.optimizer
+    asked = [
+        (
+            args.fp16,
+            "fp16=True",
+            "bf16=True, or a model loaded in torch.float16, needs no scaling of gradients",
+        ),
+        (
+            args.world_size > 1 or args.n_gpu > 1,
+            f"{args.world_size} processes, {args.n_gpu} GPUs",
+            "start one process, with CUDA_VISIBLE_DEVICES=0",
+        ),
+        (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled, "DeepSpeed or FSDP", "train without it"),
+        (
+            optimizer is not None and not isinstance(optimizer, LeZO),
+            f"optimizers=({type(optimizer).__name__}, ...)",
+            "give a lezo.LeZO or none",
+        ),
+        (trainer.optimizer_cls_and_kwargs is not None, "optimizer_cls_and_kwargs", "leave it out"),
+        (
+            trainer.zo_settings["journal"] is not None
+            and args.weight_decay > 0
+            and args.lr_scheduler_type != "constant",
+            f"a journal with weight_decay={args.weight_decay:g} and lr_scheduler_type={args.lr_scheduler_type}",
+            "a journal has one decay for all steps: weight_decay=0 or lr_scheduler_type='constant'",
+        ),
+    ]
+    return [(said, ways) for is_asked, said, ways in asked if is_asked]

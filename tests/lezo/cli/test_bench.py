@@ -1,0 +1,168 @@
+"""lezo-bench from its command line to its exit code, its words and its folder."""
+
+import json
+import signal
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lezo.bench import timing as contest
+from lezo.bench.table import PHASES, RATIOS, Peak
+from lezo.bench.timing import alone
+from lezo.cli import bench
+from lezo.config.compose import compose
+from lezo.config.schema import BenchVariant
+
+SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=4", "model.device=cpu"]
+NAMES = {name.value for name in BenchVariant}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder; the signal handler comes back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def benched(*overrides: str, patch: pytest.MonkeyPatch) -> Any:
+    """Run lezo-bench in this process; its exit code."""
+    patch.setattr(sys, "argv", ["lezo-bench", *SMALL, *overrides])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    return ended.value.code
+
+
+@pytest.fixture
+def one_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first variant's memory is measured in a process of its own, which takes seconds to start."""
+    real = contest._child
+
+    def child(command: Sequence[str]) -> Peak:
+        config = compose(command[command.index("lezo.cli.bench") + 1 :]).config
+        assert config.bench.variant is not None
+        return real(command) if config.bench.variant.value == "floor" else alone(config, config.bench.variant)
+
+    monkeypatch.setattr(contest, "_child", child)
+
+
+def test_a_bench_leaves_its_whole_folder(
+    here: Path, one_child: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["bench.repeats=3", "bench.textbook_repeats=2", "bench.profile=true", "optim.sparsity=0.5"]
+    assert benched("task=cb", *given, patch=monkeypatch) == 0
+    (folder,) = (here / "runs" / "bench" / "cb" / "tiny").iterdir()
+    files = (
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "bench.json",
+        "table.md",
+        "steps.png",
+        ".lock",
+        "trace.json",
+    )
+    assert {file.name for file in folder.iterdir()} == set(files)
+    result = json.loads((folder / "bench.json").read_text())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    _check_variants(result["variants"], rows)
+    assert result["ratios"] == {
+        f"{a}/{b}": result["variants"][a]["step_seconds"] / result["variants"][b]["step_seconds"]
+        for a, b in RATIOS
+    }
+    assert (result["task"], result["model"], result["blocks"]) == ("cb", "tiny", "4 of 8 blocks skipped")
+    tokens = result["batch"]["tokens"]
+    assert result["batch"]["examples"] == 4
+    assert 0 < tokens["real"] <= tokens["padded"] and tokens["padded"] % (4 * 3 * 8) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["bench"]["repeats"] == 3
+    out, err = capsys.readouterr()
+    assert "error" not in err
+    assert (folder / "table.md").read_text() in out and str(folder.relative_to(here)) in out
+    assert json.loads((folder / "trace.json").read_text())["traceEvents"]
+
+
+def _check_variants(variants: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Each variant says the medians of its rows, those that warmed up left out."""
+    assert set(variants) == NAMES
+    for name, found in variants.items():
+        timed = [row["seconds"] for row in rows if row["variant"] == name and row["step"] > 0]
+        assert found["steps"] == len(timed) == (2 if name.startswith("textbook") else 3)
+        assert found["step_seconds"] == statistics.median(timed)
+        assert found["spread"] == {"min": min(timed), "median": statistics.median(timed), "max": max(timed)}
+        assert set(found["phases"]) == {*PHASES, "other"}
+        assert 0 < found["phases"]["forward"] < found["spread"]["max"]
+        assert 2**26 < found["peak_bytes"] < 2**36
+        assert found["error"] is None
+
+
+def test_one_variant_alone_prints_its_memory_and_writes_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benched("task=copa", "optim=mezo", "bench.variant=textbook_lezo", patch=monkeypatch) == 0
+    peak = json.loads(capsys.readouterr().out)
+    assert set(peak) == {"bytes", "seconds", "error"}
+    assert peak["bytes"] > 2**26 and peak["seconds"] > 0 and peak["error"] is None
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["peft=lora"], "peft=lora: lezo-bench times steps on all weights by the task's loss; leave it out"),
+        (["optim.objective=metric"], "optim.objective=metric: lezo-bench times steps on all weights"),
+        (["optim=none"], "optim=none: lezo-bench times two-point steps; expected optim=lezo or optim=mezo"),
+        (["optim=fo-adamw"], "expected optim=lezo or optim=mezo"),
+        (["bench.repeats=0"], "bench.repeats=0: expected a whole number from 1 to 1000000000"),
+        (["bench.variant=lez"], "expected one of floor, textbook_mezo, textbook_lezo, mezo, lezo or null"),
+        (
+            ["bench.repeat=3"],
+            "did you mean bench.repeats=3? the keys are bench.repeats, bench.textbook_repeats",
+        ),
+        (["-m"], "lezo-bench times one configuration"),
+    ],
+)
+def test_a_bad_configuration_ends_with_2(
+    overrides: list[str],
+    words: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert benched(*overrides, patch=monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and words in err
+    assert not list(here.iterdir())
+
+
+def test_data_that_cannot_be_read_end_with_1(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benched("data=local", "data.path=.", patch=monkeypatch) == 1
+    assert "rte/train.jsonl: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_a_run_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "taken").mkdir()
+    (here / "taken" / "config.yaml").touch()
+    assert benched("hydra.run.dir=taken", patch=monkeypatch) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_help_names_its_own_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lezo-bench", "--help"])
+    bench.main()
+    out = capsys.readouterr().out
+    options = ("bench.repeats=5", "bench.textbook_repeats", "bench.profile=false", "bench.variant")
+    assert all(f"\n  {option} " in out for option in options)
+    assert all(name in out for name in NAMES)

@@ -1,0 +1,474 @@
+"""lezo-run from its command line to its exit code, its words and its run folder."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lezo import __version__
+from lezo.cli import bench, replay, report, run, show
+from lezo.model.load import TINY
+from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
+
+RESULT = {
+    *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
+    *(
+        "zero_shot",
+        "best_step",
+        "seconds",
+        "peak_memory_bytes",
+        "skipped_steps",
+        "rows",
+        "truncated",
+        "status",
+    ),
+}
+MORE = {
+    *(
+        "error",
+        "title",
+        "dequantised",
+        "synthetic",
+        "weight_decay",
+        "blocks",
+        "data_seed",
+        "dev_loss",
+        "command",
+        "weights",
+        "origin",
+        "peft",
+        "objective",
+        "examples",
+        "memory_bytes",
+    )
+}
+
+
+def process(*overrides: str, cwd: Path) -> subprocess.Popen[str]:
+    """lezo-run as a process of its own, which takes signals as from a terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lezo.cli.run", *overrides],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
+    ran = lezo_run("task=sst2")
+    result, steps = ran.result, [row["step"] for row in ran.training()]
+    assert ran.code == 0
+    assert {file.name for file in ran.folder.iterdir()} == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "predictions.jsonl", "result.json"),
+        *("journal.bin", ".lock"),
+    }
+    assert set(result) == RESULT | MORE
+    assert (result["status"], result["error"], result["steps"]) == ("finished", None, 4)
+    assert (result["title"], result["synthetic"], result["metric"]) == ("sst2 (sample)", True, "accuracy")
+    phases = {"forward", "perturb", "update", "data"}
+    assert set(result["seconds"]) == {"total", "train", "eval", "step_median", *phases}
+    assert sum(result["seconds"][phase] for phase in phases) == pytest.approx(result["seconds"]["train"])
+    assert all(result["seconds"][phase] > 0 for phase in phases)
+    assert set(result["peak_memory_bytes"]) == {"device", "host"}
+    assert 2**20 < result["peak_memory_bytes"]["host"] < 2**40
+    assert all(0 <= result[score] <= 1 for score in ("test", "dev", "zero_shot"))
+    assert re.fullmatch(r"\d+ of \d+ blocks skipped each step", result["blocks"])
+    assert steps == [1, 2, 3, 4]
+    assert set(ran.training()[0]) >= {"step", "seconds", "loss", "g", "lr", "memory"}
+    assert not any("dev_loss" in row or "dev_score" in row for row in ran.training())
+    columns = {"step", "seconds", "dev_loss", "dev_score", "eval_seconds"}
+    assert [set(row) for row in ran.evaluations()] == [columns] * 3
+    (before,) = [row for row in ran.rows("metrics.jsonl") if "test_score" in row]
+    assert (before["step"], before["test_score"]) == (0, result["zero_shot"])
+    predictions = ran.rows("predictions.jsonl")
+    assert [row["index"] for row in predictions] == list(range(8))
+    assert all(set(row) == {"index", "scores", "prediction", "gold"} for row in predictions)
+    assert result["test"] == sum(row["prediction"] == row["gold"] for row in predictions) / 8
+    assert yaml.safe_load((ran.folder / "config.yaml").read_text())["train"]["steps"] == 4
+
+
+def test_the_result_has_the_dev_scores_of_the_best_step_and_the_last_step_is_evaluated(
+    lezo_run: Runner,
+) -> None:
+    ran = lezo_run()
+    rows = ran.evaluations()
+    best = min(rows[1:], key=lambda row: row["dev_loss"])
+    assert [row["step"] for row in rows] == [0, 3, 4]
+    assert (ran.result["best_step"], ran.result["dev_loss"]) == (best["step"], best["dev_loss"])
+    assert ran.result["dev"] == best["dev_score"]
+
+
+def test_the_best_weights_are_restored_for_the_test(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = lezo_run("train.steps=4", "train.eval_every=4", folder="last")
+    monkeypatch.setattr("lezo.runs.loop._better", lambda dev, best: best is None)
+    first = lezo_run("train.steps=4", "train.eval_every=2", folder="first")
+    shorter = lezo_run("train.steps=2", "train.eval_every=2", folder="shorter")
+    assert (first.result["best_step"], first.result["steps"]) == (2, 4)
+    assert first.rows("predictions.jsonl") == shorter.rows("predictions.jsonl")
+    assert first.rows("predictions.jsonl") != last.rows("predictions.jsonl")
+
+
+def test_a_run_repeats_itself(lezo_run: Runner) -> None:
+    first, again = lezo_run(folder="one"), lezo_run(folder="two")
+    assert [timeless(row) for row in first.rows("metrics.jsonl")] == [
+        timeless(row) for row in again.rows("metrics.jsonl")
+    ]
+    assert first.result["weights"] == again.result["weights"]
+    assert first.rows("predictions.jsonl") == again.rows("predictions.jsonl")
+    assert first.result["command"] == again.result["command"]
+    assert lezo_run("seed=1", folder="three").training()[0]["g"] != first.training()[0]["g"]
+
+
+@pytest.mark.parametrize("optim", ["fo-sgd", "fo-adamw", "mezo"])
+def test_every_optimizer_trains(lezo_run: Runner, optim: str) -> None:
+    ran = lezo_run(f"optim={optim}")
+    assert (ran.code, ran.result["optim"], ran.result["status"]) == (0, optim, "finished")
+    assert ran.result["sparsity"] == (0.0 if optim == "mezo" else None)
+    assert all(row["loss"] > 0 and not row["skipped"] for row in ran.training())
+
+
+def test_scoring_alone_trains_nothing(lezo_run: Runner) -> None:
+    ran = lezo_run("optim=none", "task.num_train=0", "task.demos=0")
+    result = ran.result
+    assert (result["steps"], result["best_step"], result["lr"], result["blocks"]) == (0, None, None, None)
+    assert result["test"] == result["zero_shot"] is not None
+    assert [row["step"] for row in ran.evaluations()] == [0]
+    assert ran.training() == []
+
+
+@pytest.mark.parametrize("task", ["squad", "copa"])
+def test_language_model_losses_train_and_answers_are_judged(lezo_run: Runner, task: str) -> None:
+    ran = lezo_run(f"task={task}", "train.steps=2")
+    predictions = ran.rows("predictions.jsonl")
+    assert (ran.code, len(predictions)) == (0, 8)
+    assert all(row["dev_loss"] > 0 for row in ran.evaluations())
+    answer = {"text", "score"} if task == "squad" else {"scores"}
+    assert all(set(row) == {"index", "prediction", "gold"} | answer for row in predictions)
+
+
+def test_micro_batches_leave_the_losses_alone(lezo_run: Runner) -> None:
+    whole, parts = lezo_run(folder="one"), lezo_run("train.micro_batch_size=5", folder="two")
+    losses = [[row["loss"] for row in ran.training()] for ran in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_dry_run_says_its_plan_and_writes_nothing(lezo_run: Runner, tmp_path: Path) -> None:
+    ran = lezo_run("dry_run=true")
+    assert ran.code == 0
+    assert not list(tmp_path.iterdir())
+    for word in (
+        "32 train, 8 dev, 8 test",
+        "blocks skipped each step",
+        "expected (weights",
+        "8 training",
+        "dry_run",
+    ):
+        assert word in ran.out
+
+
+def test_the_banner_says_what_runs_and_the_summary_how_it_went(lezo_run: Runner) -> None:
+    ran = lezo_run("task=sst2", "seed=3")
+    for word in ("sst2 (sample)", "synthetic", "4 steps of 16 examples", "seed 3", "float32 on"):
+        assert word in ran.out
+    summary = ran.out.split("\n  status ")[1]
+    for word in ("finished", "test accuracy", "before training", "peak memory", "lezo-run task.num_train=32"):
+        assert word in summary
+    assert f"{ran.result['test']:.4f}" in summary
+    assert ran.err == ""
+
+
+def test_a_saved_model_loads_without_lezo(lezo_run: Runner) -> None:
+    folder = lezo_run("save_model=true", "optim=fo-sgd").folder / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    before = AutoModelForCausalLM.from_pretrained(TINY)
+    changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    assert any(changed)
+    assert model(**tokenizer("It was great", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_max_seconds_ends_training_with_an_evaluation(lezo_run: Runner) -> None:
+    ran = lezo_run("train.steps=1000", "train.eval_every=1000", "train.max_seconds=0.05")
+    last = ran.result["steps"]
+    assert 1 <= last < 1000
+    assert [row["step"] for row in ran.evaluations()] == [0, last]
+    assert (ran.code, ran.result["status"], ran.result["best_step"]) == (0, "finished", last)
+
+
+@pytest.mark.parametrize(
+    ("optim", "numbers"), [("lezo", ["loss_plus", "loss_minus"]), ("fo-sgd", ["gradient_norm"])]
+)
+def test_a_diverging_run_says_where_and_what_to_try(lezo_run: Runner, optim: str, numbers: list[str]) -> None:
+    ran = lezo_run(f"optim={optim}", "optim.lr=1e30", "train.steps=9", "train.max_bad_steps=3")
+    result = ran.result
+    assert (ran.code, result["status"], result["skipped_steps"]) == (1, "failed", 3)
+    expected = [
+        f"step {result['steps']}: 3 non-finite losses in a row",
+        *numbers,
+        "float32",
+        "try a smaller optim.lr",
+    ]
+    assert all(words in result["error"] for words in expected)
+    assert ran.err == f"error: {result['error']}\n"
+    assert [row["loss"] for row in ran.training() if row["skipped"]] == [None] * 3
+
+
+def test_a_broken_data_file_fails_with_file_and_line(lezo_run: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "my data" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"sentence": "good", "label": 1}\n{"sentence": "bad"}\n')
+    (folder / "val.jsonl").write_text('{"sentence": "good", "label": 1}\n')
+    ran = lezo_run("task=sst2", "data=local", "data.path='my data'")
+    assert ran.code == 1
+    assert ran.result["status"] == "failed"
+    assert "my data/sst2/train.jsonl, line 2: column 'label' is missing" in ran.result["error"]
+    assert ran.err == f"error: {ran.result['error']}\n"
+
+
+def test_a_bug_leaves_its_traceback(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lezo.runs.job.make_evaluator", lambda *_: 1 / 0)
+    ran = lezo_run()
+    assert (ran.code, ran.result["error"]) == (1, "ZeroDivisionError('division by zero')")
+    assert "make_evaluator" in (ran.folder / "traceback.txt").read_text()
+    assert "Traceback" in ran.err
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(lezo_run: Runner) -> None:
+    first = lezo_run("train.steps=1")
+    before = {file: file.read_bytes() for file in first.folder.iterdir()}
+    again = lezo_run("train.steps=1", "seed=1")
+    assert again.code == 1
+    assert "out: already holds a run; resume=auto goes on with it, hydra.run.dir=DIR chooses" in again.err
+    assert {file: file.read_bytes() for file in first.folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused(lezo_run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = lezo_run(folder="file/out")
+    assert ran.code == 1
+    assert ran.err.startswith("error: file/out: cannot write there (Not a directory)")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_its_result(sent: signal.Signals, tmp_path: Path) -> None:
+    running = process(*SMALL, "train.steps=1000000", "hydra.run.dir=out", cwd=tmp_path)
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    while not (metrics.exists() and '"dev_loss"' in metrics.read_text()):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(sent)
+    out, err = running.communicate(timeout=60)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert running.returncode == 130
+    assert (result["status"], result["error"]) == ("interrupted", f"stopped at step {result['steps']}")
+    assert result["zero_shot"] is not None and result["test"] is None
+    assert "interrupted: stopped at step" in out
+    assert out.endswith("resume=auto hydra.run.dir=out\n")
+    assert err in ("", "\nstopping after this step; Ctrl-C again stops at once\n")
+
+
+def test_a_run_whose_reader_goes_away_goes_on_to_its_end(tmp_path: Path) -> None:
+    with process(*SMALL, "hydra.run.dir=out", cwd=tmp_path) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert (running.wait(timeout=60), running.stderr.read()) == (0, "")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "finished"
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 8
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {library!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["the command"]
+from {module} import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["lezo.cli.run", "lezo.cli.show"])
+@pytest.mark.parametrize("library", ["lezo.config.compose", "hydra", "omegaconf", "torch", "transformers"])
+def test_an_interrupt_while_importing_is_quiet(module: str, library: str, tmp_path: Path) -> None:
+    code = INTERRUPTED.format(module=module, library=library)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+PROBE = """
+import sys
+from lezo.cli.run import main
+sys.argv[0] = "lezo-run"
+try:
+    main()
+finally:
+    loaded = {"torch", "transformers", "datasets", "wandb"} & set(sys.modules)
+    print("heavy:", sorted(loaded), file=sys.stderr)
+"""
+
+
+def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """lezo-run where torch has no part: checks that it was not imported and took less than six seconds of CPU."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr.endswith("heavy: []\n")
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 6
+    assert not (cwd / "runs").exists()
+    return done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["optim.sparsity=1.5", "train.steps=-3"],
+            ["optim.sparsity=1.5: expected", "train.steps=-3: expected"],
+        ),
+        (["model.dtype=int8"], ["model.dtype=int8: expected one of auto"]),
+        (["-m", "train.batch_size=0,4"], ["job 0 (train.batch_size=0): train.batch_size=0: expected"]),
+        (["-m", "hydra/launcher=basic", "seed=0,-1"], ["job 1 (seed=-1): seed=-1: expected"]),
+        (["seed=-1", "-m", "task=cb,rte"], ["job 0 (task=cb): seed=-1: expected"]),
+        (["-cn", "other"], ["--config-dir DIR adds to it"]),
+    ],
+)
+def test_a_bad_configuration_is_answered_at_once(
+    arguments: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    done = light(*arguments, cwd=tmp_path)
+    problems = done.stderr.splitlines()[:-1]
+    assert done.returncode == 2
+    assert len(problems) == len(expected)
+    assert all(
+        line.startswith("error: ") and words in line for line, words in zip(problems, expected, strict=True)
+    )
+    assert done.stdout == ""
+
+
+def test_help_and_the_composed_configuration_need_no_torch(tmp_path: Path) -> None:
+    help_ = light("--help", cwd=tmp_path)
+    shown = light("--cfg", "job", "task=cb", cwd=tmp_path)
+    assert (help_.returncode, shown.returncode) == (0, 0)
+    assert "Commands to copy" in help_.stdout
+    assert 'eval "$(lezo-run -sc install=bash)"' in help_.stdout
+    assert yaml.safe_load(shown.stdout)["task"]["name"] == "cb"
+
+
+def test_the_version_is_lezos(tmp_path: Path) -> None:
+    done = light("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"lezo {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("task=s", "task=squad task=sst2"), ("train.max_", "train.max_bad_steps= train.max_seconds=")],
+)
+def test_tab_completes_groups_and_keys(typed: str, offered: str, tmp_path: Path) -> None:
+    line = f"lezo-run {typed}"
+    done = light("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert done.stdout.split() == offered.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["optim=icl", "task.demos=3"],
+            "3 solved examples in every prompt, other ones for each test example",
+        ),
+        (["optim=none", "eval.calibration=sfc"], "sfc: less the score after a prompt without content"),
+        (["optim=lp", "save_model=true"], "logistic regression of the head's rows of the answers on 32 rows"),
+        (["optim=mezo", "optim.objective=metric", "task=squad"], "minimises 1 - f1"),
+        (["optim=lezo", "optim.objective=metric"], "minimises 1 - accuracy"),
+    ],
+)
+def test_the_baselines_run_to_a_result(options: list[str], said: str, lezo_run: Runner) -> None:
+    ran = lezo_run(*options)
+    assert ran.code == 0 and said in " ".join(ran.out.split())
+    assert ran.result["status"] == "finished" and 0 <= ran.result["test"] <= 1
+    assert (ran.folder / "predictions.jsonl").exists()
+    if "metric" in said or "minimises" in said:
+        losses = [row["loss"] for row in ran.training()]
+        assert len(losses) == 4 and all(0 <= loss <= 1 for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "meant"),
+    [
+        (run.main, ["--steps", "10"], "--steps: no such flag; did you mean train.steps=10? settings are key=value"),
+        (run.main, ["--lr=1e-4", "task=rte"], "--lr=1e-4: no such flag; did you mean optim.lr=1e-4? "),
+        (run.main, ["--batch-size", "4"], "did you mean train.batch_size=4 or eval.batch_size=4? "),
+        (run.main, ["--nothing-like-it"], "--nothing-like-it: no such flag; settings are key=value"),
+        (show.main, ["-task", "rte"], "-task: no such flag; did you mean task=rte? "),
+        (bench.main, ["--steps", "3"], "--steps: no such flag; did you mean train.steps=3? "),
+        (replay.main, ["RUN", "--out", "x"], "--out: no such flag; did you mean replay.out=x? "),
+        (report.main, ["--watch"], "--watch: no such flag; did you mean report.watch? "),
+    ],
+)  # fmt: skip
+def test_a_flag_that_there_is_not_is_answered_by_what_was_meant(
+    main: Any, arguments: list[str], meant: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, out, err = typed("a-command", main, monkeypatch, capsys)(*arguments)
+    assert (code, out) == (2, "") and meant in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("main", [run.main, show.main, bench.main, replay.main, report.main])
+def test_a_working_folder_that_is_gone_is_named(
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, _, err = typed("a-command", main, monkeypatch, capsys)("dry_run=true")
+    monkeypatch.chdir(tmp_path)
+    assert code == 2 and "the working folder is gone; cd to another one" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("shows", [["--cfg", "job"], ["--help"], ["-m", "seed=1,2"], ["+experiment=x"]])
+def test_a_config_dir_that_is_not_there_is_named(
+    shows: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, _, err = typed("lezo-run", run.main, monkeypatch, capsys)("--config-dir", "no/where", *shows)
+    assert (code, err) == (2, "error: --config-dir no/where: no such folder\n")
+
+
+def test_a_run_without_steps_says_so_and_memory_is_of_one_kind(lezo_run: Runner) -> None:
+    ran = lezo_run("optim=none", "train.steps=5")
+    assert "none: optim=none takes no step, and train.* has no effect" in ran.out
+    used, whole = ran.result["memory_bytes"], ran.result["peak_memory_bytes"]["host"]
+    assert (
+        0 < used["expected"] < 2**25 and 0 <= used["used"] < whole - 2**27
+    )  # Python and torch are not in it
+    assert " since the model was loaded, with the libraries' code in use; about" in ran.out
+
+
+def test_there_is_a_step_however_little_time_there_is(lezo_run: Runner) -> None:
+    assert lezo_run("train.max_seconds=1e-9").result["steps"] == 1

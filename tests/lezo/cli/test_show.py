@@ -1,0 +1,175 @@
+"""lezo-inspect: what the model will see, as text and as JSON lines."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
+
+from lezo import __version__
+from lezo.cli import show
+from lezo.model.load import TINY
+
+KEYS = ["split", "index", "demos", "input_ids", "option_lens", "gold"]
+
+
+def inspected(*overrides: str, patch: pytest.MonkeyPatch, code: int = 0) -> None:
+    """Run lezo-inspect; it ends with ``code``."""
+    patch.setattr(sys, "argv", ["lezo-inspect", "task.num_train=20", "task.num_dev=8", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        show.main()
+    assert ended.value.code == code
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The JSON lines of lezo-inspect, which are all it writes."""
+
+    def read(*overrides: str) -> list[dict[str, Any]]:
+        inspected(*overrides, "inspect.json=true", patch=monkeypatch)
+        out, err = capsys.readouterr()
+        assert err == ""
+        return [json.loads(line) for line in out.splitlines()]
+
+    return read
+
+
+def test_json_lines_hold_n_examples_of_each_split_in_order(records: Any) -> None:
+    rows = records("task=rte", "inspect.n=2")
+    assert [list(row) for row in rows] == [KEYS] * 6
+    assert [(row["split"], row["index"]) for row in rows] == [
+        (split, index) for split in ("train", "dev", "test") for index in (0, 1)
+    ]
+    assert {row["demos"] for row in rows} == {0}
+    assert {row["gold"] for row in rows} <= {0, 1}
+
+
+def test_a_choice_task_shows_every_candidate(records: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    for row in records("task=rte", "inspect.n=1"):
+        answers = [
+            tokenizer.decode(ids[-size:])
+            for ids, size in zip(row["input_ids"], row["option_lens"], strict=True)
+        ]
+        assert [answer.strip() for answer in answers] == ["Yes", "No"]
+        assert {ids[0] for ids in row["input_ids"]} == {0}  # OPT's BOS, as published
+
+
+def test_a_generated_answer_is_shown_in_train_and_dev_and_asked_for_in_test(records: Any) -> None:
+    rows = records("task=squad", "inspect.n=2")
+    assert all(len(row["input_ids"]) == 1 for row in rows)
+    assert all(row["option_lens"] == [0] for row in rows if row["split"] == "test")
+    assert all(row["option_lens"][0] > 0 for row in rows if row["split"] != "test")
+    assert all(isinstance(text, str) for row in rows for text in row["gold"])
+
+
+def test_demonstrations_stand_before_every_prompt(records: Any) -> None:
+    without, with_two = records("task=sst2"), records("task=sst2", "task.demos=2")
+    assert {row["demos"] for row in with_two} == {2}
+    bare, solved = ([row for row in rows if row["split"] == "test"][0] for rows in (without, with_two))
+    prompt = bare["input_ids"][0][1:]
+    assert solved["input_ids"][0][-len(prompt) + 1 :] == prompt[1:]  # the first token loses its line start
+    assert len(solved["input_ids"][0]) > 2 * len(prompt)
+    assert solved["option_lens"] == bare["option_lens"]
+
+
+def test_the_text_marks_the_scored_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspected("task=rte", "inspect.n=1", patch=monkeypatch)
+    out = capsys.readouterr().out
+    assert [line[:9] for line in out.splitlines() if line.startswith("---")] == [
+        "--- train",
+        "--- dev 0",
+        "--- test ",
+    ]
+    assert out.count("«Yes»") == out.count("«No»") == 3
+    assert out.count("1 scored]") == 6
+
+
+def test_a_tokenizer_and_a_configuration_are_enough(records: Any, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, tmp_path / name)
+    folder = ["task=rte", "inspect.n=1", "data=sample"]
+    assert records(*folder, "model=hf", f"model.path={tmp_path}") == records(*folder)
+
+
+def test_what_the_tokenizer_puts_around_a_text_is_shown(
+    records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(TINY / "config.json", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    template = TemplateProcessing(single="$A </s> <pad>", special_tokens=[("</s>", 2), ("<pad>", 1)])
+    tokenizer.backend_tokenizer.post_processor = template
+    tokenizer.save_pretrained(tmp_path)
+    model = ["task=squad", "inspect.n=1", "data=sample", "model=hf", f"model.path={tmp_path}"]
+    train, _, test = records(*model)
+    assert list(train) == [*KEYS, "after"] and list(test) == KEYS
+    (ids,), (size,) = train["input_ids"], train["option_lens"]
+    assert (ids[-2:], train["after"]) == ([2, 1], [2, 1]) and test["input_ids"][0][-2:] != [2, 1]
+    assert tokenizer.decode(ids[-2 - size : -2]).strip() in train["gold"]
+    inspected(*model, patch=monkeypatch)
+    assert capsys.readouterr().out.count("»</s><pad>  [") == 2  # train and dev
+
+
+def test_truncation_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    inspected("task=squad", "inspect.n=1", "task.demos=18", patch=monkeypatch)
+    assert "(cut from the left)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "words"),
+    [
+        (["inspect.n=0"], 2, "inspect.n=0: expected a whole number from 1 to 1000000000"),
+        (["data=local", "data.path=."], 1, "rte/train.jsonl: No such file or directory"),
+        (["model=hf", "model.path=.", "data=sample"], 1, "cannot read the configuration of ."),
+    ],
+)
+def test_errors_go_to_stderr(
+    overrides: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inspected(*overrides, patch=monkeypatch, code=code)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and words in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["-m"], "--multirun"),
+        (["--cfg", "job"], "--cfg"),
+        (["--info"], "--info"),
+        (["-cn", "other", "--resolve"], "--resolve, --config-name"),
+    ],
+)
+def test_flags_of_lezo_run_are_refused(
+    flags: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspected("task=rte", *flags, patch=monkeypatch, code=2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {named}: lezo-inspect takes key=value") and err.count("\n") == 1
+
+
+def test_the_version_is_lezos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    inspected("--version", patch=monkeypatch)
+    assert capsys.readouterr().out == f"lezo {__version__}\n"
+
+
+def test_help_names_its_own_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspected("--help", patch=monkeypatch)
+    out = capsys.readouterr().out
+    assert "inspect.n=3" in out and "inspect.json=false" in out

@@ -1,0 +1,251 @@
+"""The rules about values, and the values issue 2 promises as defaults."""
+
+from typing import Any
+
+import pytest
+
+from lezo.config import schema as rules
+from lezo.config.compose import compose
+from lezo.config.schema import (
+    Calibration,
+    ConfigError,
+    DataConfig,
+    DemoSets,
+    DType,
+    FirstOrderConfig,
+    LezoConfig,
+    LogConfig,
+    LoraConfig,
+    ModelConfig,
+    Objective,
+    OptimConfig,
+    PeftConfig,
+    PrefixConfig,
+    RunConfig,
+    TaskConfig,
+    WandbMode,
+    check,
+)
+
+SGD, ADAMW = (FirstOrderConfig(name=name, lr=0.1) for name in ("fo-sgd", "fo-adamw"))
+NONE = OptimConfig(name="none")
+
+WHOLE_1 = "a whole number from 1 to 1000000000"
+WHOLE_0 = "a whole number from 0 to 1000000000"
+ABOVE_0 = "a number above 0"
+BELOW_1 = "a number from 0 to below 1"
+SEED = "a whole number from 0 to 4294967295"
+NAN, INF = float("nan"), float("inf")
+
+RANGES = [
+    ("seed", [0, 2**32 - 1], [-1, 2**32], SEED),
+    ("task.data_seed", [0], [-1], SEED),
+    ("task.num_train", [1], [-1], WHOLE_0),
+    ("task.num_dev", [1], [-1], WHOLE_0),
+    ("task.num_test", [1, None], [0], WHOLE_1),
+    ("task.demos", [0, 999], [-1], WHOLE_0),
+    ("model.device", ["auto", "cpu", "cuda", "cuda:3"], ["tpu", "cuda:x", ""], "auto, cpu, cuda or cuda:N"),
+    ("model.bos", [0, None], [-1], WHOLE_0),
+    ("optim.lr", [1e-9], [0.0, -1.0, NAN, INF], ABOVE_0),
+    ("optim.eps", [1e-3], [0.0, NAN], ABOVE_0),
+    ("optim.sparsity", [0.0, 1.0], [1.5, -0.1, NAN], "the fraction of decoder blocks skipped each step"),
+    ("optim.weight_decay", [0.0, 0.1], [-0.1, INF], "a number of at least 0"),
+    ("optim.momentum", [0.0, 0.9], [1.0, -0.1], BELOW_1),
+    ("optim.clip_norm", [1.0, None], [0.0], ABOVE_0),
+    ("optim.dropout", [0.0, None], [1.0], BELOW_1),
+    ("train.steps", [1, 10**9], [0, -3, 10**9 + 1, 10**12], WHOLE_1),
+    ("train.batch_size", [1], [0], WHOLE_1),
+    ("train.micro_batch_size", [1, None], [0], WHOLE_1),
+    ("train.eval_every", [1], [0], WHOLE_1),
+    ("train.max_seconds", [0.5, None], [0.0], ABOVE_0),
+    ("train.max_bad_steps", [1], [0], WHOLE_1),
+    ("eval.batch_size", [1], [0], WHOLE_1),
+    ("train.checkpoint_every", [1, None], [0], WHOLE_1),
+    ("train.keep_checkpoints", [1], [0], WHOLE_1),
+    ("peft.rank", [1], [0], WHOLE_1),
+    ("peft.alpha", [1], [0], WHOLE_1),
+    ("peft.targets", [["fc1"]], [[], ["a", ["b"]]], "a list of names"),
+    ("peft.tokens", [1], [0], WHOLE_1),
+    ("sweep.slots", [1, None], [0], WHOLE_1),
+    ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
+    ("inspect.n", [1], [0, 10**30], WHOLE_1),
+    ("bench.repeats", [1], [0], WHOLE_1),
+    ("bench.textbook_repeats", [1, None], [0], WHOLE_1),
+]
+GOOD = [(key, value) for key, good, _, _ in RANGES for value in good]
+BAD = [(key, value, words) for key, _, bad, words in RANGES for value in bad]
+
+
+def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
+    """What check finds wrong with the default run after ``changes`` of its keys."""
+    config = RunConfig(
+        task=TaskConfig(name="rte"),
+        data=DataConfig(name="sample"),
+        optim=LezoConfig(name="lezo", lr=1e-3),
+        model=ModelConfig(name="tiny"),
+        peft=PeftConfig(name="none"),
+        log=LogConfig(name="files"),
+    )
+    if any(key.startswith("peft.") for key in changes):
+        config.peft = PrefixConfig("prefix") if "peft.tokens" in changes else LoraConfig("lora")
+    for key in ("momentum", "clip_norm", "dropout"):
+        if f"optim.{key}" in changes:
+            config.optim = FirstOrderConfig(name="fo-sgd", lr=1e-3)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        owner: Any = config
+        for name in path:
+            owner = getattr(owner, name)
+        setattr(owner, last, value)
+    try:
+        check(config, weights=weights)
+    except ConfigError as error:
+        assert str(error) == "\n".join(error.problems)
+        return error.problems
+    return []
+
+
+def test_every_range_has_its_cases() -> None:
+    assert {key for key, *_ in RANGES} == set(rules._RANGES)
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_values_in_range_pass(key: str, value: Any) -> None:
+    assert problems({key: value}) == []
+
+
+@pytest.mark.parametrize(("key", "value", "words"), BAD)
+def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, words: str) -> None:
+    (problem,) = problems({key: value})
+    assert problem.startswith(f"{key}={value}: expected ") and words in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.name": None}, "add data=local data.path=DIR, data=hub or data=sample"),
+        ({"data.name": "local"}, "add data.path=DIR"),
+        ({"data.path": "."}, "only data=local reads a folder; add data=local"),
+        ({"data.name": "local", "data.path": "/no/where"}, "data.path=/no/where: no such folder"),
+        ({"data.name": "local", "data.path": ""}, "data.path=: no such folder"),
+        ({"data.name": "local", "data.path": "~no-such-user/x"}, "data.path=~no-such-user/x: no such folder"),
+        ({"data.name": "local", "data.path": "x" * 300}, "x: no such folder"),
+        ({"data.name": "local", "data.path": "a\0b"}, r"data.path=a\x00b: no such folder"),
+        ({"data.revision": "main"}, "only data=hub has revisions"),
+        ({"task.name": "mine"}, "name 'mine' is unknown; expected one of boolq, cb,"),
+        ({"task.demos": 1001}, "demonstrations come from the 1000 train rows"),
+        ({"task.demos": 1000}, "leaves none of the 1000 train rows"),
+        ({"task.num_train": 0}, "task.num_train=0: training needs at least 1"),
+        ({"task.num_dev": 0}, "task.num_dev=0: training needs at least 1"),
+        ({"task.demo_sets": DemoSets.each, "task.demos": 4}, "only optim=none and icl take them, not lezo"),
+        ({"task.demo_sets": DemoSets.each, "optim": NONE}, "expected task.demos of at least 1"),
+        ({"optim": OptimConfig("icl")}, "optim=icl: expected task.demo_sets=each"),
+        ({"eval.calibration": Calibration.sfc, "task.name": "drop"}, "sfc: drop generates its answers"),
+        ({"eval.calibration": Calibration.icl_sfc}, "icl_sfc: expected task.demos of at least 1"),
+        ({"optim": OptimConfig("lp"), "task.num_train": 0}, "optim=lp fits the head to at least 1 row"),
+        ({"peft": PeftConfig("head")}, "leaves no decoder block anything to skip; expected optim=mezo"),
+        ({"peft": PrefixConfig("prefix"), "model.compile": True}, "only peft=none and lora compile them"),
+        ({"optim.objective": Objective.metric, "model.compile": True}, "evaluates the blocks as they are"),
+        ({"peft": LoraConfig("lora"), "optim": NONE}, "peft=lora: optim=none takes no step"),
+        ({"peft": LoraConfig("lora"), "optim.lr": None}, "no default learning rate for lezo with peft=lora"),
+        ({"peft": PeftConfig("lora")}, "peft: name 'lora' is not that of its settings"),
+        ({"model.name": "hf"}, "add model.path=DIR or model.path=OWNER/NAME"),
+        ({"model.path": "."}, "add model=hf"),
+        ({"model.name": "hf", "model.path": "./no/where"}, "model.path=./no/where: no such folder"),
+        ({"model.tokenizer": "/no/where"}, "model.tokenizer=/no/where: no such folder"),
+        ({"model.name": "hf", "model.path": "small.gguf"}, "model.path=small.gguf: no such file"),
+        ({"model.name": "hf", "model.path": __file__}, "expected the folder it is in, or a .gguf file"),
+        ({"optim.lr": None}, "no default learning rate for lezo; add optim.lr=..."),
+        ({"optim": SGD, "model.dtype": DType.float16}, "expected auto, float32 or bfloat16"),
+        ({"optim": ADAMW, "optim.momentum": 0.9}, "AdamW has its own"),
+    ],
+)
+def test_settings_that_do_not_go_together_say_the_way_out(changes: dict[str, Any], words: str) -> None:
+    (problem,) = problems(changes)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim": NONE, "task.num_train": 0, "task.num_dev": 0, "model.dtype": DType.float16},
+        {"optim": SGD, "model.dtype": DType.bfloat16},
+        {"optim": SGD, "optim.momentum": 0.9},
+        {"data.name": "local", "data.path": "~"},
+        {"data.name": "hub", "data.revision": "main"},
+        {"model.name": "hf", "model.path": "facebook/opt-125m"},
+        {"model.name": "opt-125m", "model.path": "/", "model.tokenizer": "gpt2"},
+    ],
+)
+def test_settings_that_go_together_pass(changes: dict[str, Any]) -> None:
+    assert problems(changes) == []
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    found = problems({"seed": -1, "optim.sparsity": 1.5, "data.name": "local", "train.steps": 0})
+    assert [problem.split(":")[0] for problem in found] == [
+        "seed=-1",
+        "optim.sparsity=1.5",
+        "train.steps=0",
+        "data=local",
+    ]
+
+
+def test_inspecting_needs_no_learning_rate_and_no_train_rows() -> None:
+    changes = {"optim.lr": None, "task.num_train": 0, "task.num_dev": 0}
+    assert len(problems(changes)) == 3
+    assert problems(changes, weights=False) == []
+
+
+def test_defaults_are_the_ones_promised() -> None:
+    run = compose([]).config
+    assert (run.task.name, run.optim.name, run.model.name, run.data.name, run.log.name) == (
+        "rte",
+        "lezo",
+        "tiny",
+        "sample",
+        "files",
+    )
+    assert isinstance(run.optim, LezoConfig)
+    assert (run.optim.sparsity, run.optim.eps, run.optim.weight_decay) == (0.75, 1e-3, 0.0)
+    assert (run.task.num_train, run.task.num_dev, run.task.num_test, run.task.data_seed) == (
+        None,
+        None,
+        1000,
+        0,
+    )
+    assert (run.seed, run.train.batch_size, run.train.steps, run.train.eval_every) == (0, 16, 1500, 300)
+    assert (run.model.dtype, run.log.mode) == (DType.auto, WandbMode.auto)
+
+
+@pytest.mark.parametrize(
+    ("optim", "lr"), [("lezo", 1e-6), ("mezo", 1e-6), ("fo-sgd", 1e-3), ("fo-adamw", 1e-5)]
+)
+def test_published_sizes_have_the_papers_schedule_data_and_learning_rate(optim: str, lr: float) -> None:
+    run = compose(["model=opt-13b", f"optim={optim}"]).config
+    assert (run.train.steps, run.train.eval_every, run.data.name) == (20000, 4000, "hub")
+    assert getattr(run.optim, "lr", None) == lr
+
+
+def test_the_published_adamw_decays_linearly_and_clips() -> None:
+    optim = compose(["optim=fo-adamw"]).config.optim
+    assert isinstance(optim, FirstOrderConfig)
+    assert (optim.schedule.value, optim.clip_norm, optim.dropout) == ("linear", 1.0, None)
+
+
+def test_any_model_must_be_given_data_and_a_learning_rate() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["model=hf", "model.path=gpt2"])
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["data", "optim.lr"]
+    assert compose(["model=hf", "model.path=gpt2", "data=sample", "optim=none"]).config.model.name == "hf"
+
+
+@pytest.mark.parametrize("overrides", [["data=sample", "model=opt-125m"], ["model=opt-125m", "data=sample"]])
+def test_data_on_the_command_line_beats_the_models(overrides: list[str]) -> None:
+    assert compose(overrides).config.data.name == "sample"
+
+
+def test_a_problem_is_one_line_of_bounded_length() -> None:
+    error = ConfigError(["a\nb\x1b[2J\ud800", "x" * 5000])
+    assert error.problems == [r"a\nb\x1b[2J\ud800", f"{'x' * 600} ... {'x' * 600}"]
+    assert str(error).count("\n") == 1

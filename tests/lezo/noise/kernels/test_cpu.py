@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from lezo.noise import philox
+from lezo.noise.kernels import cpu
+from tests.lezo.noise.kernels.agreement import (
+    DTYPES,
+    KEY,
+    LARGE,
+    SIZES,
+    assert_a_null_step_leaves_the_bits,
+    assert_perturbs_alike,
+    assert_updates_alike,
+    weights,
+)
+
+
+@pytest.fixture(params=[1, 2])
+def on_threads(request):
+    """The kernels, run by one and by two threads."""
+
+    def on_threads(kernel):
+        def run(*arguments):
+            before = torch.get_num_threads()
+            torch.set_num_threads(request.param)
+            try:
+                kernel(*arguments)
+            finally:
+                torch.set_num_threads(before)
+
+        return run
+
+    return on_threads
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_perturbs_as_the_twin(size, dtype):
+    assert_perturbs_alike(cpu.perturb, weights(size, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_perturbs_large_tensors_as_the_twin(dtype, on_threads):
+    assert_perturbs_alike(on_threads(cpu.perturb), weights(LARGE, dtype=dtype))
+
+
+@pytest.mark.parametrize("columns", [1, 100, 768, 1024, 3000])
+def test_perturbs_rows_as_the_twin(columns, on_threads):
+    theta, rows = weights(70, columns, dtype=torch.float32), torch.tensor([69, 0, 3, 3, *range(10, 50)])
+    assert_perturbs_alike(on_threads(cpu.perturb), theta, rows=rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_perturbs_to_fp32_as_the_twin(dtype):
+    assert_perturbs_alike(cpu.perturb, weights(2000, dtype=dtype), dtype=torch.float32)
+    assert_perturbs_alike(
+        cpu.perturb, weights(9, 200, dtype=dtype), rows=torch.tensor([8, 5]), dtype=torch.float32
+    )
+
+
+def test_elements_beyond_31_bits_are_the_twins():
+    """The largest embeddings have 463 million elements; a stack of layers may have more than 2^32."""
+    first = 2**33 + 700
+    theta, plus, minus = np.zeros((3, 2000), np.float32)
+    cpu._perturb(KEY, np.array([first]), 2000, theta, np.float32(1), plus, minus)
+    expected = philox.normals(KEY, torch.arange(first, first + 2000))
+    assert torch.equal(torch.from_numpy(plus), expected)
+    assert torch.equal(torch.from_numpy(minus), -expected)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_updates_as_the_twin(size, dtype, decay, stochastic):
+    assert_updates_alike(cpu.update, weights(size, dtype=dtype), decay=decay, stochastic=stochastic)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_updates_large_tensors_as_the_twin(dtype, on_threads):
+    assert_updates_alike(on_threads(cpu.update), weights(LARGE, dtype=dtype), stochastic=True)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_null_step_leaves_the_bits(dtype, stochastic):
+    assert_a_null_step_leaves_the_bits(cpu.update, weights(2000, dtype=dtype), stochastic=stochastic)
+
+
+@pytest.mark.parametrize("row", [-1, 5])
+def test_a_row_out_of_range_is_refused(row):
+    theta = torch.zeros(5, 4)
+    with pytest.raises((IndexError, RuntimeError), match="out of range"):
+        cpu.perturb(theta, KEY, 1e-3, torch.tensor([row]), torch.empty(1, 4), torch.empty(1, 4))
+
+
+def test_what_cannot_be_cached_is_compiled_all_the_same(monkeypatch):
+    """Where neither the package's folder nor the home can be written to, numba refuses to cache."""
+
+    def refusing(loop, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(loop, **options)
+
+    monkeypatch.setattr(cpu.numba, "njit", refusing)
+    assert cpu.compiled(lambda x: x + 1)(1) == 2
+
+
+def test_the_loops_are_vectorised_and_nothing_is_fused():
+    """Machine code, compiled anew: packed products and square roots, no fused multiply-add."""
+    words, numbers = np.zeros((4, 256), np.uint32), np.zeros((4, 256), np.float32)
+    number = np.float32(1)
+    for kernel, arguments, packed in (
+        (cpu._box_muller, (words[0], words[1], numbers[0], numbers[1]), ("mulps", "sqrtps")),
+        (cpu._plus_minus, (numbers[0], numbers[1], number, numbers[2], numbers[3]), ("mulps",)),
+        (cpu._step, (numbers[0], numbers[1], number, number), ("mulps",)),
+    ):
+        code = assembly(kernel, arguments)
+        if "xmm" not in code:
+            pytest.skip("reads x86 assembly only")
+        assert all(instruction in code for instruction in packed)
+        assert "fmadd" not in code
+        assert "fmsub" not in code
+
+
+def assembly(kernel, arguments):
+    anew = njit(nogil=True)(kernel.py_func)
+    anew(*arguments)
+    (code,) = anew.inspect_asm().values()
+    return code

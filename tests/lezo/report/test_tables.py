@@ -1,0 +1,168 @@
+"""The tables' numbers, and their Markdown and CSV."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from lezo.records.reader import Reader
+from lezo.report.groups import by_task, groups, target
+from lezo.report.tables import Cell, Table, comma_separated, digits, markdown, tables
+from tests.lezo.run_folders import config, finished, result, rows, write
+
+
+def of(folder: Path) -> dict[str, Table]:
+    found = groups(Reader().runs([folder]))
+    targets = {names: target(members, None, None) for names, members in by_task(found).items()}
+    return {table.name: table for table in tables(found, targets)}
+
+
+def told(table: Table) -> list[dict[str, str]]:
+    return [dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Three seeds of lezo, one of which failed; one of mezo; one killed of another task."""
+    for seed, test in enumerate((0.7, 0.8)):
+        finished(tmp_path / f"lezo{seed}", (0.7, 0.6, 0.5), seed=seed, test=test)
+    write(
+        tmp_path / "lezo2",
+        config(seed=2),
+        rows((0.7,)),
+        result(status="failed", error="out | of\n<memory>", test=None, steps=0, seconds={}),
+    )
+    finished(tmp_path / "mezo", (0.7, 0.65, 0.6), optim__name="mezo", step=0.4, test=0.9)
+    killed = write(tmp_path / "killed", config(task__name="sst2"), rows((0.7, 0.6)))
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write("?\n")
+    return tmp_path
+
+
+def test_results_are_mean_and_deviation_over_finished_seeds(made: Path) -> None:
+    lezo, mezo, killed = told(of(made)["results"])
+    assert (lezo["test %"], lezo["finished"], lezo["runs"]) == ("75.0 ± 7.1", "2", "3")
+    assert (mezo["test %"], mezo["finished"], mezo["published %"]) == ("90.0", "1", "-")
+    assert (killed["task"], killed["test %"], killed["finished"]) == ("sst2 (sample)", "-", "0")
+
+
+def test_sample_data_have_a_caution_and_no_published_table(made: Path) -> None:
+    found = of(made)
+    assert "published" not in found
+    assert any("synthetic" in note for note in found["results"].notes)
+
+
+def test_real_data_have_published_rows_and_lezo_the_word_that_there_are_none(tmp_path: Path) -> None:
+    finished(tmp_path, data__name="hub", model__name="opt-30b")
+    found = of(tmp_path)
+    assert {(row["task"], row["method"]) for row in told(found["published"])} >= {
+        ("rte", "MeZO"),
+        ("rte", "AdaLeZO"),
+    }
+    assert told(found["results"])[0]["published %"] == "none public"
+    assert any("in no public source" in note for note in found["results"].notes)
+    assert not any("synthetic" in note for note in found["results"].notes)
+
+
+def test_published_numbers_stand_beside_the_learning_rate_that_dev_losses_choose(tmp_path: Path) -> None:
+    big = {"data__name": "hub", "model__name": "opt-30b", "optim__name": "mezo"}
+    for rate, loss, test in ((1e-6, 0.5, 0.6), (1e-7, 0.6, 0.9)):
+        write(tmp_path / str(rate), config(optim__lr=rate, **big), rows(), result(dev_loss=loss, test=test))
+    table = of(tmp_path)["results"]
+    rejected, chosen = told(table)
+    assert (chosen["setting"], chosen["learning rate"]) == ("lr 1e-06, eps 0.001", "\u2605 best of 2")
+    assert chosen["published %"].startswith("66.4 (MeZO paper")
+    assert (rejected["learning rate"], rejected["published %"]) == ("-", "-")
+    assert any("lowest mean dev loss" in note for note in table.notes)
+    assert "\u2605 best of 2" in markdown("x", [table]) and "\u2605 best of 2" in comma_separated([table])
+
+
+def test_without_a_grid_of_learning_rates_there_is_no_such_column(made: Path) -> None:
+    table = of(made)["results"]
+    assert "learning rate" not in table.columns
+    assert not any("\u2605" in note for note in table.notes)
+
+
+def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
+    table = of(made)["speed"]
+    lezo, mezo, killed = told(table)
+    columns = ("seconds a step", "steps to target", "seconds to target", "reached by")
+    assert [lezo[name] for name in columns] == ["0.171 ± 0", "2 ± 0", "0.4 ± 0", "2 of 3"]
+    assert [mezo[name] for name in columns] == ["0.171", "4", "1.6", "1 of 1"]
+    assert [killed[name] for name in columns] == ["0.171", "-", "-", "-"]
+    assert (
+        "rte (sample), tiny: the target is a dev loss of 0.6000, the lowest that every finished run reached."
+        in table.notes
+    )
+
+
+@pytest.mark.parametrize("optim", ["none", "icl", "lp"])
+def test_what_takes_no_step_has_a_result_and_no_speed(tmp_path: Path, optim: str) -> None:
+    finished(tmp_path, optim__name=optim)
+    found = of(tmp_path)
+    assert [row["optimizer"] for row in told(found["results"])] == [optim] and "speed" not in found
+
+
+def test_phases_and_memory_come_from_rows_or_results(made: Path) -> None:
+    write(made / "alone", ended=result(task="cb", data="sample", model="tiny", optim="mezo"))
+    found = of(made)
+    by_name = {row["task"]: row for row in told(found["phases"])}
+    assert by_name["sst2 (sample)"]["perturb s"] == "0.05"
+    assert by_name["cb (sample)"]["forward s"] == "0.025"  # of four steps
+    memory = {row["task"]: row["host GiB"] for row in told(found["memory"])}
+    assert memory == {
+        "rte (sample)": "1.00",
+        "sst2 (sample)": "0.50 (GPU where there is one)",
+        "cb (sample)": "1.00",
+    }
+
+
+def test_sparsity_has_a_table_where_runs_differ_in_it(made: Path) -> None:
+    assert [row["sparsity"] for row in told(of(made)["sparsity"])] == ["0", "0.75"]
+
+
+def test_runs_that_did_not_finish_and_damage_are_named(made: Path) -> None:
+    found = of(made)
+    failed, killed = told(found["not-finished"])
+    assert (failed["status"], failed["why"], failed["seed"]) == ("failed", "out | of\n<memory>", "2")
+    assert killed["status"] == "unfinished" and killed["steps"] == "2"
+    (damaged,) = told(found["damaged"])
+    assert damaged["what"] == "metrics.jsonl: line 6 not a row of a run"
+    assert len(found["runs"].rows) == 5
+
+
+def test_markdown_has_each_row_in_a_line_and_no_markup_from_files(made: Path) -> None:
+    text = markdown("runs", list(of(made).values()))
+    assert "## Results" in text and "out \\| of &lt;memory&gt;" in text
+    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| rte")}
+    assert widths == {12, 9, 10, 7, 11, 14}
+
+
+def test_csv_has_numbers_apart_from_their_deviations(made: Path) -> None:
+    found = list(csv.DictReader(io.StringIO(comma_separated(list(of(made).values())))))
+    lezo = next(row for row in found if row["table"] == "results" and row["optimizer"] == "lezo")
+    assert float(lezo["test %"]) == pytest.approx(75)
+    assert float(lezo["test % std"]) == pytest.approx(7.0710678)
+    assert (lezo["published %"], lezo["folder"]) == ("", "")
+    assert sum(row["table"] == "runs" for row in found) == 5
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1+1", "@sum", "\t=1"])
+def test_no_text_is_a_spreadsheets_formula(text: str) -> None:
+    table = Table("t", "T", ("what",), [[Cell(text)]])
+    (row,) = csv.DictReader(io.StringIO(comma_separated([table])))
+    assert row["what"].startswith("'")
+
+
+def test_text_that_no_file_could_hold_is_replaced() -> None:
+    table = Table("t", "T", ("what",), [[Cell("a\ud800b\x1b[2J\u202e")]])
+    for text in (markdown("x", [table]), comma_separated([table])):
+        assert b"a\xef\xbf\xbdb" in text.encode() and "\x1b" not in text and "\u202e" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.0, "2"), (0.12345, "0.123"), (1234.5, "1234"), (1e-7, "1e-07")]
+)
+def test_three_digits_count(value: float, text: str) -> None:
+    assert digits(value) == text

@@ -1,0 +1,467 @@
+"""Whole runs that stop and go on: the end is that of a run that never stopped, and other runs are refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from lezo.model import load as model
+from lezo.model.load import TINY
+from tests.lezo.runs.killing import end
+from tests.lezo.whole_runs import Ran, Runner, limited
+
+MORE = ["train.steps=8", "resume=auto"]
+Interrupt = Callable[[int], None]
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Ctrl-C, as it arrives, while step number ``step`` is made; 0 undoes it."""
+
+    def arrange(step: int) -> None:
+        import os
+        import signal
+
+        from lezo.runs import loop as train
+
+        real = train._stepped
+
+        def stepped(optimizer: Any, batch_at: Any, number: int) -> Any:
+            if number + 1 == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(optimizer, batch_at, number)
+
+        monkeypatch.undo() if step == 0 else monkeypatch.setattr(train, "_stepped", stepped)
+
+    return arrange
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optim=lezo"],
+        ["optim=mezo", "model.dtype=bfloat16", "optim.rounding=stochastic", "train.checkpoint_every=2"],
+        ["optim=fo-adamw", "optim.schedule=linear"],
+        ["optim=lezo", "peft=prefix", "model.dtype=bfloat16"],
+        ["optim=fo-adamw", "peft=lora"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(
+    options: list[str],
+    lezo_run: Runner,
+    interrupt: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    whole = lezo_run(*MORE, *options, folder="whole")
+    with monkeypatch.context():
+        interrupt(5)
+        stopped = lezo_run(*MORE, *options, folder="stopped")
+    interrupt(0)
+    monkeypatch.chdir(tmp_path)
+    assert (stopped.code, stopped.result["status"], stopped.result["steps"]) == (130, "interrupted", 5)
+    assert stopped.result["weights"] is None
+    assert "go on with  lezo-run" in stopped.out and "resume=auto hydra.run.dir=stopped\n" in stopped.out
+    again = lezo_run(*MORE, *options, folder="stopped")
+    assert "going on with this run after step 5 of 8" in again.out and "test before training" not in again.out
+    ended, expected = end(again.folder), end(whole.folder)
+    if "optim=fo-adamw" in options:  # the step it stopped at has a checkpoint of its own
+        ended["files"] = {n: f for n, f in ended["files"].items() if "step-5" not in n}
+    assert ended == expected
+    sessions = json.loads((again.folder / "environment.json").read_text())
+    assert (sessions["from_step"], [s["from_step"] for s in sessions["earlier"]]) == (5, [0])
+
+
+def test_ctrl_c_in_an_evaluation_does_not_wait(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.model.evaluate.Evaluator._answer_log_probs", interrupted)
+        assert lezo_run("resume=auto").result["error"] == "stopped at step 0"
+    again = lezo_run("resume=auto")
+    assert (again.code, again.result["status"]) == (0, "finished")
+    assert end(again.folder)["rows"] == end(lezo_run(folder="whole").folder)["rows"]
+
+
+def test_a_finished_run_says_its_summary_and_is_left_alone(lezo_run: Runner) -> None:
+    first = lezo_run("resume=auto")
+    before = files(first.folder)
+    again = lezo_run("resume=auto", "log.project=other", "hydra.verbose=true")
+    assert again.code == 0
+    assert "this run was finished before" in again.out
+    assert f"test accuracy  {first.result['test']:.4f}" in again.out and "dev_loss" not in again.out
+    assert files(first.folder) == before
+
+
+@pytest.mark.parametrize("optim", ["lezo", "fo-sgd"])
+def test_a_finished_run_goes_on_to_more_steps_as_if_they_had_been_asked_for_at_once(
+    optim: str, lezo_run: Runner
+) -> None:
+    lezo_run(f"optim={optim}", "train.steps=4")  # evaluated at 0, 3 and, as the last, at 4
+    more = lezo_run(f"optim={optim}", *MORE)
+    whole = lezo_run(f"optim={optim}", "train.steps=8", folder="whole")
+    assert "going on with this run after step 4 of 8" in more.out
+    assert [row["step"] for row in more.evaluations()] == [0, 3, 6, 8]
+    ended, expected = end(more.folder), end(whole.folder)
+    for part in ("files", "left"):
+        ended.pop(part), expected.pop(part)
+    assert ended == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["seed=1"], "seed was 0 and is 1"),
+        (["train.steps=2"], "train.steps was 4 and is 2"),
+        (
+            ["optim.eps=0.01", "optim.lr=1e-4"],
+            "optim.eps was 0.001 and is 0.01; optim.lr was 0.0003 and is 0.0001",
+        ),
+        (["task.num_train=16"], "task.num_train was 32 and is 16"),
+    ],
+)
+def test_another_configuration_is_refused_with_what_differs(
+    change: list[str], reason: str, lezo_run: Runner
+) -> None:
+    first = lezo_run()
+    before = files(first.folder)
+    again = lezo_run(*change, "resume=auto")
+    assert again.code == 1
+    assert again.err == (
+        f"error: out: cannot go on with this run: {reason}; "
+        "set it back, or start anew in another folder with hydra.run.dir=DIR\n"
+    )
+    assert files(first.folder) == before
+
+
+def test_the_way_out_of_memory_is_no_other_run(lezo_run: Runner, interrupt: Interrupt) -> None:
+    interrupt(2)
+    lezo_run(*MORE)
+    again = lezo_run(*MORE, "train.micro_batch_size=4", "eval.batch_size=4")
+    assert again.code == 130 or again.result["status"] == "finished"
+    assert "going on with this run after step 2" in again.out
+
+
+def interrupted_elsewhere(lezo_run: Runner, patch: pytest.MonkeyPatch, *overrides: str) -> Ran:
+    """A run that ended behind step 3, in the evaluation."""
+    from lezo.runs import loop as train
+
+    real = train._timed
+
+    def timed(evaluate: Any) -> Any:
+        if (
+            len(list(Path("out").glob("metrics.jsonl")))
+            and '"step": 3' in Path("out/metrics.jsonl").read_text()
+        ):
+            raise KeyboardInterrupt
+        return real(evaluate)
+
+    with patch.context() as context:
+        context.setattr(train, "_timed", timed)
+        return lezo_run(*overrides, "resume=auto")
+
+
+def test_another_base_model_is_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(TINY, name)
+    weights = load_file("other/model.safetensors")
+    first = min(weights)
+    weights[first] = weights[first] + 1e-3
+    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    own = ["model=hf", "optim.lr=1e-4", "data=sample"]
+    ran = interrupted_elsewhere(lezo_run, monkeypatch, *own, "model.path=one")
+    before = files(ran.folder)
+    again = lezo_run(*own, "model.path=other", "resume=auto")
+    assert again.code == 1 and "cannot go on with this run: base weights: " in again.err
+    assert files(ran.folder) == before
+    Path("one").rename("elsewhere")  # where the same weights lie does not matter
+    assert lezo_run(*own, "model.path=elsewhere", "resume=auto").code == 0
+
+
+def test_other_data_are_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("rows/sst2")
+    folder.mkdir(parents=True)
+    rows = [
+        f'{{"sentence": "word {i} is {"good" if i % 2 else "bad"}", "label": {i % 2}}}' for i in range(50)
+    ]
+    (folder / "train.jsonl").write_text("\n".join(rows))
+    (folder / "val.jsonl").write_text("\n".join(rows[:9]))
+    own = ["task=sst2", "data=local", "data.path=rows"]
+    interrupted_elsewhere(lezo_run, monkeypatch, *own)
+    (folder / "train.jsonl").write_text("\n".join([*rows[:-1], rows[-1].replace("word", "a word")]))
+    again = lezo_run(*own, "resume=auto")
+    assert again.code == 1 and "cannot go on with this run: data: " in again.err
+
+
+def test_a_finished_run_of_other_content_is_not_passed_off(lezo_run: Runner) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(TINY, name)
+    weights = load_file("other/model.safetensors")
+    weights[min(weights)] += 1e-3
+    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    folder = Path("rows/sst2")
+    folder.mkdir(parents=True)
+    rows = [
+        f'{{"sentence": "word {i} is {"good" if i % 2 else "bad"}", "label": {i % 2}}}' for i in range(50)
+    ]
+    for part in ("train", "val"):
+        (folder / f"{part}.jsonl").write_text("\n".join(rows))
+    own = ["task=sst2", "data=local", "data.path=rows", "model=hf", "optim.lr=1e-4", "resume=auto"]
+    first = lezo_run(*own, "model.path=one")
+    before = files(first.folder)
+    changed = lezo_run(*own, "model.path=other")
+    assert changed.code == 1 and "out: cannot go on with this run: base weights: " in changed.err
+    (folder / "val.jsonl").write_text("\n".join(rows[::-1]))
+    changed = lezo_run(*own, "model.path=one")
+    assert changed.code == 1 and "out: cannot go on with this run: data: " in changed.err
+    assert files(first.folder) == before
+    (folder / "val.jsonl").write_text("\n".join(rows))
+    Path("one").rename("elsewhere")
+    assert lezo_run(*own, "model.path=elsewhere").code == 0
+
+
+def test_base_weights_that_change_under_the_run_are_not_taken_for_the_best_steps(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(TINY, "one")
+    monkeypatch.setattr("lezo.runs.loop._better", lambda dev, best: best is None)
+    real, loads = model.load, []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        loads.append(real(*arguments, **options))
+        if len(loads) > 1:
+            next(loads[-1].parameters()).data.add_(1e-3)
+        return loads[-1]
+
+    monkeypatch.setattr(model, "load", load)
+    monkeypatch.setattr("lezo.runs.job.load", load)
+    ran = lezo_run("model=hf", "model.path=one", "optim.lr=1e-4", "data=sample")
+    assert ran.code == 1 and "one: no longer the base weights that the run started from" in ran.err
+
+
+def test_a_journal_of_another_run_is_refused(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = lezo_run("seed=1", folder="other")
+    ran = interrupted_elsewhere(lezo_run, monkeypatch)
+    shutil.copy(other.folder / "journal.bin", ran.folder)
+    before = files(ran.folder)
+    again = lezo_run("resume=auto")
+    assert again.code == 1
+    assert "out/journal.bin: cannot go on with this run: seed: 1 in the run and 0 here" in again.err
+    assert files(ran.folder) == before
+
+
+def test_a_journal_damaged_in_the_middle_is_refused_with_the_offset(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = interrupted_elsewhere(lezo_run, monkeypatch)
+    file = ran.folder / "journal.bin"
+    content = bytearray(file.read_bytes())
+    content[-30] ^= 1
+    file.write_bytes(content)
+    again = lezo_run("resume=auto")
+    assert again.code == 1
+    assert f"out/journal.bin: damaged at byte {len(content) - 40}: a record's checksum" in again.err
+    assert file.read_bytes() == content
+
+
+def test_a_diverged_run_ends_as_before(lezo_run: Runner) -> None:
+    bad = ["optim.lr=1e30", "train.steps=9", "train.max_bad_steps=3", "resume=auto"]
+    first, again = lezo_run(*bad), lezo_run(*bad)
+    assert (first.code, again.code) == (1, 1)
+    assert again.result["steps"] == first.result["steps"] == len(again.training())
+    assert again.result["error"].split(" (")[0] == first.result["error"].split(" (")[0]
+
+
+def test_scoring_alone_starts_over(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.runs.job.Job._keep", lambda *_: 1 / 0)
+        assert lezo_run("optim=none", "resume=auto").code == 1
+    again = lezo_run("optim=none", "resume=auto")
+    assert (again.code, again.result["status"], len(again.evaluations())) == (0, "finished", 1)
+    assert not (again.folder / "traceback.txt").exists()
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lezo_run: Runner) -> None:
+    with limited(4096):
+        full = lezo_run("train.steps=30", "resume=auto")
+    assert full.code == 1
+    problem = "out/metrics.jsonl: cannot write there (No space left on device); what was written before stays"
+    assert f"error: {problem}" in full.err and "Traceback" not in full.err
+    assert full.result["status"] == "failed" and 3 <= full.result["steps"] < 30
+    again = lezo_run("train.steps=30", "resume=auto")
+    assert end(again.folder) == end(lezo_run("train.steps=30", "resume=auto", folder="whole").folder)
+
+
+def test_the_best_steps_weights_are_made_again(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.runs.loop._better", lambda dev, best: best is None)
+        first = lezo_run("train.steps=6", folder="first")
+    shorter = lezo_run("train.steps=3", folder="shorter")
+    assert (first.result["best_step"], first.result["steps"]) == (3, 6)
+    assert "weights of step 3: brought back" in first.out
+    assert first.result["weights"] == shorter.result["weights"]
+
+
+@pytest.fixture
+def last_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best step of a longer run is another one."""
+    monkeypatch.setattr("lezo.runs.loop._better", lambda dev, best: True)
+
+
+def test_the_model_of_an_earlier_end_goes_before_anything_else_does(
+    lezo_run: Runner, last_is_best: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lezo_run("save_model=true")
+    assert (first.folder / "model").is_dir()
+    with monkeypatch.context() as patch:  # as if it were killed right there
+        patch.setattr(
+            "lezo.records.folder.RunFolder._remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        assert lezo_run(*MORE).code == 130
+    assert not (first.folder / "model").exists() and first.result["best_step"] == 4
+    (first.folder / "model").mkdir()  # somebody replays what the result is about, while the run goes on
+    more = lezo_run(*MORE)
+    assert more.result["best_step"] == 8 and not (more.folder / "model").exists()
+    assert not list(more.folder.glob(".model*"))
+
+
+@pytest.mark.parametrize(
+    "options", [["optim=lezo"], ["optim=fo-sgd", "peft=lora"], ["optim=lp"], ["optim=none"]], ids=" ".join
+)
+def test_a_finished_run_is_given_its_model_without_a_step(
+    options: list[str], lezo_run: Runner, last_is_best: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lezo_run(*options, "save_model=true", folder="whole")
+    lezo_run(*options)
+    before = files(Path("out"))
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.model.evaluate.Evaluator.__call__", None)  # nothing is evaluated
+        again = lezo_run(*options, "save_model=true", "resume=auto")
+    assert again.code == 0 and "this run was finished before; its model was written to out/model" in again.out
+    made, saved = files(again.folder / "model"), files(whole.folder / "model")
+    assert {f.name: content for f, content in made.items()} == {f.name: c for f, c in saved.items()}
+    assert {f: c for f, c in files(again.folder).items() if "model" not in f.parts} == before
+    assert "nothing was left to do" in lezo_run(*options, "save_model=true", "resume=auto").out
+
+
+def test_weights_that_are_not_the_results_are_not_saved(lezo_run: Runner) -> None:
+    ran = lezo_run()
+    (ran.folder / "result.json").write_text(json.dumps(ran.result | {"weights": "0" * 64}))
+    again = lezo_run("save_model=true", "resume=auto")
+    assert again.code == 1 and "cannot write the model of this run: its weights come to sha256" in again.err
+    assert not (ran.folder / "model").exists()
+
+
+def test_a_folder_that_holds_a_model_of_somebodys_is_left_alone(lezo_run: Runner) -> None:
+    shutil.copytree(TINY, "out/model")
+    before = files(Path("out"))
+    for more in ([], ["model=hf", "model.path=out/model", "optim.lr=1e-4", "data=sample"]):
+        ran = lezo_run("save_model=true", *more)
+        assert ran.code in (1, 2) and "out/model" in ran.err
+    assert files(Path("out")) == before
+
+
+def small(rows: int) -> list[str]:
+    """Data of one's own, and no sizes said."""
+    folder = Path("few/sst2")
+    folder.mkdir(parents=True, exist_ok=True)
+    said = [
+        f'{{"sentence": "word {i} is {"good" if i % 2 else "bad"}", "label": {i % 2}}}' for i in range(rows)
+    ]
+    (folder / "train.jsonl").write_text("\n".join(said))
+    (folder / "val.jsonl").write_text("\n".join(said[:9]))
+    return ["task=sst2", "data=local", "data.path=few", "task.num_train=null", "task.num_dev=null"]
+
+
+def test_few_rows_of_ones_own_are_enough_and_a_try_that_came_to_nothing_blocks_no_other(
+    lezo_run: Runner,
+) -> None:
+    own = small(30)
+    failed = lezo_run(*own, "task.num_dev=500")
+    assert "30 train rows, of which task.num_dev=500 and task.demos=0 leave none to train on" in failed.err
+    assert failed.result["steps"] == 0 and "go on with" not in failed.out
+    ran = lezo_run(*own)  # neither another setting nor resume=off is in the way
+    assert (ran.code, ran.result["examples"]) == (0, {"train": 20, "dev": 10, "test": 8})
+    assert (
+        "train and dev from train.jsonl, test from val.jsonl; few rows: 10 of them are dev, not 500"
+        in ran.out
+    )
+    assert json.loads((ran.folder / "environment.json").read_text())["earlier"] == []
+    refused = lezo_run(*own)
+    assert "already holds a run" in refused.err  # that one made steps
+
+
+def test_a_try_that_came_to_nothing_goes_on_with_other_data(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    own = [*small(30), "resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.runs.loop._timed", interrupted)
+        stopped = lezo_run(*own)
+    assert stopped.code == 130 and (stopped.folder / "journal.bin").exists()
+    small(36)
+    again = lezo_run(*own)
+    assert (again.code, again.result["examples"]["dev"]) == (0, 12)
+
+
+def test_a_try_that_came_to_nothing_leaves_no_prefix_to_a_run_on_other_weights(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    other = AutoModelForCausalLM.from_pretrained(TINY)
+    with torch.no_grad():
+        other.model.decoder.embed_tokens.weight.mul_(2)
+    for name in ("first", "second"):
+        shutil.copytree(TINY, name)
+    other.save_pretrained("second")
+    own = ["model=hf", "data=sample", "peft=prefix", "optim.lr=1e-3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lezo.runs.loop._timed", interrupted)
+        assert lezo_run(*own, "model.path=first").code == 130
+    again = lezo_run(*own, "model.path=second", "resume=auto")
+    fresh = lezo_run(*own, "model.path=second", folder="fresh")
+    assert (again.code, again.result["weights"]) == (0, fresh.result["weights"])
+
+
+def test_a_run_whose_journal_alone_knows_of_its_steps_is_never_replaced(lezo_run: Runner) -> None:
+    ran = lezo_run()
+    (ran.folder / "result.json").unlink()
+    (ran.folder / "metrics.jsonl").write_text("")
+    assert "already holds a run" in lezo_run("seed=1").err
+
+
+def test_a_scored_run_and_a_benchmark_are_never_replaced(lezo_run: Runner) -> None:
+    lezo_run("optim=none")
+    assert "already holds a run" in lezo_run("optim=none", "seed=1").err
+    Path("bench").mkdir()
+    Path("bench/config.yaml").write_text("seed: 0\n")
+    Path("bench/metrics.jsonl").write_text('{"round": 1, "seconds": 2.0}\n')
+    assert "already holds a run" in lezo_run(folder="bench").err
+
+
+def test_a_run_that_had_its_sizes_said_keeps_them(lezo_run: Runner) -> None:
+    """As all did before sizes could be left open: more rows than dev takes, and fewer than three times as many."""
+    own = small(510)
+    sizes = ["task.num_train=1000", "task.num_dev=500"]
+    lezo_run(*own, *sizes)
+    assert "10 train, 500 dev" in lezo_run(*own, *MORE, "dry_run=true").out
+    more = lezo_run(*own, *MORE)
+    assert more.code == 0 and more.result["examples"]["dev"] == 500
+    assert "num_dev: 500" in (more.folder / "config.yaml").read_text()

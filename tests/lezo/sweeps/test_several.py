@@ -1,0 +1,66 @@
+"""A command that a launcher starts in several processes is refused, one that is alone is not."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+
+from lezo.cli import bench, replay, run
+from lezo.sweeps import several
+from lezo.sweeps.launched import LaunchedRun
+from tests.lezo.whole_runs import typed
+
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "number"),
+    [
+        ({}, None),
+        (TORCHRUN, 0),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"WORLD_SIZE": "8"}, None),  # nobody has numbered this process
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, 3),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),  # submitit's, by default
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script
+        ({"SLURM_NTASKS": "4"}, None),  # a shell in an allocation
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "9"}, None),  # srun --pty bash
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, 1),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1),
+        ({"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2"}, 1),
+        ({"PMI_RANK": "one", "PMI_SIZE": "two"}, None),
+    ],
+)  # fmt: skip
+def test_who_is_one_of_several(environment: dict[str, str], number: int | None) -> None:
+    found = several.several(environment)
+    assert (found and found[0]) == number
+
+
+@pytest.mark.parametrize(
+    ("program", "words"), [(run, []), (run, ["-m", "seed=0,1"]), (bench, []), (replay, ["out"])]
+)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_says_so_and_none_does_anything(
+    program: object,
+    words: list[str],
+    rank: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(several, "_GRACE_SECONDS", 0.0)
+    for name, value in (TORCHRUN | {"RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    code, out, err = typed("lezo", program.main, monkeypatch, capsys)(*words)  # type: ignore[attr-defined]
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert err.startswith("error: one of 2 processes by torchrun (RANK=0, WORLD_SIZE=2)") == (rank == "0")
+    assert err.count("\n") == (rank == "0")
+
+
+def test_a_launchers_job_of_several_tasks_fails_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(CompactHydraException, match="one of 2 processes by srun"):
+        LaunchedRun()(OmegaConf.create())

@@ -1,0 +1,86 @@
+"""Whole runs in this process, for tests to start and to look into."""
+
+import json
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lezo.cli import run
+
+SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
+SMALL += ["model.device=cpu"]  # the same numbers on a machine with a GPU
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run left behind."""
+
+    code: Any
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+    def training(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows("metrics.jsonl") if "loss" in row]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows("metrics.jsonl") if "dev_loss" in row]
+
+
+class Runner:
+    """lezo-run in this process, in an empty folder; ``folder`` names the run folder."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capture = patch, capture
+
+    def __call__(self, *overrides: str, folder: str = "out") -> Ran:
+        arguments = ["lezo-run", *SMALL, *overrides, f"hydra.run.dir={folder}"]
+        self._patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            run.main()
+        out, err = self._capture.readouterr()
+        return Ran(ended.value.code, out, err, Path(folder))
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without clocks and memory: what is the same in every run."""
+    return {k: v for k, v in row.items() if k not in ("seconds", "eval_seconds", "phases", "memory")}
+
+
+def typed(
+    name: str, main: Callable[[], None], patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """A command in this process: its arguments -> exit code, output and errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        patch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capture.readouterr()
+
+    return call
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Meanwhile no file of this process can grow beyond so many bytes, as on a full disk; pytest's own neither."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,0 +1,231 @@
+"""LeZO in Hugging Face's Trainer, as installed: it learns, goes on from a checkpoint, and keeps Trainer's promises."""
+
+import pytest
+import torch
+from transformers import OPTForCausalLM, TrainingArguments
+from transformers.utils import logging
+
+import lezo
+from lezo.zo.optimizers import LeZO
+from lezo.zo.trainer import ZOTrainer
+from tests.lezo.small_models import VOCABULARY, opt_config
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    yield
+    logging.set_verbosity(before)
+
+
+def model(**changes):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "init_std": 0.02, **changes}
+    return OPTForCausalLM(opt_config(**shape))
+
+
+def rows(count=32):
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(VOCABULARY - 8, VOCABULARY, (count, 8), generator=draw)
+    ids[:, :1] = 2
+    return [{"input_ids": row, "labels": row} for row in ids]
+
+
+def arguments(folder, **changes):
+    settings = {
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_steps": 12,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "logging_steps": 4,
+        **changes,
+    }
+    return TrainingArguments(output_dir=str(folder), **settings)
+
+
+def trainer(folder, made=None, data=None, *, args=None, **settings):
+    data = rows() if data is None else data
+    return ZOTrainer(
+        model=made or model(),
+        args=arguments(folder, **(args or {})),
+        train_dataset=data,
+        eval_dataset=data[:8],
+        **{"sparsity": 0.5, **settings},
+    )
+
+
+def weights(made):
+    return [p.detach().clone() for p in made.parameters()]
+
+
+def same(one, other):
+    return all(map(torch.equal, weights(one), weights(other)))
+
+
+def test_it_learns_and_logs_and_evaluates(tmp_path):
+    made = trainer(tmp_path, args={"max_steps": 60, "eval_strategy": "steps", "eval_steps": 30})
+    before = made.evaluate()["eval_loss"]
+    made.train()
+    history = made.state.log_history
+    train = [row for row in history if "loss" in row]
+    assert train[-1]["loss"] < train[0]["loss"] - 0.2
+    assert [row["eval_loss"] < before for row in history if "eval_loss" in row and row["step"]] == [
+        True,
+        True,
+    ]
+    assert all(row["projected_gradient"] != 0 and row["update_skipped"] == 0 for row in train)
+    assert not any("grad_norm" in row for row in history)
+    assert (made.zo.steps, made.zo.blocks[0]) == (60, "model.decoder.layers.0")
+
+
+def test_a_run_that_is_resumed_makes_the_same_bits(tmp_path):
+    journal = tmp_path / "run.journal"
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 6, "per_device_train_batch_size": 8}
+    through = trainer(tmp_path / "a", args=settings, journal=journal)
+    through.train()
+    first, content = through.model, journal.read_bytes()
+    again = trainer(tmp_path / "b", args=settings, journal=journal)
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
+    assert same(first, again.model)
+    assert again.zo.steps == 12
+    assert journal.read_bytes() == content
+    replayed = model()
+    assert lezo.apply_journal(replayed, journal) == 12
+    assert same(first, replayed)
+
+
+def test_the_schedulers_learning_rate_is_that_of_the_steps(tmp_path):
+    seen = []
+
+    class Watched(ZOTrainer):
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            seen.append(self.zo.param_groups[0]["lr"])
+            return loss
+
+    args = arguments(tmp_path, warmup_steps=2, max_steps=6)
+    made = Watched(model=model(), args=args, train_dataset=rows(), sparsity=0.5)
+    made.train()
+    assert seen == pytest.approx([0, 5e-3, 1e-2, 7.5e-3, 5e-3, 2.5e-3])
+    assert made.zo.last.measures["lr"] == seen[-1]
+
+
+def test_accumulated_batches_make_one_update_that_of_the_whole(tmp_path):
+    """Lengths differ, so that a mean of means would be another loss."""
+    data = rows(8)
+    for i, row in enumerate(data):
+        row["labels"] = torch.where(torch.arange(8) < 8 - i % 5, row["labels"], -100)
+    whole = trainer(tmp_path, data=data, args={"max_steps": 1})
+    parts = trainer(
+        tmp_path,
+        data=data,
+        args={"max_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    )
+    for made in (whole, parts):
+        made.train()
+    assert (whole.zo.steps, parts.zo.steps) == (1, 1)
+    assert parts.zo.last.loss == pytest.approx(whole.zo.last.loss, abs=1e-5)
+    assert parts.zo.last.measures["g"] == pytest.approx(whole.zo.last.measures["g"], abs=2e-3)
+    assert parts.state.global_step == 1
+
+
+def test_no_update_before_all_batches_are_accumulated(tmp_path):
+    moved = []
+
+    class Watched(ZOTrainer):
+        def training_step(self, *args, **kwargs):
+            before = weights(self.model)
+            loss = super().training_step(*args, **kwargs)
+            moved.append(not all(map(torch.equal, before, weights(self.model))))
+            return loss
+
+    args = arguments(tmp_path, max_steps=2, gradient_accumulation_steps=2, per_device_train_batch_size=4)
+    made = Watched(model=model(), args=args, train_dataset=rows(), sparsity=0.5)
+    made.train()
+    assert moved == [False] * 4
+    assert made.zo.steps == 2
+    assert not same(made.model, model())
+
+
+def test_losses_of_ones_own_and_smoothed_ones_see_the_labels_both_times(tmp_path):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.cross_entropy(outputs["logits"].flatten(0, 1), labels.flatten())
+
+    for made in (
+        trainer(tmp_path, compute_loss_func=loss, args={"max_steps": 2}),
+        trainer(tmp_path, args={"max_steps": 2, "label_smoothing_factor": 0.1}),
+    ):
+        made.train()
+        assert made.zo.last.applied and made.zo.last.measures["g"] != 0
+
+
+def test_dropout_is_off_and_bf16_and_clipping_do_no_harm(tmp_path):
+    without = trainer(tmp_path, model(dropout=0.0), args={"max_steps": 2})
+    dropping = trainer(tmp_path, model(dropout=0.5), args={"max_steps": 2, "max_grad_norm": 1e-9})
+    mixed = trainer(tmp_path, args={"max_steps": 2, "bf16": True})
+    for made in (without, dropping, mixed):
+        made.train()
+    assert same(without.model, dropping.model)
+    assert mixed.zo.last.loss == pytest.approx(without.zo.last.loss, abs=0.05)
+    assert all(p.dtype == torch.float32 for p in mixed.model.parameters())
+    assert not same(mixed.model, model())
+
+
+def test_a_loss_that_is_not_finite_is_in_the_logs(tmp_path):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return outputs["logits"].sum() * float("nan")
+
+    made = trainer(tmp_path, compute_loss_func=loss, args={"max_steps": 2, "logging_steps": 1})
+    made.train()
+    assert [row["update_skipped"] for row in made.state.log_history if "loss" in row] == [1, 1]
+    assert same(made.model, model())
+
+
+def test_an_optimizer_of_ones_own_is_used(tmp_path):
+    made = model()
+    optimizer = LeZO(made, 1e-2, sparsity=0.25, seed=9)
+    run = trainer(tmp_path, made, args={"max_steps": 2}, optimizers=(optimizer, None))
+    run.train()
+    assert run.zo is optimizer and optimizer.steps == 2
+
+
+def test_training_twice_goes_on(tmp_path):
+    made = trainer(tmp_path, args={"max_steps": 2})
+    made.train()
+    made.train()
+    assert made.zo.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "settings", "said"),
+    [
+        ({"fp16": True}, {}, "fp16=True: ZOTrainer cannot do that; bf16=True, or a model loaded in"),
+        (
+            {},
+            {"optimizer_cls_and_kwargs": (torch.optim.SGD, {})},
+            "optimizer_cls_and_kwargs: .* leave it out",
+        ),
+        (
+            {"weight_decay": 0.1},
+            {"journal": "j"},
+            "a journal with weight_decay=0.1 .* lr_scheduler_type='constant'",
+        ),
+        ({}, {"optimizers": "sgd"}, r"optimizers=\(SGD, ...\): .* give a lezo.LeZO or none"),
+    ],
+)
+def test_what_needs_gradients_is_refused(tmp_path, args, settings, said):
+    if settings.get("optimizers") == "sgd":
+        settings = {"optimizers": (torch.optim.SGD(model().parameters(), 0.1), None)}
+    with pytest.raises(ValueError, match=said):
+        trainer(tmp_path, args=args, **settings)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
+    with pytest.raises(ValueError, match="2 processes, .* start one process"):
+        trainer(tmp_path)
