@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from lezo.config.schema import BenchVariant
-from lezo.runs import story
+from lezo.records.format import size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +150,7 @@ def _row(item: tuple[str, Mapping[str, Any]]) -> list[str]:
     spread = found["spread"] or {}
     seconds = [found["step_seconds"], spread.get("min"), spread.get("max")]
     phases = [found["phases"].get(phase) for phase in (*PHASES, "other")]
-    peak = "-" if found["peak_bytes"] is None else story.size(found["peak_bytes"])
+    peak = "-" if found["peak_bytes"] is None else size(found["peak_bytes"])
     return [name, *map(_number, [*seconds, *phases]), peak, str(found["steps"])]
 
 
@@ -184,6 +184,6 @@ def _beside(axes: Axes, place: int, found: Mapping[str, Any], longest: float) ->
     """The range as a line through the bar's end, and the numbers behind it."""
     spread = found["spread"]
     axes.hlines(place, spread["min"], spread["max"], colors="black", linewidth=1.5)
-    peak = "" if found["peak_bytes"] is None else f", {story.size(found['peak_bytes'])}"
+    peak = "" if found["peak_bytes"] is None else f", {size(found['peak_bytes'])}"
     text = f"{_number(found['step_seconds'])} s{peak}"
     axes.text(spread["max"] + 0.01 * longest, place, text, va="center", fontsize=9)

@@ -24,8 +24,10 @@ from lezo.config.compose import Composed
 from lezo.config.schema import BenchConfig, BenchVariant, RunConfig
 from lezo.model.forward import Network
 from lezo.model.load import load
-from lezo.records.folder import RunFolder, environment, forget_peak_memory, peak_memory
-from lezo.runs import banner, story
+from lezo.records.environment import environment, forget_peak_memory, peak_memory
+from lezo.records.folder import RunFolder
+from lezo.records.format import clock, count, table
+from lezo.runs import banner, console
 from lezo.runs.build import make_batches
 from lezo.runs.outcome import failed, out_of_memory
 from lezo.runs.plan import Plan, make_plan
@@ -59,7 +61,7 @@ def carried_out(composed: Composed, child: Sequence[str], command: str) -> int:
         if composed.config.bench.variant is not None:
             print(json.dumps(asdict(alone(composed.config, composed.config.bench.variant))))
         else:
-            bench(composed, child, command, story.console())
+            bench(composed, child, command, console.console())
         return 0
     except ChildError as error:
         print(error, file=sys.stderr)
@@ -91,7 +93,7 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     plan = make_plan(config)
     work = typical_work(config, plan)
     described = _described(config, plan, work, command)
-    story.tell(out, _banner(config, described, composed.run_dir))
+    console.tell(out, _banner(config, described, composed.run_dir))
     folder = RunFolder(composed.run_dir)
     folder.begin()
     folder.text("config.yaml", composed.yaml)
@@ -134,7 +136,7 @@ class Rounds:
         turns = schedule(self._expected, settings.repeats, settings.textbook_repeats)
         for number, turn in enumerate(turns):
             if turn.variant in self._expected:
-                left = story.clock(sum(self._expected.get(later.variant, 0) for later in turns[number:]))
+                left = clock(sum(self._expected.get(later.variant, 0) for later in turns[number:]))
                 out.print(f"timing {number + 1}/{len(turns)}: {turn}, about {left} left")
                 yield from self.taken(turn)
 
@@ -251,7 +253,7 @@ def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> st
     rows = {
         "task": f"{described['title']}: {batch['examples']} examples a step, sequences of {lengths['median']:g} tokens "
         f"(median) to {lengths['longest']}",
-        "model": f"{described['model']}: {story.count(described['parameters'])} parameters, {described['dtype']} on "
+        "model": f"{described['model']}: {count(described['parameters'])} parameters, {described['dtype']} on "
         f"{described['device']}" + (", random weights" if described["random_weights"] else ""),
         "tokens": f"{tokens['padded']} in the textbook's forward, {tokens['real']} without its padding, "
         f"{tokens['ours']} in ours",
@@ -260,7 +262,7 @@ def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> st
         f"{config.bench.textbook_repeats or 1}",
         "folder": str(folder),
     }
-    return story.table(rows, f"lezo-bench {__version__}")
+    return table(rows, f"lezo-bench {__version__}")
 
 
 def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
@@ -273,7 +275,7 @@ def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[
         "model": banner.model_name(config),
         "random_weights": config.model.random_weights,
         "parameters": plan.parameters,
-        "dtype": banner.dtype_name(plan),
+        "dtype": plan.dtype_name,
         "device": _device(plan.device),
         "sparsity": blocks.sparsity,
         "blocks": f"{blocks.total - blocks.keep} of {blocks.total} blocks skipped",

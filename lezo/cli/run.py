@@ -135,9 +135,9 @@ def answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> i
 
 def run(composed: Composed, *, command: str) -> int:
     """Do what the configuration says. Returns the exit code."""
-    from lezo.runs.outcome import carried_out  # torch and transformers take seconds to import: only now
+    from lezo.runs import session  # torch and transformers take seconds to import: only now
 
-    return carried_out(composed, command)
+    return session.run(composed, command)
 
 
 def complain(error: ConfigError) -> int:

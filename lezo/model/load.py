@@ -34,7 +34,7 @@ from lezo.model.weights import (
     stored_as,
 )
 from lezo.noise import directions, seeds
-from lezo.records.disk import sync
+from lezo.records.files import sync
 
 TINY = Path(__file__).parent / "tiny"
 

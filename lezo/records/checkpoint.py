@@ -17,11 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lezo.model.evaluate import Evaluation
-from lezo.records.disk import sync
-from lezo.records.folder import FolderError
+from lezo.records.files import FolderError, sync
+from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Origin
-from lezo.zo.optim import StepReport
 
 _SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 
@@ -78,19 +76,19 @@ class Checkpoints:
         self.folder, self.origin, self.state = folder, origin, state
         self.every, self.keep, self.at_evaluations, self.best = every, keep, at_evaluations, best
 
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+    def trained(self, row: TrainRow) -> None:
         """Write one where it is time."""
-        if self.due(step):
-            self.save(step)
+        if self.due(row.step):
+            self.save(row.step)
 
     def due(self, step: int) -> bool:
         """Whether it is time for one, evaluations apart."""
         return self.every is not None and step % self.every == 0
 
-    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+    def evaluated(self, row: DevRow) -> None:
         """Write one, if evaluations do; one that is no longer the best is gone."""
-        if self.at_evaluations and step > 0:
-            self.save(step)
+        if self.at_evaluations and row.step > 0:
+            self.save(row.step)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step``, if there is none yet, and prune. Raises FolderError."""

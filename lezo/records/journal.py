@@ -18,10 +18,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from lezo.model.evaluate import Evaluation
-from lezo.records.folder import Appended, FolderError, replace_file
+from lezo.records.files import Appended, FolderError, replace_file
+from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Header, Origin, Recipe
-from lezo.zo.optim import StepReport
 
 MAGIC = b"lezo journal 1\n\0"
 RECORD = struct.Struct("<IIdI")
@@ -104,14 +103,13 @@ class Journal:
         self._file.sync()  # no metrics row may be there before what was cut is gone
         self._checksum = _CHECKSUM.unpack(self._file.end(_CHECKSUM.size))[0]
 
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+    def trained(self, row: TrainRow) -> None:
         """Append a step."""
-        kind = Kind.update if report.applied else Kind.skipped
-        self._append(Record(step, kind, report.coefficient))
+        self._append(Record(row.step, Kind.skipped if row.skipped else Kind.update, row.coefficient))
 
-    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+    def evaluated(self, row: DevRow) -> None:
         """Append a dev loss and see everything onto the disk."""
-        self._append(Record(step, Kind.dev, math.nan if dev.loss is None else dev.loss))
+        self._append(Record(row.step, Kind.dev, math.nan if row.loss is None else row.loss))
         self._file.sync()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from lezo import __version__
 from lezo.config.compose import quoted
 from lezo.config.schema import Calibration, FirstOrderConfig, MezoConfig, RunConfig
 from lezo.model.adapter import Adapter
-from lezo.runs import story
+from lezo.records.format import clock, count, score, size, table
 from lezo.runs.plan import Plan
 
 
@@ -35,7 +35,7 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
         rows |= {"optimizer": _optimizer(config, plan), "training": _training(config, plan)}
     rows |= {"forwards": _forwards(config, plan), "memory": _memory(plan)}
     rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
-    return story.table(rows, f"lezo {__version__}")
+    return table(rows, f"lezo {__version__}")
 
 
 def summary(result: Mapping[str, Any], folder: Path) -> str:
@@ -45,19 +45,17 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
         "status": result["status"] if result["error"] is None else f"{result['status']}: {result['error']}"
     }
     if result["zero_shot"] is not None:
-        rows[f"test {metric}"] = (
-            f"{story.score(result['test'])}  (before training {story.score(result['zero_shot'])})"
-        )
+        rows[f"test {metric}"] = f"{score(result['test'])}  (before training {score(result['zero_shot'])})"
     if result["dev"] is not None:
         at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
-        rows[f"dev {metric}"] = story.score(result["dev"]) + at
+        rows[f"dev {metric}"] = score(result["dev"]) + at
     rows["time"] = _time(seconds)
     rows["peak memory"] = _peak(result)
     if result["skipped_steps"]:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
     adapter = "" if result.get("peft", "none") == "none" else f" on {result['peft']}"
-    return story.table(rows, f"{result['title']}, {result['model']}, {result['optim']}{adapter}")
+    return table(rows, f"{result['title']}, {result['model']}, {result['optim']}{adapter}")
 
 
 def going_on(command: str, folder: Path) -> str:
@@ -78,11 +76,6 @@ def model_name(config: RunConfig) -> str:
 def skipped(plan: Plan) -> str:
     """What LeZO leaves out, in the words that cannot be misread."""
     return f"{plan.blocks.total - plan.blocks.keep} of {plan.blocks.total} blocks skipped each step"
-
-
-def dtype_name(plan: Plan) -> str:
-    """The weights' dtype without torch's prefix."""
-    return str(plan.dtype).removeprefix("torch.")
 
 
 def _task(config: RunConfig, plan: Plan) -> str:
@@ -108,8 +101,8 @@ def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     if plan.parts.dequantised:
         weights = f", weights dequantised from {plan.parts.dequantised}"
-    parts = f"{story.count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
-    return f"{model_name(config)}: {parts}, {dtype_name(plan)} on {plan.device}{weights}; {_around(plan)}"
+    parts = f"{count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
+    return f"{model_name(config)}: {parts}, {plan.dtype_name} on {plan.device}{weights}; {_around(plan)}"
 
 
 def _around(plan: Plan) -> str:
@@ -126,7 +119,7 @@ def _trained(plan: Plan, adapter: Adapter) -> str:
         "prefix": f"a prefix of {adapter.tokens} keys and values in each block",
         "head": "the head alone, untied from the embeddings",
     }
-    return f"{words[adapter.name]}: {story.count(plan.trained)} parameters"
+    return f"{words[adapter.name]}: {count(plan.trained)} parameters"
 
 
 def _lengths(plan: Plan) -> str:
@@ -168,24 +161,24 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     memory = plan.memory
-    parts = f"weights {story.size(memory.weights)}, update {story.size(memory.update)}, activations {story.size(memory.activations)}"
+    parts = f"weights {size(memory.weights)}, update {size(memory.update)}, activations {size(memory.activations)}"
     beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
-    return f"about {story.size(memory.total)} expected ({parts}){beside}"
+    return f"about {size(memory.total)} expected ({parts}){beside}"
 
 
 def _peak(result: Mapping[str, Any]) -> str:
     """The peaks of device and process, and of the one that the banner speaks of what the run itself took."""
     peaks, own = result["peak_memory_bytes"], result.get("memory_bytes") or {}
-    whole = ", ".join(f"{where} {story.size(used)}" for where, used in peaks.items() if used)
+    whole = ", ".join(f"{where} {size(used)}" for where, used in peaks.items() if used)
     if own.get("used") is None:
         return whole
-    expected = f"about {story.size(own['expected'])} expected"
+    expected = f"about {size(own['expected'])} expected"
     if own["used"] == peaks["device"]:
         return f"{whole}; {expected} on the device"
-    return f"{whole}, of which {story.size(own['used'])} since the model was loaded, with the libraries' code in use; {expected}"
+    return f"{whole}, of which {size(own['used'])} since the model was loaded, with the libraries' code in use; {expected}"
 
 
 def _time(seconds: Mapping[str, float | None]) -> str:
     total, train, evaluation, step = (seconds[key] for key in ("total", "train", "eval", "step_median"))
-    parts = f"{story.clock(total or 0)} in all; training {story.clock(train or 0)}, evaluation {story.clock(evaluation or 0)}"
+    parts = f"{clock(total or 0)} in all; training {clock(train or 0)}, evaluation {clock(evaluation or 0)}"
     return parts if step is None else f"{parts}; median step {1000 * step:.1f} ms"

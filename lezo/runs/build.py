@@ -1,29 +1,126 @@
-"""From a configuration and a plan to the parts of a run: evaluator, optimizer, batches, recipe."""
+"""From a configuration and a plan to the parts of a run: model, evaluator, optimizer, batches, journal header."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lezo.config.identity import run_hash
 from lezo.config.schema import FirstOrderConfig, MezoConfig, RunConfig
 from lezo.data.batches import Batches, Objective
+from lezo.model.adapter import Attached
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
 from lezo.model.generation import Way, right_way
-from lezo.model.load import Layout
+from lezo.model.hashes import examples_hash, tokenizer_hash
+from lezo.model.load import Layout, layout, load, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
-from lezo.records.schema import Recipe
+from lezo.noise.seeds import VERSION
+from lezo.records.environment import code_version, resident_memory
+from lezo.records.folder import START
+from lezo.records.format import size
+from lezo.records.schema import Origin, Recipe
 from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
 from lezo.zo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
 from lezo.zo.probe import PlainProbe, Probe
-from lezo.zo.rows import probe_for
+from lezo.zo.rows import network_for, probe_for
 from lezo.zo.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as training finds it. ``plan``: the run's, with the memory of the rows that the model runs in.
+
+    ``held``: bytes of host memory that the process held before.
+    """
+
+    plan: Plan
+    network: Network
+    adapter: Attached | None
+    held: int
+
+    @property
+    def model(self) -> Any:
+        """The whole of it, its adapter included."""
+        return self.network.model
+
+    def rebase(self, seed: int, weights: str) -> Callable[[], None]:
+        """What gives the model its base weights back, those of the hash ``weights``."""
+        if self.adapter is not None:
+            return partial(self.adapter.rebase, weights)
+        return partial(
+            rebase, self.model, self.plan.parts.source, self.plan.parts.model_config, seed, weights
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the model, or its adapter, for `from_pretrained`, tokenizer included."""
+        source, write = self.plan.parts.source, self.model.save_pretrained
+        if self.adapter is not None:
+            write = partial(self.adapter.save, base=source.path, revision=source.revision)
+        save_model(write, self.plan.parts.tokenizer, folder)
+
+
+def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: Path | None) -> Loaded:
+    """The model as training finds it, its adapter as it was at first in the folder ``run``, where there is one."""
+    parts, optim, held = plan.parts, config.optim, resident_memory()
+    say(f"loading {parts.source.path}")
+    model = load(parts.source, parts.model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
+    network = network_for(
+        model,
+        layout(model),
+        longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
+        probes=config.trains and not config.first_order,
+    )
+    adapter = None
+    if plan.adapter is not None:
+        start = run / START if run is not None and (run / START).exists() else None
+        adapter = Attached(model, plan.adapter, seed=config.seed, start=start)
+    if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
+        set_dropout(model, optim.dropout)
+    if network.plain is not None:
+        plan = _in_plain_rows(config, plan, model)
+        say(f"rows {network.rows}; so {_plain_rows(config, plan)}")
+    return Loaded(plan, network, adapter, held)
+
+
+def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> Plan:
+    """The plan with the memory of probes of one sign after the other: copies of all active tensors."""
+    if not isinstance(config.optim, MezoConfig):
+        return plan
+    sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
+    return replace(
+        plan, memory=replace(plan.memory, update=sum(sizes) + max(sizes))
+    )  # of one tensor both copies
+
+
+def _plain_rows(config: RunConfig, plan: Plan) -> str:
+    """What is done instead of packed rows, and what it costs."""
+    how, memory = "one sequence a row by the model's own forward", plan.memory
+    if isinstance(config.optim, MezoConfig):
+        how += ", one sign after the other on copies of all active tensors; about "
+        how += f"{size(memory.total)} expected in all, of which {size(memory.update)} copies"
+    return how + (", not compiled" if config.model.compile else "")
+
+
+def provenance(yaml: str, plan: Plan, weights: str) -> Origin:
+    """What a run of the configuration ``yaml`` starts from; ``weights``: the hash of them as they are loaded."""
+    examples = [plan.train, plan.dev.scored, plan.dev.prompts, plan.test.scored, plan.test.prompts]
+    return Origin(
+        weights=weights,
+        tokenizer=tokenizer_hash(plan.parts.tokenizer),
+        data=examples_hash(examples),
+        dtype=plan.dtype_name,
+        noise=VERSION,
+        config=run_hash(yaml),
+        code=code_version(),
+    )
 
 
 def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:

@@ -1,14 +1,16 @@
-"""The loop: evaluate when it is time, step, report. Every part decides for itself what to do with a report."""
+"""The loop: evaluate when it is time, step, make the row. Every sink decides for itself what to do with a row."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from lezo.model.evaluate import Evaluation
+from lezo.records.environment import peak_memory
+from lezo.records.rows import DevRow, StepSink, TestRow, TrainRow
 from lezo.zo.optim import Optimizer, StepReport
 
 
@@ -16,30 +18,23 @@ class DivergedError(RuntimeError):
     """Too many non-finite losses in a row."""
 
 
-class Listener(Protocol):
-    """What hears of every step and every dev evaluation."""
-
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
-        """After update number ``step``, ``seconds`` into training."""
-
-    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
-        """After a dev evaluation of the weights that ``step`` updates made."""
-
-
 @dataclass
 class Progress:
     """What training has come to so far; complete also after an interruption, and taken up again after a resume.
 
-    ``bad``: non-finite losses in a row until now. ``evaluated``: the last step with a dev evaluation.
-    ``elapsed``: seconds of earlier sessions.
+    ``bad``: non-finite losses in a row until now. ``evaluated_at``: the last step with a dev evaluation.
+    ``elapsed``: seconds of earlier sessions. ``dev``: the last evaluation.
     """
 
     step: int = 0
     skipped: int = 0
     bad: int = 0
-    evaluated: int | None = None
+    evaluated_at: int | None = None
     best_step: int | None = None
-    best: Evaluation | None = None
+    best: DevRow | None = None
+    dev: DevRow | None = None
+    zero_shot: TestRow | None = None
+    test: TestRow | None = None
     elapsed: float = 0.0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -47,31 +42,35 @@ class Progress:
     phases: dict[str, float] = field(default_factory=dict)  # seconds of data, forward, perturb, update
     measured: Mapping[str, float] = field(default_factory=dict)  # by the last step
 
-    def count(
-        self, step: int, applied: bool, phases: Mapping[str, float], measured: Mapping[str, float]
-    ) -> None:
-        """Step number ``step`` was made; its phases are all of its time."""
-        self.step, self.measured = step, measured
-        self.skipped += not applied
-        self.bad = 0 if applied else self.bad + 1
-        self.step_seconds.append(sum(phases.values()))
-        self.train_seconds += sum(phases.values())
-        for phase, seconds in phases.items():
+    def trained(self, row: TrainRow) -> None:
+        """A step was made; its phases are all of its time."""
+        self.step, self.measured = row.step, {"loss": row.loss, **row.measures}
+        self.skipped += row.skipped
+        self.bad = self.bad + 1 if row.skipped else 0
+        self.step_seconds.append(sum(row.phases.values()))
+        self.train_seconds += sum(row.phases.values())
+        for phase, seconds in row.phases.items():
             self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
-    def judge(self, step: int, dev: Evaluation) -> None:
-        """``step`` was evaluated. The best step is the one of the lowest dev loss, never step 0."""
-        self.evaluated = step
-        self.eval_seconds += dev.seconds
-        if step > 0 and _better(dev, self.best):
-            self.best_step, self.best = step, dev
+    def evaluated(self, row: DevRow) -> None:
+        """The dev set was evaluated. The best step is the one of the lowest dev loss, never step 0."""
+        self.evaluated_at, self.dev = row.step, row
+        self.eval_seconds += row.eval_seconds
+        if row.step > 0 and _better(row, self.best):
+            self.best_step, self.best = row.step, row
+
+    def tested(self, row: TestRow) -> None:
+        """The test set was scored, before training or by the run's last weights."""
+        self.zero_shot = self.zero_shot or row
+        self.test = row if row.last else None
+        self.eval_seconds += row.eval_seconds
 
 
 def train(
     optimizer: Optimizer,
     batch_at: Callable[[int], Any],
     evaluate: Callable[[], Evaluation],
-    listener: Listener,
+    sinks: Sequence[StepSink],
     progress: Progress,
     *,
     steps: int,
@@ -93,18 +92,34 @@ def train(
         seconds = time.perf_counter() - start
         over = max_seconds is not None and seconds >= max_seconds and progress.step > 0  # one step at least
         last = progress.step >= steps or over
-        if (last or progress.step % eval_every == 0) and progress.evaluated != progress.step:
+        if (last or progress.step % eval_every == 0) and progress.evaluated_at != progress.step:
             dev = _timed(evaluate)
+            judged = DevRow(progress.step, time.perf_counter() - start, dev.loss, dev.score, dev.seconds)
             with held():
-                progress.judge(progress.step, dev)
-                listener.evaluated(progress.step, time.perf_counter() - start, dev)
+                for sink in (progress, *sinks):
+                    sink.evaluated(judged)
         if last:
             return
         with held():
             report = _stepped(optimizer, batch_at, progress.step)
-            measured = {"loss": report.loss, **report.measures}
-            progress.count(progress.step + 1, report.applied, report.phases, measured)
-            listener.trained(progress.step, time.perf_counter() - start, report)
+            made = train_row(progress.step + 1, time.perf_counter() - start, report)
+            for sink in (progress, *sinks):
+                sink.trained(made)
+
+
+def train_row(step: int, seconds: float, report: StepReport) -> TrainRow:
+    """The row of a step, with the memory that the process has taken until now."""
+    used = peak_memory()
+    return TrainRow(
+        step,
+        seconds,
+        report.loss,
+        report.measures,
+        skipped=not report.applied,
+        phases=report.phases,
+        memory=used["device"] or used["host"],
+        coefficient=report.coefficient,
+    )
 
 
 def _timed(evaluate: Callable[[], Evaluation]) -> Evaluation:
@@ -123,7 +138,7 @@ def _stepped(optimizer: Optimizer, batch_at: Callable[[int], Any], step: int) ->
     return replace(report, phases={"data": ready - start, "forward": forward, **report.phases})
 
 
-def _better(dev: Evaluation, best: Evaluation | None) -> bool:
+def _better(dev: DevRow, best: DevRow | None) -> bool:
     """Strictly lower, so that the earliest of equals wins; a NaN is never better."""
     return dev.loss is not None and dev.loss < (
         float("inf") if best is None or best.loss is None else best.loss

@@ -1,128 +1,138 @@
-"""How a run can end: finished, failed or interrupted; each leaves a result and an exit code."""
+"""How a run can end: finished, failed or interrupted; its result, and the words for what went wrong."""
 
 from __future__ import annotations
 
 import shlex
+import statistics
 import sys
+import time
 import traceback
-from collections.abc import Mapping
-from contextlib import closing
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from lezo.config.compose import Composed, quoted, with_sizes
-from lezo.config.schema import Resume
+from lezo.config.compose import quoted
+from lezo.config.schema import MezoConfig, RunConfig
 from lezo.data.encode import EncodeError
 from lezo.data.source import DataError
 from lezo.model.load import ModelError
-from lezo.records.folder import MODEL, FolderError, RunFolder, read_result
-from lezo.runs import banner, story
-from lezo.runs.job import Job
-from lezo.runs.loop import DivergedError
-from lezo.runs.resume import begun_with, grows, is_same, made_no_step, moved, refuse_changes
-from lezo.runs.stop import Stop
+from lezo.records.environment import peak_memory
+from lezo.records.files import FolderError
+from lezo.records.folder import RunFolder
+from lezo.records.rows import DevRow, TestRow
+from lezo.records.schema import Header
+from lezo.runs import banner
+from lezo.runs.build import Loaded
+from lezo.runs.loop import DivergedError, Progress
+from lezo.runs.plan import Plan
+from lezo.runs.request import Request
 
 # What a run may meet that is nobody's bug: one message, no traceback.
 EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError)
 
 
-def carried_out(composed: Composed, command: str) -> int:
-    """Run, go on with a run or, with dry_run, plan. Returns the exit code: 0, 1 for a failure, 130 for an interruption."""
-    stop = Stop()
-    stop.listen()
-    job = Job(composed, command, story.console(), stop)
-    try:
-        auto = composed.config.resume is Resume.auto
-        if composed.config.dry_run:
-            if auto and (composed.run_dir / "config.yaml").exists() and not made_no_step(composed.run_dir):
-                job.configure(with_sizes(composed, begun_with(composed.run_dir, composed.yaml)))
-            job.prepare()
-            return 0
-        with closing(RunFolder(composed.run_dir, resume=auto, replaces=made_no_step)) as folder:
-            _make_way(folder, job)
-            return _shown(folder, job) if _is_finished(folder, job) else _recorded(job, folder)
-    except Exception as error:
-        return failed(error)
-    except KeyboardInterrupt:
-        return 130
+@dataclass(frozen=True)
+class Ending:
+    """``status``: finished, failed or interrupted; ``code``: the process's exit code."""
+
+    status: str
+    error: str | None = None
+    code: int = 0
 
 
-def _make_way(folder: RunFolder, job: Job) -> None:
-    """Clear the folder of a run that made no step, unless this one goes on with it, then with the sizes that it has."""
-    auto = job.config.resume is Resume.auto
-    if not folder.holds_run:
-        return
-    if not made_no_step(folder.path):
-        job.configure(with_sizes(job.composed, begun_with(folder.path, job.composed.yaml)))
-    elif not (auto and is_same(folder.path, job.composed.yaml)):
-        folder.clear()
+def result_of(
+    request: Request,
+    ending: Ending,
+    plan: Plan | None,
+    loaded: Loaded | None,
+    header: Header | None,
+    progress: Progress,
+    weights: str | None,
+) -> dict[str, Any]:
+    """What the run came to, as far as it came. Scores are fractions 0..1, seconds are wall-clock.
+
+    ``weights``: the hash of those that the run ends with.
+    """
+    config, optim = request.config, request.config.optim
+    settings = {key: getattr(optim, key, None) for key in ("lr", "eps", "sparsity", "weight_decay")}
+    if optim.name == "mezo":
+        settings["sparsity"] = 0.0
+    dev = progress.best if config.trains else progress.dev
+    return {
+        "status": ending.status,
+        "error": ending.error,
+        "task": config.task.name,
+        "title": banner.title(config),
+        "data": config.data.name,
+        "synthetic": config.data.name == "sample",
+        "metric": plan.parts.task.metric if plan else None,
+        "model": banner.model_name(config),
+        "dequantised": plan.parts.dequantised if plan else None,
+        "optim": optim.name,
+        "peft": config.peft.name,
+        **settings,
+        "blocks": banner.skipped(plan) if plan and config.trains and not config.first_order else None,
+        "steps": progress.step,
+        "objective": "metric" if config.judged else "loss",
+        "seed": config.seed,
+        "data_seed": config.task.data_seed,
+        "test": _score(progress.test),
+        "dev": _score(dev),
+        "dev_loss": dev.loss if dev else None,
+        "zero_shot": _score(progress.zero_shot),
+        "best_step": progress.best_step,
+        "weights": weights,
+        "origin": asdict(header.origin) if header else None,
+        "seconds": _seconds(progress, request.started),
+        "peak_memory_bytes": peak_memory(),
+        "memory_bytes": _memory(plan, loaded),
+        "skipped_steps": progress.skipped,
+        "rows": loaded.network.rows if loaded else None,
+        "truncated": plan.truncated if plan else None,
+        "examples": {name: len(getattr(plan, name)) for name in ("train", "dev", "test")} if plan else None,
+        "command": request.command,
+    }
 
 
-def _is_finished(folder: RunFolder, job: Job) -> bool:
-    """Whether nothing is left to do. Raises FolderError where the folder's run is another one."""
-    if not folder.holds_run:
-        return False
-    yaml = job.composed.yaml
-    refuse_changes(folder.path, yaml)
-    result = read_result(folder.path)
-    if (
-        result is None
-        or result.get("status") != "finished"
-        or (job.config.trains and grows(folder.path, yaml))
-    ):
-        return False
-    job.refuse_other_content(folder.path, result.get("origin"), loads=moved(folder.path, yaml))
-    return True
+def _score(row: DevRow | TestRow | None) -> float | None:
+    return None if row is None else row.score
 
 
-def _shown(folder: RunFolder, job: Job) -> int:
-    """Say what a finished run came to, and write its model where that is wanted and not there. Returns the exit code."""
-    result = read_result(folder.path) or {}
-    told = _summary(result, folder.path)
-    wanted = job.config.save_model and not (folder.path / MODEL).exists()
-    if wanted:
-        job.save(folder.path, result)
-    story.tell(job.out, told)
-    done = f"its model was written to {folder.path / MODEL}" if wanted else "nothing was left to do"
-    job.out.print(f"this run was finished before; {done}")
-    return 0
+def _memory(plan: Plan | None, loaded: Loaded | None) -> dict[str, int | None]:
+    """What the banner expected of the device, and the most that the run took of it beside what was held before."""
+    if plan is None or loaded is None:
+        return {"expected": plan.memory.total if plan else None, "used": None}
+    peak = peak_memory()
+    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - loaded.held, 0)
+    return {"expected": plan.memory.total, "used": used}
 
 
-def _summary(result: Mapping[str, Any], folder: Path) -> str:
-    """Of an earlier end. Raises FolderError where the result is not one that a run wrote."""
-    try:
-        return banner.summary(result, folder)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{folder / 'result.json'}: not a result ({type(error).__name__}: {error})"
-        raise FolderError(f"{reason}; remove it, and with resume=auto the run's end is made again") from None
+def _seconds(progress: Progress, started: float) -> dict[str, float | None]:
+    median = statistics.median(progress.step_seconds) if progress.step_seconds else None
+    total = progress.elapsed + time.perf_counter() - started
+    phases = {phase: progress.phases.get(phase) for phase in ("forward", "perturb", "update", "data")}
+    spent = {"train": progress.train_seconds, "eval": progress.eval_seconds, "step_median": median}
+    return {"total": total, **spent, **phases}
 
 
-def _recorded(job: Job, folder: RunFolder) -> int:
-    """Execute the job; whatever happens after it began, its result is written."""
-    code, status, error = 0, "finished", None
-    try:
-        job.execute(folder)
-    except KeyboardInterrupt:
-        code, status, error = 130, "interrupted", f"stopped at step {job.progress.step}"
-    except Exception as caught:
-        code, status, error = failed(caught, job), "failed", _in_words(caught, job) or repr(caught)
-        if _in_words(caught) is None and job.began:
-            folder.text("traceback.txt", traceback.format_exc())
-    if job.began:
-        try:
-            job.finish(status, error, folder)
-        except FolderError as unwritten:
-            code = failed(unwritten)
-    return code
+def failure(error: Exception, request: Request, folder: RunFolder, plan: Plan | None) -> Ending:
+    """Say what went wrong; a traceback goes into the folder where it may be a bug."""
+    words = in_words(error, request, plan, lasts=folder.begun)
+    if words is None and folder.begun:
+        folder.text("traceback.txt", traceback.format_exc())
+    _complain(words)
+    return Ending("failed", words or repr(error), code=1)
 
 
-def failed(error: Exception, job: Job | None = None) -> int:
-    """Say what went wrong, in ``job`` where there is one; a traceback only where it may be a bug."""
-    words = _in_words(error, job)
-    print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
+def failed(error: Exception) -> int:
+    """Say what went wrong. Returns the exit code."""
+    _complain(in_words(error))
     return 1
+
+
+def _complain(words: str | None) -> None:
+    print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -130,14 +140,16 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _in_words(error: Exception, job: Job | None = None) -> str | None:
-    """The message of what is nobody's bug; None for what may be one."""
-    if out_of_memory(error):
-        sizes, ways = _sizes(job) if job is not None and job.plan is not None else ("", _LOWER)
-        more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
-        again = "" if job is None or not job.began else _nothing_lost(job)
-        return f"out of memory ({_said(error)}){sizes}; {ways}, {more}{again}"
-    return str(error) if isinstance(error, EXPECTED) else None
+def in_words(
+    error: Exception, request: Request | None = None, plan: Plan | None = None, *, lasts: bool = False
+) -> str | None:
+    """The message of what is nobody's bug; None for what may be one. ``lasts``: the run can be gone on with."""
+    if not out_of_memory(error):
+        return str(error) if isinstance(error, EXPECTED) else None
+    sizes, ways = ("", _LOWER) if request is None or plan is None else _sizes(request.config, plan)
+    more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
+    again = _nothing_lost(request) if request is not None and lasts else ""
+    return f"out of memory ({_said(error)}){sizes}; {ways}, {more}{again}"
 
 
 _LOWER = "lower train.micro_batch_size or eval.batch_size"
@@ -149,10 +161,8 @@ def _said(error: Exception) -> str:
     return ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
 
 
-def _sizes(job: Job) -> tuple[str, str]:
-    """How large the forwards of a job are, and which settings lower them."""
-    plan, config = job.plan, job.config
-    assert plan is not None
+def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
+    """How large the run's forwards are, and which settings lower them."""
     batch, rows = min(config.train.batch_size, len(plan.train)), config.eval.batch_size
     part = min(config.train.micro_batch_size or batch, batch)
     steps = f"steps of {batch} examples in forwards of {part}, " if config.trains else ""
@@ -163,6 +173,13 @@ def _sizes(job: Job) -> tuple[str, str]:
     return sizes, f"lower {' or '.join(lower)}" if lower else "take shorter rows"
 
 
-def _nothing_lost(job: Job) -> str:
-    where = shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(job.composed.run_dir))}"])
+def _nothing_lost(request: Request) -> str:
+    where = shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(request.folder))}"])
     return f"; nothing is lost: the same command with the smaller size and {where} goes on where this one stopped"
+
+
+def way_out(config: RunConfig, plan: Plan) -> str:
+    """What to try where losses are no longer finite."""
+    eps = " or optim.eps" if isinstance(config.optim, MezoConfig) else ""
+    wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
+    return f"try a smaller optim.lr{eps}{wider}"

@@ -57,6 +57,11 @@ class Plan:
     memory: Memory
     forwards: dict[str, int]
 
+    @property
+    def dtype_name(self) -> str:
+        """The weights' dtype without torch's prefix."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 def make_plan(config: RunConfig) -> Plan:
     """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""

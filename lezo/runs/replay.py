@@ -32,10 +32,12 @@ from lezo.model.load import (
     save_model,
 )
 from lezo.noise import seeds
-from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, MODEL, START, FolderError, read_result
+from lezo.records.files import FolderError
+from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, MODEL, START, read_result
+from lezo.records.format import size, table
 from lezo.records.journal import JournalError, JournalFile, read_journal
 from lezo.records.schema import Recipe
-from lezo.runs import story
+from lezo.runs import console
 from lezo.runs.resume import read_rows, told_by_journal, told_by_rows
 from lezo.zo.timeline import Timeline, updates_of
 
@@ -48,7 +50,7 @@ _RIGHT = "everything is right (scores and predictions are not checked: that take
 def carried_out(run: Path, options: ReplayConfig) -> int:
     """Make the model again. Returns the exit code: 0, or 1 for a failure or a check that does not hold."""
     try:
-        out = story.console()
+        out = console.console()
         remade = Remade(run, options, out)
         if options.verify:
             problems = list(remade.problems())
@@ -101,10 +103,10 @@ class Remade:
             "model": str(self.target),
             "step": f"{self.step} of {self.journal.step}",
             "weights": f"sha256 {weights_hash(self.model)}",
-            "journal": f"{story.size(self.file.stat().st_size)}, {len(self.journal.records)} records",
+            "journal": f"{size(self.file.stat().st_size)}, {len(self.journal.records)} records",
             "time": f"{time.perf_counter() - start:.1f} s",
         }
-        story.tell(self.out, story.table(rows, f"replayed {self.file}"))
+        console.tell(self.out, table(rows, f"replayed {self.file}"))
 
     def problems(self) -> Iterator[str]:
         """What is not right with the run; loading has checked the records and the base weights already."""
@@ -164,7 +166,7 @@ class Remade:
             yield f"weights of step {best or last}: the result has sha256 {result.get('weights')}"
 
     def _bring_to(self, step: int) -> None:
-        with story.replaying(self.out, f"weights of step {step}") as told:
+        with console.replaying(self.out, f"weights of step {step}") as told:
             self.timeline.bring_to(step, self.journal, [], progress=told)
 
     def _loaded(self) -> Any:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from lezo.config.identity import differences, open_sizes, settings
-from lezo.model.evaluate import Evaluation
 from lezo.records.checkpoint import Checkpoint, find_checkpoints, remove
-from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, FolderError, read_file, read_result
+from lezo.records.files import FolderError, read_file
+from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, read_result
 from lezo.records.journal import JournalFile, Kind, read_journal
+from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.records.schema import Header, Origin, Recipe
 from lezo.runs.loop import Progress
 
 _APART = (
     "step",
     "seconds",
+    "loss",
     "skipped",
     "phases",
     "memory",
@@ -54,22 +56,22 @@ class Past:
     forgotten: Sequence[Checkpoint] = field(default_factory=list)
 
     @property
-    def zero_shot(self) -> Evaluation | None:
+    def zero_shot(self) -> TestRow | None:
         """The test score before training, where it was written."""
         rows = [row.values for row in self.rows if row.kind == "test"]
-        return Evaluation(rows[0]["test_loss"], rows[0]["test_score"]) if rows else None
+        return TestRow(0, 0.0, rows[0]["test_loss"], rows[0]["test_score"], last=False) if rows else None
 
     def progress(self) -> Progress:
         """What training had come to."""
         done = Progress()
         for row in self.rows:
-            values = row.values
-            done.elapsed = values["seconds"]
+            done.elapsed = row.values["seconds"]
             if row.kind == "train":
-                measured = {k: _number(v) for k, v in values.items() if k not in _APART}
-                done.count(row.step, not values["skipped"], values["phases"], measured)
+                done.trained(_train_row(row.values))
             elif row.kind == "dev":
-                done.judge(row.step, _evaluation(values))
+                done.evaluated(_dev_row(row.values))
+        if self.zero_shot is not None:
+            done.tested(self.zero_shot)
         return done
 
     def has_best(self) -> bool:
@@ -302,8 +304,26 @@ def _kept(row: Row, durable: int, judged: bool) -> bool:
     return row.step < durable or row.step == durable and (row.kind != "dev" or judged)
 
 
-def _evaluation(values: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(values["dev_loss"], values["dev_score"], seconds=values["eval_seconds"])
+def _train_row(values: Mapping[str, Any]) -> TrainRow:
+    measures = {key: _number(value) for key, value in values.items() if key not in _APART}
+    return TrainRow(
+        values["step"],
+        values["seconds"],
+        _number(values["loss"]),
+        measures,
+        skipped=values["skipped"],
+        phases=values["phases"],
+    )
+
+
+def _dev_row(values: Mapping[str, Any]) -> DevRow:
+    return DevRow(
+        values["step"],
+        values["seconds"],
+        values["dev_loss"],
+        values["dev_score"],
+        values["eval_seconds"],
+    )
 
 
 def _number(value: Any) -> float:

@@ -47,12 +47,12 @@ class LaunchedRun:
         composed = converted(config, folder, Path(job.sweep.dir), folder.name)
         check(composed.config)
         with _speaking_to(folder / "console.log") if self._apart else nullcontext():
-            from lezo.records.folder import forget_peak_memory
-            from lezo.runs.outcome import carried_out  # the launcher's own process needs no torch
+            from lezo.records.environment import forget_peak_memory
+            from lezo.runs import session  # the launcher's own process needs no torch
 
             forget_peak_memory()  # of the process's runs before this one
             asked = Notice()
-            code = carried_out(composed, command(list(job.overrides.task), self._config_dir))
+            code = session.run(composed, command(list(job.overrides.task), self._config_dir))
         if code == 130:
             asked.pass_on()
             sys.exit(130)  # no result for the launcher: it ends too, or its scheduler starts the job again

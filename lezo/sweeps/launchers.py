@@ -17,7 +17,7 @@ from hydra.types import HydraContext, RunMode
 
 from lezo.config.compose import hydra_on, parse
 from lezo.config.schema import ConfigError
-from lezo.runs.story import console
+from lezo.runs.console import console
 from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, left, standing
 from lezo.sweeps.launched import LaunchedRun
 from lezo.sweeps.sweep import Record, ending

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from lezo.config.compose import quoted
 from lezo.config.schema import ConfigError
-from lezo.runs.story import console
+from lezo.runs.console import console
 from lezo.sweeps.jobs import FINISHED, PLANNED, RUNNING, STOPPING, Standing, SweepJob, jobs, standing
 from lezo.sweeps.lifeline import Lifeline
 from lezo.sweeps.slots import environments

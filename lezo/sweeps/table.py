@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from lezo.runs.story import clock, score, size
+from lezo.records.format import clock, score, size
 from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, Standing, number
 
 _REFRESH_SECONDS = 0.5

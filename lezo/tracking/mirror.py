@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lezo.model.evaluate import Evaluation
-from lezo.records.folder import dev_row, train_row
+from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.tracking import keys
 from lezo.tracking.start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, started
-from lezo.zo.optim import StepReport
 
 _QUEUE_ROWS = 10_000
 
@@ -56,19 +54,19 @@ class WandbMirror:
         self._thread = threading.Thread(target=work, daemon=True, name="wandb")
         self._thread.start()
 
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
+    def trained(self, row: TrainRow) -> None:
         """Mirror a train row."""
-        self._log(keys.train_keys(train_row(step, seconds, report)))
+        self._log(keys.train_keys(row.values()))
 
-    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+    def evaluated(self, row: DevRow) -> None:
         """Mirror a dev row."""
-        self._log(keys.dev_keys(dev_row(step, seconds, dev)))
+        self._log(keys.dev_keys(row.values()))
 
-    def tested(self, step: int, test: Evaluation, *, last: bool) -> None:
-        """Mirror a score on the test set by the weights of ``step``; of the ``last`` one the predictions too."""
-        self._log(keys.test_keys(step, test.loss, test.score))
-        if last:
-            self._put(lambda run: run.log({keys.PREDICTIONS: _table(test)}))
+    def tested(self, row: TestRow) -> None:
+        """Mirror a test row; of the run's last one the predictions too."""
+        self._log(keys.test_keys(row.step, row.loss, row.score))
+        if row.last:
+            self._put(lambda run: run.log({keys.PREDICTIONS: _table(row)}))
 
     def close(self, result: Mapping[str, Any]) -> None:
         """Set the result as the summary and finish, within the patience."""
@@ -125,7 +123,7 @@ def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[
     return run
 
 
-def _table(test: Evaluation) -> Any:
+def _table(test: TestRow) -> Any:
     import wandb
 
     columns, rows = keys.prediction_table(test.predictions)

@@ -15,8 +15,9 @@ from torch import nn
 from lezo.model.hashes import weights_hash
 from lezo.model.load import Layout
 from lezo.noise import seeds
-from lezo.records.folder import code_version
+from lezo.records.environment import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
+from lezo.records.rows import TrainRow
 from lezo.records.schema import Header, Origin, Recipe
 from lezo.zo.blocks import layout_of, named, refuse_no_module
 from lezo.zo.optim import SeededUpdate, StepReport
@@ -83,7 +84,8 @@ class LoopJournal:
     def trained(self, step: int, report: StepReport) -> None:
         """Append the record of step ``step``, counted from 1."""
         assert self._journal is not None
-        self._journal.trained(step, 0.0, report)
+        skipped, c = not report.applied, report.coefficient
+        self._journal.trained(TrainRow(step, 0.0, report.loss, skipped=skipped, coefficient=c))
 
     def close(self) -> None:
         """See it onto the disk; the next ``expect`` opens it again."""

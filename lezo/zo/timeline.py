@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lezo.model.evaluate import Evaluation
 from lezo.model.load import Layout
 from lezo.records.checkpoint import Checkpoint
-from lezo.records.folder import FolderError
+from lezo.records.files import FolderError
 from lezo.records.journal import JournalFile
+from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Recipe
-from lezo.zo.optim import Optimizer, SeededUpdate, StepReport, UniformBlocks
+from lezo.zo.optim import Optimizer, SeededUpdate, UniformBlocks
 
 
 def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
@@ -39,11 +39,11 @@ class Timeline:
         self.model, self.rebase, self.updates = model, rebase, updates
         self.at = 0
 
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
-        """The model was trained to ``step``."""
-        self.at = step
+    def trained(self, row: TrainRow) -> None:
+        """The model was trained to the row's step."""
+        self.at = row.step
 
-    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
+    def evaluated(self, row: DevRow) -> None:
         """An evaluation moves nothing."""
 
     def bring_to(

@@ -19,7 +19,7 @@ from lezo.model import adapter
 from lezo.model.hashes import weights_hash
 from lezo.model.load import TINY
 from lezo.records.journal import Journal, read_journal
-from lezo.runs.outcome import carried_out
+from lezo.runs.session import run as carried_out
 from tests.lezo.whole_runs import SMALL, Ran, Runner, typed
 
 SETTINGS = ["model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "seed=4"]

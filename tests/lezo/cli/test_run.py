@@ -241,7 +241,7 @@ def test_a_broken_data_file_fails_with_file_and_line(lezo_run: Runner, tmp_path:
 
 
 def test_a_bug_leaves_its_traceback(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lezo.runs.job.make_evaluator", lambda *_: 1 / 0)
+    monkeypatch.setattr("lezo.runs.session.make_evaluator", lambda *_: 1 / 0)
     ran = lezo_run()
     assert (ran.code, ran.result["error"]) == (1, "ZeroDivisionError('division by zero')")
     assert "make_evaluator" in (ran.folder / "traceback.txt").read_text()

@@ -12,19 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from lezo.model.evaluate import Evaluation
 from lezo.records import checkpoint as checkpoints_module
 from lezo.records.checkpoint import Checkpoint, Checkpoints, find_checkpoints, remove
-from lezo.records.folder import FolderError
+from lezo.records.files import FolderError
+from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Origin
-from lezo.zo.optim import FirstOrder, StepReport
+from lezo.zo.optim import FirstOrder
 from lezo.zo.timeline import Timeline, model_state
 from tests.lezo.small_models import Bowl, weights
 from tests.lezo.whole_runs import limited
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
 STATE = {"model.a": torch.arange(6.0).view(2, 3), "model.b": torch.tensor(2.0)}
-REPORT = StepReport(1.0, True)
 
 
 class Writer(Checkpoints):
@@ -129,16 +128,16 @@ def test_a_checkpoint_says_its_step_and_origin_and_others_can_read_it(folder: Pa
 def test_the_newest_are_kept(folder: Path) -> None:
     writer, steps = Writer(folder, every=3, keep=2), []
     for step in range(1, 13):
-        writer.trained(step, 0.0, REPORT)
-        writer.evaluated(step, 0.0, Evaluation(0.5, 0.5))  # a zeroth-order run's journal has these
+        writer.trained(TrainRow(step, 0.0, 0.5))
+        writer.evaluated(DevRow(step, 0.0, 0.5, 0.5))  # a zeroth-order run's journal has these
         steps.append(writer.steps)
     assert steps[1::3] == [[], [3], [6, 3], [9, 6]] and steps[-1] == [12, 9]
 
 
 def test_none_is_written_where_none_is_wanted(folder: Path) -> None:
     writer = Writer(folder)
-    writer.trained(1, 0.0, REPORT)
-    writer.evaluated(1, 0.0, Evaluation(0.5, 0.5))
+    writer.trained(TrainRow(1, 0.0, 0.5))
+    writer.evaluated(DevRow(1, 0.0, 0.5, 0.5))
     assert not folder.exists() and find_checkpoints(folder) == []
 
 
@@ -146,16 +145,16 @@ def test_the_best_evaluation_is_kept_besides_the_newest(folder: Path) -> None:
     writer, kept = Writer(folder, keep=1, at_evaluations=True), []
     for step, best in [(0, None), (2, 2), (4, 2), (6, 6), (8, 6), (10, 6)]:
         writer.best_step = best
-        writer.evaluated(step, 0.0, Evaluation(0.5, 0.5))
+        writer.evaluated(DevRow(step, 0.0, 0.5, 0.5))
         kept.append(writer.steps)
     assert kept == [[], [2], [4, 2], [6], [8, 6], [10, 6]]
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(folder: Path) -> None:
     writer = Writer(folder, every=2, at_evaluations=True)
-    writer.trained(2, 0.0, REPORT)
+    writer.trained(TrainRow(2, 0.0, 0.5))
     before = (folder / "step-2").stat().st_ino
-    writer.evaluated(2, 0.0, Evaluation(0.5, 0.5))
+    writer.evaluated(DevRow(2, 0.0, 0.5, 0.5))
     assert (folder / "step-2").stat().st_ino == before
 
 

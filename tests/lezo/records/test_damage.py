@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lezo.records.checkpoint import find_checkpoints
-from lezo.records.folder import FolderError, read_result
+from lezo.records.files import FolderError
+from lezo.records.folder import read_result
 from lezo.records.journal import MAGIC, RECORD, JournalFile, read_journal
-from lezo.runs.outcome import _summary
+from lezo.runs.finished import summary_of
 from lezo.runs.resume import Past, read_rows, refuse_changes, told_by_rows
 from lezo.zo.timeline import Timeline
 from tests.lezo.records.test_checkpoint import Writer, first_order, model_state
@@ -271,7 +272,7 @@ def test_a_damaged_result(tmp_path_factory: pytest.TempPathFactory, damages: lis
     (folder / "result.json").write_bytes(damaged(content, damages))
 
     def summary() -> str:
-        return _summary(read_result(folder) or {}, folder)
+        return summary_of(read_result(folder) or {}, folder)
 
     assert refused(summary) != ""
 
@@ -280,7 +281,7 @@ def test_a_damaged_result(tmp_path_factory: pytest.TempPathFactory, damages: lis
 @given(st.sampled_from(sorted(RESULT)), JSON)
 def test_a_result_of_other_values(key: str, value: Any) -> None:
     for result in (RESULT | {key: value}, {k: v for k, v in RESULT.items() if k != key}):
-        refused(lambda result=result: _summary(result, Path("/run")))  # type: ignore[misc]
+        refused(lambda result=result: summary_of(result, Path("/run")))  # type: ignore[misc]
 
 
 @settings(FUZZ, max_examples=40)

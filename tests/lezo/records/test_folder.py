@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lezo.model.evaluate import Evaluation
-from lezo.records.folder import (
-    FolderError,
-    RunFolder,
-    dev_row,
-    environment,
-    forget_peak_memory,
-    peak_memory,
-    read_result,
-    train_row,
-)
-from lezo.zo.optim import StepReport
+from lezo.records.environment import environment, forget_peak_memory, peak_memory
+from lezo.records.files import FolderError
+from lezo.records.folder import RunFolder, read_result
+from lezo.records.rows import DevRow, TestRow, TrainRow
 
 NAN, INF = float("nan"), float("inf")
-REPORT = StepReport(0.5, True, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2})
+TRAIN = TrainRow(1, 0.25, 0.5, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2}, memory=2**20)
 
 
 def begun(path: Path, *, resume: bool = False) -> RunFolder:
@@ -34,22 +26,33 @@ def begun(path: Path, *, resume: bool = False) -> RunFolder:
 
 def test_metrics_are_readable_while_the_run_goes_on(tmp_path: Path) -> None:
     folder = begun(tmp_path / "new" / "run")
-    folder.evaluated(0, 0.0, Evaluation(0.7, 0.5, seconds=1.5))
-    folder.trained(1, 0.25, REPORT)
+    folder.evaluated(DevRow(0, 0.0, 0.7, 0.5, 1.5))
+    folder.trained(TRAIN)
     rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
     folder.close()
     dev = {"step": 0, "seconds": 0.0, "dev_loss": 0.7, "dev_score": 0.5, "eval_seconds": 1.5}
     assert rows[0] == dev
-    assert rows[1] == train_row(1, 0.25, REPORT) | {"memory": rows[1]["memory"]}
+    assert rows[1] == TRAIN.values()
 
 
 def test_a_train_row_has_the_steps_measures_and_no_dev_columns() -> None:
-    row = train_row(3, 1.23456789, StepReport(0.5, False, {"g": NAN, "lr": 1e-6}))
+    row = TrainRow(3, 1.23456789, 0.5, {"g": NAN, "lr": 1e-6}, skipped=True).values()
     assert {"step", "seconds", "loss", "g", "lr", "skipped", "phases", "memory"} == set(row)
-    assert train_row(1, 0.0, REPORT)["phases"] == {"data": 0.1, "forward": 0.2}
+    assert TRAIN.values()["phases"] == {"data": 0.1, "forward": 0.2}
     assert (row["step"], row["seconds"], row["skipped"]) == (3, 1.2346, True)
     columns = {"step", "seconds", "dev_loss", "dev_score", "eval_seconds"}
-    assert set(dev_row(3, 1.0, Evaluation(None, 0.5))) == columns
+    assert set(DevRow(3, 1.0, None, 0.5).values()) == columns
+
+
+def test_the_first_score_is_a_row_and_the_last_has_its_predictions(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    folder.tested(TestRow(0, 0.0, 0.7, 0.25, [{"index": 0}], "before training", last=False))
+    assert not (tmp_path / "predictions.jsonl").exists()
+    folder.tested(TestRow(9, 0.0, 0.6, 0.5, [{"index": 1}], "at step 9"))
+    folder.close()
+    first = {"step": 0, "seconds": 0.0, "test_loss": 0.7, "test_score": 0.25}
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [first]
+    assert json.loads((tmp_path / "predictions.jsonl").read_text()) == {"index": 1}
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
@@ -57,7 +60,7 @@ def test_what_is_not_a_finite_number_becomes_null(value: float, tmp_path: Path) 
     folder = begun(tmp_path)
     folder.json("result.json", {"test": value, "seconds": {"total": value}, "list": [1.5, value]})
     folder.lines("predictions.jsonl", [{"scores": (value, 0.5)}])
-    folder.trained(1, 0.0, StepReport(value, False))
+    folder.trained(TrainRow(1, 0.0, value, skipped=True))
     folder.close()
     text = (tmp_path / "result.json").read_text()
     assert json.loads(text) == {"test": None, "seconds": {"total": None}, "list": [1.5, None]}
@@ -206,7 +209,7 @@ def test_peak_memory_is_in_bytes() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="getrusage counts the parent's peak on Linux only")
 def test_peak_memory_is_not_that_of_the_process_it_was_started_from() -> None:
     held = bytearray(b"x") * 2**30
-    code = "from lezo.records.folder import peak_memory; print(peak_memory()['host'])"
+    code = "from lezo.records.environment import peak_memory; print(peak_memory()['host'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**24 < int(done.stdout) < len(held)
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from lezo.model.evaluate import Evaluation
-from lezo.records.folder import FolderError
+from lezo.records.files import FolderError
 from lezo.records.journal import MAGIC, RECORD, Journal, JournalError, Kind, Record, read_journal
+from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Header, Origin, Recipe
-from lezo.zo.optim import StepReport
 from tests.lezo.whole_runs import limited
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
@@ -34,15 +33,18 @@ RECORDS = [
 ]
 
 
+def stepped(step: int, coefficient: float, *, skipped: bool = False) -> TrainRow:
+    return TrainRow(step, 0.0, 1.0, skipped=skipped, coefficient=coefficient)
+
+
 def write(path: Path, records: Sequence[Record], header: Header = HEADER, at: int | None = None) -> bytes:
     """The journal of a run that did and measured ``records``."""
     journal = Journal(path, header, at=at)
     for record in records:
         if record.kind is Kind.dev:
-            journal.evaluated(record.step, 0.0, Evaluation(record.value, 0.5))
+            journal.evaluated(DevRow(record.step, 0.0, record.value, 0.5))
         else:
-            report = StepReport(1.0, record.kind is Kind.update, coefficient=record.value)
-            journal.trained(record.step, 0.0, report)
+            journal.trained(stepped(record.step, record.value, skipped=record.kind is Kind.skipped))
     journal.close()
     return path.read_bytes()
 
@@ -304,9 +306,9 @@ def judged(step: int, loss: float) -> list[Record]:
 
 def test_a_dev_loss_that_is_none_or_nan_comes_back_as_nan(path: Path) -> None:
     journal = Journal(path, HEADER)
-    journal.evaluated(0, 0.0, Evaluation(None, 0.5))
-    journal.trained(1, 0.0, StepReport(1.0, True, coefficient=1.0))
-    journal.evaluated(1, 0.0, Evaluation(math.nan, 0.5))
+    journal.evaluated(DevRow(0, 0.0, None, 0.5))
+    journal.trained(stepped(1, 1.0))
+    journal.evaluated(DevRow(1, 0.0, math.nan, 0.5))
     journal.close()
     found = read_journal(path)
     assert [math.isnan(r.value) for r in found.devs()] == [True, True] and found.best() is None
@@ -352,22 +354,21 @@ def test_a_new_journal_takes_the_place_of_an_old_one(path: Path) -> None:
 def test_records_can_be_read_before_the_journal_is_closed(path: Path) -> None:
     journal = Journal(path, HEADER)
     for count, record in enumerate(RECORDS[1:3], start=1):
-        journal.trained(record.step, 0.0, StepReport(1.0, True, coefficient=record.value))
+        journal.trained(stepped(record.step, record.value))
         assert list(read_journal(path).records) == RECORDS[1 : count + 1]
     journal.close()
 
 
 def test_an_evaluation_and_a_second_see_it_onto_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced, clock = [], [100.0]
-    monkeypatch.setattr("lezo.records.folder.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lezo.records.files.time.monotonic", lambda: clock[0])
     journal = Journal(path, HEADER)
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(clock[0]))
-    step = StepReport(1.0, True, coefficient=1.0)
     for number, now in enumerate([100.0, 100.5, 101.0, 101.5, 101.9], start=1):
         clock[0] = now
-        journal.trained(number, 0.0, step)
+        journal.trained(stepped(number, 1.0))
     assert synced == [101.0]
-    journal.evaluated(5, 0.0, Evaluation(0.5, 0.5))
+    journal.evaluated(DevRow(5, 0.0, 0.5, 0.5))
     assert synced == [101.0, 101.9]
 
 
@@ -377,7 +378,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_written(room: int, path: Path) 
     journal = Journal(path, HEADER, at=len(whole))
     said = r"journal\.bin: cannot write there \(.+\); what was written before"
     with pytest.raises(FolderError, match=said), limited(len(whole) + room):
-        journal.evaluated(2, 0.0, Evaluation(0.7, 0.5))
+        journal.evaluated(DevRow(2, 0.0, 0.7, 0.5))
     journal.close()
     found = read_journal(path)
     assert (list(found.records), found.end, found.torn) == (RECORDS[:3], len(whole), room)

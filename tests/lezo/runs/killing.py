@@ -47,7 +47,7 @@ def lezo_run(overrides: list[str], folder: Path, prepare: Callable[[], None], se
 
 def _finished(overrides: list[str], folder: Path) -> int:
     from lezo.config.compose import compose
-    from lezo.runs.outcome import carried_out
+    from lezo.runs.session import run as carried_out
 
     return carried_out(compose([*overrides, "resume=auto", f"hydra.run.dir={folder}"]), "killed")
 

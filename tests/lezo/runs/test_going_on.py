@@ -246,7 +246,7 @@ def test_base_weights_that_change_under_the_run_are_not_taken_for_the_best_steps
         return loads[-1]
 
     monkeypatch.setattr(model, "load", load)
-    monkeypatch.setattr("lezo.runs.job.load", load)
+    monkeypatch.setattr("lezo.runs.build.load", load)
     ran = lezo_run("model=hf", "model.path=one", "optim.lr=1e-4", "data=sample")
     assert ran.code == 1 and "one: no longer the base weights that the run started from" in ran.err
 
@@ -286,7 +286,7 @@ def test_a_diverged_run_ends_as_before(lezo_run: Runner) -> None:
 
 def test_scoring_alone_starts_over(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lezo.runs.job.Job._keep", lambda *_: 1 / 0)
+        patch.setattr("lezo.runs.session.keep_model", lambda *_: 1 / 0)
         assert lezo_run("optim=none", "resume=auto").code == 1
     again = lezo_run("optim=none", "resume=auto")
     assert (again.code, again.result["status"], len(again.evaluations())) == (0, "finished", 1)

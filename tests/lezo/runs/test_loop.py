@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lezo.model.evaluate import Evaluation
+from lezo.records.rows import DevRow, TrainRow
 from lezo.runs.loop import DivergedError, Progress, train
 from lezo.zo.optim import StepReport
 
@@ -22,7 +23,7 @@ class Trained:
         self.dev_losses, self.bad, self.pause = iter(dev_losses), bad, pause
         self.progress, self.told = settings.pop("progress", Progress()), []  # type: Progress, list[Any]
         limits = {"steps": 6, "eval_every": 2, "max_seconds": None, "max_bad_steps": 3} | settings
-        train(self, lambda step: step, self.evaluate, self, self.progress, **limits)
+        train(self, lambda step: step, self.evaluate, [self], self.progress, **limits)
 
     def step(self, step: int, batch: int) -> StepReport:
         assert batch == step
@@ -38,11 +39,11 @@ class Trained:
     def restore(self, state: Any) -> None:
         assert not state
 
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
-        self.told.append(step)
+    def trained(self, row: TrainRow) -> None:
+        self.told.append(row.step)
 
-    def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
-        self.told.append(f"dev {step}")
+    def evaluated(self, row: DevRow) -> None:
+        self.told.append(f"dev {row.step}")
 
 
 def test_evaluations_come_first_in_between_and_last() -> None:
@@ -66,13 +67,15 @@ def test_the_lowest_dev_loss_is_best(dev_losses: list[float], best: int | None) 
 
 
 def test_training_goes_on_from_its_progress() -> None:
-    before = Progress(step=3, bad=2, evaluated=2, best_step=2, best=Evaluation(0.1, 0.5), elapsed=100.0)
+    before = Progress(
+        step=3, bad=2, evaluated_at=2, best_step=2, best=DevRow(2, 1.0, 0.1, 0.5), elapsed=100.0
+    )
     done = Trained([1, 1], bad=[4], progress=before)
     assert done.told == [4, "dev 4", 5, 6, "dev 6"]
     assert (done.progress.best_step, done.progress.bad, done.progress.skipped) == (2, 0, 1)
-    again = Trained([1, 1], progress=Progress(step=4, evaluated=4))
+    again = Trained([1, 1], progress=Progress(step=4, evaluated_at=4))
     assert again.told == [5, 6, "dev 6"]  # what was evaluated is not evaluated twice
-    assert Trained([], progress=Progress(step=6, evaluated=6)).told == []
+    assert Trained([], progress=Progress(step=6, evaluated_at=6)).told == []
 
 
 def test_earlier_seconds_count_against_the_limit() -> None:
@@ -95,11 +98,11 @@ def test_a_step_and_all_that_hear_of_it_are_held_together() -> None:
         order.append(")")
 
     class Listening(Trained):
-        def trained(self, step: int, seconds: float, report: StepReport) -> None:
-            order.append(step)
+        def trained(self, row: TrainRow) -> None:
+            order.append(row.step)
 
-        def evaluated(self, step: int, seconds: float, dev: Evaluation) -> None:
-            order.append(f"dev {step}")
+        def evaluated(self, row: DevRow) -> None:
+            order.append(f"dev {row.step}")
 
     Listening([1, 1], steps=1, held=held)
     assert order == ["(", "dev 0", ")", "(", 1, ")", "(", "dev 1", ")"]

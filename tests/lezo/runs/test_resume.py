@@ -14,11 +14,12 @@ import torch
 from lezo.config.compose import compose
 from lezo.model.evaluate import Evaluation
 from lezo.records.checkpoint import Checkpoints, find_checkpoints
-from lezo.records.folder import FolderError, RunFolder
+from lezo.records.files import FolderError
+from lezo.records.folder import RunFolder
 from lezo.records.journal import RECORD, Journal, Kind, read_journal
+from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Header, Origin, Recipe
-from lezo.runs.job import Listeners
-from lezo.runs.loop import Progress, train
+from lezo.runs.loop import Progress, train, train_row
 from lezo.runs.resume import Past, grows, read_past, read_rows, refuse_changes
 from lezo.zo.optim import StepReport
 from tests.lezo.whole_runs import timeless
@@ -52,7 +53,7 @@ class Run:
         progress, kept = past.progress(), list[Progress]()
         journal = Journal(folder.path / "journal.bin", Header(ORIGIN, RECIPE), at=past.journal_end)
         listeners = [*([journal] if self.journaled else []), folder, self.checkpoints(progress)]
-        told = Listeners([*listeners, Snapshots(progress, kept)])
+        told = [*listeners, Snapshots(progress, kept)]
         limits = {"steps": steps, "eval_every": EVAL_EVERY, "max_seconds": None, "max_bad_steps": 9}
         train(Stateless(), float, lambda: self.evaluated(progress.step), told, progress, **limits)  # type: ignore[arg-type]
         journal.close()
@@ -121,8 +122,8 @@ class Snapshots:
     def __init__(self, progress: Progress, kept: list[Progress]) -> None:
         self.progress, self.kept = progress, kept
 
-    def trained(self, step: int, seconds: float, report: StepReport) -> None:
-        self.kept.append(replace(deepcopy(self.progress), elapsed=seconds))
+    def trained(self, row: TrainRow | DevRow) -> None:
+        self.kept.append(replace(deepcopy(self.progress), elapsed=row.seconds))
 
     evaluated: Any = trained
 
@@ -169,7 +170,7 @@ def test_progress_is_that_of_training_until_there(run: Run, tmp_path: Path) -> N
     for made in range(len(EVENTS), -1, -1):
         whole.write_lines(lines[: made + 1])
         found, wanted = whole.past().progress(), expected[made]
-        for name in ("step", "skipped", "bad", "evaluated", "best_step", "best"):
+        for name in ("step", "skipped", "bad", "evaluated_at", "best_step", "best"):
             assert getattr(found, name) == getattr(wanted, name), name
         assert dict(found.measured) == pytest.approx(dict(wanted.measured), nan_ok=True)
         assert list(found.measured) == list(wanted.measured)
@@ -197,7 +198,7 @@ def test_more_steps_forget_the_evaluation_of_the_old_end(tmp_path: Path) -> None
     run.losses[7] = whole.losses[7] = 0.01  # it would be the best one
     run.trained()
     past = run.past(steps=10)
-    assert (past.step, past.progress().best_step, past.progress().evaluated) == (7, 3, 6)
+    assert (past.step, past.progress().best_step, past.progress().evaluated_at) == (7, 3, 6)
     run.trained(past, steps=10)
     whole.trained(steps=10)
     assert run.end() == whole.end() and run.past(steps=10).progress().best_step == 3
@@ -476,7 +477,7 @@ def test_missing_and_surplus_dev_rows_are_refused(journaled: bool, tmp_path: Pat
 def test_a_journal_that_lacks_a_dev_loss_is_told_by_the_metrics(run: Run) -> None:
     journal = Journal(run.folder / "journal.bin", Header(ORIGIN, RECIPE))
     for step in range(1, 8):
-        journal.trained(step, 0.0, Stateless().step(step - 1, 0.0))
+        journal.trained(train_row(step, 0.0, Stateless().step(step - 1, 0.0)))
     journal.close()
     with pytest.raises(FolderError, match="line 2: it tells of step 0 what journal.bin does not"):
         run.past()

@@ -133,7 +133,7 @@ def test_an_interrupted_job_ends_the_sweep(
     lezo: Command, handlers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Path] = []
-    monkeypatch.setattr("lezo.runs.outcome.carried_out", lambda job, _: ran.append(job.run_dir) or 130)
+    monkeypatch.setattr("lezo.runs.session.run", lambda job, _: ran.append(job.run_dir) or 130)
     code, out, _ = lezo(*BASIC, "seed=0,1")
     assert (code, len(ran)) == (130, 1) and "interrupted; 2 of 2 jobs did not finish" in out
 

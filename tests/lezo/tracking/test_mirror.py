@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from lezo.model.evaluate import Evaluation
+from lezo.records.rows import DevRow, TrainRow
 from lezo.tracking.keys import AXES, KEYS, NAMESPACES, dev_keys, result_keys, train_keys
 from lezo.tracking.mirror import WandbMirror
-from lezo.zo.optim import StepReport
 from tests.lezo.whole_runs import Runner
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -47,8 +46,8 @@ def mirrored(
         warn=warnings.append,
         patience=patience,
     )
-    mirror.evaluated(0, 0.0, Evaluation(0.7, 0.5))
-    mirror.trained(1, 0.5, StepReport(0.6, True, {"g": 2.0, "lr": 0.1}))
+    mirror.evaluated(DevRow(0, 0.0, 0.7, 0.5))
+    mirror.trained(TrainRow(1, 0.5, 0.6, {"g": 2.0, "lr": 0.1}))
     mirror.close({"test": 0.75, "seconds": {"total": 3.0}})
     return warnings, time.monotonic() - start
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import lezo
 from lezo.config.compose import replay_options
-from lezo.records.folder import FolderError
+from lezo.records.files import FolderError
 from lezo.records.journal import RECORD, Journal, JournalError, Kind, read_journal
 from lezo.records.schema import Header
 from lezo.runs.replay import carried_out

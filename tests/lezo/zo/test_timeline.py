@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lezo.model.evaluate import Evaluation
 from lezo.model.hashes import weights_hash
 from lezo.model.load import TINY, ModelError, Source, layout, load, load_config, rebase
 from lezo.records.checkpoint import Checkpoints, find_checkpoints
-from lezo.records.folder import FolderError
+from lezo.records.files import FolderError
 from lezo.records.journal import Journal, JournalFile, Kind, read_journal
+from lezo.records.rows import DevRow
 from lezo.records.schema import Header, Origin, Recipe
+from lezo.runs.loop import train_row
 from lezo.zo.optim import FirstOrder, TwoPoint, UniformBlocks
 from lezo.zo.probe import PlainProbe
 from lezo.zo.timeline import Timeline, model_state
@@ -57,7 +58,7 @@ class Trained:
         for number in range(1, STEPS + 1):
             report = optimizer.step(number - 1, math.inf if number in SKIPPED else 1.0)
             for listener in listeners:
-                listener.trained(number, 0.0, report)
+                listener.trained(train_row(number, 0.0, report))
             self.after.append(weights(self.model))
         journal.close()
         self.journal: JournalFile = read_journal(folder / "journal.bin")
@@ -132,7 +133,7 @@ def test_a_resumed_model_begins_at_its_base(tmp_path: Path) -> None:
 
 def test_an_evaluation_moves_nothing(tmp_path: Path) -> None:
     run = Trained(tmp_path, torch.float32)
-    run.timeline.evaluated(3, 0.0, Evaluation(0.5, 0.5))
+    run.timeline.evaluated(DevRow(3, 0.0, 0.5, 0.5))
     assert run.timeline.at == STEPS
 
 
@@ -164,9 +165,9 @@ def test_a_first_order_run_has_its_checkpoints_only(tmp_path: Path) -> None:
 
     timeline = Timeline(model, put_back, None)
     for step in range(1, 7):
-        timeline.trained(step, 0.0, optimizer.step(step - 1, 1.0))
+        timeline.trained(train_row(step, 0.0, optimizer.step(step - 1, 1.0)))
         if step % 2 == 0:
-            writer.evaluated(step, 0.0, Evaluation(0.5, 0.5))
+            writer.evaluated(DevRow(step, 0.0, 0.5, 0.5))
             after[step] = weights(model)
     for step in (4, 2, 6):
         timeline.bring_to(step, None, find_checkpoints(tmp_path), optimizer)

@@ -7,21 +7,22 @@ import re
 import pytest
 from rich.console import Console
 
-from lezo.model.evaluate import Evaluation
-from lezo.runs import story
-from lezo.zo.optim import StepReport
+from lezo.records import format as written
+from lezo.records.rows import DevRow, TrainRow
+from lezo.runs import console
 
 
 def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = ()) -> str:
     """The progress of a run of ``steps``, whose losses are 2, 1, 1..., with a dev evaluation half-way and at the end."""
     file = io.StringIO()
     out = Console(file=file, force_terminal=terminal, width=100, highlight=False, color_system=None)
-    shown = story.ProgressStory(out, steps, "accuracy")
+    shown = console.ConsoleSink(out, steps, "accuracy")
     for step in range(1, steps + 1):
         bad = step in skipped
-        shown.trained(step, step / 10, StepReport(math.nan if bad else 2.0 if step == 1 else 1.0, not bad))
+        loss = math.nan if bad else 2.0 if step == 1 else 1.0
+        shown.trained(TrainRow(step, step / 10, loss, skipped=bad))
         if step == steps // 2 + 1 or step == steps:
-            shown.evaluated(step, step / 10, Evaluation(0.25, 0.75))
+            shown.evaluated(DevRow(step, step / 10, 0.25, 0.75))
     shown.close()
     return file.getvalue()
 
@@ -29,20 +30,20 @@ def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = ()) -> str:
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (story.count(999), "999"),
-        (story.count(498_432), "498.4k"),
-        (story.count(125_239_296), "125.2M"),
-        (story.count(12_853_473_280), "12.9B"),
-        (story.size(0), "0 KiB"),
-        (story.size(776 * 2**10), "776 KiB"),
-        (story.size(1.5 * 2**20), "1.5 MiB"),
-        (story.size(24 * 2**30), "24.0 GiB"),
-        (story.clock(0.4), "0:00"),
-        (story.clock(59.6), "1:00"),
-        (story.clock(3599.7), "1:00:00"),
-        (story.clock(100_000), "27:46:40"),
-        (story.score(None), "-"),
-        (story.score(0.5), "0.5000"),
+        (written.count(999), "999"),
+        (written.count(498_432), "498.4k"),
+        (written.count(125_239_296), "125.2M"),
+        (written.count(12_853_473_280), "12.9B"),
+        (written.size(0), "0 KiB"),
+        (written.size(776 * 2**10), "776 KiB"),
+        (written.size(1.5 * 2**20), "1.5 MiB"),
+        (written.size(24 * 2**30), "24.0 GiB"),
+        (written.clock(0.4), "0:00"),
+        (written.clock(59.6), "1:00"),
+        (written.clock(3599.7), "1:00:00"),
+        (written.clock(100_000), "27:46:40"),
+        (written.score(None), "-"),
+        (written.score(0.5), "0.5000"),
     ],
 )
 def test_numbers_read_as_people_write_them(said: str, text: str) -> None:
@@ -50,7 +51,7 @@ def test_numbers_read_as_people_write_them(said: str, text: str) -> None:
 
 
 def test_a_table_aligns_its_values() -> None:
-    assert story.table({"a": "1", "long": "2"}, "head") == "head\n  a     1\n  long  2"
+    assert written.table({"a": "1", "long": "2"}, "head") == "head\n  a     1\n  long  2"
 
 
 def test_off_a_terminal_a_run_is_twenty_lines_and_its_evaluations() -> None:
@@ -76,13 +77,13 @@ def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left() -> None:
 
 
 def test_off_a_terminal_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
-    story.console().print("[red]" + "word " * 100)
+    console.console().print("[red]" + "word " * 100)
     assert capsys.readouterr().out == "[red]" + "word " * 100 + "\n"
 
 
 def shown(text: str, *, terminal: bool, width: int = 40) -> list[str]:
     file = io.StringIO()
-    story.tell(
+    console.tell(
         Console(file=file, force_terminal=terminal, width=width, color_system=None, soft_wrap=True), text
     )
     return file.getvalue().splitlines()
@@ -96,11 +97,11 @@ ROWS = {
 
 
 def test_on_a_terminal_a_table_ends_its_lines_between_words() -> None:
-    head, *lines = shown(story.table(ROWS, "lezo"), terminal=True)
+    head, *lines = shown(written.table(ROWS, "lezo"), terminal=True)
     assert lines[:2] == ["  task    a few words that need more", "          than one line"]
     assert [line for line in lines if len(line) > 40 and "/x" not in line] == [f"  repeat  {ROWS['repeat']}"]
     assert f"{'/x' * 30}" in "".join(lines) and head == "lezo"  # what can be copied stays whole
 
 
 def test_off_a_terminal_a_line_stays_whole() -> None:
-    assert "\n".join(shown(story.table(ROWS, "lezo"), terminal=False)) == story.table(ROWS, "lezo")
+    assert "\n".join(shown(written.table(ROWS, "lezo"), terminal=False)) == written.table(ROWS, "lezo")

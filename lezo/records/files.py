@@ -1,0 +1,126 @@
+"""Files that last: whole or absent, or growing by whole lines; and JSON without NaN."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+class FolderError(OSError):
+    """A run folder that cannot be used."""
+
+
+class Appended:
+    """A file that only grows: what is appended reaches the system at once, and the disk at least once a second.
+
+    So a killed process loses nothing, and a machine without power what it had appended since.
+    """
+
+    def __init__(self, path: Path, *, at: int | None = None) -> None:
+        """Open ``path``, made where it is not there; ``at``: forget what is behind that byte. Raises FolderError."""
+        self._path, self._synced = path, time.monotonic()
+        with named(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            self._file = os.open(path, flags, 0o666)
+            if at is not None:
+                os.ftruncate(self._file, at)
+
+    def append(self, data: bytes) -> None:
+        """Append all of ``data`` in one write. Raises FolderError, as on a full disk."""
+        with named(self._path):
+            if os.write(self._file, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if time.monotonic() - self._synced >= 1:
+            self.sync()
+
+    def end(self, size: int) -> bytes:
+        """The last ``size`` bytes."""
+        with named(self._path):
+            return os.pread(self._file, size, os.fstat(self._file).st_size - size)
+
+    def sync(self) -> None:
+        """Wait until everything is on the disk."""
+        with named(self._path):
+            os.fsync(self._file)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """See everything onto the disk and close."""
+        if self._file >= 0:
+            number, self._file = self._file, -1
+            with suppress(OSError):  # a full disk was said already
+                os.fsync(number)
+            os.close(number)
+
+
+def read_file(path: Path) -> bytes | None:
+    """A file's content; None where it is not there. Raises FolderError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FolderError(f"{path}: cannot read it ({error.strerror})") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a whole file: whatever happens, it is the old one or the new one, on disk. Raises FolderError."""
+    partial = path.with_name(f".{path.name}.partial")
+    with named(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An operating system's refusal as a FolderError that says where."""
+    try:
+        yield
+    except OSError as error:
+        ways = "what was written before stays; make room, or choose another folder with hydra.run.dir=DIR"
+        raise FolderError(f"{path}: cannot write there ({error.strerror}); {ways}") from error
+
+
+def sync(path: Path) -> None:
+    """See a file, or the names in a folder just made or renamed, onto the disk. Raises OSError."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(finite(row), ensure_ascii=False) + "\n"
+
+
+def json_object(content: bytes | None) -> dict[str, Any]:
+    """A JSON object, or nothing where there is none."""
+    try:
+        found = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: such a number becomes null."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

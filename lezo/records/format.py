@@ -1,0 +1,40 @@
+"""Numbers and tables as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def table(rows: Mapping[str, str], heading: str) -> str:
+    """A heading and aligned names and values."""
+    width = max(map(len, rows))
+    return "\n".join([heading, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
+
+
+def count(value: int) -> str:
+    """A parameter count as people say it: 125.2M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return str(value)
+
+
+def size(value: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value / 2**10:.0f} KiB"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def score(value: Any) -> str:
+    """A score of a result, which may not have been reached."""
+    return "-" if value is None else f"{value:.4f}"

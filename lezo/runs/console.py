@@ -1,0 +1,120 @@
+"""What does the user see? The banner, progress with time left, the summary; plain lines off a terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lezo.records.format import clock
+from lezo.records.rows import DevRow, TestRow, TrainRow
+
+_COPIED = ("repeat",)  # a command with a line's end inside is another command
+_LINES = 20  # progress lines a run prints where there is no terminal
+
+
+def console() -> Console:
+    """Standard output; never wrapped or coloured where it is not a terminal."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
+
+
+def tell(out: Console, told: str) -> None:
+    """Print a table; on a terminal its lines end between words, and go on below the value that they are of."""
+    if not out.is_terminal:
+        out.print(told)
+        return
+    for line in told.split("\n"):
+        name = re.match(r"(  \S+(?: \S+)* {2,})?", line)
+        assert name is not None
+        out.print(line if name[0].strip() in _COPIED else _wrapped(name[0], line[name.end() :], out.width))
+
+
+def _wrapped(name: str, value: str, width: int) -> str:
+    return textwrap.fill(
+        value,
+        width,
+        initial_indent=name,
+        subsequent_indent=" " * min(len(name), width // 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+class ConsoleSink:
+    """Rows as they come: a bar on a terminal, a line now and then elsewhere, with loss, dev score, rate and time left.
+
+    ``steps``: how many there will be; None where nothing is trained.
+    """
+
+    def __init__(self, out: Console, steps: int | None, metric: str) -> None:
+        self._out, self._steps, self._metric = out, steps, metric
+        self._dev, self._loss = "", math.nan
+        self._bar: Progress | None = None
+
+    def trained(self, row: TrainRow) -> None:
+        """Show a step: the bar moves, or every twentieth of the run a line appears."""
+        assert self._steps is not None
+        if not row.skipped:  # one skipped step's NaN would stay in the average
+            first = math.isnan(self._loss)
+            self._loss = row.loss if first else 0.95 * self._loss + 0.05 * row.loss
+        rate = row.step / max(row.seconds, 1e-9)
+        if self._out.is_terminal:
+            self._move(row.step, rate)
+        elif row.step % max(self._steps // _LINES, 1) == 0:
+            left = clock((self._steps - row.step) / rate)
+            self._out.print(
+                f"step {row.step}/{self._steps}  loss {self._loss:.4f}  {rate:.1f} steps/s  {left} left"
+            )
+
+    def evaluated(self, row: DevRow) -> None:
+        """Show a dev evaluation."""
+        loss = "-" if row.loss is None else f"{row.loss:.4f}"
+        self._dev = f"dev {row.score:.3f}"
+        place = "" if self._steps is None else f"step {row.step}/{self._steps}  "
+        self._out.print(f"{place}dev_loss {loss}  dev {self._metric} {row.score:.4f}")
+
+    def tested(self, row: TestRow) -> None:
+        """Show a score on the test set."""
+        self._out.print(f"test {row.weights}: {self._metric} {row.score:.4f}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _move(self, step: int, rate: float) -> None:
+        if self._bar is None:
+            self._bar = _bar(self._out)
+            self._bar.start()
+            self._bar.add_task("train", total=self._steps, rate="", loss="", dev="")
+        rate_text, loss_text = f"{rate:.1f} steps/s", f"loss {self._loss:.4f}"
+        self._bar.update(self._bar.task_ids[0], completed=step, rate=rate_text, loss=loss_text, dev=self._dev)
+
+
+@contextmanager
+def replaying(out: Console, what: str) -> Iterator[Callable[[int], None]]:
+    """Says what is brought back; yields what to call after each update, which shows a count on a terminal."""
+    start = time.perf_counter()
+    with out.status(f"{what}: reading") as status:
+        yield lambda step: status.update(f"{what}: at {step}") if step % 100 == 0 else None
+    out.print(f"{what}: brought back in {time.perf_counter() - start:.1f} s")
+
+
+def _bar(out: Console) -> Progress:
+    return Progress(
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[dev]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=out,
+    )

@@ -1,0 +1,89 @@
+"""What makes a run survive: its journal and checkpoints, written as it goes and read to go back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from lezo.config.schema import RunConfig
+from lezo.records.checkpoint import Checkpoints, find_checkpoints
+from lezo.records.folder import CHECKPOINTS, JOURNAL, RunFolder
+from lezo.records.journal import Journal, read_journal
+from lezo.records.rows import StepSink
+from lezo.records.schema import Header
+from lezo.runs.build import Loaded
+from lezo.runs.loop import Progress
+from lezo.runs.resume import Past
+from lezo.zo.optim import Optimizer, TwoPoint
+from lezo.zo.timeline import Timeline, model_state, updates_of
+
+
+class History:
+    """Writes what ``optimizer`` does to the model, and brings the model to any step that was written.
+
+    A zeroth-order run has a journal, and checkpoints every train.checkpoint_every steps; a first-order run has no
+    journal, and checkpoints at its dev evaluations too.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        loaded: Loaded,
+        header: Header,
+        past: Past,
+        progress: Progress,
+        optimizer: Optimizer,
+        config: RunConfig,
+    ) -> None:
+        self.folder, self.optimizer = folder, optimizer
+        updates = optimizer.update if isinstance(optimizer, TwoPoint) else None
+        self.journal = Journal(folder.path / JOURNAL, header, at=past.journal_end) if updates else None
+        self.checkpoints = Checkpoints(
+            folder.path / CHECKPOINTS,
+            header.origin,
+            partial(model_state, loaded.model, optimizer),
+            every=config.train.checkpoint_every,
+            keep=config.train.keep_checkpoints,
+            at_evaluations=updates is None,
+            best=lambda: progress.best_step,
+        )
+        self.timeline = Timeline(loaded.model, loaded.rebase(config.seed, header.origin.weights), updates)
+
+    def sinks(self) -> list[StepSink]:
+        """Who must hear of a step, in this order: a later one may lack a step that an earlier one has."""
+        return [*([self.journal] if self.journal else []), self.folder, self.checkpoints, self.timeline]
+
+    def bring_to(self, step: int, told: Callable[[int], None]) -> None:
+        """The weights of ``step``, and the optimizer's state if a checkpoint has it; ``told`` hears of each update."""
+        journal = read_journal(self.folder.path / JOURNAL) if self.journal else None
+        checkpoints = find_checkpoints(self.folder.path / CHECKPOINTS)
+        self.timeline.bring_to(step, journal, checkpoints, self.optimizer, told)
+
+    def go_back(self, step: int, told: Callable[[int], None]) -> None:
+        """Bring a model just loaded to ``step``, and make up for what a kill prevented: a checkpoint, or its pruning."""
+        self.bring_to(step, told)
+        if self.checkpoints.due(step):
+            self.checkpoints.save(step)
+        self.checkpoints.prune()
+
+    def interrupted(self, step: int) -> None:
+        """Keep the state of ``step`` where only a checkpoint can."""
+        if self.journal is None and step > 0:
+            self.checkpoints.save(step)
+
+    def close(self) -> None:
+        """See the journal onto the disk."""
+        if self.journal is not None:
+            self.journal.close()
+
+
+def bring_back(
+    loaded: Loaded, header: Header, path: Path, step: int, config: RunConfig, told: Callable[[int], None]
+) -> None:
+    """Give a model just loaded the weights that ``step`` had, by the journal or a checkpoint of the run at ``path``."""
+    journaled = not config.first_order
+    updates = updates_of(header.recipe, loaded.model, loaded.plan.layout) if journaled else None
+    timeline = Timeline(loaded.model, loaded.rebase(config.seed, header.origin.weights), updates)
+    journal = read_journal(path / JOURNAL) if journaled else None
+    timeline.bring_to(step, journal, find_checkpoints(path / CHECKPOINTS), progress=told)
