@@ -1,4 +1,4 @@
-"""From examples to token ids (protocol section 3)."""
+"""From examples to token ids."""
 
 from __future__ import annotations
 

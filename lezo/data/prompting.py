@@ -1,4 +1,4 @@
-"""How a prompt is put together: stripping, and in-context demonstrations (protocol sections 1.1, 1.2)."""
+"""How a prompt is put together: stripping, and in-context demonstrations."""
 
 from __future__ import annotations
 

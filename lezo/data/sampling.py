@@ -1,4 +1,4 @@
-"""Which rows a run uses: the published seeded subsets (protocol section 2)."""
+"""Which rows a run uses: the published seeded subsets, as MeZO's code draws them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good is the model now? Candidate likelihood or generation -> loss, score and predictions (protocol 6)."""
+"""How good is the model now? Candidate likelihood or generation -> loss, score and predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is minimised? Scores of the answers' tokens -> fp32 losses, one a stream (protocol section 4)."""
+"""What is minimised? Scores of the answers' tokens -> fp32 losses, one a stream."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def perturb(
     dtype: torch.dtype | None = None,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """theta + eps z and theta - eps z from one draw of z(seed, name) (design section 1); theta is only read.
+    """theta + eps z and theta - eps z from one draw of z(seed, name), for SPSA (arXiv 2305.17333, Definition 1); theta is only read.
 
     eps is rounded to fp32, the sum theta + (eps z) computed in fp32 and rounded once to ``dtype``
     (None: theta's). fp64 theta: all in fp64.
@@ -71,7 +71,7 @@ def update_(
     *,
     rounding: Literal["nearest", "stochastic"] = "nearest",
 ) -> None:
-    """theta <- theta - (c z + d theta) in place, with z(seed, name) (design section 1).
+    """theta <- theta - (c z + d theta) in place, with z(seed, name): the update of MeZO (arXiv 2305.17333, Algorithm 1).
 
     coefficient: c, a () fp32 tensor on theta's device, read there: on CUDA the host does not wait. decay: d,
     rounded to fp32. Computed in fp32 and rounded once, to nearest or, in fp16 and bf16, stochastically

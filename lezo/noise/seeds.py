@@ -16,7 +16,7 @@ def derive(*key: int | str) -> int:
 
 
 def step_seed(run_seed: int, step: int) -> int:
-    """s_t: the seed that decides step t's noise and blocks (design section 1)."""
+    """s_t: the seed that decides step t's noise and blocks, as MeZO's Algorithm 1 (arXiv 2305.17333) draws one a step."""
     return derive(run_seed, "step", step)
 
 

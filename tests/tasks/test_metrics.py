@@ -1,4 +1,4 @@
-"""How answers are judged (protocol section 6)."""
+"""How answers are judged."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every task, from an invented row to its exact words (protocol section 1.1)."""
+"""Every task, from an invented row to its exact words."""
 
 import json
 from dataclasses import replace

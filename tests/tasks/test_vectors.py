@@ -1,4 +1,4 @@
-"""The published code's token ids for the first rows of three tasks (protocol sections 2 and 3)."""
+"""The published code's token ids for the first rows of three tasks."""
 
 import json
 

@@ -149,7 +149,7 @@ def test_half_precision_steps_in_its_own_dtype() -> None:
     report = textbook(model, lr=0.0).step(0, examples())
     apart = [(theta != before[name]).float().mean().item() for name, theta in weights(model).items()]
     assert report.loss_plus == float(torch.tensor(report.loss_plus, dtype=torch.float16))
-    assert max(apart) > 0.2  # fp16 weights do not come back (protocol section 11)
+    assert max(apart) > 0.2  # fp16 weights do not come back
 
 
 def test_the_phases_are_named_and_counted() -> None:

@@ -1,4 +1,4 @@
-"""How prompts are put together (protocol section 1.2)."""
+"""How prompts are put together."""
 
 from lezo.data.prompting import gold_text, with_demos
 from lezo.tasks.task import Example

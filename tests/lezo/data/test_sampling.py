@@ -1,4 +1,4 @@
-"""The published seeded subsets (protocol section 2)."""
+"""The published seeded subsets."""
 
 import numpy as np
 import pytest
