@@ -13,13 +13,13 @@ from lezo.data.dataset import EvalSet
 from lezo.model.evaluate import Evaluation, Evaluator
 
 
-def ctrl_c_in_step(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C, as it arrives, while step ``number`` is made."""
+def ctrl_c_in_step(patch: pytest.MonkeyPatch, number: int, sent: signal.Signals = signal.SIGINT) -> None:
+    """Ctrl-C, or another signal, as it arrives, while step ``number`` is made."""
     real = Batches.__call__
 
     def asked(batches: Batches, step: int) -> Any:
         if step + 1 == number:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sent)
         return real(batches, step)
 
     patch.setattr(Batches, "__call__", asked)

@@ -256,16 +256,6 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lezo_run: Ru
     assert end(again.folder) == end(lezo_run(*long, folder="whole").folder)
 
 
-def test_the_best_steps_weights_are_made_again(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        best_is(patch, "first")
-        first = lezo_run("train.steps=6", folder="first")
-    shorter = lezo_run.once("train.steps=3", folder="shorter")
-    assert (first.result["best_step"], first.result["steps"]) == (3, 6)
-    assert "weights of step 3: brought back" in first.out
-    assert first.result["weights"] == shorter.result["weights"]
-
-
 def killed_at_the_result(file: Path, missing_ok: bool = False) -> None:
     if file.name == "result.json":
         raise KeyboardInterrupt
