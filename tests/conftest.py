@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lezo.whole_runs import Runner
+from tests.lezo.whole_runs import Kept, Runner
 
 # Small models gain nothing from more threads, and on a busy machine lose much; also for the runs tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,13 +30,18 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return Kept(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture
 def lezo_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept_runs: Kept
 ) -> Iterator[Runner]:
     """Runs of a test; signal handlers and working folder come back afterwards."""
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield Runner(monkeypatch, capsys)
+    yield Runner(monkeypatch, capsys, kept_runs)
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -2,10 +2,11 @@
 
 import json
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,19 @@ class Ran:
         return [row for row in self.rows("metrics.jsonl") if "dev_loss" in row]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Runs by their overrides, each with a folder that nobody changes."""
+
+    folder: Path
+    runs: dict[tuple[str, ...], tuple[Ran, Path]] = field(default_factory=dict)
+
+
 class Runner:
     """lezo-run in this process, in an empty folder; ``folder`` names the run folder."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self._patch, self._capture = patch, capture
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str], kept: Kept) -> None:
+        self._patch, self._capture, self._kept = patch, capture, kept
 
     def __call__(self, *overrides: str, folder: str = "out") -> Ran:
         arguments = ["lezo-run", *SMALL, *overrides, f"hydra.run.dir={folder}"]
@@ -53,6 +62,20 @@ class Runner:
             run.main()
         out, err = self._capture.readouterr()
         return Ran(ended.value.code, out, err, Path(folder))
+
+    def once(self, *overrides: str, folder: str = "out") -> Ran:
+        """The same for a test that does not care who made the run: a copy of the one that another test made.
+
+        Not for a run that what the test has patched or written is to change.
+        """
+        if overrides in self._kept.runs:
+            ran, store = self._kept.runs[overrides]
+            shutil.copytree(store, folder)
+            return replace(ran, folder=Path(folder))
+        ran, store = self(*overrides, folder=folder), self._kept.folder / str(len(self._kept.runs))
+        self._kept.runs[overrides] = ran, store
+        shutil.copytree(folder, store)
+        return ran
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lezo import __version__
 from lezo.cli import bench, replay, report, run, show
 from lezo.model.load import TINY
+from tests.lezo.arranged import best_is, ctrl_c_in_step
 from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
 
 RESULT = {
@@ -104,7 +105,7 @@ def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
 def test_the_result_has_the_dev_scores_of_the_best_step_and_the_last_step_is_evaluated(
     lezo_run: Runner,
 ) -> None:
-    ran = lezo_run()
+    ran = lezo_run.once()
     rows = ran.evaluations()
     best = min(rows[1:], key=lambda row: row["dev_loss"])
     assert [row["step"] for row in rows] == [0, 3, 4]
@@ -115,29 +116,29 @@ def test_the_result_has_the_dev_scores_of_the_best_step_and_the_last_step_is_eva
 def test_the_best_weights_are_restored_for_the_test(
     lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = lezo_run("train.steps=4", "train.eval_every=4", folder="last")
-    monkeypatch.setattr("lezo.runs.loop._better", lambda dev, best: best is None)
-    first = lezo_run("train.steps=4", "train.eval_every=2", folder="first")
-    shorter = lezo_run("train.steps=2", "train.eval_every=2", folder="shorter")
-    assert (first.result["best_step"], first.result["steps"]) == (2, 4)
+    shorter = lezo_run.once("train.steps=3", folder="shorter")
+    best_is(monkeypatch, "first")
+    first = lezo_run("train.steps=6")
+    assert (first.result["best_step"], first.result["steps"]) == (3, 6)
+    assert "weights of step 3: brought back" in first.out
+    assert first.result["weights"] == shorter.result["weights"]
     assert first.rows("predictions.jsonl") == shorter.rows("predictions.jsonl")
-    assert first.rows("predictions.jsonl") != last.rows("predictions.jsonl")
 
 
 def test_a_run_repeats_itself(lezo_run: Runner) -> None:
-    first, again = lezo_run(folder="one"), lezo_run(folder="two")
+    first, again = lezo_run.once(folder="one"), lezo_run(folder="two")
     assert [timeless(row) for row in first.rows("metrics.jsonl")] == [
         timeless(row) for row in again.rows("metrics.jsonl")
     ]
     assert first.result["weights"] == again.result["weights"]
     assert first.rows("predictions.jsonl") == again.rows("predictions.jsonl")
     assert first.result["command"] == again.result["command"]
-    assert lezo_run("seed=1", folder="three").training()[0]["g"] != first.training()[0]["g"]
+    assert lezo_run.once("seed=1", folder="three").training()[0]["g"] != first.training()[0]["g"]
 
 
 @pytest.mark.parametrize("optim", ["fo-sgd", "fo-adamw", "mezo"])
 def test_every_optimizer_trains(lezo_run: Runner, optim: str) -> None:
-    ran = lezo_run(f"optim={optim}")
+    ran = lezo_run.once(f"optim={optim}")
     assert (ran.code, ran.result["optim"], ran.result["status"]) == (0, optim, "finished")
     assert ran.result["sparsity"] == (0.0 if optim == "mezo" else None)
     assert all(row["loss"] > 0 and not row["skipped"] for row in ran.training())
@@ -163,7 +164,7 @@ def test_language_model_losses_train_and_answers_are_judged(lezo_run: Runner, ta
 
 
 def test_micro_batches_leave_the_losses_alone(lezo_run: Runner) -> None:
-    whole, parts = lezo_run(folder="one"), lezo_run("train.micro_batch_size=5", folder="two")
+    whole, parts = lezo_run.once(folder="one"), lezo_run("train.micro_batch_size=5", folder="two")
     losses = [[row["loss"] for row in ran.training()] for ran in (whole, parts)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
@@ -241,17 +242,17 @@ def test_a_broken_data_file_fails_with_file_and_line(lezo_run: Runner, tmp_path:
 
 
 def test_a_bug_leaves_its_traceback(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lezo.runs.session.make_evaluator", lambda *_: 1 / 0)
+    monkeypatch.setattr("lezo.model.evaluate.Evaluator.__call__", lambda *_: 1 / 0)
     ran = lezo_run()
     assert (ran.code, ran.result["error"]) == (1, "ZeroDivisionError('division by zero')")
-    assert "make_evaluator" in (ran.folder / "traceback.txt").read_text()
+    assert "lambda *_: 1 / 0" in (ran.folder / "traceback.txt").read_text()
     assert "Traceback" in ran.err
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(lezo_run: Runner) -> None:
-    first = lezo_run("train.steps=1")
+    first = lezo_run.once()
     before = {file: file.read_bytes() for file in first.folder.iterdir()}
-    again = lezo_run("train.steps=1", "seed=1")
+    again = lezo_run("seed=1")
     assert again.code == 1
     assert "out: already holds a run; resume=auto goes on with it, hydra.run.dir=DIR chooses" in again.err
     assert {file: file.read_bytes() for file in first.folder.iterdir()} == before
@@ -264,22 +265,32 @@ def test_a_folder_that_cannot_be_written_is_refused(lezo_run: Runner, tmp_path: 
     assert ran.err.startswith("error: file/out: cannot write there (Not a directory)")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_its_result(sent: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_its_result(tmp_path: Path) -> None:
     running = process(*SMALL, "train.steps=1000000", "hydra.run.dir=out", cwd=tmp_path)
     metrics = tmp_path / "out" / "metrics.jsonl"
     while not (metrics.exists() and '"dev_loss"' in metrics.read_text()):
         assert running.poll() is None
         time.sleep(0.05)
-    running.send_signal(sent)
+    running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert running.returncode == 130
+    assert_interrupted(result, out)
+    assert err in ("", "\nstopping after this step; Ctrl-C again stops at once\n")
+
+
+def test_sigterm_is_as_ctrl_c(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctrl_c_in_step(monkeypatch, 2, signal.SIGTERM)
+    ran = lezo_run()
+    assert (ran.code, ran.result["steps"], ran.err) == (130, 2, "")
+    assert_interrupted(ran.result, ran.out)
+
+
+def assert_interrupted(result: dict[str, Any], out: str) -> None:
     assert (result["status"], result["error"]) == ("interrupted", f"stopped at step {result['steps']}")
     assert result["zero_shot"] is not None and result["test"] is None
     assert "interrupted: stopped at step" in out
     assert out.endswith("resume=auto hydra.run.dir=out\n")
-    assert err in ("", "\nstopping after this step; Ctrl-C again stops at once\n")
 
 
 def test_a_run_whose_reader_goes_away_goes_on_to_its_end(tmp_path: Path) -> None:
@@ -308,8 +319,20 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["lezo.cli.run", "lezo.cli.show"])
-@pytest.mark.parametrize("library", ["lezo.config.compose", "hydra", "omegaconf", "torch", "transformers"])
+LIBRARIES = ["lezo.config.compose", "hydra", "omegaconf", "torch", "transformers"]
+SECONDS = ("omegaconf", "transformers")  # of show: the same `try` as around hydra and torch
+
+
+@pytest.mark.parametrize(
+    ("module", "library"),
+    [
+        *(("lezo.cli.run", library) for library in LIBRARIES),
+        *(
+            pytest.param("lezo.cli.show", library, marks=[pytest.mark.slow] if library in SECONDS else [])
+            for library in LIBRARIES
+        ),
+    ],
+)
 def test_an_interrupt_while_importing_is_quiet(module: str, library: str, tmp_path: Path) -> None:
     code = INTERRUPTED.format(module=module, library=library)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -318,83 +341,99 @@ def test_an_interrupt_while_importing_is_quiet(module: str, library: str, tmp_pa
 
 
 PROBE = """
-import sys
+import contextlib, io, json, os, sys, time
 from lezo.cli.run import main
-sys.argv[0] = "lezo-run"
-try:
-    main()
-finally:
-    loaded = {"torch", "transformers", "datasets", "wandb"} & set(sys.modules)
-    print("heavy:", sorted(loaded), file=sys.stderr)
+answers = []
+for words, environment in json.loads(sys.argv[1]):
+    os.environ.update(environment)
+    sys.argv[:] = ["lezo-run", *words]
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    start = time.process_time()
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+    seconds = time.process_time() - start
+    said = [stream.seek(0) or stream.read() for stream in streams]
+    answers.append([code, *said, seconds, sorted({"torch", "transformers", "datasets", "wandb"} & set(sys.modules))])
+print(json.dumps(answers))
 """
 
 
-def light(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """lezo-run where torch has no part: checks that it was not imported and took less than six seconds of CPU."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+    seconds: float
+    """of CPU"""
+    heavy: list[str]
+    """Those large libraries that were imported by then."""
+
+
+BAD = {
+    "optim.sparsity=1.5 train.steps=-3": ["optim.sparsity=1.5: expected", "train.steps=-3: expected"],
+    "model.dtype=int8": ["model.dtype=int8: expected one of auto"],
+    "-m train.batch_size=0,4": ["job 0 (train.batch_size=0): train.batch_size=0: expected"],
+    "-m hydra/launcher=basic seed=0,-1": ["job 1 (seed=-1): seed=-1: expected"],
+    "seed=-1 -m task=cb,rte": ["job 0 (task=cb): seed=-1: expected"],
+    "-cn other": ["--config-dir DIR adds to it"],
+}
+COMPLETED = {
+    "lezo-run task=s": "task=squad task=sst2",
+    "lezo-run train.max_": "train.max_bad_steps= train.max_seconds=",
+}
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answer]:
+    """What lezo-run answers to words, or to Tab behind them; all in one process, where torch has no part."""
+    folder = tmp_path_factory.mktemp("light")
+    words = {said: (said.split(), {}) for said in ("--help", "--cfg job task=cb", "--version", *BAD)}
+    tab = {
+        line: (["-sc", "query=bash"], {"COMP_LINE": line, "COMP_POINT": str(len(line))}) for line in COMPLETED
+    }
+    asked = json.dumps([*(words | tab).values()])
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", PROBE, asked], cwd=folder, capture_output=True, text=True, check=True
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stderr.endswith("heavy: []\n")
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 6
-    assert not (cwd / "runs").exists()
-    return done
+    assert not (folder / "runs").exists() and done.stderr == ""
+    answers = [Answer(*answer) for answer in json.loads(done.stdout)]
+    return dict(zip(words | tab, answers, strict=True)).__getitem__
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (
-            ["optim.sparsity=1.5", "train.steps=-3"],
-            ["optim.sparsity=1.5: expected", "train.steps=-3: expected"],
-        ),
-        (["model.dtype=int8"], ["model.dtype=int8: expected one of auto"]),
-        (["-m", "train.batch_size=0,4"], ["job 0 (train.batch_size=0): train.batch_size=0: expected"]),
-        (["-m", "hydra/launcher=basic", "seed=0,-1"], ["job 1 (seed=-1): seed=-1: expected"]),
-        (["seed=-1", "-m", "task=cb,rte"], ["job 0 (task=cb): seed=-1: expected"]),
-        (["-cn", "other"], ["--config-dir DIR adds to it"]),
-    ],
-)
-def test_a_bad_configuration_is_answered_at_once(
-    arguments: list[str], expected: list[str], tmp_path: Path
-) -> None:
-    done = light(*arguments, cwd=tmp_path)
-    problems = done.stderr.splitlines()[:-1]
-    assert done.returncode == 2
+@pytest.mark.parametrize("given", ["--help", "--cfg job task=cb", "--version", *BAD, *COMPLETED])
+def test_what_needs_no_torch_is_answered_without_it(given: str, light: Callable[[str], Answer]) -> None:
+    assert light(given).heavy == [] and light(given).seconds < 6
+
+
+@pytest.mark.parametrize("given", BAD)
+def test_a_bad_configuration_is_answered_at_once(given: str, light: Callable[[str], Answer]) -> None:
+    answer, expected = light(given), BAD[given]
+    problems = answer.err.splitlines()
+    assert (answer.code, answer.out) == (2, "")
     assert len(problems) == len(expected)
     assert all(
         line.startswith("error: ") and words in line for line, words in zip(problems, expected, strict=True)
     )
-    assert done.stdout == ""
 
 
-def test_help_and_the_composed_configuration_need_no_torch(tmp_path: Path) -> None:
-    help_ = light("--help", cwd=tmp_path)
-    shown = light("--cfg", "job", "task=cb", cwd=tmp_path)
-    assert (help_.returncode, shown.returncode) == (0, 0)
-    assert "Commands to copy" in help_.stdout
-    assert 'eval "$(lezo-run -sc install=bash)"' in help_.stdout
-    assert yaml.safe_load(shown.stdout)["task"]["name"] == "cb"
+def test_help_and_the_composed_configuration(light: Callable[[str], Answer]) -> None:
+    help_, shown = light("--help"), light("--cfg job task=cb")
+    assert (help_.code, shown.code) == (0, 0)
+    assert "Commands to copy" in help_.out
+    assert 'eval "$(lezo-run -sc install=bash)"' in help_.out
+    assert yaml.safe_load(shown.out)["task"]["name"] == "cb"
 
 
-def test_the_version_is_lezos(tmp_path: Path) -> None:
-    done = light("--version", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"lezo {__version__}\n")
+def test_the_version_is_lezos(light: Callable[[str], Answer]) -> None:
+    assert light("--version")[:2] == (0, f"lezo {__version__}\n")
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [("task=s", "task=squad task=sst2"), ("train.max_", "train.max_bad_steps= train.max_seconds=")],
-)
-def test_tab_completes_groups_and_keys(typed: str, offered: str, tmp_path: Path) -> None:
-    line = f"lezo-run {typed}"
-    done = light("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
-    assert done.stdout.split() == offered.split()
+@pytest.mark.parametrize("line", COMPLETED)
+def test_tab_completes_groups_and_keys(line: str, light: Callable[[str], Answer]) -> None:
+    assert light(line).out.split() == COMPLETED[line].split()
 
 
 @pytest.mark.parametrize(

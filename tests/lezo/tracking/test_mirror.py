@@ -344,14 +344,12 @@ def _same_table(table: dict[str, Any], predictions: list[dict[str, Any]]) -> Non
 def test_other_runs_have_the_keys_that_are_theirs(
     optim: str,
     of: tuple[str, ...],
-    tmp_path: Path,
+    lezo_run: Runner,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     seen: dict[str, Any] = {}
     fake(monkeypatch, init=lambda **given: _recorder(seen, given))
-    monkeypatch.chdir(tmp_path)
-    ran = Runner(monkeypatch, capsys)(f"optim={optim}", "log=wandb", "train.steps=2", "train.eval_every=1")
+    ran = lezo_run(f"optim={optim}", "log=wandb", "train.steps=2", "train.eval_every=1")
     assert ran.code == 0 and "warning" not in ran.out
     mine = {key.name for key in KEYS if key.of in of}
     assert mine <= set(seen)
