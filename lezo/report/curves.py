@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import statistics
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-Points = Sequence[tuple[float, float | None]]  # by x; None where a run was but had no finite value
+import numpy as np
+from numpy.typing import NDArray
+
+Points = Sequence[tuple[float, float | None]]  # x, y; y is None where a run had no finite value
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the x-axis through which the same ``n`` runs have values: their mean, lowest and highest."""
+    """A part of the x-axis on which the same ``n`` runs have values: their mean, lowest and highest, each [points]."""
 
     n: int
-    x: Sequence[float]
-    mean: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
+    x: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
 
 
 def stretches(lines: Sequence[Points], most: int) -> list[Stretch]:
@@ -28,60 +29,29 @@ def stretches(lines: Sequence[Points], most: int) -> list[Stretch]:
     Between two of its points a run's value lies on their straight line; before its first, after its last and
     beside a point without a value it has none. Where two parts meet, each has its own runs' mean.
     """
-    ordered = [sorted(line, key=lambda point: point[0]) for line in lines if line]
-    places = _places(ordered, most)
-    values = [[_value(line, x) for x in places] for line in ordered]
-    there = [tuple(r for r, at in enumerate(values) if at[i] is not None) for i in range(len(places))]
-    both = [tuple(sorted({*here} & {*then})) for here, then in zip(there, there[1:], strict=False)]
-    parts = [[i for i, _ in some] for _, some in groupby(enumerate(both), key=lambda found: found[1])]
-    joined = [_stretch(both[part[0]], places[part[0] : part[-1] + 2], values, part[0]) for part in parts]
-    return [*filter(lambda stretch: stretch.n, joined), *_alone(places, values, there, both)]
-
-
-def _alone(
-    places: Sequence[float],
-    values: Sequence[Sequence[float | None]],
-    there: Sequence[tuple[int, ...]],
-    both: Sequence[tuple[int, ...]],
-) -> list[Stretch]:
-    """Places with values but with no neighbour that has any of the same runs'."""
-    near = [{*before} | {*after} for before, after in zip([(), *both], [*both, ()], strict=True)]
-    return [
-        _stretch(there[i], places[i : i + 1], values, i)
-        for i in range(len(places))
-        if there[i] and not near[i]
-    ]
-
-
-def _stretch(
-    runs: Sequence[int], x: Sequence[float], values: Sequence[Sequence[float | None]], first: int
-) -> Stretch:
-    """Of the runs that have values at all of these places, the first of which is number ``first``."""
+    runs = [np.array(sorted(dict(line).items()), dtype=float).T for line in lines if line]  # None becomes NaN
     if not runs:
-        return Stretch(0, (), (), (), ())
-    found = [[y for r in runs if (y := values[r][first + i]) is not None] for i in range(len(x))]
-    return Stretch(
-        len(runs), x, list(map(statistics.fmean, found)), list(map(min, found)), list(map(max, found))
-    )
+        return []
+    x = _places(runs, most)
+    values = np.array([np.interp(x, run[0], run[1], np.nan, np.nan) for run in runs])  # [runs, points]
+    there = ~np.isnan(values)
+    joined = there[:, :-1] & there[:, 1:]  # [runs, points - 1]: those with values at both ends of an interval
+    changes = np.flatnonzero((joined[:, 1:] != joined[:, :-1]).any(axis=0)) + 1
+    bounds = [0, *changes.tolist(), len(x) - 1]
+    parts = [(joined[:, a], slice(a, b + 1)) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    near = np.pad(joined.any(axis=0), 1)  # [points + 1]: a point lies between two intervals
+    alone = np.flatnonzero(~(near[:-1] | near[1:])).tolist()
+    parts += [(there[:, i], slice(i, i + 1)) for i in alone]
+    return [_stretch(x[part], values[some, part]) for some, part in parts if some.any()]
 
 
-def _places(lines: Sequence[Points], most: int) -> list[float]:
+def _stretch(x: Floats, y: Floats) -> Stretch:
+    """``y``: [runs, points], all of them numbers."""
+    return Stretch(len(y), x, y.mean(axis=0), y.min(axis=0), y.max(axis=0))
+
+
+def _places(runs: Sequence[Floats], most: int) -> Floats:
     """Every x of any run, thinned where they are many; where a run begins, ends or has no value stays."""
-    every = sorted({x for line in lines for x, _ in line})
-    ends = {line[place][0] for line in lines for place in (0, -1)}
-    gaps = {x for line in lines for x, y in line if y is None}
-    return sorted({*every[:: max(len(every) // most, 1)], *ends, *gaps})
-
-
-def _value(line: Points, x: float) -> float | None:
-    place = bisect_left(line, x, key=lambda point: point[0])
-    if place == len(line) or (place == 0 and x < line[0][0]):
-        return None
-    right = line[place]
-    return right[1] if right[0] == x else _between(line[place - 1], right, x)
-
-
-def _between(left: tuple[float, float | None], right: tuple[float, float | None], x: float) -> float | None:
-    if left[1] is None or right[1] is None:
-        return None
-    return left[1] + (right[1] - left[1]) * (x - left[0]) / (right[0] - left[0])
+    every = np.unique(np.concatenate([x for x, _ in runs]))
+    kept = [part for x, y in runs for part in (x[[0, -1]], x[np.isnan(y)])]
+    return np.unique(np.concatenate([every[:: max(len(every) // most, 1)], *kept]))

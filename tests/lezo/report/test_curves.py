@@ -1,8 +1,11 @@
 """Means of curves: exact where runs have values, and nothing beyond them."""
 
+import random
+from statistics import fmean
+
 import pytest
 
-from lezo.report.curves import Points, Stretch, stretches
+from lezo.report.curves import Points, stretches
 
 
 def told(lines: list[Points], most: int = 100) -> list[tuple[int, list[float], list[float]]]:
@@ -13,7 +16,8 @@ def told(lines: list[Points], most: int = 100) -> list[tuple[int, list[float], l
 
 def test_mean_and_range_of_runs_that_have_all_values() -> None:
     (part,) = stretches([[(0, 1.0), (10, 3.0)], [(0, 2.0), (10, 7.0)], [(0, 3.0), (10, 5.0)]], 100)
-    assert part == Stretch(3, [0, 10], [2.0, 5.0], [1.0, 3.0], [3.0, 7.0])
+    found = [column.tolist() for column in (part.x, part.mean, part.low, part.high)]
+    assert (part.n, found) == (3, [[0, 10], [2.0, 5.0], [1.0, 3.0], [3.0, 7.0]])
 
 
 def test_runs_of_different_length_are_a_mean_as_far_as_both_came() -> None:
@@ -60,5 +64,45 @@ def test_many_places_are_thinned_but_ends_stay() -> None:
     assert all(mean == pytest.approx(x) for _, xs, means in found for x, mean in zip(xs, means, strict=True))
 
 
+def test_a_place_without_a_value_stays_where_many_are_thinned() -> None:
+    line: Points = [(x, None if x == 501 else 1.0) for x in range(1_000)]
+    assert [(xs[0], xs[-1]) for _, xs, _ in told([line], 10)] == [(0, 500), (600, 999)]
+
+
 def test_points_in_disorder_are_put_in_order() -> None:
     assert told([[(2, 2.0), (0, 0.0)], [(0, 2.0), (2, 0.0)]]) == [(2, [0, 2], [1.0, 1.0])]
+
+
+def test_of_points_at_one_place_the_last_counts() -> None:
+    assert told([[(0, 1.0), (1, 9.0), (1, 3.0), (2, 5.0)]]) == [(1, [0, 1, 2], [1.0, 3.0, 5.0])]
+
+
+def _value(line: Points, x: float) -> float | None:
+    """A run's value at a place, point by point."""
+    known = dict(line)
+    if x in known:
+        return known[x]
+    left, right = (
+        max((p for p in known if p < x), default=None),
+        min((p for p in known if p > x), default=None),
+    )
+    if left is None or right is None or (a := known[left]) is None or (b := known[right]) is None:
+        return None
+    return a + (b - a) * (x - left) / (right - left)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_the_curves_a_mean_is_that_of_the_values_there_and_none_is_left_out(seed: int) -> None:
+    chance = random.Random(seed)
+    lines: list[Points] = [
+        [(x, None if chance.random() < 0.2 else chance.gauss(0, 1)) for x in chance.sample(range(20), length)]
+        for length in chance.choices([0, 1, 3, 12], k=4)
+    ]
+    found = told(lines)
+    for n, xs, means in found:
+        some = [line for line in lines if all(_value(line, x) is not None for x in xs)]
+        assert len(some) == n
+        for x, mean in zip(xs, means, strict=True):
+            assert mean == pytest.approx(fmean(y for line in some if (y := _value(line, x)) is not None))
+    places = {x for line in lines for x, _ in line if any(_value(line, x) is not None for line in lines)}
+    assert places == {x for _, xs, _ in found for x in xs}
