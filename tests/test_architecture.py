@@ -170,7 +170,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     "module",
     [
         *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.report", "cli.dashboard"),
-        *("config.compose", "config.schema", "report.page", "tracking.workspace"),
+        *("config.compose", "config.schema", "report.write", "tracking.workspace"),
         *("sweeps.sweep", "sweeps.launched"),
     ],
 )

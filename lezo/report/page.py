@@ -6,9 +6,10 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lezo.report.cells import Cell, Table
 from lezo.report.groups import Group, by_task
 from lezo.report.plots import COLOURS, Plot, Series
-from lezo.report.tables import Cell, Table, printable
+from lezo.report.text import printable
 
 _DASHES = ("", "5 2", "1 2", "6 2 1 2")
 _SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
@@ -17,7 +18,7 @@ _SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from wh
 def page(
     heading: str,
     summary: str,
-    found: Sequence[Group],
+    groups: Sequence[Group],
     tables: Sequence[Table],
     plots: Mapping[tuple[str, str], Sequence[Plot]],
     numbers: Series,
@@ -25,20 +26,18 @@ def page(
     reload: int | None,
 ) -> str:
     """The page. ``reload``: seconds after which it loads itself again; None: it does not."""
-    first, rest = [t for t in tables if t.name == "results"], [t for t in tables if t.name != "results"]
+    results = [_table(table) for table in tables if table.name == "results"]
+    others = [_table(table) for table in tables if table.name != "results"]
     curves = [
-        _curves(*names, members, plots.get(names, []), numbers) for names, members in by_task(found).items()
+        _curves(*names, members, plots.get(names, []), numbers) for names, members in by_task(groups).items()
     ]
-    again = "" if reload is None else f'<meta http-equiv="refresh" content="{reload}">'
-    parts = [
-        f"<h1>{_text(heading)}</h1>",
-        f'<p class="note">{_text(summary)}</p>',
-        *map(_table, first),
-        *curves,
-        *map(_table, rest),
-    ]
+    head = [f"<h1>{_text(heading)}</h1>", f'<p class="note">{_text(summary)}</p>']
     return _SHELL.format(
-        again=again, title=_text(heading), style=_file("css"), body="\n".join(parts), script=_file("js")
+        again="" if reload is None else f'<meta http-equiv="refresh" content="{reload}">',
+        title=_text(heading),
+        style=_beside("css"),
+        body="\n".join([*head, *results, *curves, *others]),
+        script=_beside("js"),
     )
 
 
@@ -64,12 +63,9 @@ _SHELL = """<!doctype html>
 
 
 def _table(table: Table) -> str:
-    numeric = [any(row[place].value is not None for row in table.rows) for place in range(len(table.columns))]
+    numeric = table.numeric
     head = "".join(map(_head, table.columns, numeric))
-    rows = "\n".join(
-        f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, numeric, strict=True))}</tr>"
-        for row in table.rows
-    )
+    rows = "\n".join(f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in table.rows)
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
     return (
         f"<section>\n<h2>{_text(table.title)}</h2>\n"
@@ -78,17 +74,17 @@ def _table(table: Table) -> str:
     )
 
 
-def _head(name: str, number: bool) -> str:
-    kind = ' class="number"' if number else ""
+def _head(name: str, numeric: bool) -> str:
+    kind = ' class="number"' if numeric else ""
     return f'<th scope="col"{kind}><button type="button">{_text(name)}</button></th>'
 
 
-def _cell(cell: Cell, number: bool) -> str:
+def _cell(cell: Cell, numeric: bool) -> str:
     length = len(cell.text)
-    kind = "number" if number else "long" if length >= _LONG else "short" if length <= _SHORT else ""
-    named = f' class="{kind}"' if kind else ""
+    kind = "number" if numeric else "long" if length >= _LONG else "short" if length <= _SHORT else ""
+    class_ = f' class="{kind}"' if kind else ""
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    return f"<td{named}{value}>{_text(cell.text) if kind else _unbroken(_text(cell.text))}</td>"
+    return f"<td{class_}{value}>{_text(cell.text) if kind else _unbroken(_text(cell.text))}</td>"
 
 
 def _unbroken(text: str) -> str:
@@ -96,30 +92,32 @@ def _unbroken(text: str) -> str:
     return ", ".join(part.replace(" ", "\u00a0") for part in text.split(", "))
 
 
-def _curves(title: str, model: str, members: Sequence[Group], plots: Sequence[Plot], numbers: Series) -> str:
+def _curves(title: str, model: str, groups: Sequence[Group], plots: Sequence[Plot], numbers: Series) -> str:
     if not plots:
         return ""
-    legend = "\n".join(_legend(group, numbers[group.optim, group.setting]) for group in members)
+    legend = "\n".join(_legend(group, numbers[group.method, group.setting]) for group in groups)
     figures = "\n".join(
         f'<figure role="img" aria-label="{_text(plot.title)}">{plot.svg}</figure>' for plot in plots
     )
-    note = (
-        "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
-        "to the highest, and each run as a faint line. Train loss is a running mean over a twentieth of the run; runs "
-        "that have not finished are drawn as far as they came. Against sparsity a line joins the settings that differ in it "
-        "only."
-    )
     return (
         f'<section>\n<h2>{_text(f"{title}, {model}: curves")}</h2>\n<ol class="legend">\n{legend}\n</ol>\n'
-        f'<div class="plots">\n{figures}\n</div>\n<p class="note">{note}</p>\n</section>'
+        f'<div class="plots">\n{figures}\n</div>\n<p class="note">{_HOW_DRAWN}</p>\n</section>'
     )
+
+
+_HOW_DRAWN = (
+    "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
+    "to the highest, and each run as a faint line. Train loss is a running mean over a twentieth of the run; runs "
+    "that have not finished are drawn as far as they came. Against sparsity a line joins the settings that differ in it "
+    "only."
+)
 
 
 def _legend(group: Group, number: int) -> str:
     dash = _DASHES[number // COLOURS % len(_DASHES)]
     line = f'<line x1="0" y1="5" x2="32" y2="5" stroke="var(--c{number % COLOURS})" stroke-width="3" stroke-dasharray="{dash}"/>'
-    said = f"{number + 1}: {group.optim}, {group.setting} (n = {len(group.samples)})"
-    return f'<li><svg viewBox="0 0 32 10" aria-hidden="true">{line}</svg>{_text(said)}</li>'
+    words = f"{number + 1}: {group.method}, {group.setting} (n = {len(group.samples)})"
+    return f'<li><svg viewBox="0 0 32 10" aria-hidden="true">{line}</svg>{_text(words)}</li>'
 
 
 def _text(text: str) -> str:
@@ -127,5 +125,6 @@ def _text(text: str) -> str:
     return html.escape(printable(text))
 
 
-def _file(kind: str) -> str:
+def _beside(kind: str) -> str:
+    """The page's style or script."""
     return Path(__file__).with_suffix(f".{kind}").read_text(encoding="utf-8")

@@ -27,24 +27,18 @@ PROTOCOL = (
     "seeds where the source prints one, as the MeZO paper does not."
 )
 _HEAD_TUNED = ("copa", "record", "squad", "drop")  # their "LP" is head tuning: an answer is no single word
-_STEPS: Mapping[str, Sequence[Any]] = {
-    "train.steps": (20000,),
-    "train.batch_size": (16,),
-    "optim.weight_decay": (0,),
-}
-_MEZO = {**_STEPS, "optim.eps": (1e-3,)}
-_LORA = {**_STEPS, "optim.eps": (1e-2,), "peft.rank": (8,), "peft.alpha": (16,)}
-_PREFIX = {**_STEPS, "optim.eps": (1e-1,), "peft.tokens": (5,)}
-_FT = {"train.batch_size": (8,), "optim.schedule": ("linear",), "optim.weight_decay": (0,)}
-_EPOCHS = {
-    "cb": (95,),
-    "wsc": (35,),
-    "copa": (190,),
-}  # steps of five epochs where there are fewer than 1,000 rows
-_AS_PUBLISHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    **{"MeZO": _MEZO, "MeZO LoRA": _LORA, "MeZO prefix": _PREFIX},
+_FIVE_EPOCHS = {"cb": 95, "wsc": 35, "copa": 190}  # in steps, of tasks with fewer than 1,000 rows; else 625
+
+Protocol = Mapping[str, Sequence[Any]]  # by setting, the values that are as published
+_STEPS: Protocol = {"train.steps": (20000,), "train.batch_size": (16,), "optim.weight_decay": (0,)}
+_LORA: Protocol = {"peft.rank": (8,), "peft.alpha": (16,), "peft.targets": (None, ["q_proj", "v_proj"])}
+_PROTOCOLS: Mapping[str | None, Protocol] = {
+    "MeZO": {**_STEPS, "optim.eps": (1e-3,)},
+    "MeZO LoRA": {**_STEPS, "optim.eps": (1e-2,), **_LORA},
+    "MeZO prefix": {**_STEPS, "optim.eps": (1e-1,), "peft.tokens": (5,)},
     "ICL": {"task.demo_sets": ("each",)},
 }
+_FT: Protocol = {"train.batch_size": (8,), "optim.schedule": ("linear",), "optim.weight_decay": (0,)}
 
 
 @dataclass(frozen=True)
@@ -73,9 +67,8 @@ class Published:
 def comparable(run: Run) -> bool:
     """Whether published numbers may stand beside a run at all: never beside sample data or random weights."""
     synthetic = run.result.get("synthetic", False) is not False
-    return (
-        run.said("data.name") in ("hub", "local") and not synthetic and not run.said("model.random_weights")
-    )
+    real_data = run.said("data.name") in ("hub", "local")
+    return real_data and not synthetic and not run.said("model.random_weights")
 
 
 def rows_of(run: Run) -> list[Published]:
@@ -88,49 +81,60 @@ def rows_of(run: Run) -> list[Published]:
 
 def beside(run: Run) -> str:
     """The published scores of what the run did, with their sources and with what it did differently."""
-    if not rows_of(run):
-        return "-"
-    if run.optim == "lezo":
+    rows = rows_of(run)
+    if rows and run.optim == "lezo":
         return "none public"
-    method = _method(run)
-    found = [f"{row.printed} ({row.source})" for row in rows_of(run) if row.method == method]
-    other = list(_differences(run, method)) if found else []
-    return "; ".join([*found, *([f"here {', '.join(other)}"] if other else [])]) or "-"
+    method = _published_name(run)
+    scores = [f"{row.printed} ({row.source})" for row in rows if row.method == method]
+    if not scores:
+        return "-"
+    other = ", ".join(_differences(run, method))
+    return "; ".join([*scores, *([f"here {other}"] if other else [])])
 
 
-def _method(run: Run) -> str | None:
-    """The published name of what the run did."""
+def _published_name(run: Run) -> str | None:
+    """What the papers call a run's method."""
     prompted = {"0": "zero-shot", "32": "ICL"}.get(str(run.said("task.demos")))
-    tuned = "LP" if run.said("task.name") in _HEAD_TUNED else None
+    head_tuned = run.said("task.name") in _HEAD_TUNED
     names = {
-        **{"mezo": "MeZO", "mezo + lora": "MeZO LoRA", "mezo + prefix": "MeZO prefix"},
-        **{"fo-adamw": "FT", "fo-adamw + head": tuned, "lp": None if tuned else "LP"},
-        **{"none": prompted, "icl": prompted},
+        "mezo": "MeZO",
+        "mezo + lora": "MeZO LoRA",
+        "mezo + prefix": "MeZO prefix",
+        "fo-adamw": "FT",
+        "fo-adamw + head" if head_tuned else "lp": "LP",
+        "none": prompted,
+        "icl": prompted,
     }
     return names.get(run.method)
 
 
 def _differences(run: Run, method: str | None) -> Iterator[str]:
+    """What the run did otherwise, such as "train.steps 100"."""
     if not run.settings:
         yield "settings unknown"
         return
-    task = TASKS.get(str(run.said("task.name")), Task)
-    drawn = {"task.num_train": (task.num_train,), "task.num_dev": (task.num_dev,)}
-    tuned = run.optim == "fo-adamw"
-    five = {**_FT, "train.steps": _EPOCHS.get(str(run.said("task.name")), (625,))} if tuned else {}
-    expected = {**drawn, "task.num_test": (1000, None), **_AS_PUBLISHED.get(method or "", {}), **five}
-    for key, values in expected.items():
-        if key in run.settings and (value := run.settings[key]) not in values:
-            yield f"{key} {value}"
-    if method == "MeZO LoRA" and (targets := run.settings.get("peft.targets")) not in (
-        None,
-        ["q_proj", "v_proj"],
-    ):
-        yield f"peft.targets {targets}"
+    for key, values in _protocol(run, method).items():
+        if key in run.settings and run.settings[key] not in values:
+            yield f"{key} {run.settings[key]}"
     if method == "MeZO prefix":
         yield "the text's positions behind the prefix's"
-    matched = ("task.demos", "task.demo_sets") if run.optim in ("none", "icl") else ()
-    yield from (f"{key} {value}" for key, value in unusual(run).items() if key not in matched)
+    for key, value in unusual(run).items():
+        if not (run.optim in ("none", "icl") and key in ("task.demos", "task.demo_sets")):
+            yield f"{key} {value}"
+
+
+def _protocol(run: Run, method: str | None) -> Protocol:
+    """What the papers did with a run's task and method."""
+    name = str(run.said("task.name"))
+    task = TASKS.get(name, Task)
+    examples: Protocol = {
+        "task.num_train": (task.num_train,),
+        "task.num_dev": (task.num_dev,),
+        "task.num_test": (1000, None),
+    }
+    if run.optim == "fo-adamw":
+        return {**examples, **_FT, "train.steps": (_FIVE_EPOCHS.get(name, 625),)}
+    return {**examples, **_PROTOCOLS.get(method, {})}
 
 
 @cache

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from lezo.records.reader import Reader
-from lezo.report.groups import Group, by_task, groups, sparsity_families, spread, target
+from lezo.report.groups import Group, by_task, group_runs, sparsity_families, spread, target
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 
 def read(folder: Path) -> list[Group]:
-    return groups(Reader().runs([folder]))
+    return group_runs(Reader().runs([folder]))
 
 
 def test_runs_that_differ_in_seeds_and_in_what_changes_no_result_are_one_group(tmp_path: Path) -> None:
@@ -18,9 +18,9 @@ def test_runs_that_differ_in_seeds_and_in_what_changes_no_result_are_one_group(t
     finished(tmp_path / "b", seed=1, test=0.8, log__group="g", train__checkpoint_every=5, model__device="cpu")
     finished(tmp_path / "c", task__data_seed=1, test=0.9)
     (group,) = read(tmp_path)
-    found = group.spread(lambda run: run.number("test"))
+    found = group.result("test")
     assert found is not None
-    assert (found.mean, found.std, found.n) == (pytest.approx(0.8), pytest.approx(0.1), 3)
+    assert (found.mean, found.std) == (pytest.approx(0.8), pytest.approx(0.1))
 
 
 def test_a_run_repeated_is_no_further_sample_and_an_unfinished_one_none(tmp_path: Path) -> None:
@@ -28,8 +28,13 @@ def test_a_run_repeated_is_no_further_sample_and_an_unfinished_one_none(tmp_path
     finished(tmp_path / "2026-01-02", test=0.8)
     write(tmp_path / "x", config(seed=1), rows((0.7,)))
     (group,) = read(tmp_path)
-    found = group.spread(lambda run: run.number("test"))
-    assert found is not None and (found.mean, found.std, found.n, len(group.runs)) == (0.8, None, 1, 3)
+    found = group.result("test")
+    assert found is not None and (found.mean, found.std, len(group.finished), len(group.runs)) == (
+        0.8,
+        None,
+        1,
+        3,
+    )
 
 
 def test_the_setting_names_what_sets_groups_apart(tmp_path: Path) -> None:
@@ -37,7 +42,7 @@ def test_the_setting_names_what_sets_groups_apart(tmp_path: Path) -> None:
     finished(tmp_path / "b", optim__lr=1e-7)
     finished(tmp_path / "c", optim__lr=1e-7, train__batch_size=8)
     finished(tmp_path / "d", optim__name="mezo", optim__lr=1e-7)
-    assert [(group.optim, group.setting) for group in read(tmp_path)] == [
+    assert [(group.method, group.setting) for group in read(tmp_path)] == [
         ("lezo", "lr 1e-07, eps 0.001, sparsity 0.75, train.batch_size 16"),
         ("lezo", "lr 1e-07, eps 0.001, sparsity 0.75, train.batch_size 8"),
         ("lezo", "lr 1e-06, eps 0.001, sparsity 0.75, train.batch_size 16"),
@@ -92,7 +97,7 @@ def test_only_runs_that_differ_in_nothing_but_sparsity_are_an_ablation(tmp_path:
     finished(tmp_path / "other-lr", optim__sparsity=0.5, optim__lr=0.1)
     finished(tmp_path / "other-task", optim__sparsity=0.5, task__name="sst2")
     families = [f for members in by_task(read(tmp_path)).values() for f in sparsity_families(members)]
-    assert [[group.runs[0].sparsity for group in family] for family in families] == [[0.0, 0.25, 0.75]]
+    assert [[group.sparsity for group in family] for family in families] == [[0.0, 0.25, 0.75]]
 
 
 def test_no_value_has_no_spread() -> None:
@@ -132,7 +137,7 @@ def test_adapters_are_methods_of_their_own_and_folders_that_know_of_none_have_no
     finished(tmp_path / "prefix", optim__name="mezo", peft__name="prefix", peft__lr={"zo": 0.1})
     for rank in (4, 8):
         finished(tmp_path / f"lora{rank}", optim__name="mezo", peft__name="lora", peft__rank=rank)
-    assert [(group.optim, group.setting, len(group.runs)) for group in read(tmp_path)] == [
+    assert [(group.method, group.setting, len(group.runs)) for group in read(tmp_path)] == [
         ("mezo", "lr 0.001, eps 0.001", 2),
         ("mezo + lora", "lr 0.001, eps 0.001, peft.rank 4", 1),
         ("mezo + lora", "lr 0.001, eps 0.001, peft.rank 8", 1),
@@ -146,7 +151,7 @@ def test_demonstrations_and_the_like_are_named_even_where_all_runs_have_them(tmp
         tmp_path / "a", optim__name="none", optim__lr=None, optim__eps=None, optim__sparsity=None, **asked
     )
     finished(tmp_path / "b", optim__name="mezo", optim__objective="f1")
-    assert [(group.optim, group.setting) for group in read(tmp_path)] == [
+    assert [(group.method, group.setting) for group in read(tmp_path)] == [
         ("mezo", "lr 0.001, eps 0.001, objective f1"),
         ("none", "task.demos 32, task.demo_sets each, eval.calibration domain"),
     ]
@@ -167,7 +172,7 @@ def test_lora_is_another_ablation_than_full_weights(tmp_path: Path) -> None:
         finished(tmp_path / f"{name}-mezo", optim__name="mezo", peft__name=name)
         finished(tmp_path / f"{name}-lezo", peft__name=name)
     families = [f for members in by_task(read(tmp_path)).values() for f in sparsity_families(members)]
-    assert [[group.optim for group in family] for family in families] == [
+    assert [[group.method for group in family] for family in families] == [
         ["mezo", "lezo"],
         ["mezo + lora", "lezo + lora"],
     ]
@@ -189,4 +194,4 @@ def test_runs_that_take_no_step_are_the_same_whatever_training_says(
 ) -> None:
     for n in (5, 6):
         finished(tmp_path / str(n), optim__name=optim, train__steps=n)
-    assert len(groups(Reader().runs([tmp_path]))) == count
+    assert len(group_runs(Reader().runs([tmp_path]))) == count

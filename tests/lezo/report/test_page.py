@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lezo.cli.report import written
 from lezo.config.schema import ReportConfig
 from lezo.records.reader import Reader
+from lezo.report.write import rendered
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&\x1b[31m"
@@ -30,9 +30,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def html_of(folder: Path, reload: int | None = None) -> str:
-    return written(Reader().runs([folder / "runs"]), [Path("runs")], ReportConfig(), reload=reload)[
-        "report.html"
-    ]
+    runs = Reader().runs([folder / "runs"])
+    return rendered(runs, [Path("runs")], ReportConfig(), reload=reload)["report.html"]
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lezo.records.reader import Reader, read_run
-from lezo.report.groups import groups
-from lezo.report.plots import COLOURS, _curves, _train_loss, _unit, plots, series
+from lezo.report.groups import group_runs
+from lezo.report.plots import COLOURS, plots, series, time_unit, train_loss
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 CURVES = [
@@ -19,7 +19,7 @@ BARS = "mean seconds a step by phase, a bar a setting"
 
 
 def titles(folder: Path) -> dict[str, list[str]]:
-    found = groups(Reader().runs([folder]))
+    found = group_runs(Reader().runs([folder]))
     return {title: [plot.title for plot in some] for (title, _), some in plots(found, series(found)).items()}
 
 
@@ -44,7 +44,7 @@ def test_an_ablation_has_its_two_plots(tmp_path: Path) -> None:
 def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(tmp_path: Path) -> None:
     for number in range(COLOURS + 2):
         finished(tmp_path / str(number), optim__lr=0.1 + number, task__name="$x^{<b>")
-    found = groups(Reader().runs([tmp_path]))
+    found = group_runs(Reader().runs([tmp_path]))
     ((_, drawn),) = plots(found, series(found)).items()
     for plot in drawn:
         assert plot.svg.startswith("<svg") and 'width="' not in plot.svg[: plot.svg.index(">")]
@@ -62,14 +62,14 @@ def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(t
 def test_the_smoothed_loss_is_a_mean_and_has_few_points(tmp_path: Path) -> None:
     row = {"seconds": 1.0, "skipped": False, "phases": {}}
     flat = [row | {"step": step, "loss": 2.0} for step in range(1, 5001)]
-    line = _train_loss(read_run(write(tmp_path, config(), flat)), False)
+    line = train_loss(read_run(write(tmp_path, config(), flat)), False)
     assert [loss for _, loss in line] == pytest.approx([2.0] * len(line))
     assert len(line) < 500 and line[-1][0] == 5000
 
 
 @pytest.mark.parametrize(("longest", "unit"), [(10, "seconds"), (3000, "minutes"), (99999, "hours")])
 def test_time_has_the_unit_that_fits(longest: float, unit: str) -> None:
-    assert _unit(longest)[1] == unit
+    assert time_unit(longest)[1] == unit
 
 
 def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_path: Path) -> None:
@@ -86,8 +86,9 @@ def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_p
 
 def _shapes(folder: Path) -> tuple[list[int], int]:
     """In the plot of dev loss against steps: lines that are faint and that are not, and bands."""
-    found = groups(Reader().runs([folder]))
-    svg = next(plot.svg for plot in _curves(found, series(found)) if plot.title == "dev loss against step")
+    found = group_runs(Reader().runs([folder]))
+    ((_, drawn),) = plots(found, series(found)).items()
+    svg = next(plot.svg for plot in drawn if plot.title == "dev loss against step")
     lines = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none;([^"]*)"', svg)
     coloured = [line for line in lines if "var(--c" in line]
     faint = [line for line in coloured if "stroke-opacity: 0.3" in line]
@@ -99,10 +100,10 @@ def test_points_against_sparsity_have_their_settings_colours_with_adapters_besid
     for peft in ("none", "lora"):
         for sparsity in (0.25, 0.75):
             finished(tmp_path / f"{peft}{sparsity}", optim__sparsity=sparsity, peft__name=peft)
-    found = groups(Reader().runs([tmp_path]))
+    found = group_runs(Reader().runs([tmp_path]))
     numbers = series(found)
     ((_, drawn),) = plots(found, numbers).items()
     (plot,) = [plot for plot in drawn if plot.title == "test score % against sparsity"]
     colours = set(map(int, re.findall(r"var\(--c(\d+)\)", plot.svg)))
-    assert colours == {numbers[g.optim, g.setting] for g in found if g.optim != "fo-sgd"}
+    assert colours == {numbers[g.method, g.setting] for g in found if g.method != "fo-sgd"}
     assert len(colours) == 4

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from lezo.records.reader import Reader
-from lezo.report.groups import by_task, groups, target
-from lezo.report.tables import Cell, Table, comma_separated, digits, markdown, tables
+from lezo.report.cells import Table
+from lezo.report.groups import by_task, group_runs, target
+from lezo.report.tables import tables
+from lezo.report.text import comma_separated, markdown
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 
 def of(folder: Path) -> dict[str, Table]:
-    found = groups(Reader().runs([folder]))
+    found = group_runs(Reader().runs([folder]))
     targets = {names: target(members, None, None) for names, members in by_task(found).items()}
     return {table.name: table for table in tables(found, targets)}
 
@@ -146,23 +148,3 @@ def test_csv_has_numbers_apart_from_their_deviations(made: Path) -> None:
     assert float(lezo["test % std"]) == pytest.approx(7.0710678)
     assert (lezo["published %"], lezo["folder"]) == ("", "")
     assert sum(row["table"] == "runs" for row in found) == 5
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1+1", "@sum", "\t=1"])
-def test_no_text_is_a_spreadsheets_formula(text: str) -> None:
-    table = Table("t", "T", ("what",), [[Cell(text)]])
-    (row,) = csv.DictReader(io.StringIO(comma_separated([table])))
-    assert row["what"].startswith("'")
-
-
-def test_text_that_no_file_could_hold_is_replaced() -> None:
-    table = Table("t", "T", ("what",), [[Cell("a\ud800b\x1b[2J\u202e")]])
-    for text in (markdown("x", [table]), comma_separated([table])):
-        assert b"a\xef\xbf\xbdb" in text.encode() and "\x1b" not in text and "\u202e" not in text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(2.0, "2"), (0.12345, "0.123"), (1234.5, "1234"), (1e-7, "1e-07")]
-)
-def test_three_digits_count(value: float, text: str) -> None:
-    assert digits(value) == text

@@ -1,0 +1,99 @@
+"""From run folders to a report's three files: once, or again whenever a run has changed. No torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lezo.config.schema import ReportConfig
+from lezo.records.reader import Reader, Run
+from lezo.report.groups import by_task, group_runs, target
+from lezo.report.page import page
+from lezo.report.plots import plots, series
+from lezo.report.tables import tables
+from lezo.report.text import comma_separated, markdown
+
+
+class NoRunError(Exception):
+    """There is no run to report; the message says where, and what a run is."""
+
+
+def write(roots: Sequence[Path], options: ReportConfig) -> None:
+    """Write the report of all runs below ``roots``, and print which files. Raises NoRunError, OSError."""
+    runs = Reader().runs(roots)
+    if not runs:
+        where = ", ".join(map(str, roots))
+        expected = "expected folders with config.yaml and metrics.jsonl, or result.json"
+        raise NoRunError(f"{where}: no run below; {expected}")
+    for path in _write(runs, roots, options, reload=None):
+        print(f"wrote {path}")
+    print(counted(runs))
+
+
+def watch(roots: Sequence[Path], options: ReportConfig) -> None:
+    """Write the report whenever a run has changed, until Ctrl-C; then once more, for keeping. Raises OSError."""
+    reader, shown = Reader(), None
+    page_file = Path(options.out) / "report.html"
+    print(f"writing {page_file} every {options.every} s while runs change; Ctrl-C ends", flush=True)
+    try:
+        while True:
+            runs = reader.runs(roots)
+            if runs != shown:
+                _write(runs, roots, options, reload=options.every)
+                print(f"{time.strftime('%H:%M:%S')} {counted(runs)}", flush=True)
+            shown = runs
+            time.sleep(options.every)
+    except KeyboardInterrupt:
+        runs = reader.runs(roots)
+        _write(runs, roots, options, reload=None)
+        print(counted(runs))
+
+
+def rendered(
+    runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
+) -> dict[str, str]:
+    """The three files' contents by their names. ``reload``: seconds after which the page loads itself again."""
+    groups = group_runs(runs)
+    targets = {
+        names: target(members, options.target_loss, options.target_score)
+        for names, members in by_task(groups).items()
+    }
+    made, numbers = tables(groups, targets), series(groups)
+    heading = f"Runs in {', '.join(map(str, roots))}"
+    summary = f"{counted(runs)}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
+    return {
+        "report.html": page(heading, summary, groups, made, plots(groups, numbers), numbers, reload=reload),
+        "results.md": markdown(heading, made),
+        "results.csv": comma_separated(made),
+    }
+
+
+def counted(runs: Sequence[Run]) -> str:
+    """How many runs there are, and of which status: "3 runs: 2 finished, 1 failed"."""
+    statuses = Counter(run.status for run in runs)
+    words = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}{': ' if words else ''}{words}"
+
+
+def _write(
+    runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
+) -> list[Path]:
+    """Returns the files' paths."""
+    files = rendered(runs, roots, options, reload=reload)
+    return [_replace(Path(options.out) / name, content) for name, content in files.items()]
+
+
+def _replace(path: Path, content: str) -> Path:
+    """Write a whole file: a reader sees the old one or the new one. Returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
