@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lezo.records.reader import Dev, Run, Step
+from lezo.records.reader import Run, Step
+from lezo.records.rows import DevRow
 from lezo.report.curves import Points, stretches
 from lezo.report.groups import Group, Spread, by_task, sparsity_families
 from lezo.report.tables import PHASES, mean_phases, step_seconds
@@ -132,7 +133,7 @@ def _marker(wanted: bool) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3} if wanted else {}
 
 
-def _x(row: Step | Dev, clock: bool) -> float:
+def _x(row: Step | DevRow, clock: bool) -> float:
     return row.seconds if clock else float(row.step)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from lezo.config.schema import ReportConfig
+from lezo.records.files import replace_file
+from lezo.records.folder import CONFIG, METRICS, RESULT
 from lezo.records.reader import Reader, Run
 from lezo.report.groups import by_task, group_runs, target
 from lezo.report.page import page
@@ -26,7 +27,7 @@ def write(roots: Sequence[Path], options: ReportConfig) -> None:
     runs = Reader().runs(roots)
     if not runs:
         where = ", ".join(map(str, roots))
-        expected = "expected folders with config.yaml and metrics.jsonl, or result.json"
+        expected = f"expected folders with {CONFIG} and {METRICS}, or {RESULT}"
         raise NoRunError(f"{where}: no run below; {expected}")
     for path in _write(runs, roots, options, reload=None):
         print(f"wrote {path}")
@@ -89,11 +90,5 @@ def _write(
 def _replace(path: Path, content: str) -> Path:
     """Write a whole file: a reader sees the old one or the new one. Returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_file(path, content.encode())
     return path

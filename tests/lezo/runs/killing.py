@@ -135,7 +135,7 @@ def _difference(one: Any, other: Any) -> str:
 
 def main(folder: Path, optim: str, kills: int, seed: int) -> None:
     """Kill ``kills`` times in all."""
-    import lezo.runs.outcome  # noqa: F401 - once, for all the forks
+    import lezo.runs.session  # noqa: F401 - once, for all the forks
 
     overrides, draw = [*SMALL, *OPTIONS[optim]], random.Random(seed)
     reference, tally = folder / "reference", folder / "touches"
