@@ -34,6 +34,7 @@ DOORS = {
     "wandb_workspaces": {"tracking.workspace"},
     "triton": {"noise.kernels"},
     "rich": {"runs", "sweeps", "bench.timing"},
+    "msgspec": {"records"},
     "matplotlib": {"bench.table", "report.plots"},
     "lezo.config": {"config", "records.reader", "runs", "sweeps", "bench", "report", "cli"},
 }

@@ -25,7 +25,7 @@ from lezo.config.schema import BenchConfig, BenchVariant, RunConfig
 from lezo.model.forward import Network
 from lezo.model.load import load
 from lezo.records.environment import environment, forget_peak_memory, peak_memory
-from lezo.records.folder import RunFolder
+from lezo.records.folder import BENCH, CONFIG, ENVIRONMENT, RunFolder
 from lezo.records.format import clock, count, table
 from lezo.runs import banner, console
 from lezo.runs.build import make_batches
@@ -96,8 +96,8 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     console.tell(out, _banner(config, described, composed.run_dir))
     folder = RunFolder(composed.run_dir)
     folder.begin()
-    folder.text("config.yaml", composed.yaml)
-    folder.json("environment.json", {"command": command, **environment(plan.device)})
+    folder.text(CONFIG, composed.yaml)
+    folder.json(ENVIRONMENT, {"command": command, **environment(plan.device)})
     peaks = _peaks(child, out)
     network = loaded(config, plan)
     if network.plain is not None:
@@ -108,7 +108,7 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     samples = [_kept(sample, folder) for sample in rounds(config.bench, out)]
     found = findings([s for s in samples if s.step], rounds.peaks)
     result = described | found | {"seconds": time.perf_counter() - start}
-    folder.json("bench.json", result)
+    folder.json(BENCH, result)
     folder.text("table.md", markdown(result))
     folder.data("steps.png", picture(result))
     if config.bench.profile:

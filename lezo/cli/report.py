@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lezo.records.files import replace_file
 from lezo.runs.terminal import open_streams
 
 if TYPE_CHECKING:
@@ -92,13 +92,14 @@ def _refuse_missing(roots: Sequence[Path]) -> None:
 
 def _report(roots: Sequence[Path], options: ReportConfig) -> int:
     """Write the report once. Returns the exit code."""
+    from lezo.records.folder import CONFIG, METRICS, RESULT
     from lezo.records.reader import Reader
 
     runs = Reader().runs(roots)
     if not runs:
         where = ", ".join(map(str, roots))
         print(
-            f"error: {where}: no run below; expected folders with config.yaml and metrics.jsonl, or result.json",
+            f"error: {where}: no run below; expected folders with {CONFIG} and {METRICS}, or {RESULT}",
             file=sys.stderr,
         )
         return 1
@@ -171,13 +172,7 @@ def counted(runs: Sequence[Run]) -> str:
 def _replaced(path: Path, content: str) -> Path:
     """Write a whole file: a reader sees the old one or the new one. Returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_file(path, content.encode())
     return path
 
 

@@ -111,7 +111,7 @@ class Attached:
         if self.adapter.name == "head":
             self.model.save_pretrained(folder)
             return
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         config = _config(self.model, self.adapter, base)
         config.revision = revision
         config.save_pretrained(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from lezo.model.weights import (
     stored_as,
 )
 from lezo.noise import directions, seeds
-from lezo.records.files import sync
+from lezo.records.files import replaced_folder
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -205,29 +204,15 @@ def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) ->
 
     ``write`` writes the model, or an adapter of one, to a folder. Raises ModelError where they cannot be written; what was there then stays.
     """
-    partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
-    for left in (partial, gone):
-        shutil.rmtree(left, ignore_errors=True)
     try:
-        write(partial)
-        tokenizer.save_pretrained(partial)
-        for path in (*partial.rglob("*"), partial):
-            if path.is_file():
-                path.chmod(0o644)  # safetensors lets only its writer read
-            sync(path)
-        if folder.exists():
-            folder.rename(gone)
-        partial.rename(folder)
-        sync(folder.parent)
+        with replaced_folder(folder) as partial:
+            write(partial)
+            tokenizer.save_pretrained(partial)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # tokenizers says that the disk is full with a plain one
-        shutil.rmtree(partial, ignore_errors=True)
-        if gone.exists() and not folder.exists():
-            gone.rename(folder)
         said = f"cannot write the model there ({reason(error)})"
         raise ModelError(f"{folder}: {said}; make room and write it again") from error
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:

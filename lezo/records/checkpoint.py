@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lezo.records.files import FolderError, sync
+from lezo.records.files import FolderError, remove_folder, replaced_folder, sync
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import Origin
+from lezo.records.schema import CheckpointFile, Origin, checked, decoded
 
 _SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 
@@ -97,17 +97,14 @@ class Checkpoints:
         self.prune()
 
     def _write(self, step: int) -> None:
-        partial = self.folder / f".step-{step}.partial"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             sync(self.folder.parent)
-            files = [_written(partial, number, shard) for number, shard in enumerate(_shards(self.state()))]
-            _describe(partial, step, self.origin, files)
-            os.replace(partial, _path(self.folder, step))
-            sync(self.folder)
+            with replaced_folder(_path(self.folder, step)) as partial:
+                shards = enumerate(_shards(self.state()))
+                files = [_written(partial, number, shard) for number, shard in shards]
+                _describe(partial, step, self.origin, files)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
             reason = getattr(error, "strerror", None) or error
             ways = "earlier ones stay; make room, or lower train.keep_checkpoints"
             raise FolderError(
@@ -124,16 +121,13 @@ class Checkpoints:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint's folder, renamed before, so that none is ever half there. Raises FolderError."""
-    gone = path.with_name(f".{path.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
+    """Delete a checkpoint's folder, of which none is ever half there. Raises FolderError."""
     try:
-        os.replace(path, gone)
+        remove_folder(path)
     except OSError as error:
         raise FolderError(
             f"{path}: cannot remove it ({error.strerror}); expected a folder of one's own"
         ) from error
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -158,17 +152,14 @@ def _path(folder: Path, step: int) -> Path:
 def _read(folder: Path, step: int) -> Checkpoint:
     file = _path(folder, step) / "checkpoint.json"
     try:
-        content = json.loads(file.read_bytes())
-        if content.pop("sha256") != _content_hash(content):
+        content = decoded(file.read_bytes())
+        if content.pop("sha256", None) != _content_hash(content):
             raise ValueError("its own SHA-256 differs")
-        files = {str(name): str(digest) for name, digest in content["files"].items()}
-        for name in files:
-            if not re.fullmatch(r"[0-9]{5}\.safetensors", name):
-                raise ValueError(f"a file of the name {name!r}")
-        if content["step"] != step:
-            raise ValueError(f"it is of step {content['step']!r}")
-        return Checkpoint(file.parent, step, dict(content["origin"]), files)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        found = checked(content, CheckpointFile)
+        if found["step"] != step:
+            raise ValueError(f"it is of step {found['step']}")
+        return Checkpoint(file.parent, step, found["origin"], found["files"])
+    except (OSError, ValueError) as error:
         ways = f"remove the folder {file.parent} to go on from an earlier one"
         reason = error.strerror if isinstance(error, OSError) else error
         raise FolderError(f"{file}: not the description of a checkpoint ({reason}); {ways}") from None
@@ -178,12 +169,8 @@ def _describe(partial: Path, step: int, origin: Origin, files: list[Path]) -> No
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
         digests = dict(zip((file.name for file in files), threads.map(_file_hash, files), strict=True))
     content = {"step": step, "origin": asdict(origin), "files": digests}
-    file = partial / "checkpoint.json"
-    file.write_text(
-        json.dumps({**content, "sha256": _content_hash(content)}, indent=2) + "\n", encoding="utf-8"
-    )
-    sync(file)
-    sync(partial)
+    text = json.dumps({**content, "sha256": _content_hash(content)}, indent=2) + "\n"
+    (partial / "checkpoint.json").write_text(text, encoding="utf-8")
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:
@@ -204,8 +191,6 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 def _written(folder: Path, number: int, shard: Mapping[str, Tensor]) -> Path:
     file = folder / f"{number:05d}.safetensors"
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in shard.items()}, file)
-    file.chmod(0o644)
-    sync(file)
     return file
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from lezo.records.schema import LARGEST
 
 
 class FolderError(OSError):
@@ -70,19 +73,55 @@ def read_file(path: Path) -> bytes | None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file: whatever happens, it is the old one or the new one, on disk. Raises FolderError."""
+    """Write a whole file: whatever happens, it is the old one or the new one, on disk. Raises OSError with its name."""
     partial = path.with_name(f".{path.name}.partial")
-    with named(path):
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
         sync(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of ``folder``, whole and on disk; if not, what was there stays."""
+    partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
+    for left in (partial, gone):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors lets only its writer read
+            sync(path)
+        if folder.exists():
+            os.replace(folder, gone)
+        os.replace(partial, folder)
+        sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if gone.exists() and not folder.exists():
+            os.replace(gone, folder)
+        raise
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder if it is there, renamed before, so that it never is half; of a link the link. Raises OSError."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        os.replace(folder, gone)
+    sync(folder.parent)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager
@@ -108,19 +147,10 @@ def json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(finite(row), ensure_ascii=False) + "\n"
 
 
-def json_object(content: bytes | None) -> dict[str, Any]:
-    """A JSON object, or nothing where there is none."""
-    try:
-        found = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def finite(value: Any) -> Any:
-    """JSON has no NaN: such a number becomes null."""
+    """JSON has no NaN: such a number becomes null, and one beyond LARGEST, which nothing measures."""
     if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
+        return value if abs(value) <= LARGEST else None
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -18,17 +18,24 @@ from lezo.records.files import (
     FolderError,
     finite,
     json_line,
-    json_object,
     named,
     read_file,
+    remove_folder,
     replace_file,
-    sync,
 )
 from lezo.records.rows import DevRow, TestRow, TrainRow
+from lezo.records.schema import decoded
 
 MODEL = "model"  # the folder in a run's where its model is, for `from_pretrained`
 JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
-PREDICTIONS, RESULT = "predictions.jsonl", "result.json"
+CONFIG, ENVIRONMENT, PREDICTIONS, RESULT = (
+    "config.yaml",
+    "environment.json",
+    "predictions.jsonl",
+    "result.json",
+)
+TRACEBACK, CONSOLE, LOCK = "traceback.txt", "console.log", ".lock"
+BENCH = "bench.json"  # of a folder that is no run's
 
 
 class RunFolder:
@@ -48,18 +55,18 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path)
         self._refuse_run(resume)
-        self.holds_run = (path / "config.yaml").exists()
+        self.holds_run = (path / CONFIG).exists()
         self._metrics: Appended | None = None
         self._tested = False  # whether the metrics have the score before training
 
     def _refuse_run(self, resume: bool) -> None:
-        if not resume and (self.path / "config.yaml").exists() and not self._replaces(self.path):
+        if not resume and (self.path / CONFIG).exists() and not self._replaces(self.path):
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
         left = [name for name in (JOURNAL, CHECKPOINTS) if (self.path / name).exists()]
-        if left and not (self.path / "config.yaml").exists():  # nobody can tell whose they are
+        if left and not (self.path / CONFIG).exists():  # nobody can tell whose they are
             ways = "put that back, or choose another folder with hydra.run.dir=DIR"
-            raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its config.yaml; {ways}")
+            raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its {CONFIG}; {ways}")
 
     def begin(self, rows: bytes = b"") -> None:
         """Open the metrics, which then hold just ``rows``; model, result and predictions of an earlier end are no more.
@@ -70,28 +77,21 @@ class RunFolder:
             ways = "move it, or choose another folder with hydra.run.dir=DIR"
             raise FolderError(f"{self.path / MODEL}: is not this run's, and its model would be there; {ways}")
         self.drop_model()  # the first to go: no moment may show the old model beside the new run
-        self._remove(RESULT, PREDICTIONS, "traceback.txt")
+        self._remove(RESULT, PREDICTIONS, TRACEBACK)
         self.data(METRICS, rows)
         self._metrics, self._tested = Appended(self.path / METRICS), bool(rows)
 
     def drop_model(self) -> None:
         """Remove the model of an earlier end; whenever the process ends, all of it is there or nothing."""
-        model, gone = self.path / MODEL, self.path / f".{MODEL}.gone"
-        shutil.rmtree(gone, ignore_errors=True)
-        with named(model):
-            if model.is_symlink():
-                model.unlink()
-            elif model.exists():
-                model.rename(gone)
-            sync(self.path)
-        shutil.rmtree(gone, ignore_errors=True)
+        with named(self.model):
+            remove_folder(self.model)
 
     def clear(self) -> None:
         """Forget a run that made no step, its configuration last: until then the folder stays one that can be cleared."""
         self.drop_model()
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # a partial one, if anything
         self._remove(JOURNAL, START, METRICS, RESULT, PREDICTIONS)
-        self._remove("traceback.txt", "environment.json", "config.yaml")
+        self._remove(TRACEBACK, ENVIRONMENT, CONFIG)
         self.holds_run = False
 
     def _remove(self, *names: str) -> None:
@@ -101,15 +101,22 @@ class RunFolder:
 
     def session(self, surroundings: Mapping[str, Any]) -> None:
         """Write what this session runs on as ``environment.json``; those before it stay there under "earlier"."""
-        before = json_object(read_file(self.path / "environment.json"))
+        before = self._surroundings()
         earlier = before.pop("earlier", [])
         run_id = before.get("run_id") or secrets.token_hex(4)
         sessions = [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]
-        self.json("environment.json", {"run_id": run_id, **surroundings, "earlier": sessions})
+        self.json(ENVIRONMENT, {"run_id": run_id, **surroundings, "earlier": sessions})
 
     def run_id(self) -> str:
         """The name under which all sessions of this run are known elsewhere."""
-        return str(json_object(read_file(self.path / "environment.json"))["run_id"])
+        return str(self._surroundings()["run_id"])
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What ``session`` wrote; nothing where that is damaged, as no weights hang on it."""
+        try:
+            return decoded(read_file(self.path / ENVIRONMENT) or b"{}")
+        except ValueError:
+            return {}
 
     def text(self, name: str, content: str) -> None:
         """Write a whole file at once: it is either absent or complete."""
@@ -117,7 +124,8 @@ class RunFolder:
 
     def data(self, name: str, content: bytes) -> None:
         """Write a whole file of bytes, such as a picture, in the same way."""
-        replace_file(self.path / name, content)
+        with named(self.path / name):
+            replace_file(self.path / name, content)
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write an object as indented JSON; what is not a finite number becomes null."""
@@ -167,22 +175,10 @@ class RunFolder:
         self._metrics.append(json_line(row).encode())
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """A run's result; None where the run has not ended. Raises FolderError where it cannot be read."""
-    file = folder / RESULT
-    if (content := read_file(file)) is None:
-        return None
-    if not (found := json_object(content)):
-        raise FolderError(
-            f"{file}: not a result; remove it, and with resume=auto the run's end is made again"
-        )
-    return found
-
-
 def _locked(path: Path) -> int:
     """The descriptor that holds the folder's lock, until it is closed or the process ends, however it ends."""
     with named(path):
-        number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

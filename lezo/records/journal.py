@@ -12,15 +12,14 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
-from lezo.records.files import Appended, FolderError, replace_file
+from lezo.records.files import Appended, FolderError, named, replace_file
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.schema import Header, header_of
 
 MAGIC = b"lezo journal 1\n\0"
 RECORD = struct.Struct("<IIdI")
@@ -98,7 +97,8 @@ class Journal:
         Raises FolderError.
         """
         if at is None:
-            replace_file(path, _start(header))
+            with named(path):
+                replace_file(path, _start(header))
         self._file = Appended(path, at=at)
         self._file.sync()  # no metrics row may be there before what was cut is gone
         self._checksum = _CHECKSUM.unpack(self._file.end(_CHECKSUM.size))[0]
@@ -181,33 +181,9 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
     if length > _LONGEST_HEADER or checksum != _CHECKSUM.pack(zlib.crc32(content[:end])):
         raise JournalError(_damaged(path, len(MAGIC), "the header's checksum is wrong"))
     try:
-        return _parsed(json.loads(content[at:end])), end + _CHECKSUM.size
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return header_of(content[at:end]), end + _CHECKSUM.size
+    except ValueError as error:
         raise JournalError(_damaged(path, at, f"the header is not a journal's ({error})")) from None
-
-
-def _parsed(content: Mapping[str, Any]) -> Header:
-    recipe = _typed(Recipe, content["recipe"])
-    known = recipe.rounding in ("nearest", "stochastic") and recipe.seed >= 0
-    known = known and all(isinstance(block, str) for block in recipe.blocks or [])
-    if not (known and 0 <= recipe.sparsity <= 1 and 0 <= recipe.decay < math.inf):
-        raise ValueError(f"a recipe of {recipe}")
-    return Header(_typed(Origin, content["origin"]), recipe)
-
-
-def _typed(kind: Any, content: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON. Raises TypeError or KeyError for a field that lacks, is unknown or of another type."""
-    expected: dict[str, set[type]] = {
-        "int": {int}, "str": {str}, "bool": {bool}, "float": {float, int},
-        "str | None": {str, type(None)}, "dict[str, Any] | None": {dict, type(None)},
-        "list[str] | None": {list, type(None)},
-    }  # fmt: skip
-    for field in fields(kind):
-        later = field.default is not MISSING  # files of before it was there lack it
-        value = content.get(field.name, field.default) if later else content[field.name]
-        if type(value) not in expected[str(field.type)]:
-            raise TypeError(f"{field.name} is {value!r}")
-    return kind(**content)
 
 
 def _damaged(path: Path, offset: int, reason: str) -> str:

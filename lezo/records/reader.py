@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
@@ -13,11 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from lezo.config.identity import settings
+from lezo.records.folder import (
+    BENCH,
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    LOCK,
+    METRICS,
+    MODEL,
+    RESULT,
+    TRACEBACK,
+)
+from lezo.records.rows import DevRow, Row, TrainRow, row_of
+from lezo.records.schema import LARGEST, Result, decoded, sifted
 
-_LARGEST = 1e100  # larger numbers in a file are damage, and squaring them would be another
-_APART = {"checkpoints", "model", "wandb"}  # folders of a run that hold no runs
-_STATUSES = ("finished", "failed", "interrupted")
-_FILES = ("config.yaml", "metrics.jsonl", "result.json", "environment.json", "traceback.txt", ".lock")
+_APART = {CHECKPOINTS, MODEL, "wandb"}  # folders of a run that hold no runs
+_FILES = (CONFIG, METRICS, RESULT, ENVIRONMENT, TRACEBACK, LOCK)
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,6 @@ class Step:
     seconds: float
     loss: float | None
     phases: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Dev:
-    """A dev row: loss (None where it was not finite) and score, a fraction 0..1."""
-
-    step: int
-    seconds: float
-    loss: float | None
-    score: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Run:
     status: str
     error: str
     steps: Sequence[Step] = ()
-    devs: Sequence[Dev] = ()
+    devs: Sequence[DevRow] = ()
     memory: float | None = None  # bytes, of the last train row
     damage: Sequence[str] = ()
 
@@ -144,29 +144,27 @@ def run_folders(root: Path) -> Iterator[Path]:
     """The folders of runs at and below ``root``: those with a configuration and metrics, or with a result."""
     for folder, inner, files in os.walk(root, followlinks=False):
         held = set(files)
-        is_run = {"config.yaml", "metrics.jsonl"} <= held or "result.json" in held
+        is_run = {CONFIG, METRICS} <= held or RESULT in held
         inner[:] = sorted(set(inner) - _APART) if is_run else sorted(inner)
-        if is_run and "bench.json" not in held and not _is_bench(Path(folder)):
+        if is_run and BENCH not in held and not _is_bench(Path(folder)):
             yield Path(folder)
 
 
 def read_run(folder: Path) -> Run:
     """The run in ``folder``, with whatever of it can be read."""
     damage: list[str] = []
-    result = _result(folder, damage)
-    status = _status(folder, result, damage)
-    rows = _rows(folder / "metrics.jsonl", damage, torn_is_damage=status not in ("running", "unfinished"))
+    result = read_result(folder, damage)
+    status = str(result.get("status", "unknown")) if result else _unended(folder)
+    rows = _rows(folder / METRICS, damage, torn_is_damage=status not in ("running", "unfinished"))
     return Run(
         folder=str(folder),
         settings=_settings(folder, damage),
         result=result,
         status=status,
         error=_error(folder, result, status),
-        steps=[step for row in rows if (step := _step(row)) is not None],
-        devs=[dev for row in rows if (dev := _dev(row)) is not None],
-        memory=next(
-            (used for row in reversed(rows) if (used := _finite(row.get("memory"))) is not None), None
-        ),
+        steps=[_step(row) for row in rows if isinstance(row, TrainRow)],
+        devs=[row for row in rows if isinstance(row, DevRow)],
+        memory=next((row.memory for row in reversed(rows) if isinstance(row, TrainRow)), None),
         damage=damage,
     )
 
@@ -186,7 +184,7 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
 
 def _is_bench(folder: Path) -> bool:
     """Whether these are the timings of lezo-bench, interrupted ones too: their rows name a variant."""
-    return b'"variant"' in (_content(folder / "metrics.jsonl", [], most=200) or b"")
+    return b'"variant"' in (_content(folder / METRICS, [], most=200) or b"")
 
 
 def _content(path: Path, damage: list[str], most: int = -1) -> bytes | None:
@@ -204,93 +202,62 @@ def _content(path: Path, damage: list[str], most: int = -1) -> bytes | None:
         return None
 
 
-def _result(folder: Path, damage: list[str]) -> dict[str, Any]:
-    content = _content(folder / "result.json", damage)
+def read_result(folder: Path, damage: list[str]) -> dict[str, Any]:
+    """What of a run's result is as described; nothing where it has none (yet). What is not is added to ``damage``."""
+    content = _content(folder / RESULT, damage)
     if content is None:
         return {}
-    found = _object(content)
-    if found is None:
-        damage.append("result.json: not a result")
-    return found or {}
-
-
-def _status(folder: Path, result: Mapping[str, Any], damage: list[str]) -> str:
-    if not result:
-        return _unended(folder)
-    if result.get("status") not in _STATUSES:
-        damage.append(f"result.json: status is none of {', '.join(_STATUSES)}")
-        return "unknown"
-    return str(result["status"])
+    try:
+        found, wrong = sifted(decoded(content), Result)
+    except ValueError:
+        found, wrong = {}, ["not a result"]
+    damage += [f"{RESULT}: {problem}" for problem in wrong]
+    return found
 
 
 def _settings(folder: Path, damage: list[str]) -> dict[str, Any]:
-    content = _content(folder / "config.yaml", damage)
+    content = _content(folder / CONFIG, damage)
     if content is None:
-        damage.append("config.yaml: missing")
+        damage.append(f"{CONFIG}: missing")
         return {}
     try:
         found = settings(content.decode())
     except Exception:  # yaml and omegaconf have many ways to say that a file is not theirs
         found = {}
     if "task.name" not in found:
-        damage.append("config.yaml: not the configuration of a run")
+        damage.append(f"{CONFIG}: not the configuration of a run")
         return {}
     return found
 
 
-def _rows(file: Path, damage: list[str], *, torn_is_damage: bool) -> list[dict[str, Any]]:
+def _rows(file: Path, damage: list[str], *, torn_is_damage: bool) -> list[Row]:
     """The rows of metrics.jsonl that are rows; the first of the others is named, and how many they are."""
     content = _content(file, damage)
     if content is None:
         return []
     *lines, rest = content.split(b"\n")
-    rows = [_object(line) for line in lines]
-    wrong = [number for number, row in enumerate(rows, start=1) if not _is_row(row)]
+    rows: list[Row] = []
+    wrong: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(row_of(line))
+        except ValueError:
+            wrong.append(number)
     if wrong:
         more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
         damage.append(f"{file.name}: line {wrong[0]}{more} not a row of a run")
     if rest and torn_is_damage:
         damage.append(f"{file.name}: the last line is cut short")
-    return [row for row in rows if row is not None and _is_row(row)]
+    return rows
 
 
-def _object(content: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _is_row(row: Mapping[str, Any] | None) -> bool:
-    return (
-        row is not None
-        and type(row.get("step")) is int
-        and 0 <= row["step"] < 2**53
-        and _finite(row.get("seconds")) is not None
-        and any(key in row for key in ("loss", "dev_loss", "test_score"))
-    )
-
-
-def _step(row: Mapping[str, Any]) -> Step | None:
-    if "loss" not in row:
-        return None
-    given = row.get("phases")
-    phases = given.items() if isinstance(given, dict) else ()
-    spent = {name: seconds for name, value in phases if (seconds := _finite(value)) is not None}
-    return Step(row["step"], float(row["seconds"]), _finite(row["loss"]), spent)
-
-
-def _dev(row: Mapping[str, Any]) -> Dev | None:
-    score = _finite(row.get("dev_score"))
-    if score is None:
-        return None
-    return Dev(row["step"], float(row["seconds"]), _finite(row.get("dev_loss")), score)
+def _step(row: TrainRow) -> Step:
+    return Step(row.step, row.seconds, None if math.isnan(row.loss) else row.loss, row.phases)
 
 
 def _finite(value: Any) -> float | None:
-    """A number from a file that anybody may have written to."""
-    return float(value) if type(value) in (int, float) and abs(value) <= _LARGEST else None
+    """A number of a configuration that anybody may have written to."""
+    return float(value) if type(value) in (int, float) and abs(value) <= LARGEST else None
 
 
 def _error(folder: Path, result: Mapping[str, Any], status: str) -> str:
@@ -301,7 +268,7 @@ def _error(folder: Path, result: Mapping[str, Any], status: str) -> str:
         return str(result["error"])
     if status == "unfinished":
         return f"no result: killed, or at work on another machine; {_last_sign(folder)}"
-    told = (_content(folder / "traceback.txt", []) or b"").decode(errors="replace").strip().splitlines()
+    told = (_content(folder / TRACEBACK, []) or b"").decode(errors="replace").strip().splitlines()
     return told[-1] if told else ""
 
 
@@ -312,8 +279,8 @@ def _last_sign(folder: Path) -> str:
 
 def _unended(folder: Path) -> str:
     """Whether a run without a result still goes on: whether its process holds its lock, which is not touched."""
-    owner = (_content(folder / ".lock", [], most=20) or b"").decode(errors="replace").strip()
-    held = _stat(folder / ".lock")
+    owner = (_content(folder / LOCK, [], most=20) or b"").decode(errors="replace").strip()
+    held = _stat(folder / LOCK)
     try:
         locks = Path("/proc/locks").read_text().split("\n") if held else []
     except OSError:  # not Linux

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+
+from lezo.records.schema import DevLine, TestLine, TrainLine, checked, decoded, measures_of
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class TrainRow:
     seconds that it waited for its batch, and that its forwards and the rest took. ``memory``: the peak so far, in
     bytes. ``coefficient``: what a zeroth-order update multiplied z with; it is the journal's, not the metrics'.
     """
+
+    kind: ClassVar[str] = "train"
 
     step: int
     seconds: float
@@ -32,10 +36,20 @@ class TrainRow:
         phases = {phase: round(spent, 6) for phase, spent in self.phases.items()}
         return {**row, **self.measures, "skipped": self.skipped, "phases": phases, "memory": self.memory}
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrainRow:
+        """Read back; what was not finite is NaN again. Raises ValueError with the field's path."""
+        line = checked(values, TrainLine)
+        measures = {key: _number(value) for key, value in measures_of(values).items()}
+        seconds, loss, memory = line["seconds"], _number(line["loss"]), int(line.get("memory") or 0)
+        return cls(line["step"], seconds, loss, measures, line["skipped"], line["phases"], memory)
+
 
 @dataclass(frozen=True)
 class DevRow:
     """The dev set by the weights of ``step``: loss, None where there is none, and score, a fraction 0..1."""
+
+    kind: ClassVar[str] = "dev"
 
     step: int
     seconds: float = field(compare=False)
@@ -49,6 +63,12 @@ class DevRow:
         row = {"step": self.step, "seconds": round(self.seconds, 4), **scores}
         return {**row, "eval_seconds": round(self.eval_seconds, 4)}
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> DevRow:
+        """Read back. Raises ValueError with the field's path."""
+        line = checked(values, DevLine)
+        return cls(line["step"], line["seconds"], line["dev_loss"], line["dev_score"], line["eval_seconds"])
+
 
 @dataclass(frozen=True)
 class TestRow:
@@ -58,6 +78,7 @@ class TestRow:
     """
 
     __test__ = False  # pytest takes what is called Test for one of its own
+    kind: ClassVar[str] = "test"
 
     step: int
     seconds: float
@@ -72,6 +93,29 @@ class TestRow:
         """As in metrics.jsonl."""
         scores = {"test_loss": self.loss, "test_score": self.score}
         return {"step": self.step, "seconds": round(self.seconds, 4), **scores}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TestRow:
+        """Read back: metrics have that of before training. Raises ValueError with the field's path."""
+        line = checked(values, TestLine)
+        return cls(line["step"], line["seconds"], line["test_loss"], line["test_score"], last=False)
+
+
+Row = TrainRow | DevRow | TestRow
+_KINDS: Mapping[str, type[Row]] = {"loss": TrainRow, "dev_loss": DevRow, "test_loss": TestRow}
+
+
+def row_of(line: bytes) -> Row:
+    """The row that a line of metrics.jsonl holds. Raises ValueError with the path of the field that is not as written."""
+    values = decoded(line)
+    kind = next((kind for key, kind in _KINDS.items() if key in values), None)
+    if kind is None:
+        raise ValueError("neither a train nor a dev nor a test row")
+    return kind.of(values)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class StepSink(Protocol):

@@ -1,9 +1,129 @@
-"""What a run's files say: the provenance of its weights, and what makes them again."""
+"""What a run's files hold: the rows of metrics.jsonl, the result, a journal's header. Both readers read by this."""
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, NotRequired, Required, TypedDict, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+LARGEST = 1e100  # a number beyond is damage, as NaN is: written as null
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Measure = Number | None  # null where it was not finite
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+
+_T = TypeVar("_T")
+
+
+class TrainLine(TypedDict):
+    """A train row as in metrics.jsonl; every other key of it is a measure of the step."""
+
+    step: Count
+    seconds: Number
+    loss: Measure
+    skipped: bool
+    phases: dict[str, Number]
+    memory: NotRequired[Measure]
+
+
+class DevLine(TypedDict):
+    """A dev row as in metrics.jsonl."""
+
+    step: Count
+    seconds: Number
+    dev_loss: Measure
+    dev_score: Number
+    eval_seconds: Number
+
+
+class TestLine(TypedDict):
+    """The test row of before training, as in metrics.jsonl."""
+
+    step: Count
+    seconds: Number
+    test_loss: Measure
+    test_score: Number
+
+
+class Seconds(TypedDict, total=False):
+    """Of a result: wall-clock."""
+
+    total: Measure
+    train: Measure
+    eval: Measure
+    step_median: Measure
+    forward: Measure
+    perturb: Measure
+    update: Measure
+    data: Measure
+
+
+class Peaks(TypedDict, total=False):
+    """Of a result: the process's peaks in bytes."""
+
+    device: Count
+    host: Count
+
+
+class Memory(TypedDict, total=False):
+    """Of a result: bytes that the banner expected of the device, and that the run took."""
+
+    expected: Count | None
+    used: Count | None
+
+
+class CheckpointFile(TypedDict):
+    """What a checkpoint's checkpoint.json says, beside its own SHA-256: that of each file by its name."""
+
+    step: Count
+    origin: dict[str, Any]
+    files: dict[Annotated[str, Meta(pattern=r"^[0-9]{5}\.safetensors\Z")], str]
+
+
+class Result(TypedDict, total=False):
+    """What a run came to, as in result.json; null where it did not come so far. Scores are fractions 0..1.
+
+    One of before may lack keys, one of a later lezo has more.
+    """
+
+    status: Required[Annotated[str, Meta(pattern="^(finished|failed|interrupted)$")]]
+    error: str | None
+    task: str
+    title: str
+    data: str
+    synthetic: bool
+    metric: str | None
+    model: str
+    dequantised: str | None
+    optim: str
+    peft: str
+    lr: Measure
+    eps: Measure
+    sparsity: Measure
+    weight_decay: Measure
+    blocks: str | None
+    steps: Count
+    objective: str
+    seed: int
+    data_seed: int
+    test: Measure
+    dev: Measure
+    dev_loss: Measure
+    zero_shot: Measure
+    best_step: Count | None
+    weights: str | None
+    origin: dict[str, Any] | None
+    seconds: Seconds
+    peak_memory_bytes: Peaks
+    memory_bytes: Memory
+    skipped_steps: Count
+    rows: str | None
+    truncated: Count | None
+    examples: dict[str, Count] | None
+    command: str
 
 
 @dataclass(frozen=True)
@@ -56,10 +176,10 @@ class Recipe:
     shape: dict[str, Any] | None
     random_weights: bool
     tokenizer: str | None
-    seed: int
-    sparsity: float
-    decay: float
-    rounding: str
+    seed: Annotated[int, Meta(ge=0)]
+    sparsity: Annotated[float, Meta(ge=0, le=1)]
+    decay: Annotated[float, Meta(ge=0, le=LARGEST)]
+    rounding: Annotated[str, Meta(pattern="^(nearest|stochastic)$")]
     peft: dict[str, Any] | None = None
     blocks: list[str] | None = None
 
@@ -70,6 +190,64 @@ class Header:
 
     origin: Origin
     recipe: Recipe
+
+
+def decoded(content: bytes) -> dict[str, Any]:
+    """A JSON object, in which there is no NaN. Raises ValueError for anything else."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except RecursionError as error:
+        raise ValueError(error) from None
+
+
+def checked(content: Any, kind: type[_T]) -> _T:
+    """``content`` as ``kind`` describes it, without what that does not know. Raises ValueError with the field's path."""
+    return msgspec.convert(content, kind)
+
+
+def measures_of(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a train row has beside the keys of every one. Raises ValueError with the key of what is no measure."""
+    return {key: _measure(key, value) for key, value in row.items() if key not in TrainLine.__annotations__}
+
+
+def _measure(key: str, value: Any) -> float | None:
+    try:
+        number: float | None = msgspec.convert(value, Measure)
+        return number
+    except ValueError as error:
+        raise ValueError(f"{error} - at `$.{reprlib.repr(key)[1:-1]}`") from None
+
+
+def header_of(content: bytes) -> Header:
+    """A journal's header. Raises ValueError with the path of what lacks, is of another type or unknown."""
+    found = decoded(content)
+    header = checked(found, Header)
+    for name, part in (("origin", Origin), ("recipe", Recipe)):
+        if unknown := found[name].keys() - {field.name for field in fields(part)}:
+            raise ValueError(f"unknown `{min(unknown)}` - at `$.{name}`")  # it may make other updates
+    return header
+
+
+def sifted(content: dict[str, Any], kind: type[_T]) -> tuple[dict[str, Any], list[str]]:
+    """``content`` without what is not as ``kind`` describes it, and what that was."""
+    wrong: list[str] = []
+    while True:
+        try:
+            checked(content, kind)
+            return content, wrong
+        except ValueError as error:
+            reason, _, path = str(error).partition(" - at `$.")
+            wrong += [] if wrong and not path else [str(error)]
+            if not path:  # something lacks
+                return content, wrong
+            content = _without(content, path.rstrip("`").split("[")[0].split("."))
+
+
+def _without(content: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """A copy without the item at ``path``."""
+    name, *inner = path
+    rest = {key: value for key, value in content.items() if key != name}
+    return rest | {name: _without(content[name], inner)} if inner else rest
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from lezo.config.schema import Resume
 from lezo.model.hashes import weights_hash
 from lezo.model.linear_probe import fit_head
 from lezo.records.files import FolderError
-from lezo.records.folder import RESULT, RunFolder, read_result
-from lezo.records.schema import Header
+from lezo.records.folder import CONFIG, RunFolder
+from lezo.records.schema import Header, Result
+from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
 from lezo.runs.build import load_model, make_recipe, provenance
 from lezo.runs.console import replaying, tell
@@ -39,7 +39,7 @@ def planned(request: Request) -> Plan:
 
 def go_on(request: Request) -> Request:
     """The request with the sizes that the folder's run has, where it goes on with one."""
-    holds_run = (request.folder / "config.yaml").exists() and not made_no_step(request.folder)
+    holds_run = (request.folder / CONFIG).exists() and not made_no_step(request.folder)
     if request.config.resume is not Resume.auto or not holds_run:
         return request
     return request.of(with_sizes(request.composed, begun_with(request.folder, request.composed.yaml)))
@@ -62,17 +62,17 @@ def finished_before(request: Request, folder: RunFolder) -> Plan | None:
         return None
     yaml, config = request.composed.yaml, request.config
     refuse_changes(folder.path, yaml)
-    result = read_result(folder.path) or {}
-    if result.get("status") != "finished" or (config.trains and grows(folder.path, yaml)):
+    result = read_result(folder.path)
+    if result is None or result["status"] != "finished" or (config.trains and grows(folder.path, yaml)):
         return None
     plan = planned(request)
     refuse_other_content(request, plan, folder.path, result.get("origin"))
     return plan
 
 
-def refuse_other_content(request: Request, plan: Plan, path: Path, then: Any) -> None:
+def refuse_other_content(request: Request, plan: Plan, path: Path, then: dict[str, Any] | None) -> None:
     """Raise FolderError where data, tokenizer or a base model elsewhere are not what the finished run started from."""
-    weights = str(then.get("weights") if isinstance(then, dict) else None)
+    weights = str((then or {}).get("weights"))
     if moved(path, request.composed.yaml):
         weights = weights_hash(load_model(request.config, plan, request.out.print, path).model)
     refuse_other_origin(path, then, provenance(request.composed.yaml, plan, weights))
@@ -80,7 +80,8 @@ def refuse_other_content(request: Request, plan: Plan, path: Path, then: Any) ->
 
 def tell_again(request: Request, folder: RunFolder, plan: Plan) -> int:
     """Say what a finished run came to, and write its model where that is wanted and not there. Returns the exit code."""
-    result = read_result(folder.path) or {}
+    result = read_result(folder.path)
+    assert result is not None, "finished before"
     told = summary_of(result, folder.path)
     wanted = request.config.save_model and not folder.model.exists()
     if wanted:
@@ -91,16 +92,15 @@ def tell_again(request: Request, folder: RunFolder, plan: Plan) -> int:
     return 0
 
 
-def summary_of(result: Mapping[str, Any], folder: Path) -> str:
-    """Of an earlier end. Raises FolderError where the result is not one that a run wrote."""
+def summary_of(result: Result, folder: Path) -> str:
+    """Of an earlier end. Raises FolderError where the result lacks what every run wrote."""
     try:
         return banner.summary(result, folder)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{folder / RESULT}: not a result ({type(error).__name__}: {error})"
-        raise FolderError(f"{reason}; remove it, and with resume=auto the run's end is made again") from None
+    except KeyError as error:
+        raise wrong_result(folder, f"it lacks {error}") from None
 
 
-def save_again(request: Request, plan: Plan, folder: RunFolder, result: Mapping[str, Any]) -> None:
+def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:
     """Write the model of a finished run, made again without a step. Raises FolderError where it is another."""
     config, path = request.config, folder.path
     loaded = load_model(config, plan, request.out.print, path)

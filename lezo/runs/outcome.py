@@ -19,7 +19,7 @@ from lezo.data.source import DataError
 from lezo.model.load import ModelError
 from lezo.records.environment import peak_memory
 from lezo.records.files import FolderError
-from lezo.records.folder import RunFolder
+from lezo.records.folder import TRACEBACK, RunFolder
 from lezo.records.rows import DevRow, TestRow
 from lezo.records.schema import Header
 from lezo.runs import banner
@@ -120,7 +120,7 @@ def failure(error: Exception, request: Request, folder: RunFolder, plan: Plan | 
     """Say what went wrong; a traceback goes into the folder where it may be a bug."""
     words = in_words(error, request, plan, lasts=folder.begun)
     if words is None and folder.begun:
-        folder.text("traceback.txt", traceback.format_exc())
+        folder.text(TRACEBACK, traceback.format_exc())
     _complain(words)
     return Ending("failed", words or repr(error), code=1)
 

@@ -33,12 +33,14 @@ from lezo.model.load import (
 )
 from lezo.noise import seeds
 from lezo.records.files import FolderError
-from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, MODEL, START, read_result
+from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, RESULT, START
 from lezo.records.format import size, table
 from lezo.records.journal import JournalError, JournalFile, read_journal
-from lezo.records.schema import Recipe
+from lezo.records.rows import TrainRow
+from lezo.records.schema import Recipe, Result
+from lezo.records.strict import read_result, read_rows
 from lezo.runs import console
-from lezo.runs.resume import read_rows, told_by_journal, told_by_rows
+from lezo.runs.resume import told_by_journal, told_by_rows
 from lezo.zo.timeline import Timeline, updates_of
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -119,12 +121,12 @@ class Remade:
             yield f"{self.file}: its last {self.journal.torn} bytes are a record cut short (resume=auto mends it)"
         if tokenizer_hash(self.tokenizer) != origin.tokenizer:
             yield "the tokenizer is not the one that the run had"
-        if (config := folder / "config.yaml").exists() and _run_hash(config) != origin.config:
+        if (config := folder / CONFIG).exists() and _run_hash(config) != origin.config:
             yield f"{config}: not the configuration of the journal's run"
-        if (folder / "metrics.jsonl").exists():
+        if (folder / METRICS).exists():
             yield from self._metrics_problems(folder)
-        if (folder / "result.json").exists():
-            yield from self._result_problems(folder)
+        if (result := read_result(folder)) is not None:
+            yield from self._result_problems(folder / RESULT, result)
 
     def _metrics_problems(self, folder: Path) -> Iterator[str]:
         """Where metrics.jsonl and the journal tell of different runs."""
@@ -135,21 +137,23 @@ class Remade:
             pairs = zip_longest(told, kept)
             step = next((one or other)[1] for one, other in pairs if one != other)
             yield f"{folder / METRICS}: tells of another run than the journal from step {step} on"
-        yield from self._coefficient_problems(folder, {r.step: r.values for r in rows if r.kind == "train"})
+        measures = {line.step: line.row.measures for line in rows if isinstance(line.row, TrainRow)}
+        yield from self._coefficient_problems(folder, measures)
 
-    def _coefficient_problems(self, folder: Path, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    def _coefficient_problems(
+        self, folder: Path, measures: Mapping[int, Mapping[str, float]]
+    ) -> Iterator[str]:
         """Where a row's lr * g is not what the journal multiplied the noise with."""
         for record in self.journal.steps(0, self.journal.step):
-            row = rows.get(record.step, {})
-            g, lr = row.get("g"), row.get("lr")
-            if g is not None and lr is not None and not math.isclose(lr * g, record.value, rel_tol=1e-5):
-                yield f"{folder / METRICS}: step {record.step} has lr * g = {lr * g:g}, and the journal {record.value:g}"
+            row = measures.get(record.step, {})
+            told = row.get("lr", math.nan) * row.get("g", math.nan)
+            if not math.isnan(told) and not math.isclose(told, record.value, rel_tol=1e-5):
+                yield f"{folder / METRICS}: step {record.step} has lr * g = {told:g}, and the journal {record.value:g}"
                 return
 
-    def _result_problems(self, folder: Path) -> Iterator[str]:
+    def _result_problems(self, file: Path, result: Result) -> Iterator[str]:
         """Whether the final weights are those that the result names."""
-        result, file = read_result(folder) or {}, folder / "result.json"
-        if result.get("status") != "finished":
+        if result["status"] != "finished":
             self.out.print("the run has not finished: its final weights cannot be compared")
             return
         best, last = self.journal.best(), self.journal.step
@@ -227,9 +231,10 @@ def _asked(journal: JournalFile, step: int | None, file: Path) -> int:
 
 def _name(folder: Path, step: int) -> str:
     """Where ``step``'s model belongs: in a run's MODEL, only if it is the one that its result is about."""
-    result = read_result(folder) or {}
-    tells = result.get("status") == "finished" and step == (result.get("best_step") or result.get("steps"))
-    return MODEL if tells or not (folder / "config.yaml").exists() else f"{MODEL}-step-{step}"
+    result = read_result(folder)
+    ended = result if result is not None and result["status"] == "finished" else None
+    tells = ended is not None and step == (ended.get("best_step") or ended.get("steps"))
+    return MODEL if tells or not (folder / CONFIG).exists() else f"{MODEL}-step-{step}"
 
 
 def _refuse_taken(target: Path) -> None:

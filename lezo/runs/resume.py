@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,31 +11,14 @@ from typing import Any
 from lezo.config.identity import differences, open_sizes, settings
 from lezo.records.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.records.files import FolderError, read_file
-from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, read_result
+from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS
 from lezo.records.journal import JournalFile, Kind, read_journal
 from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.strict import Line, read_result, read_rows, wrong_line
 from lezo.runs.loop import Progress
 
-_APART = (
-    "step",
-    "seconds",
-    "loss",
-    "skipped",
-    "phases",
-    "memory",
-)  # of a train row; the rest is what the step measured
 _WAYS = "set it back, or start anew in another folder with hydra.run.dir=DIR"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of metrics.jsonl, and what it says."""
-
-    line: bytes
-    kind: str  # train, dev or test
-    step: int
-    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +29,7 @@ class Past:
     """
 
     step: int = 0
-    rows: Sequence[Row] = ()
+    rows: Sequence[Line] = ()
     journal: JournalFile | None = None
     journal_end: int | None = None
     checkpoints: Sequence[Checkpoint] = field(default_factory=list)
@@ -58,20 +38,20 @@ class Past:
     @property
     def zero_shot(self) -> TestRow | None:
         """The test score before training, where it was written."""
-        rows = [row.values for row in self.rows if row.kind == "test"]
-        return TestRow(0, 0.0, rows[0]["test_loss"], rows[0]["test_score"], last=False) if rows else None
+        return next((line.row for line in self.rows if isinstance(line.row, TestRow)), None)
 
     def progress(self) -> Progress:
         """What training had come to."""
         done = Progress()
-        for row in self.rows:
-            done.elapsed = row.values["seconds"]
-            if row.kind == "train":
-                done.trained(_train_row(row.values))
-            elif row.kind == "dev":
-                done.evaluated(_dev_row(row.values))
-        if self.zero_shot is not None:
-            done.tested(self.zero_shot)
+        for line in self.rows:
+            done.elapsed = line.row.seconds
+            match line.row:
+                case TrainRow():
+                    done.trained(line.row)
+                case DevRow():
+                    done.evaluated(line.row)
+                case TestRow():
+                    done.tested(line.row)
         return done
 
     def has_best(self) -> bool:
@@ -92,7 +72,7 @@ def refuse_changes(folder: Path, yaml: str) -> None:
         changed = differences(before, yaml)
     except Exception as error:  # yaml and omegaconf have many ways to say that a file is not theirs
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FolderError(f"{folder / 'config.yaml'}: not the configuration of a run ({reason})") from None
+        raise FolderError(f"{folder / CONFIG}: not the configuration of a run ({reason})") from None
     _refuse(folder, changed)
 
 
@@ -101,12 +81,12 @@ def made_no_step(folder: Path) -> bool:
 
     A damaged run may have made some, and what a benchmark measured is no run at all.
     """
-    if not (folder / "config.yaml").exists() or any((folder / CHECKPOINTS).glob("step-*")):
+    if not (folder / CONFIG).exists() or any((folder / CHECKPOINTS).glob("step-*")):
         return False
     try:
         if (folder / JOURNAL).exists() and read_journal(folder / JOURNAL).step:
             return False  # before the rows, of which a long run has many
-        finished = (read_result(folder) or {}).get("status") == "finished"
+        finished = (result := read_result(folder)) is not None and result["status"] == "finished"
         return not finished and not any(row.step for row in read_rows(folder / METRICS))
     except FolderError:
         return False
@@ -148,7 +128,7 @@ def refuse_other_origin(path: Path, then: Any, now: Origin) -> None:
 
 
 def _config(folder: Path) -> str:
-    return (read_file(folder / "config.yaml") or b"").decode(errors="replace")
+    return (read_file(folder / CONFIG) or b"").decode(errors="replace")
 
 
 def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int, eval_every: int) -> Past:
@@ -183,22 +163,10 @@ def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int
     return next(past for past in pasts if past.has_best())
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of metrics.jsonl; a last line cut short is left out. Raises FolderError for other damage."""
-    *lines, _ = (read_file(file) or b"").split(b"\n")
-    rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(_row(line + b"\n", rows))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise FolderError(_wrong_line(file, number, f"not a row of this run ({error})")) from None
-    return rows
-
-
-def told_by_rows(rows: Sequence[Row]) -> list[tuple[str, int, float | None]]:
+def told_by_rows(rows: Sequence[Line]) -> list[tuple[str, int, float | None]]:
     """What metrics tell that a journal tells too: (train, step, whether skipped) and (dev, step, dev loss or None)."""
-    told = {"train": "skipped", "dev": "dev_loss"}
-    return [(row.kind, row.step, row.values[told[row.kind]]) for row in rows if row.kind in told]
+    told = (line.row for line in rows if not isinstance(line.row, TestRow))
+    return [(row.kind, row.step, row.loss if isinstance(row, DevRow) else row.skipped) for row in told]
 
 
 def told_by_journal(journal: JournalFile) -> list[tuple[str, int, float | None]]:
@@ -211,7 +179,7 @@ def told_by_journal(journal: JournalFile) -> list[tuple[str, int, float | None]]
     ]
 
 
-def _agreed(file: Path, rows: Sequence[Row], journal: JournalFile | None) -> tuple[int, bool]:
+def _agreed(file: Path, rows: Sequence[Line], journal: JournalFile | None) -> tuple[int, bool]:
     """The last step that both metrics and journal have, and whether both have its dev loss.
 
     Raises FolderError where they do not tell the same up to there.
@@ -222,113 +190,22 @@ def _agreed(file: Path, rows: Sequence[Row], journal: JournalFile | None) -> tup
         if told[place] != kept[place]:
             number = place + 1 + sum(row.kind == "test" for row in rows)
             reason = f"it tells of step {told[place][1]} what {JOURNAL} does not"
-            raise FolderError(_wrong_line(file, number, reason))
+            raise wrong_line(file, number, reason)
     return (told[both - 1][1], told[both - 1][0] == "dev") if both else (0, False)
 
 
-def _refuse_gaps(file: Path, rows: Sequence[Row], eval_every: int) -> None:
+def _refuse_gaps(file: Path, rows: Sequence[Line], eval_every: int) -> None:
     """Raise FolderError where a dev row is missing before a step, or one is there that was not due."""
     for place, row in enumerate(rows):
         due = (row.step - 1) % eval_every == 0
         judged = place > 0 and rows[place - 1].kind == "dev"
         if row.kind == "train" and due != judged:
             lacks = "no dev row" if due else "a dev row that was not due"
-            raise FolderError(_wrong_line(file, place + 1, f"{lacks} before step {row.step}"))
+            raise wrong_line(file, place + 1, f"{lacks} before step {row.step}")
 
 
-def _wrong_line(file: Path, number: int, reason: str) -> str:
-    ways = "remove it and the lines behind it, and their steps are made again"
-    return f"{file}, line {number}: {reason}; {ways}"
-
-
-def _row(line: bytes, before: Sequence[Row]) -> Row:
-    """One row behind those ``before``. Raises ValueError or TypeError for what is not one."""
-    values = json.loads(line.decode())
-    if not isinstance(values, dict):
-        raise ValueError("not an object")
-    kind = next((kind for kind, needed in _COLUMNS.items() if needed.keys() <= values.keys()), None)
-    if kind is None:
-        raise ValueError("neither a train nor a dev nor a test row")
-    for key, value in values.items():
-        if not _COLUMNS[kind].get(key, _is_measure)(value):
-            raise ValueError(f"{reprlib.repr(key)} is {reprlib.repr(value)}")
-    made = before[-1].step if before else 0
-    if values["step"] != made + (kind == "train"):
-        raise ValueError(f"step {values['step']} after step {made}")
-    if kind == "test" and before or kind == "dev" and before and before[-1].kind == "dev":
-        raise ValueError(f"a second {kind} row of step {made}")
-    return Row(line, kind, values["step"], values)
-
-
-def _is_step(value: Any) -> bool:
-    return type(value) is int
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
-def _is_measure(value: Any) -> bool:
-    """What was not finite is null."""
-    return value is None or _is_number(value)
-
-
-def _are_phases(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
-
-
-_COLUMNS: dict[str, dict[str, Callable[[Any], bool]]] = {  # that a row must have; others hold measures
-    "train": {
-        "step": _is_step,
-        "seconds": _is_number,
-        "loss": _is_measure,
-        "skipped": _is_flag,
-        "phases": _are_phases,
-    },
-    "dev": {
-        "step": _is_step,
-        "seconds": _is_number,
-        "dev_loss": _is_measure,
-        "dev_score": _is_number,
-        "eval_seconds": _is_number,
-    },
-    "test": {"step": _is_step, "seconds": _is_number, "test_loss": _is_measure, "test_score": _is_number},
-}
-
-
-def _kept(row: Row, durable: int, judged: bool) -> bool:
+def _kept(row: Line, durable: int, judged: bool) -> bool:
     return row.step < durable or row.step == durable and (row.kind != "dev" or judged)
-
-
-def _train_row(values: Mapping[str, Any]) -> TrainRow:
-    measures = {key: _number(value) for key, value in values.items() if key not in _APART}
-    return TrainRow(
-        values["step"],
-        values["seconds"],
-        _number(values["loss"]),
-        measures,
-        skipped=values["skipped"],
-        phases=values["phases"],
-    )
-
-
-def _dev_row(values: Mapping[str, Any]) -> DevRow:
-    return DevRow(
-        values["step"],
-        values["seconds"],
-        values["dev_loss"],
-        values["dev_score"],
-        values["eval_seconds"],
-    )
-
-
-def _number(value: Any) -> float:
-    """A measure; what was not finite is null in the file."""
-    return math.nan if value is None else float(value)
 
 
 def _journal(folder: Path, header: Header) -> JournalFile | None:
@@ -344,13 +221,7 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
     return journal
 
 
-_DECIDES = (
-    "seed",
-    "sparsity",
-    "decay",
-    "rounding",
-    "peft",
-)  # of a recipe; where a model lies does not matter
+_DECIDES = ("seed", "sparsity", "decay", "rounding", "peft")  # of a recipe, not where the model lies
 
 
 def _changes(then: Any, now: Origin) -> list[str]:

@@ -17,7 +17,7 @@ from lezo.model.hashes import weights_hash
 from lezo.model.linear_probe import fit_head
 from lezo.records.environment import environment
 from lezo.records.files import FolderError
-from lezo.records.folder import RESULT, START, RunFolder
+from lezo.records.folder import CONFIG, RESULT, START, RunFolder
 from lezo.records.rows import DevRow, Sink, TestRow
 from lezo.records.schema import Header
 from lezo.runs import banner
@@ -107,7 +107,7 @@ def begin(request: Request, folder: RunFolder, past: Past) -> None:
     """Make the folder this run's, cut to what lasts of the past."""
     folder.begin(b"".join(row.line for row in past.rows))
     past.forget()
-    folder.text("config.yaml", request.composed.yaml)
+    folder.text(CONFIG, request.composed.yaml)
     now = {"command": request.command, "from_step": past.step}
     folder.session({**now, **environment(device_of(request.config))})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from hydra.errors import HydraException
 from lezo.config.compose import Composed, compose, parse, swept_values
 from lezo.config.identity import config_hash, differences
 from lezo.config.schema import ConfigError, Resume
+from lezo.records.folder import CONFIG
+from lezo.records.reader import read_result
 
 NOT_STARTED, RUNNING, STOPPING, FINISHED, FAILED, PLANNED = (
     "not started",
@@ -66,7 +67,7 @@ class Standing:
 
     def end(self, code: int, *, stopped: bool) -> None:
         """Take in that the job's process has ended with an exit code, after it was ``stopped`` or by itself."""
-        status, result = _USUAL.get(code), read_result(self.job.folder)
+        status, result = _USUAL.get(code), read_result(self.job.folder, [])
         if status is not None and result.get("status") == status:
             self.status, self.result = status, result
         elif code == 0 and self.job.composed.config.dry_run:
@@ -78,14 +79,14 @@ class Standing:
 
     def row(self) -> dict[str, Any]:
         """The job as a row of the table and of the sweep's file: scores 0..1, seconds, bytes."""
-        used = _group(self.result, "peak_memory_bytes")
+        used = self.result.get("peak_memory_bytes", {})
         return {
             "job": self.job.label,
             "metric": self.result.get("metric"),
-            "dev": number(self.result.get("dev")),
-            "test": number(self.result.get("test")),
-            "seconds": number(_group(self.result, "seconds").get("total")),
-            "memory": number(used.get("device")) or number(used.get("host")),
+            "dev": self.result.get("dev"),
+            "test": self.result.get("test"),
+            "seconds": self.result.get("seconds", {}).get("total"),
+            "memory": used.get("device") or used.get("host"),
             "status": self.status,
             "folder": str(self.job.folder),
         }
@@ -157,7 +158,7 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
 
 def standing(job: SweepJob) -> Standing:
     """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
-    found, config = left(job), job.folder / "config.yaml"
+    found, config = left(job), job.folder / CONFIG
     if config.exists() and (_hash(config) != job.identity or _sizes_given(config, job)):
         raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])
     if found.status != NOT_STARTED and job.refuses_runs:
@@ -167,8 +168,8 @@ def standing(job: SweepJob) -> Standing:
 
 def left(job: SweepJob) -> Standing:
     """What a job has left in its folder, once it does not run any more."""
-    result = read_result(job.folder)
-    if not ((job.folder / "config.yaml").exists() or result):
+    result = read_result(job.folder, [])
+    if not ((job.folder / CONFIG).exists() or result):
         return Standing(job, NOT_STARTED)
     return Standing(job, str(result.get("status", "interrupted")), result)
 
@@ -183,22 +184,3 @@ def _hash(config: Path) -> str:
         return config_hash(config.read_text(encoding="utf-8"))
     except Exception:  # whatever stands there, it is no configuration of ours
         return ""
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """A run's result; empty where it has none (yet), or none that can be read."""
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the job died before it could write one
-        return {}
-    return result if isinstance(result, dict) else {}
-
-
-def _group(result: dict[str, Any], key: str) -> dict[str, Any]:
-    value = result.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def number(value: Any) -> float | None:
-    """A number from a file that anybody may have written to."""
-    return value if isinstance(value, int | float) else None

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from lezo.config.compose import CONF, command, converted, register_schema
 from lezo.config.schema import check
+from lezo.records.folder import CONSOLE
 from lezo.runs.terminal import steady
 from lezo.sweeps.several import several
 
@@ -46,7 +47,7 @@ class LaunchedRun:
         folder = Path(job.runtime.output_dir)
         composed = converted(config, folder, Path(job.sweep.dir), folder.name)
         check(composed.config)
-        with _speaking_to(folder / "console.log") if self._apart else nullcontext():
+        with _speaking_to(folder / CONSOLE) if self._apart else nullcontext():
             from lezo.records.environment import forget_peak_memory
             from lezo.runs import session  # the launcher's own process needs no torch
 

@@ -17,6 +17,7 @@ from hydra.types import HydraContext, RunMode
 
 from lezo.config.compose import hydra_on, parse
 from lezo.config.schema import ConfigError
+from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
 from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, left, standing
 from lezo.sweeps.launched import LaunchedRun
@@ -39,7 +40,7 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     left_alone = f", {len(found) - len(todo)} of them finished before" if len(todo) < len(found) else ""
     out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}")
     if todo:
-        out.print("running; console.log in a job's folder says how far it is")
+        out.print(f"running; {CONSOLE} in a job's folder says how far it is")
     stopped, failures = _outcome(todo, overrides, config_dir, record.name) if todo else (False, {})
     after = [left(each.job) for each in before]
     for each in after:

@@ -23,6 +23,8 @@ from rich.console import Console
 
 from lezo.config.compose import quoted
 from lezo.config.schema import ConfigError
+from lezo.records.files import replace_file
+from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
 from lezo.sweeps.jobs import FINISHED, PLANNED, RUNNING, STOPPING, Standing, SweepJob, jobs, standing
 from lezo.sweeps.lifeline import Lifeline
@@ -124,9 +126,7 @@ class Record:
     def save(self) -> None:
         """Write it anew: it is always complete. Raises OSError."""
         rows = [standing.row() for standing in self._standings]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        replace_file(self.path, (json.dumps(rows, indent=2) + "\n").encode())
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Driver:
     def _launched(self, standing: Standing, place: dict[str, str]) -> _Running:
         folder = standing.job.folder
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "console.log"
+        log = folder / CONSOLE
         with log.open("ab") as output:
             start = output.tell()
             # A session of its own: Ctrl-C reaches the job through us only, and it can write its result.

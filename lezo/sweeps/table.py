@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,8 +12,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from lezo.records.folder import CONSOLE, METRICS
 from lezo.records.format import clock, score, size
-from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, Standing, number
+from lezo.records.rows import DevRow, row_of
+from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, Standing
 
 _REFRESH_SECONDS = 0.5
 _OTHER_LINES = 8  # of a terminal's, beside the jobs: the table's frame and some of what was said before
@@ -24,7 +25,7 @@ class Metrics:
     """How far a run is by its metrics.jsonl: step, seconds of training, last dev score. ``read`` reads what is new."""
 
     def __init__(self, path: Path) -> None:
-        self.step, self.seconds = 0.0, 0.0
+        self.step, self.seconds = 0, 0.0
         self.dev: float | None = None
         self._path, self._offset = path, 0
 
@@ -51,12 +52,11 @@ class Metrics:
 
     def _take(self, line: bytes) -> None:
         try:
-            row = json.loads(line)
+            row = row_of(line)
         except ValueError:  # cut while we read
             return
-        if isinstance(row, dict):
-            self.step, self.seconds = (number(row.get(key)) or 0.0 for key in ("step", "seconds"))
-            self.dev = number(row["dev_score"]) if "dev_score" in row else self.dev
+        self.step, self.seconds = row.step, row.seconds
+        self.dev = row.score if isinstance(row, DevRow) else self.dev
 
 
 class SweepStory:
@@ -81,7 +81,7 @@ class SweepStory:
 
     def started(self, standing: Standing, *, before: str) -> None:
         """A job starts, or goes on with what it left ``before``."""
-        self._metrics[standing.job.number] = Metrics(standing.job.folder / "metrics.jsonl")
+        self._metrics[standing.job.number] = Metrics(standing.job.folder / METRICS)
         if self._live is None:
             verb = "started" if before == NOT_STARTED else f"goes on ({before} before)"
             self._out.print(f"{self._number(standing)} {verb}: {standing.job.label}")
@@ -93,9 +93,7 @@ class SweepStory:
         if standing.status == FINISHED:
             how = f"{row['metric']} dev {score(row['dev'])} test {score(row['test'])} in {clock(row['seconds'] or 0)}"
         else:
-            how = standing.job.label + (
-                f"; the end of {standing.job.folder / 'console.log'}:" if tail else ""
-            )
+            how = standing.job.label + (f"; the end of {standing.job.folder / CONSOLE}:" if tail else "")
         if self._live is None or tail:
             self._out.print("\n".join([f"{self._number(standing)} {standing.status}: {how}", *lines]))
         self.refresh(now=True)
@@ -128,12 +126,12 @@ class SweepStory:
         train = standing.job.composed.config.train
         steps = train.steps if standing.job.composed.config.trains else 0
         if standing.status not in (RUNNING, STOPPING):
-            step, dev = number(standing.result.get("steps")), number(standing.result.get("dev"))
-            return "-" if step is None else f"{step:.0f}/{steps}", score(dev), "-"
+            step, dev = standing.result.get("steps"), standing.result.get("dev")
+            return "-" if step is None else f"{step}/{steps}", score(dev), "-"
         metrics = self._metrics[standing.job.number]
         metrics.read()
         left = metrics.left(steps, train.max_seconds)
-        return f"{metrics.step:.0f}/{steps}", score(metrics.dev), "-" if left is None else clock(left)
+        return f"{metrics.step}/{steps}", score(metrics.dev), "-" if left is None else clock(left)
 
 
 def window(standings: Sequence[Standing], lines: int) -> Sequence[Standing]:

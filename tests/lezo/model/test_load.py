@@ -376,9 +376,9 @@ def test_a_saved_model_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_a_model_that_cannot_be_written_leaves_what_was_there(renames, tmp_path, monkeypatch):
     """The disk is full for the tokenizer, or one of the two renames is refused."""
     save_model(small_model().save_pretrained, Words("first"), tmp_path / "model")
-    real = type(tmp_path).rename
+    real = os.replace
 
-    def rename(path, target):
+    def replace(path, target):
         nonlocal renames
         renames -= 1
         if renames == 0:
@@ -386,7 +386,7 @@ def test_a_model_that_cannot_be_written_leaves_what_was_there(renames, tmp_path,
         return real(path, target)
 
     words = Words("second" if renames else None)
-    monkeypatch.setattr(type(tmp_path), "rename", rename)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(
         ModelError, match=r"model: cannot write the model there \(.+\); make room and write it"
     ):

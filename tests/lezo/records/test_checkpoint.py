@@ -244,20 +244,23 @@ def described(folder: Path, **changes: Any) -> Path:
     return file
 
 
+FILE_NAME = "Expected `str` matching regex '^[0-9]{5}\\\\.safetensors\\\\Z' - at key in `$.files`"
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"step": 4}, "it is of step 4"),
-        ({"step": "3\n"}, r"it is of step '3\\n'"),
-        ({"files": {"../00000.safetensors": "0"}}, "a file of the name '../00000.safetensors'"),
-        ({"files": {"..": "0"}}, "a file of the name '..'"),
-        ({"files": {"/etc/passwd": "0"}}, "a file of the name '/etc/passwd'"),
-        ({"files": {"": "0"}}, "a file of the name ''"),
-        ({"files": {"0\0.safetensors": "0"}}, r"a file of the name '0\\x00.safetensors'"),
-        ({"files": ["00000.safetensors"]}, "'list' object has no attribute 'items'"),
-        ({"files": None}, "'NoneType' object has no attribute 'items'"),
-        ({"origin": None}, "'NoneType' object is not iterable"),
-        ({"origin": "weights"}, "dictionary update sequence"),
+        ({"step": "3\n"}, "Expected `int`, got `str` - at `$.step`"),
+        ({"files": {"../00000.safetensors": "0"}}, FILE_NAME),
+        ({"files": {"..": "0"}}, FILE_NAME),
+        ({"files": {"/etc/passwd": "0"}}, FILE_NAME),
+        ({"files": {"": "0"}}, FILE_NAME),
+        ({"files": {"0\0.safetensors": "0"}}, FILE_NAME),
+        ({"files": ["00000.safetensors"]}, "Expected `object`, got `array` - at `$.files`"),
+        ({"files": None}, "Expected `object`, got `null` - at `$.files`"),
+        ({"origin": None}, "Expected `object`, got `null` - at `$.origin`"),
+        ({"origin": "weights"}, "Expected `object`, got `str` - at `$.origin`"),
     ],
 )
 def test_a_description_that_says_something_else_is_refused(
@@ -268,19 +271,19 @@ def test_a_description_that_says_something_else_is_refused(
         find_checkpoints(folder)
     message = str(caught.value)
     assert message.startswith(f"{file}: not the description of a checkpoint (") and "\n" not in message
-    assert reason.replace("\\\\", "\\") in message
+    assert reason in message
     assert message.endswith(f"; remove the folder {file.parent} to go on from an earlier one")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "Expecting value"),
-        (b"\0" * 200, "Expecting value"),
-        (b"[]", "'str' object cannot be interpreted as an integer"),
-        (b"{}", "'sha256'"),
-        (b"7", "'int' object has no attribute 'pop'"),
-        (b"\xff\xfe{", "codec can't decode"),
+        (b"", "Input data was truncated"),
+        (b"\0" * 200, "JSON is malformed"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "its own SHA-256 differs"),
+        (b"7", "Expected `object`, got `int`"),
+        (b"\xff\xfe{", "JSON is malformed"),
         (b"[" * 100_000, "maximum recursion depth exceeded"),
     ],
     ids=lambda value: str(value)[:12],

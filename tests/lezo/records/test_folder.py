@@ -11,8 +11,9 @@ import torch
 
 from lezo.records.environment import environment, forget_peak_memory, peak_memory
 from lezo.records.files import FolderError
-from lezo.records.folder import RunFolder, read_result
+from lezo.records.folder import RunFolder
 from lezo.records.rows import DevRow, TestRow, TrainRow
+from lezo.records.strict import read_result
 
 NAN, INF = float("nan"), float("inf")
 TRAIN = TrainRow(1, 0.25, 0.5, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2}, memory=2**20)
@@ -133,7 +134,9 @@ def test_a_resumed_folder_holds_just_the_rows_that_last(tmp_path: Path) -> None:
 
 def test_a_damaged_result_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(FolderError, match=r"result\.json: not a result; remove it"):
+    with pytest.raises(
+        FolderError, match=r"result\.json: not a result \(Input data was truncated\); remove it"
+    ):
         read_result(tmp_path)
 
 

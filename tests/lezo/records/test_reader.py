@@ -85,24 +85,16 @@ def test_lines_that_are_no_rows_are_named_and_the_rest_is_read(tmp_path: Path) -
     assert len(run.steps) == 4 and len(run.devs) == 3
 
 
-def test_numbers_of_a_row_that_are_none_are_nothing(tmp_path: Path) -> None:
-    row = {
-        "step": 1,
-        "seconds": 1,
-        "loss": None,
-        "phases": {"forward": "much", "update": 0.5},
-        "memory": 1e999,
-    }
-    run = read_run(
-        write(
-            tmp_path,
-            config(),
-            [row, {"step": 1, "seconds": 1, "dev_loss": 1, "dev_score": None}],
-            result(test="x"),
-        )
-    )
-    assert (run.steps[0].loss, run.steps[0].phases, run.memory, run.devs) == (None, {"update": 0.5}, None, [])
-    assert run.number("test") is None
+def test_what_is_no_number_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    train, dev = rows()[2], rows()[1]
+    wrong = [train | {"phases": {"forward": "much"}}, dev | {"dev_score": None}, train | {"memory": 1e999}]
+    run = read_run(write(tmp_path, config(), [train | {"loss": None}, *wrong], result(test="x", more={})))
+    assert [(step.step, step.loss) for step in run.steps] == [(1, None)]
+    assert (run.devs, run.number("test"), run.number("dev"), run.result["more"]) == ([], None, 0.8, {})
+    assert run.damage == [
+        "result.json: Expected `float | null`, got `str` - at `$.test`",
+        "metrics.jsonl: line 2 and 2 more not a row of a run",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +125,9 @@ def test_a_damaged_result_is_named_and_metrics_speak(tmp_path: Path) -> None:
     assert (run.damage, run.status, len(run.devs)) == (["result.json: not a result"], "unfinished", 3)
     write(folder, ended=result(status="<b>"))
     assert read_run(folder).status == "unknown"
-    assert read_run(folder).damage == ["result.json: status is none of finished, failed, interrupted"]
+    assert read_run(folder).damage == [
+        "result.json: Expected `str` matching regex '^(finished|failed|interrupted)$' - at `$.status`"
+    ]
 
 
 def test_runs_are_found_at_any_depth_and_what_is_no_run_is_not(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from lezo.records.folder import RunFolder
 from lezo.records.journal import RECORD, Journal, Kind, read_journal
 from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.strict import read_rows
 from lezo.runs.loop import Progress, train, train_row
-from lezo.runs.resume import Past, grows, read_past, read_rows, refuse_changes
+from lezo.runs.resume import Past, grows, read_past, refuse_changes
 from lezo.zo.optim import StepReport
 from tests.lezo.whole_runs import timeless
 
@@ -388,34 +389,34 @@ DEV = {"step": 3, "seconds": 0.1, "dev_loss": 0.7, "dev_score": 0.5, "eval_secon
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"", "Expecting value: line 2 column 1 (char 1)"),
-        (b"{", "Expecting property name"),
-        (b"\0" * 60, "Expecting value"),
-        (row(**TRAIN).decode().encode("utf-16"), "codec can't decode byte"),
-        (b"\xff{}", "codec can't decode byte"),
-        (b"[]", "not an object"),
-        (b"4", "not an object"),
+        (b"", "Input data was truncated"),
+        (b"{", "Input data was truncated"),
+        (b"\0" * 60, "JSON is malformed: invalid character (byte 0)"),
+        (row(**TRAIN).decode().encode("utf-16"), "JSON is malformed"),
+        (b"\xff{}", "JSON is malformed"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"4", "Expected `object`, got `int`"),
         (b"[" * 100_000, "maximum recursion depth exceeded"),
         (b"{}", "neither a train nor a dev nor a test row"),
         (row(**TRAIN).replace(b'"loss"', b'"lsos"'), "neither a train nor a dev nor a test row"),
         (row(**TRAIN | {"step": 5}), "step 5 after step 3"),
         (row(**TRAIN | {"step": 3}), "step 3 after step 3"),
-        (row(**TRAIN | {"step": 4.0}), "'step' is 4.0"),
-        (row(**TRAIN | {"step": True}), "'step' is True"),
-        (row(**TRAIN | {"step": "4\n"}), r"'step' is '4\n'"),
-        (row(**TRAIN | {"step": None}), "'step' is None"),
-        (row(**TRAIN | {"seconds": None}), "'seconds' is None"),
-        (row(**TRAIN | {"loss": "0.5"}), "'loss' is '0.5'"),
-        (row(**TRAIN | {"loss": True}), "'loss' is True"),
-        (row(**TRAIN | {"loss": math.nan}), "'loss' is nan"),
-        (row(**TRAIN | {"g": [1]}), "'g' is [1]"),
-        (row(**TRAIN | {"skipped": 0}), "'skipped' is 0"),
-        (row(**TRAIN | {"skipped": None}), "'skipped' is None"),
-        (row(**TRAIN | {"phases": []}), "'phases' is []"),
-        (row(**TRAIN | {"phases": {"data": None}}), "'phases' is {'data': None}"),
-        (row(**TRAIN).replace(b"0.25", b"1e999"), "'loss' is inf"),
-        (row(**TRAIN).replace(b"0.25", b"1" + b"0" * 400), "'loss' is 1000"),
-        (row(**TRAIN).replace(b"0.25", b"1" + b"0" * 5000), "Exceeds the limit"),
+        (row(**TRAIN | {"step": 4.0}), "Expected `int`, got `float` - at `$.step`"),
+        (row(**TRAIN | {"step": True}), "Expected `int`, got `bool` - at `$.step`"),
+        (row(**TRAIN | {"step": "4\n"}), "Expected `int`, got `str` - at `$.step`"),
+        (row(**TRAIN | {"step": None}), "Expected `int`, got `null` - at `$.step`"),
+        (row(**TRAIN | {"seconds": None}), "Expected `float`, got `null` - at `$.seconds`"),
+        (row(**TRAIN | {"loss": "0.5"}), "Expected `float | null`, got `str` - at `$.loss`"),
+        (row(**TRAIN | {"loss": True}), "Expected `float | null`, got `bool` - at `$.loss`"),
+        (row(**TRAIN | {"loss": math.nan}), "JSON is malformed"),
+        (row(**TRAIN | {"g": [1]}), "Expected `float | null`, got `array` - at `$.g`"),
+        (row(**TRAIN | {"skipped": 0}), "Expected `bool`, got `int` - at `$.skipped`"),
+        (row(**TRAIN | {"skipped": None}), "Expected `bool`, got `null` - at `$.skipped`"),
+        (row(**TRAIN | {"phases": []}), "Expected `object`, got `array` - at `$.phases`"),
+        (row(**TRAIN | {"phases": {"data": None}}), "Expected `float`, got `null` - at `$.phases[...]`"),
+        (row(**TRAIN).replace(b"0.25", b"1e999"), "Number out of range"),
+        (row(**TRAIN).replace(b"0.25", b"1" + b"0" * 400), "Number out of range - at `$.loss`"),
+        (row(**TRAIN).replace(b"0.25", b"1" + b"0" * 5000), "Integer value out of range"),
         (row(**DEV), "a second dev row of step 3"),
         (row(**DEV | {"step": 4}), "step 4 after step 3"),
         (row(step=3, seconds=0.0, test_loss=None, test_score=0.5), "a second test row of step 3"),

@@ -43,7 +43,8 @@ def _stopped() -> bool:
 def _until_stopped() -> None:
     with (FOLDER / "metrics.jsonl").open("a") as metrics:
         for step in range(1, 3000):
-            metrics.write(json.dumps({"step": step, "seconds": step / 100, "loss": 0.5}) + "\n")
+            row = {"step": step, "seconds": step / 100, "loss": 0.5, "skipped": False, "phases": {}}
+            metrics.write(json.dumps(row) + "\n")
             metrics.flush()
             time.sleep(0.01)
             if _stopped():

@@ -1,5 +1,6 @@
 """Which runs a -m command means, and what their folders say of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from lezo.config.compose import compose
 from lezo.config.identity import config_hash
 from lezo.config.schema import ConfigError
-from lezo.sweeps.jobs import NOT_STARTED, Standing, SweepJob, jobs, standing
+from lezo.sweeps.jobs import NOT_STARTED, Standing, SweepJob, jobs, left, standing
 
 
 @pytest.fixture(autouse=True)
@@ -156,5 +157,6 @@ def test_how_a_job_ended(code: int, stopped: bool, result: str | None, status: s
 
 def test_a_row_takes_numbers_only() -> None:
     strange = {"dev": "high", "test": [1], "seconds": 3, "peak_memory_bytes": {"device": 0, "host": 5}}
-    row = Standing(job("seed=1"), "finished", strange).row()
+    found = holding(job("seed=1"), result=json.dumps({"status": "finished"} | strange))
+    row = left(found).row()
     assert [row[key] for key in ("dev", "test", "seconds", "memory")] == [None, None, None, 5]

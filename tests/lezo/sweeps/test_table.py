@@ -1,24 +1,24 @@
 """What a sweep shows: how far each job is on a terminal, plain lines elsewhere."""
 
 import io
-import json
+from math import nan
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from lezo.records.files import json_line
+from lezo.records.rows import DevRow, TrainRow
 from lezo.sweeps.jobs import NOT_STARTED, RUNNING, Standing, jobs
 from lezo.sweeps.table import Metrics, SweepStory, final_table, window
 
 
 def rows(*steps: int, dev: float | None = None) -> bytes:
     """Train rows of half a second each, and a dev row after them."""
-    lines = [json.dumps({"step": step, "seconds": step / 2, "loss": None}) for step in steps]
+    made: list[TrainRow | DevRow] = [TrainRow(step, step / 2, nan) for step in steps]
     if dev is not None:
-        lines.append(
-            json.dumps({"step": steps[-1], "seconds": steps[-1] / 2, "dev_loss": 1.0, "dev_score": dev})
-        )
-    return ("\n".join(lines) + "\n").encode()
+        made.append(DevRow(steps[-1], steps[-1] / 2, 1.0, dev))
+    return "".join(json_line(row.values()) for row in made).encode()
 
 
 def append(path: Path, content: bytes) -> None:
