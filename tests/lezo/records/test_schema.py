@@ -114,7 +114,7 @@ def test_each_broken_field_of_a_row_is_refused_by_its_path(kind: str, tmp_path: 
         with pytest.raises(FolderError) as caught:
             read_rows(file)
         assert f" - at `{place}`)" in str(caught.value)
-        assert reader.read_run(tmp_path).damage[-1] == "metrics.jsonl: line 1 not a row of a run"
+        assert "metrics.jsonl: line 1 not a row of a run" in reader.read_run(tmp_path).damage
 
 
 @pytest.mark.parametrize("name", RUNS)
