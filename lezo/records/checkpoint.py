@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lezo.records.files import FolderError, remove_folder, replaced_folder, sync
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import CheckpointFile, Origin, checked, decoded
+from lezo.records.schema import CheckpointFile, Origin, decoded
 
 _SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 
@@ -155,7 +156,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
         content = decoded(file.read_bytes())
         if content.pop("sha256", None) != _content_hash(content):
             raise ValueError("its own SHA-256 differs")
-        found = checked(content, CheckpointFile)
+        found = convert(content, CheckpointFile)
         if found["step"] != step:
             raise ValueError(f"it is of step {found['step']}")
         return Checkpoint(file.parent, step, found["origin"], found["files"])

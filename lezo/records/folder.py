@@ -28,13 +28,8 @@ from lezo.records.schema import decoded
 
 MODEL = "model"  # the folder in a run's where its model is, for `from_pretrained`
 JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
-CONFIG, ENVIRONMENT, PREDICTIONS, RESULT = (
-    "config.yaml",
-    "environment.json",
-    "predictions.jsonl",
-    "result.json",
-)
-TRACEBACK, CONSOLE, LOCK = "traceback.txt", "console.log", ".lock"
+CONFIG, ENVIRONMENT, RESULT = "config.yaml", "environment.json", "result.json"
+PREDICTIONS, TRACEBACK, CONSOLE, LOCK = "predictions.jsonl", "traceback.txt", "console.log", ".lock"
 BENCH = "bench.json"  # of a folder that is no run's
 
 

@@ -24,7 +24,7 @@ from lezo.records.folder import (
     TRACEBACK,
 )
 from lezo.records.rows import DevRow, Row, TrainRow, row_of
-from lezo.records.schema import LARGEST, Result, decoded, sifted
+from lezo.records.schema import LARGEST, decoded, sifted
 
 _APART = {CHECKPOINTS, MODEL, "wandb"}  # folders of a run that hold no runs
 _FILES = (CONFIG, METRICS, RESULT, ENVIRONMENT, TRACEBACK, LOCK)
@@ -208,7 +208,7 @@ def read_result(folder: Path, damage: list[str]) -> dict[str, Any]:
     if content is None:
         return {}
     try:
-        found, wrong = sifted(decoded(content), Result)
+        found, wrong = sifted(decoded(content))
     except ValueError:
         found, wrong = {}, ["not a result"]
     damage += [f"{RESULT}: {problem}" for problem in wrong]

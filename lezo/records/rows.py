@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from lezo.records.schema import DevLine, TestLine, TrainLine, checked, decoded, measures_of
+from msgspec import convert
+
+from lezo.records.schema import DevLine, TestLine, TrainLine, decoded, measures_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class TrainRow:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainRow:
         """Read back; what was not finite is NaN again. Raises ValueError with the field's path."""
-        line = checked(values, TrainLine)
+        line = convert(values, TrainLine)
         measures = {key: _number(value) for key, value in measures_of(values).items()}
         seconds, loss, memory = line["seconds"], _number(line["loss"]), int(line.get("memory") or 0)
         return cls(line["step"], seconds, loss, measures, line["skipped"], line["phases"], memory)
@@ -66,7 +68,7 @@ class DevRow:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> DevRow:
         """Read back. Raises ValueError with the field's path."""
-        line = checked(values, DevLine)
+        line = convert(values, DevLine)
         return cls(line["step"], line["seconds"], line["dev_loss"], line["dev_score"], line["eval_seconds"])
 
 
@@ -97,7 +99,7 @@ class TestRow:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TestRow:
         """Read back: metrics have that of before training. Raises ValueError with the field's path."""
-        line = checked(values, TestLine)
+        line = convert(values, TestLine)
         return cls(line["step"], line["seconds"], line["test_loss"], line["test_score"], last=False)
 
 

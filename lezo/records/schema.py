@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, NotRequired, Required, TypedDict, TypeVar
+from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, convert
 
 LARGEST = 1e100  # a number beyond is damage, as NaN is: written as null
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Measure = Number | None  # null where it was not finite
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
-
-_T = TypeVar("_T")
 
 
 class TrainLine(TypedDict):
@@ -49,7 +47,7 @@ class TestLine(TypedDict):
 
 
 class Seconds(TypedDict, total=False):
-    """Of a result: wall-clock."""
+    """Wall-clock, of a result."""
 
     total: Measure
     train: Measure
@@ -59,20 +57,6 @@ class Seconds(TypedDict, total=False):
     perturb: Measure
     update: Measure
     data: Measure
-
-
-class Peaks(TypedDict, total=False):
-    """Of a result: the process's peaks in bytes."""
-
-    device: Count
-    host: Count
-
-
-class Memory(TypedDict, total=False):
-    """Of a result: bytes that the banner expected of the device, and that the run took."""
-
-    expected: Count | None
-    used: Count | None
 
 
 class CheckpointFile(TypedDict):
@@ -117,8 +101,8 @@ class Result(TypedDict, total=False):
     weights: str | None
     origin: dict[str, Any] | None
     seconds: Seconds
-    peak_memory_bytes: Peaks
-    memory_bytes: Memory
+    peak_memory_bytes: dict[str, Count]  # of the device and on the host
+    memory_bytes: dict[str, Count | None]  # expected of the device, and used
     skipped_steps: Count
     rows: str | None
     truncated: Count | None
@@ -200,11 +184,6 @@ def decoded(content: bytes) -> dict[str, Any]:
         raise ValueError(error) from None
 
 
-def checked(content: Any, kind: type[_T]) -> _T:
-    """``content`` as ``kind`` describes it, without what that does not know. Raises ValueError with the field's path."""
-    return msgspec.convert(content, kind)
-
-
 def measures_of(row: Mapping[str, Any]) -> dict[str, float | None]:
     """What a train row has beside the keys of every one. Raises ValueError with the key of what is no measure."""
     return {key: _measure(key, value) for key, value in row.items() if key not in TrainLine.__annotations__}
@@ -212,7 +191,7 @@ def measures_of(row: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _measure(key: str, value: Any) -> float | None:
     try:
-        number: float | None = msgspec.convert(value, Measure)
+        number: float | None = convert(value, Measure)
         return number
     except ValueError as error:
         raise ValueError(f"{error} - at `$.{reprlib.repr(key)[1:-1]}`") from None
@@ -221,33 +200,26 @@ def _measure(key: str, value: Any) -> float | None:
 def header_of(content: bytes) -> Header:
     """A journal's header. Raises ValueError with the path of what lacks, is of another type or unknown."""
     found = decoded(content)
-    header = checked(found, Header)
+    header = convert(found, Header)
     for name, part in (("origin", Origin), ("recipe", Recipe)):
         if unknown := found[name].keys() - {field.name for field in fields(part)}:
-            raise ValueError(f"unknown `{min(unknown)}` - at `$.{name}`")  # it may make other updates
+            raise ValueError(f"unknown {min(unknown)!r} - at `$.{name}`")  # it may make other updates
     return header
 
 
-def sifted(content: dict[str, Any], kind: type[_T]) -> tuple[dict[str, Any], list[str]]:
-    """``content`` without what is not as ``kind`` describes it, and what that was."""
-    wrong: list[str] = []
-    while True:
-        try:
-            checked(content, kind)
-            return content, wrong
-        except ValueError as error:
-            reason, _, path = str(error).partition(" - at `$.")
-            wrong += [] if wrong and not path else [str(error)]
-            if not path:  # something lacks
-                return content, wrong
-            content = _without(content, path.rstrip("`").split("[")[0].split("."))
+def sifted(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Of a result the keys that are as described, or unknown; and what is wrong with the others, by its path."""
+    found = {"status": None} | content
+    wrong = {key: problem for key, value in found.items() if (problem := _problem(key, value))}
+    return {key: value for key, value in found.items() if key not in wrong}, [*wrong.values()]
 
 
-def _without(content: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """A copy without the item at ``path``."""
-    name, *inner = path
-    rest = {key: value for key, value in content.items() if key != name}
-    return rest | {name: _without(content[name], inner)} if inner else rest
+def _problem(key: str, value: Any) -> str | None:
+    try:
+        convert({"status": "failed", key: value}, Result)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _short(value: Any) -> str:

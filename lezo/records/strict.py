@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import convert
+
 from lezo.records.files import FolderError, read_file
 from lezo.records.folder import RESULT
 from lezo.records.rows import Row, row_of
-from lezo.records.schema import Result, checked, decoded
+from lezo.records.schema import Result, decoded
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read_result(folder: Path) -> Result | None:
     if (content := read_file(file)) is None:
         return None
     try:
-        return checked(decoded(content), Result)
+        return convert(decoded(content), Result)
     except ValueError as error:
         raise wrong_result(folder, str(error)) from None
 

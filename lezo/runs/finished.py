@@ -93,11 +93,11 @@ def tell_again(request: Request, folder: RunFolder, plan: Plan) -> int:
 
 
 def summary_of(result: Result, folder: Path) -> str:
-    """Of an earlier end. Raises FolderError where the result lacks what every run wrote."""
+    """Of an earlier end. Raises FolderError where the result lacks what every run writes."""
     try:
         return banner.summary(result, folder)
-    except KeyError as error:
-        raise wrong_result(folder, f"it lacks {error}") from None
+    except (KeyError, TypeError) as error:  # nothing, or null, where there is a value in a run's
+        raise wrong_result(folder, f"{type(error).__name__}: {error}") from None
 
 
 def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:

@@ -244,7 +244,7 @@ def described(folder: Path, **changes: Any) -> Path:
     return file
 
 
-FILE_NAME = "Expected `str` matching regex '^[0-9]{5}\\\\.safetensors\\\\Z' - at key in `$.files`"
+FILE_NAME = "' - at `key` in `$.files`"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_description_that_says_something_else_is_refused(
         (b"{}", "its own SHA-256 differs"),
         (b"7", "Expected `object`, got `int`"),
         (b"\xff\xfe{", "JSON is malformed"),
-        (b"[" * 100_000, "maximum recursion depth exceeded"),
+        (b'{"a":' * 100_000, "maximum recursion depth exceeded"),
     ],
     ids=lambda value: str(value)[:12],
 )

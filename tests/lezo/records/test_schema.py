@@ -93,7 +93,7 @@ def broken(values: dict[str, Any], at: str = "$") -> Iterator[tuple[dict[str, An
         strange = 5 if isinstance(value, str | dict | list) else [value]
         if key != "origin":  # of which the strict reader only asks that it is an object
             yield values | {key: strange}, f"{at}.{key}"
-        if isinstance(value, dict) and key in ("seconds", "peak_memory_bytes", "memory_bytes"):
+        if isinstance(value, dict) and key == "seconds":
             for inner, place in broken(value, f"{at}.{key}"):
                 yield values | {key: inner}, place
 
@@ -114,7 +114,7 @@ def test_each_broken_field_of_a_row_is_refused_by_its_path(kind: str, tmp_path: 
         with pytest.raises(FolderError) as caught:
             read_rows(file)
         assert f" - at `{place}`)" in str(caught.value)
-        assert reader.read_run(tmp_path).damage[-1] == "metrics.jsonl: line 1 not a row of a run"
+        assert "metrics.jsonl: line 1 not a row of a run" in reader.read_run(tmp_path).damage
 
 
 @pytest.mark.parametrize("name", RUNS)

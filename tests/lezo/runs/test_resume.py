@@ -396,7 +396,7 @@ DEV = {"step": 3, "seconds": 0.1, "dev_loss": 0.7, "dev_score": 0.5, "eval_secon
         (b"\xff{}", "JSON is malformed"),
         (b"[]", "Expected `object`, got `array`"),
         (b"4", "Expected `object`, got `int`"),
-        (b"[" * 100_000, "maximum recursion depth exceeded"),
+        (b'{"a":' * 100_000, "maximum recursion depth exceeded"),
         (b"{}", "neither a train nor a dev nor a test row"),
         (row(**TRAIN).replace(b'"loss"', b'"lsos"'), "neither a train nor a dev nor a test row"),
         (row(**TRAIN | {"step": 5}), "step 5 after step 3"),
