@@ -16,7 +16,7 @@ from typing import Any
 SMALL = [
     "model.device=cpu",
     *("task.num_train=48", "task.num_dev=12", "task.num_test=12", "train.batch_size=8", "save_model=true"),
-    *("train.steps=24", "train.eval_every=6", "train.checkpoint_every=5"),
+    *("train.steps=12", "train.eval_every=4", "train.checkpoint_every=3"),
 ]
 OPTIONS = {
     "lezo": ["optim=lezo", "optim.sparsity=0.5", "optim.weight_decay=0.01"],
@@ -135,9 +135,11 @@ def _difference(one: Any, other: Any) -> str:
 
 def main(folder: Path, optim: str, kills: int, seed: int) -> None:
     """Kill ``kills`` times in all."""
-    import lezo.runs.session  # noqa: F401 - once, for all the forks
-
     overrides, draw = [*SMALL, *OPTIONS[optim]], random.Random(seed)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads would not survive a fork
+    assert (
+        _finished([*overrides, "train.steps=1"], folder / "warm") == 0
+    )  # imports all, once for all the forks
     reference, tally = folder / "reference", folder / "touches"
     start = time.monotonic()
     lezo_run(overrides, reference, counting(None, tally), None)
