@@ -77,7 +77,7 @@ class Result(TypedDict, total=False):
     error: str | None
     task: str
     title: str
-    data: str
+    data: str | None
     synthetic: bool
     metric: str | None
     model: str
@@ -119,7 +119,7 @@ class Origin:
 
     weights: str
     tokenizer: str
-    data: str
+    data: str | None
     dtype: str
     noise: int
     config: str

@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from lezo.records.environment import peak_memory
 from lezo.records.files import FolderError
 from lezo.records.folder import TRACEBACK, RunFolder
 from lezo.records.rows import DevRow, TestRow
-from lezo.records.schema import Header
+from lezo.records.schema import Header, Result, Seconds
 from lezo.runs import banner
 from lezo.runs.build import Loaded
 from lezo.runs.loop import DivergedError, Progress
@@ -49,15 +48,12 @@ def result_of(
     header: Header | None,
     progress: Progress,
     weights: str | None,
-) -> dict[str, Any]:
+) -> Result:
     """What the run came to, as far as it came. Scores are fractions 0..1, seconds are wall-clock.
 
     ``weights``: the hash of those that the run ends with.
     """
     config, optim = request.config, request.config.optim
-    settings = {key: getattr(optim, key, None) for key in ("lr", "eps", "sparsity", "weight_decay")}
-    if optim.name == "mezo":
-        settings["sparsity"] = 0.0
     dev = progress.best if config.trains else progress.dev
     return {
         "status": ending.status,
@@ -71,7 +67,10 @@ def result_of(
         "dequantised": plan.parts.dequantised if plan else None,
         "optim": optim.name,
         "peft": config.peft.name,
-        **settings,
+        "lr": getattr(optim, "lr", None),
+        "eps": getattr(optim, "eps", None),
+        "sparsity": 0.0 if optim.name == "mezo" else getattr(optim, "sparsity", None),
+        "weight_decay": getattr(optim, "weight_decay", None),
         "blocks": banner.skipped(plan) if plan and config.trains and not config.first_order else None,
         "steps": progress.step,
         "objective": "metric" if config.judged else "loss",
@@ -108,12 +107,12 @@ def _memory(plan: Plan | None, loaded: Loaded | None) -> dict[str, int | None]:
     return {"expected": plan.memory.total, "used": used}
 
 
-def _seconds(progress: Progress, started: float) -> dict[str, float | None]:
+def _seconds(progress: Progress, started: float) -> Seconds:
     median = statistics.median(progress.step_seconds) if progress.step_seconds else None
     total = progress.elapsed + time.perf_counter() - started
+    spent: Seconds = {"total": total, "train": progress.train_seconds, "eval": progress.eval_seconds}
     phases = {phase: progress.phases.get(phase) for phase in ("forward", "perturb", "update", "data")}
-    spent = {"train": progress.train_seconds, "eval": progress.eval_seconds, "step_median": median}
-    return {"total": total, **spent, **phases}
+    return {**spent, "step_median": median, **phases}  # type: ignore[typeddict-item]
 
 
 def failure(error: Exception, request: Request, folder: RunFolder, plan: Plan | None) -> Ending:

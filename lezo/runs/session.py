@@ -19,7 +19,7 @@ from lezo.records.environment import environment
 from lezo.records.files import FolderError
 from lezo.records.folder import CONFIG, RESULT, START, RunFolder
 from lezo.records.rows import DevRow, Sink, TestRow
-from lezo.records.schema import Header
+from lezo.records.schema import Header, Result
 from lezo.runs import banner
 from lezo.runs.build import (
     Loaded,
@@ -280,7 +280,7 @@ def end(
     request: Request,
     folder: RunFolder,
     ending: Ending,
-    result: dict[str, Any],
+    result: Result,
     progress: Progress,
     mirror: WandbMirror | None,
 ) -> int:
