@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any, Literal
@@ -25,16 +26,25 @@ def ctrl_c_in_step(patch: pytest.MonkeyPatch, number: int, sent: signal.Signals 
     patch.setattr(Batches, "__call__", asked)
 
 
-def ctrl_c_in_evaluation(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C twice, which stops at once, in evaluation ``number``: the first is of test, the second of dev."""
+def when_evaluated(patch: pytest.MonkeyPatch, happens: Callable[[], object], number: int = 1) -> None:
+    """Something happens before evaluation ``number``: the first is of test, the second of dev."""
     real, numbers = Evaluator.__call__, count(1)
 
     def evaluated(evaluator: Evaluator, split: EvalSet) -> Evaluation:
         if next(numbers) == number:
-            raise KeyboardInterrupt
+            happens()
         return real(evaluator, split)
 
     patch.setattr(Evaluator, "__call__", evaluated)
+
+
+def ctrl_c_in_evaluation(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C twice, which stops at once, in evaluation ``number``."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    when_evaluated(patch, interrupt, number)
 
 
 def best_is(patch: pytest.MonkeyPatch, which: Literal["first", "last"], *, scored: bool = True) -> None:

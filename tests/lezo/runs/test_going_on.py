@@ -4,16 +4,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lezo.model import load as model
 from lezo.model.load import TINY
-from tests.lezo.arranged import best_is, ctrl_c_in_evaluation, ctrl_c_in_step
+from tests.lezo.arranged import best_is, ctrl_c_in_evaluation, ctrl_c_in_step, when_evaluated
 from tests.lezo.runs.killing import end
 from tests.lezo.whole_runs import Ran, Runner, limited
 
@@ -128,13 +126,19 @@ def unfinished(ran: Ran) -> Ran:
     return ran
 
 
+def heavier(folder: str) -> None:
+    """The model there gets other weights; a file that is read keeps what it holds."""
+    file = Path(folder, "model.safetensors")
+    weights = load_file(file)
+    weights[min(weights)] = weights[min(weights)] + 1e-3
+    save_file(weights, f"{file}.new", metadata={"format": "pt"})
+    os.replace(f"{file}.new", file)
+
+
 def test_another_base_model_is_refused(lezo_run: Runner) -> None:
     for name in ("one", "other"):
         shutil.copytree(TINY, name)
-    weights = load_file("other/model.safetensors")
-    first = min(weights)
-    weights[first] = weights[first] + 1e-3
-    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    heavier("other")
     own = ["model=hf", "optim.lr=1e-4", "data=sample"]
     ran = unfinished(lezo_run(*own, "model.path=one"))
     before = files(ran.folder)
@@ -163,9 +167,7 @@ def test_other_data_are_refused(lezo_run: Runner) -> None:
 def test_a_finished_run_of_other_content_is_not_passed_off(lezo_run: Runner) -> None:
     for name in ("one", "other"):
         shutil.copytree(TINY, name)
-    weights = load_file("other/model.safetensors")
-    weights[min(weights)] += 1e-3
-    save_file(weights, "other/model.safetensors", metadata={"format": "pt"})
+    heavier("other")
     folder = Path("rows/sst2")
     folder.mkdir(parents=True)
     rows = [
@@ -192,16 +194,7 @@ def test_base_weights_that_change_under_the_run_are_not_taken_for_the_best_steps
 ) -> None:
     shutil.copytree(TINY, "one")
     best_is(monkeypatch, "first")
-    real, loads = model.load, []
-
-    def load(*arguments: Any, **options: Any) -> Any:
-        loads.append(real(*arguments, **options))
-        if len(loads) > 1:
-            next(loads[-1].parameters()).data.add_(1e-3)
-        return loads[-1]
-
-    monkeypatch.setattr(model, "load", load)
-    monkeypatch.setattr("lezo.runs.build.load", load)
+    when_evaluated(monkeypatch, lambda: heavier("one"))
     ran = lezo_run("model=hf", "model.path=one", "optim.lr=1e-4", "data=sample")
     assert ran.code == 1 and "one: no longer the base weights that the run started from" in ran.err
 
