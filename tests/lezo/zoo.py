@@ -219,9 +219,9 @@ class Compared:
 
 
 @torch.no_grad()
-def compare(family: str) -> Compared:
-    """Scores and both losses of probes with all blocks and with some, against transformers alone."""
-    model, told = small(family), examples(5)
+def compare(family: str, count: int = 5) -> Compared:
+    """Of ``count`` examples: scores and both losses of probes with all blocks and with some, against transformers alone."""
+    model, told = small(family), examples(count)
     found = layout(model)
     longest = max(len(ids) for example in told for ids in example.input_ids)
     network = network_for(model, found, longest=longest)

@@ -18,7 +18,7 @@ from lezo.cli import bench
 from lezo.config.compose import compose
 from lezo.config.schema import BenchVariant
 
-SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=4", "model.device=cpu"]
+SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2", "model.device=cpu"]
 NAMES = {name.value for name in BenchVariant}
 
 
@@ -55,7 +55,7 @@ def one_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bench_leaves_its_whole_folder(
     here: Path, one_child: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["bench.repeats=3", "bench.textbook_repeats=2", "bench.profile=true", "optim.sparsity=0.5"]
+    given = ["bench.repeats=2", "bench.textbook_repeats=1", "bench.profile=true", "optim.sparsity=0.5"]
     assert benched("task=cb", *given, patch=monkeypatch) == 0
     (folder,) = (here / "runs" / "bench" / "cb" / "tiny").iterdir()
     files = (
@@ -78,9 +78,9 @@ def test_a_bench_leaves_its_whole_folder(
     }
     assert (result["task"], result["model"], result["blocks"]) == ("cb", "tiny", "4 of 8 blocks skipped")
     tokens = result["batch"]["tokens"]
-    assert result["batch"]["examples"] == 4
-    assert 0 < tokens["real"] <= tokens["padded"] and tokens["padded"] % (4 * 3 * 8) == 0
-    assert yaml.safe_load((folder / "config.yaml").read_text())["bench"]["repeats"] == 3
+    assert result["batch"]["examples"] == 2
+    assert 0 < tokens["real"] <= tokens["padded"] and tokens["padded"] % (2 * 3 * 8) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["bench"]["repeats"] == 2
     out, err = capsys.readouterr()
     assert "error" not in err
     assert (folder / "table.md").read_text() in out and str(folder.relative_to(here)) in out
@@ -92,7 +92,7 @@ def _check_variants(variants: dict[str, Any], rows: list[dict[str, Any]]) -> Non
     assert set(variants) == NAMES
     for name, found in variants.items():
         timed = [row["seconds"] for row in rows if row["variant"] == name and row["step"] > 0]
-        assert found["steps"] == len(timed) == (2 if name.startswith("textbook") else 3)
+        assert found["steps"] == len(timed) == (1 if name.startswith("textbook") else 2)
         assert found["step_seconds"] == statistics.median(timed)
         assert found["spread"] == {"min": min(timed), "median": statistics.median(timed), "max": max(timed)}
         assert set(found["phases"]) == {*PHASES, "other"}

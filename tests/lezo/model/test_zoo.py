@@ -37,7 +37,7 @@ PACKED = {
 def test_scores_and_probes_are_those_of_transformers(family):
     if not zoo.known(family):
         pytest.skip(f"the installed transformers has no {family}")
-    found = zoo.compare(family)
+    found = zoo.compare(family, 3)
     assert (found.scores, found.probes) == (pytest.approx(0, abs=2e-4), pytest.approx(0, abs=2e-4))
     assert found.rows == "packed" or family not in PACKED
 

@@ -16,7 +16,7 @@ from typing import Any
 SMALL = [
     "model.device=cpu",
     *("task.num_train=48", "task.num_dev=12", "task.num_test=12", "train.batch_size=8", "save_model=true"),
-    *("train.steps=24", "train.eval_every=6", "train.checkpoint_every=5"),
+    *("train.steps=12", "train.eval_every=4", "train.checkpoint_every=3"),
 ]
 OPTIONS = {
     "lezo": ["optim=lezo", "optim.sparsity=0.5", "optim.weight_decay=0.01"],

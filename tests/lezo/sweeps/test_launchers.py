@@ -147,10 +147,24 @@ def test_a_launcher_that_fails_is_quoted(lezo: Command, monkeypatch: pytest.Monk
     assert (code, err) == (1, "error: hydra/launcher: no srun here\n")
 
 
+def test_joblib_is_handed_every_job(lezo: Command, handlers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which joblib does where it has one to itself."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    ran: list[str] = []
+    monkeypatch.setattr("lezo.runs.session.run", lambda job, _: ran.append(job.run_dir.name) or 0)
+    sweep = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=out"]
+    code, out, err = lezo(*sweep, "seed=0,1")
+    assert (code, err) == (1, "") and "2 of 2 jobs did not finish" in out  # none left a result
+    assert ran == [compose([f"seed={seed}"]).job_name for seed in (0, 1)]
+
+
 @pytest.mark.parametrize(
     ("launcher", "plugin", "options"),
     [
-        ("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+        pytest.param(
+            *("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+            marks=pytest.mark.slow,
+        ),
         ("submitit_local", "hydra_plugins.hydra_submitit_launcher", ["hydra.launcher.timeout_min=2"]),
     ],
 )

@@ -17,7 +17,6 @@ from lezo.sweeps import sweep as driver
 from lezo.sweeps.jobs import SweepJob, jobs
 from lezo.sweeps.sweep import sweep
 
-SCORE = ["optim=none", "task=sst2", "data=local", "task.num_dev=2"]
 FAKE = Path(__file__).with_name("fake_run.py")
 OUT = "hydra.sweep.dir=out"
 Words = Callable[..., list[list[str]]]
@@ -77,27 +76,16 @@ def folders(*overrides: str) -> list[Path]:
 
 
 def test_a_failing_job_shows_its_end_and_the_others_finish(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one that fails is a real run, which takes seconds to start; the other a fake."""
-    real = driver._command
-
-    def ran(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
-        fake = [sys.executable, str(FAKE), str(job.folder), "ok"]
-        return real(job, group, config_dir) if job.number == 0 else fake
-
-    monkeypatch.setattr(driver, "_command", ran)
-    for name, last in (("good", '{"sentence": "dull", "label": 0}'), ("bad", '{"sentence": ')):
-        folder = Path(name, "sst2")
-        folder.mkdir(parents=True)
-        (folder / "train.jsonl").write_text('{"sentence": "fine", "label": 1}\n' * 5 + last + "\n")
-        (folder / "val.jsonl").write_text('{"sentence": "fine", "label": 1}\n')
-    command = [*SCORE, "data.path=bad,good", OUT]
+    words("fail", "ok")
+    command = ["data=local", "data.path=bad,good", OUT]
     assert sweep(command) == 1
     out, (bad, good) = capsys.readouterr().out, folders(*command)
     assert out.startswith("sweep of 2 jobs in out\n[1/2] started: data.path=bad\n")
-    assert f"[1/2] failed: data.path=bad; the end of {bad}/console.log:\n    | " in out
-    assert "    | error: bad/sst2/train.jsonl, line 6: not valid JSON" in out
+    assert (
+        f"[1/2] failed: data.path=bad; the end of {bad}/console.log:\n    | said at the end: failed\n" in out
+    )
     assert out.index("[2/2] started: data.path=good") > out.index("[1/2] failed")
     assert out.endswith("1 of 2 jobs did not finish; the same command tries them again\n")
     shown, rows = table(out), saved()
@@ -107,7 +95,6 @@ def test_a_failing_job_shows_its_end_and_the_others_finish(
     result = json.loads((good / "result.json").read_text())
     assert (rows[1]["dev"], rows[1]["test"]) == (result["dev"], result["test"])
     assert shown["data.path=good"][:3] == ["accuracy", f"{result['dev']:.4f}", f"{result['test']:.4f}"]
-    assert shown["data.path=bad"][1:3] == ["-", "-"]
 
 
 def test_a_job_that_dies_without_a_result_is_told_by_its_exit_code(
