@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lezo.cli import run
+from tests.lezo.refusals import names
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
 SMALL += ["model.device=cpu"]  # the same numbers on a machine with a GPU
@@ -26,6 +27,11 @@ class Ran:
     out: str
     err: str
     folder: Path
+
+    def refused(self, *named: str, code: int = 1) -> None:
+        """The run ended with this exit code and one line that says "error: " and names these files and keys."""
+        assert (self.code, self.err[:7]) == (code, "error: "), self.err
+        names(self.err, *named)
 
     @property
     def result(self) -> dict[str, Any]:

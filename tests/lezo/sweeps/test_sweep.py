@@ -16,6 +16,7 @@ from lezo.config.schema import ConfigError
 from lezo.sweeps import sweep as driver
 from lezo.sweeps.jobs import SweepJob, jobs
 from lezo.sweeps.sweep import sweep
+from tests.lezo.refusals import refused
 
 FAKE = Path(__file__).with_name("fake_run.py")
 OUT = "hydra.sweep.dir=out"
@@ -79,22 +80,22 @@ def test_a_failing_job_shows_its_end_and_the_others_finish(
     words: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words("fail", "ok")
-    command = ["data=local", "data.path=bad,good", OUT]
+    command = ["seed=0,1", OUT]
     assert sweep(command) == 1
     out, (bad, good) = capsys.readouterr().out, folders(*command)
-    assert out.startswith("sweep of 2 jobs in out\n[1/2] started: data.path=bad\n")
+    assert out.startswith("sweep of 2 jobs in out\n[1/2] started: seed=0\n")
     assert (
-        f"[1/2] failed: data.path=bad; the end of {bad}/console.log:\n    | said at the end: failed\n" in out
+        f"[1/2] failed: seed=0; the end of {bad}/console.log:\n    | said at the end: failed\n" in out
     )
-    assert out.index("[2/2] started: data.path=good") > out.index("[1/2] failed")
+    assert out.index("[2/2] started: seed=1") > out.index("[1/2] failed")
     assert out.endswith("1 of 2 jobs did not finish; the same command tries them again\n")
     shown, rows = table(out), saved()
     assert statuses(rows) == [shown[row["job"]][-1] for row in rows] == ["failed", "finished"]
-    assert [row["job"] for row in rows] == ["data.path=bad", "data.path=good"]
+    assert [row["job"] for row in rows] == ["seed=0", "seed=1"]
     assert set(rows[1]) == {"job", "metric", "dev", "test", "seconds", "memory", "status", "folder"}
     result = json.loads((good / "result.json").read_text())
     assert (rows[1]["dev"], rows[1]["test"]) == (result["dev"], result["test"])
-    assert shown["data.path=good"][:3] == ["accuracy", f"{result['dev']:.4f}", f"{result['test']:.4f}"]
+    assert shown["seed=1"][:3] == ["accuracy", f"{result['dev']:.4f}", f"{result['test']:.4f}"]
 
 
 def test_a_job_that_dies_without_a_result_is_told_by_its_exit_code(
@@ -220,9 +221,7 @@ def test_all_jobs_agree_on_the_slots() -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     Path("out").touch()
-    with pytest.raises(
-        ConfigError, match="out: cannot write there .*choose another folder with hydra.sweep.dir"
-    ):
+    with refused(ConfigError, "out: ", "hydra.sweep.dir"):
         sweep(["seed=1,2", OUT])
 
 
@@ -253,10 +252,11 @@ def test_where_the_sweeps_file_cannot_be_written_any_more_the_jobs_go_on(
 
 PROCESS = """
 import sys
-sys.path.insert(0, {tests!r})
-import lezo.sweeps.slots, lezo.sweeps.sweep, test_sweep
+sys.path.insert(0, {root!r})
+import lezo.sweeps.slots, lezo.sweeps.sweep
+from tests.lezo.sweeps.test_sweep import fake_command
 lezo.sweeps.slots._signs, lezo.sweeps.sweep._GRACE_SECONDS = (lambda: False), 0.3
-lezo.sweeps.sweep._command = test_sweep.fake_command
+lezo.sweeps.sweep._command = fake_command
 sys.exit(lezo.sweeps.sweep.sweep(sys.argv[1:]))
 """
 
@@ -266,7 +266,7 @@ class Process:
 
     def __init__(self, *overrides: str, slots: int) -> None:
         self.folders = folders(*overrides, OUT)
-        code = PROCESS.format(tests=str(FAKE.parent))
+        code = PROCESS.format(root=str(FAKE.parents[3]))
         arguments = [*overrides, OUT, f"sweep.slots={slots}"]
         self.driver = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
