@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,24 @@ def pytest_configure() -> None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    _remember()
+
+
+def _remember() -> None:
+    """What a run takes longest for without being what it is about: parsed interpolations and the sample's rows.
+
+    OmegaConf parses each interpolation of a configuration anew, a third of a composition, to trees that nobody changes.
+    """
+    from omegaconf import grammar_parser
+
+    from lezo.data import source
+
+    real = grammar_parser.parse
+    remembered = cache(real)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("omegaconf") and vars(module).get("parse") is real:
+            vars(module)["parse"] = remembered
+    source.sample_rows = cache(source.sample_rows)
 
 
 @pytest.fixture(scope="session")

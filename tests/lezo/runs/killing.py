@@ -135,9 +135,11 @@ def _difference(one: Any, other: Any) -> str:
 
 def main(folder: Path, optim: str, kills: int, seed: int) -> None:
     """Kill ``kills`` times in all."""
-    import lezo.runs.outcome  # noqa: F401 - once, for all the forks
-
     overrides, draw = [*SMALL, *OPTIONS[optim]], random.Random(seed)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads would not survive a fork
+    assert (
+        _finished([*overrides, "train.steps=1"], folder / "warm") == 0
+    )  # imports all, once for all the forks
     reference, tally = folder / "reference", folder / "touches"
     start = time.monotonic()
     lezo_run(overrides, reference, counting(None, tally), None)

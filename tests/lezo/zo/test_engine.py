@@ -19,7 +19,7 @@ from lezo.zo.stopwatch import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CPU
 
-SMALL = ["task.num_train=2", "task.num_dev=2", "task.num_test=2", "model.device=cpu"]
+SMALL = ["task.num_train=4", "task.num_dev=3", "task.num_test=3", "model.device=cpu"]
 
 
 def plan_of(task: str) -> Plan:
