@@ -104,6 +104,13 @@ def typed(
     return call
 
 
+def imported_by(module: str, *libraries: str) -> str:
+    """Code of a command that ends well and prints which of these libraries it has imported."""
+    ends = "\nexcept SystemExit as ended:\n    assert not ended.code"
+    told = f"print(sorted({set(libraries)!r} & set(sys.modules)))"
+    return f"import sys\nfrom {module} import main\ntry:\n    main(){ends}\n{told}"
+
+
 @contextmanager
 def limited(size: int) -> Iterator[None]:
     """Meanwhile no file of this process can grow beyond so many bytes, as on a full disk; pytest's own neither."""

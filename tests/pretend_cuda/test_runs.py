@@ -46,7 +46,10 @@ def test_mezo_in_bf16_on_longer_answers_in_micro_batches(on_gpu: OnGpu, family: 
 def test_answers_that_are_generated(
     on_gpu: OnGpu, family: Family, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each for several tokens, so that the key/value cache is read."""
+    """Each for several tokens, so that the key/value cache is read.
+
+    `_continued` is private: what is generated for scoring goes through it alone, and nothing else of a run reads bools.
+    """
     monkeypatch.setattr(Evaluator, "_continued", _for_three_tokens(Evaluator._continued))
     assert_right(*on_gpu(*family(name), "task=squad", f"model.dtype={dtype}"))
 

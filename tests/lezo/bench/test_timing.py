@@ -133,6 +133,7 @@ def test_what_is_no_want_of_memory_is_not_hidden() -> None:
     ],
 )
 def test_a_child_says_its_peak_or_was_killed(code: str, expected: Peak) -> None:
+    # `_child` is private: by way of a bench each would be a process that imports torch.
     assert contest._child([sys.executable, "-c", code]) == expected
 
 

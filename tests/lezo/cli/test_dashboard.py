@@ -12,7 +12,7 @@ import pytest
 from lezo.cli import dashboard
 from lezo.config.schema import BoardConfig
 from lezo.tracking.workspace import SECTIONS, WorkspaceError
-from tests.lezo.whole_runs import typed
+from tests.lezo.whole_runs import imported_by, typed
 
 Dashboard = Callable[..., tuple[int, str, str]]
 
@@ -23,8 +23,9 @@ def lezo_dashboard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 def test_a_dry_run_prints_every_panel_and_imports_no_wandb() -> None:
-    code = "import sys, lezo.cli.dashboard as d; d._answer(['board.dry_run=true', 'board.project=mine']); print(sorted({'wandb', 'torch'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    words = ["board.dry_run=true", "board.project=mine"]
+    code = imported_by("lezo.cli.dashboard", "wandb", "torch")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0] == 'workspace "lezo" of project mine: 19 panels in 6 sections' and lines[-1] == "[]"
     assert all(any(panel.title in line for line in lines) for some in SECTIONS.values() for panel in some)

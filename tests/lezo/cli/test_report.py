@@ -12,7 +12,7 @@ import pytest
 
 from lezo.cli import report
 from tests.lezo.run_folders import config, finished, rows, write
-from tests.lezo.whole_runs import typed
+from tests.lezo.whole_runs import imported_by, typed
 
 Report = Callable[..., tuple[int, str, str]]
 
@@ -92,7 +92,7 @@ def test_help_says_every_option(lezo_report: Report) -> None:
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     finished(tmp_path / "runs" / "a")
-    code = "import sys; import lezo.cli.report as r; r._answer([]); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = imported_by("lezo.cli.report", "torch", "transformers")
     environment = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code],

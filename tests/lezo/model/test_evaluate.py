@@ -123,7 +123,7 @@ def test_calibrated_scores_are_summed_and_less_those_after_a_blank_prompt(monkey
     ]  # fmt: skip
     blanks[5], made[5] = blanks[0], dataclasses.replace(made[0], index=5)
     judge, asked = evaluator(model), []
-    real = Evaluator._answer_log_probs
+    real = Evaluator._answer_log_probs  # private: how often something is scored shows nowhere else
     monkeypatch.setattr(Evaluator, "_answer_log_probs", lambda self, e: asked.append(len(e)) or real(self, e))
     found = judge(EvalSet(made, (), blanks))
     assert asked == [6, 5]  # equal blanks are scored once

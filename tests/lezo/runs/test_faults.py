@@ -81,7 +81,7 @@ def test_memory_that_runs_out_in_an_evaluation_names_what_it_can_lower(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("lezo.model.evaluate.Evaluator._answer_log_probs", full)
+    monkeypatch.setattr("lezo.model.evaluate.Evaluator.__call__", full)
     words = said(lezo_run("optim=none"))
     assert "with evaluations of 32 sequences a forward, 31 tokens" in words and "micro_batch" not in words
     assert "lower eval.batch_size (now 32), or choose" in words and "nothing is lost" in words

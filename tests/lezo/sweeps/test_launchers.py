@@ -30,7 +30,7 @@ def lezo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What a launcher is given, which runs nothing."""
+    """What a launcher is given, which runs nothing. `_run`, private, is all that knows one of Hydra's launchers."""
     given: list[list[str]] = []
 
     def ended(todo: Sequence[list[str]], *_: object) -> list[JobReturn]:

@@ -11,7 +11,7 @@ AUTO = ["auto"] * 9
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Eight cores, no GPU, nothing set."""
+    """Eight cores, no GPU, nothing set. What is private there asks the machine, which no test can make another one."""
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(slots, "_cores", lambda: 8)

@@ -41,7 +41,10 @@ def fake_command(job: SweepJob, group: str, config_dir: str | None) -> list[str]
 
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> Words:
-    """Makes the jobs of a sweep fakes that do what the words say, by number; returns the commands of the real ones."""
+    """Makes the jobs of a sweep fakes that do what the words say, by number; returns the commands of the real ones.
+
+    `_command`, private, is where a job becomes a process: a real one takes ten seconds to start.
+    """
     real, started = driver._command, []
 
     def fakes(*words: str) -> list[list[str]]:

@@ -76,7 +76,7 @@ def test_rows_that_wandb_cannot_keep_up_with_are_counted(
 ) -> None:
     released = threading.Event()
     fake(monkeypatch, init=lambda **_: released.wait())
-    monkeypatch.setattr("lezo.tracking.mirror._QUEUE_ROWS", 1)
+    monkeypatch.setattr("lezo.tracking.mirror._QUEUE_ROWS", 1)  # private: nobody sets it, and it is large
     warnings, _ = mirrored(tmp_path, patience=0.2)
     released.set()
     assert warnings[1] == "wandb fell behind: 1 rows not mirrored; the run folder has them"
@@ -133,7 +133,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, for which nobody waits long."""
-    monkeypatch.setattr("lezo.tracking.start._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("lezo.tracking.start._ANSWER_SECONDS", 0.2)  # private: nobody sets it, and it is long
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

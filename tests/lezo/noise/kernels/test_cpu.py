@@ -64,6 +64,7 @@ def test_elements_beyond_31_bits_are_the_twins():
     """The largest embeddings have 463 million elements; a stack of layers may have more than 2^32."""
     first = 2**33 + 700
     theta, plus, minus = np.zeros((3, 2000), np.float32)
+    # private: tensors of that many elements, whose end it is about, are too large to make
     cpu._perturb(KEY, np.array([first]), 2000, theta, np.float32(1), plus, minus)
     expected = philox.normals(KEY, torch.arange(first, first + 2000))
     assert torch.equal(torch.from_numpy(plus), expected)
