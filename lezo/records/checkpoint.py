@@ -21,7 +21,7 @@ from lezo.model.evaluate import Evaluation
 from lezo.records.disk import sync
 from lezo.records.folder import FolderError
 from lezo.records.schema import Origin
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 _SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 

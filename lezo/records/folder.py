@@ -24,7 +24,7 @@ import torch
 
 from lezo.model.evaluate import Evaluation
 from lezo.records.disk import sync
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 MODEL = "model"  # the folder in a run's where its model is, for `from_pretrained`
 JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"

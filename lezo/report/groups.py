@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from lezo.config.identity import APART, HOW, UP_TO_ROUNDING, settings, within
-from lezo.config.schema import OPTIM_SCHEMAS, OptimConfig, RunConfig
+from lezo.config.methods import METHODS, NO_METHOD
+from lezo.config.schema import RunConfig
 from lezo.records.reader import Run
 
 _ALWAYS = ("optim.lr", "optim.eps", "optim.sparsity")
@@ -22,15 +23,11 @@ _WHERE_SET = (
     "eval.calibration",
     "optim.objective",
 )  # the method, not its size
-UNTRAINED = ("none", "icl", "lp")  # optimizers that take no step
 _NEVER = (  # they name the row already, are the seeds, change no result, or are where others' defaults come from
     *("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed"),
     *(*APART, *HOW, *UP_TO_ROUNDING),
     *("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps"),
 )
-
-
-_UNTRAINED = ("none", "icl", "lp")  # whose runs take no step, whatever train.* says
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def _but_rate(group: Group) -> tuple[Any, ...]:
 
 
 def _but_sparsity(group: Group) -> tuple[Any, ...]:
-    return (group.runs[0].peft, *_rest(group, "optim.sparsity"))
+    return (_family(group.runs[0].optim), group.runs[0].peft, *_rest(group, "optim.sparsity"))
 
 
 def _rest(group: Group, key: str) -> list[tuple[str, str]]:
@@ -193,12 +190,21 @@ def _best(run: Run) -> float | None:
 
 def sparsity_families(members: Sequence[Group]) -> list[list[Group]]:
     """Groups of one task and model that differ in sparsity only, mezo being 0; by sparsity."""
-    blocked = [g for g in members if g.runs[0].optim in ("mezo", "lezo") and g.runs[0].sparsity is not None]
+    blocked = [g for g in members if _family(g.runs[0].optim) and g.runs[0].sparsity is not None]
     families = _gathered(blocked, _but_sparsity)
     ordered = [
         sorted(family, key=lambda group: group.runs[0].sparsity or 0.0) for family in families.values()
     ]
     return [family for family in ordered if len({group.runs[0].sparsity for group in family}) > 1]
+
+
+def trains(optim: str) -> bool:
+    """Whether an optimizer's runs take steps: not where they only score, whatever train.* says."""
+    return METHODS[optim].trains if METHODS.get(optim) else True
+
+
+def _family(optim: str) -> str | None:
+    return METHODS.get(optim, NO_METHOD).family
 
 
 def _decisive(run: Run) -> dict[str, str]:
@@ -207,14 +213,14 @@ def _decisive(run: Run) -> dict[str, str]:
         keys = (*_ALWAYS, "optim.weight_decay")
         return {key: _shown(value) for key in keys if (value := run.said(key)) is not None}
     said = {**_defaults(run.optim), **run.settings}
-    without = (*_NEVER, *(("train",) if run.optim in _UNTRAINED else ()))
+    without = (*_NEVER, *(("train",) if not trains(run.optim) else ()))
     return {key: _shown(value) for key, value in said.items() if not within(key, without)}
 
 
 @cache
 def _defaults(optim: str) -> dict[str, Any]:
     """What a setting was in the folders of versions that did not have it yet: what it is by default now."""
-    config = RunConfig(optim=OPTIM_SCHEMAS.get(optim, OptimConfig)())
+    config = RunConfig(optim=METHODS.get(optim, NO_METHOD).schema())
     return {key: value for key, value in settings(OmegaConf.to_yaml(config)).items() if value != MISSING}
 
 

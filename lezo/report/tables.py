@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lezo.records.reader import Run, seconds_a_step
-from lezo.report.groups import UNTRAINED, Group, Spread, Target, by_task, dev_loss, sparsity_families, spread
+from lezo.report.groups import Group, Spread, Target, by_task, dev_loss, sparsity_families, spread, trains
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, comparable, rows_of
 
 PHASES = ("data", "forward", "perturb", "update")
@@ -52,7 +52,7 @@ def tables(found: Sequence[Group], targets: Targets) -> list[Table]:
     made = [
         _results(found),
         _published(found),
-        _speed([group for group in found if group.optim not in UNTRAINED], targets),
+        _speed([group for group in found if trains(group.runs[0].optim)], targets),
         _phases(found),
         _memory(found),
         _sparsity(found),

@@ -10,20 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from lezo.config.schema import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
+from lezo.config.schema import RunConfig
 from lezo.data.batches import Batches, Objective
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
 from lezo.model.generation import Way, right_way
-from lezo.model.load import Layout
+from lezo.model.layout import Layout
 from lezo.model.loss import contributions
 from lezo.records.schema import Recipe
 from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
-from lezo.zo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
-from lezo.zo.probe import PlainProbe, Probe
-from lezo.zo.rows import probe_for
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.blocks import BlockChooser
+from lezo.zo.first_order import FirstOrder
+from lezo.zo.parts import Site, direction_of, estimator_of, step_size_of
+from lezo.zo.step import Optimizer, Stopwatch
+from lezo.zo.step_size import Constant, Linear
+from lezo.zo.zeroth_order import ZerothOrder
 
 
 def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
@@ -63,26 +66,24 @@ def make_optimizer(
     config: RunConfig,
     network: Network,
     layout: Layout,
-    blocks: UniformBlocks,
+    blocks: BlockChooser,
     evaluator: Evaluator | None = None,
 ) -> Optimizer:
     """The configured optimizer over the model's trainable tensors; ``evaluator`` judges where the metric is the objective."""
     model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
-    if isinstance(optim, MezoConfig):
-        assert optim.lr is not None  # config.check saw to it
-        watch = Stopwatch(device)
-        probe: Probe
-        if config.judged:
-            assert evaluator is not None
-            probe = PlainProbe(model, lambda _, parts: error(evaluator, parts))
-        else:
-            probe = probe_for(network, layout, watch, compiled=config.model.compile)
-        return TwoPoint(
+    if (parts := config.composition) is not None:
+        assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # config.check saw to it
+        watch, direction = Stopwatch(device), direction_of(parts)
+        judge = None if evaluator is None else partial(error, evaluator)
+        site = Site(network, layout, direction, watch, error=judge, compiled=config.model.compile)
+        return ZerothOrder(
             model,
             layout,
             blocks,
-            probe,
+            estimator_of(parts, site),
+            direction=direction,
+            step_size=step_size_of(parts),
             lr=optim.lr,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
@@ -90,16 +91,15 @@ def make_optimizer(
             seed=config.seed,
             watch=watch,
         )
-    assert isinstance(optim, FirstOrderConfig) and optim.lr is not None
+    assert isinstance(optim, FirstOrderConfig) and optim.lr is not None and config.method.algorithm
     return FirstOrder(
         model,
         partial(contributions, network),
-        algorithm="adamw" if optim.name == "fo-adamw" else "sgd",
+        algorithm=config.method.algorithm,
         lr=optim.lr,
-        steps=config.train.steps,
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
-        schedule=optim.schedule.value,
+        step_size=Linear(config.train.steps) if optim.schedule is Schedule.linear else Constant(),
         clip_norm=optim.clip_norm,
         dropout=optim.dropout != 0,
         seed=config.seed,
@@ -139,8 +139,9 @@ def make_recipe(config: RunConfig) -> Recipe:
         random_weights=config.model.random_weights,
         tokenizer=config.model.tokenizer,
         seed=config.seed,
-        sparsity=getattr(optim, "sparsity", 0.0),
+        sparsity=config.sparsity,
         decay=lr * weight_decay,
-        rounding=optim.rounding.value if isinstance(optim, MezoConfig) else "nearest",
+        rounding=optim.rounding.value if isinstance(optim, ZerothOrderConfig) else "nearest",
         peft=None if adapter is None else adapter.settings(),
+        composition=None if config.composition is None else config.composition.plain(),
     )

@@ -13,8 +13,9 @@ from lezo.records.journal import Journal, read_journal
 from lezo.records.schema import Header
 from lezo.runs.loop import Listener
 from lezo.runs.resume import Past
-from lezo.zo.optim import Optimizer, TwoPoint
+from lezo.zo.step import Optimizer
 from lezo.zo.timeline import Timeline, model_state
+from lezo.zo.zeroth_order import ZerothOrder
 
 
 class Durable:
@@ -39,7 +40,7 @@ class Durable:
         best: Callable[[], int | None],
     ) -> None:
         self.folder, self.optimizer, self._metrics = folder, optimizer, metrics
-        updates = optimizer.update if isinstance(optimizer, TwoPoint) else None
+        updates = optimizer.update if isinstance(optimizer, ZerothOrder) else None
         self.journal = Journal(folder / JOURNAL, header, at=past.journal_end) if updates else None
         self.checkpoints = Checkpoints(
             folder / CHECKPOINTS,

@@ -16,13 +16,15 @@ from rich.console import Console
 
 from lezo.config.compose import Composed
 from lezo.config.identity import run_hash
-from lezo.config.schema import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.config.methods import FirstOrderConfig
+from lezo.config.schema import RunConfig
 from lezo.model.adapter import Attached
 from lezo.model.evaluate import Evaluation, Evaluator
 from lezo.model.forward import Network
 from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
+from lezo.model.layout import layout
 from lezo.model.linear_probe import fit_head
-from lezo.model.load import layout, load, rebase, save_model, set_dropout
+from lezo.model.load import load, rebase, save_model, set_dropout
 from lezo.noise import seeds
 from lezo.records.checkpoint import find_checkpoints
 from lezo.records.folder import (
@@ -48,9 +50,10 @@ from lezo.runs.prepare import device_of
 from lezo.runs.resume import Past, made_no_step, read_past, refuse_other_origin
 from lezo.runs.stop import Stop
 from lezo.tracking.mirror import WandbMirror
-from lezo.zo.optim import Optimizer, StepReport
+from lezo.zo.parts import updates_of
 from lezo.zo.rows import network_for
-from lezo.zo.timeline import Timeline, updates_of
+from lezo.zo.step import Optimizer, StepReport
+from lezo.zo.timeline import Timeline
 
 
 class Job:
@@ -173,8 +176,8 @@ class Job:
         """What the run came to. Scores are fractions 0..1, seconds are wall-clock."""
         config, plan, done, optim = self.config, self.plan, self.progress, self.config.optim
         settings = {key: getattr(optim, key, None) for key in ("lr", "eps", "sparsity", "weight_decay")}
-        if config.optim.name == "mezo":
-            settings["sparsity"] = 0.0
+        if config.method.sparsity is not None:
+            settings["sparsity"] = config.method.sparsity
         return {
             "status": status,
             "error": error,
@@ -188,7 +191,7 @@ class Job:
             "optim": optim.name,
             "peft": config.peft.name,
             **settings,
-            "blocks": banner.skipped(plan) if plan and config.trains and not config.first_order else None,
+            "blocks": banner.skipped(plan) if plan and config.method.zeroth_order else None,
             "steps": done.step,
             "objective": "metric" if config.judged else "loss",
             "seed": config.seed,
@@ -244,7 +247,7 @@ class Job:
             model,
             layout(model),
             longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
-            probes=self.config.trains and not self.config.first_order,
+            probes=self.config.method.zeroth_order,
         )
         if plan.adapter is not None:
             start = run / START if run is not None and (run / START).exists() else None
@@ -259,7 +262,7 @@ class Job:
     def _in_plain_rows(self, plan: Plan, model: Any) -> str:
         """What is done instead, and what it costs."""
         how = "one sequence a row by the model's own forward"
-        if isinstance(self.config.optim, MezoConfig):
+        if self.config.method.zeroth_order:
             sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
             memory = replace(plan.memory, update=sum(sizes) + max(sizes))  # of one tensor both signs' copies
             self.plan = replace(plan, memory=memory)
@@ -448,7 +451,7 @@ class Listeners:
 
 def _way_out(config: RunConfig, plan: Plan) -> str:
     """What to try where losses are no longer finite."""
-    eps = " or optim.eps" if isinstance(config.optim, MezoConfig) else ""
+    eps = " or optim.eps" if config.method.zeroth_order else ""
     wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
     return f"try a smaller optim.lr{eps}{wider}"
 

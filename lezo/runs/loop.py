@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from lezo.model.evaluate import Evaluation
-from lezo.zo.optim import Optimizer, StepReport
+from lezo.zo.step import Optimizer, StepReport
 
 
 class DivergedError(RuntimeError):

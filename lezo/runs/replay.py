@@ -20,24 +20,16 @@ from lezo.config.schema import ReplayConfig
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.device import named_device
 from lezo.model.hashes import tokenizer_hash, weights_hash
-from lezo.model.load import (
-    TINY,
-    ModelError,
-    Source,
-    layout,
-    load,
-    load_config,
-    load_tokenizer,
-    rebase,
-    save_model,
-)
+from lezo.model.layout import layout
+from lezo.model.load import TINY, ModelError, Source, load, load_config, load_tokenizer, rebase, save_model
 from lezo.noise import seeds
 from lezo.records.folder import CHECKPOINTS, JOURNAL, METRICS, MODEL, START, FolderError, read_result
 from lezo.records.journal import JournalError, JournalFile, read_journal
 from lezo.records.schema import Recipe
 from lezo.runs import story
 from lezo.runs.resume import read_rows, told_by_journal, told_by_rows
-from lezo.zo.timeline import Timeline, updates_of
+from lezo.zo.parts import refuse_unknown, updates_of
+from lezo.zo.timeline import Timeline
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -86,6 +78,7 @@ class Remade:
             raise JournalError(
                 f"{self.file}: made with noise {origin.noise}, and this lezo draws noise {seeds.VERSION}"
             )
+        refuse_unknown(recipe, self.file)
         self.source = _source(recipe, options.base)
         self.tokenizer = _tokenizer(recipe, self.source)
         self.model = self._loaded()
@@ -139,9 +132,9 @@ class Remade:
         """Where a row's lr * g is not what the journal multiplied the noise with."""
         for record in self.journal.steps(0, self.journal.step):
             row = rows.get(record.step, {})
-            g, lr = row.get("g"), row.get("lr")
-            if g is not None and lr is not None and not math.isclose(lr * g, record.value, rel_tol=1e-5):
-                yield f"{folder / METRICS}: step {record.step} has lr * g = {lr * g:g}, and the journal {record.value:g}"
+            g, lr, moved = row.get("g"), row.get("lr"), sum(record.values)
+            if g is not None and lr is not None and not math.isclose(lr * g, moved, rel_tol=1e-5):
+                yield f"{folder / METRICS}: step {record.step} has lr * g = {lr * g:g}, and the journal {moved:g}"
                 return
 
     def _result_problems(self, folder: Path) -> Iterator[str]:

@@ -317,6 +317,7 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
         return None
     journal = read_journal(path)
     now, then = asdict(header.recipe), asdict(journal.header.recipe)
+    then["composition"] = then["composition"] or now["composition"]  # journals of before name no parts
     changed = [
         f"{key}: {then[key]} in the run and {now[key]} here" for key in _DECIDES if now[key] != then[key]
     ]
@@ -330,6 +331,7 @@ _DECIDES = (
     "decay",
     "rounding",
     "peft",
+    "composition",
 )  # of a recipe; where a model lies does not matter
 
 

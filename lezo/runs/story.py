@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:  # a sweep's driver tells stories too, and never needs torch
     from lezo.model.evaluate import Evaluation
-    from lezo.zo.optim import StepReport
+    from lezo.zo.step import StepReport
 
 _COPIED = ("repeat",)  # a command with a line's end inside is another command
 _LINES = 20  # progress lines a run prints where there is no terminal

@@ -20,7 +20,7 @@ from lezo.model.evaluate import Evaluation
 from lezo.records.folder import dev_row, train_row
 from lezo.tracking import keys
 from lezo.tracking.start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, started
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 _QUEUE_ROWS = 10_000
 

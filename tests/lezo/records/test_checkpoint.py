@@ -17,7 +17,8 @@ from lezo.records import checkpoint as checkpoints_module
 from lezo.records.checkpoint import Checkpoint, Checkpoints, find_checkpoints, remove
 from lezo.records.folder import FolderError
 from lezo.records.schema import Origin
-from lezo.zo.optim import FirstOrder, StepReport
+from lezo.zo.first_order import FirstOrder
+from lezo.zo.step import StepReport
 from lezo.zo.timeline import Timeline, model_state
 from tests.lezo.small_models import Bowl, weights
 from tests.lezo.whole_runs import limited
@@ -76,7 +77,7 @@ def first_order(model: torch.nn.Module, algorithm: str, momentum: float) -> Firs
     def objective(batch: float) -> Iterator[Tensor]:
         yield model(batch)
 
-    return FirstOrder(model, objective, algorithm=algorithm, lr=0.05, steps=20, momentum=momentum)  # type: ignore[arg-type]
+    return FirstOrder(model, objective, algorithm=algorithm, lr=0.05, momentum=momentum)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -20,7 +20,7 @@ from lezo.records.folder import (
     read_result,
     train_row,
 )
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 NAN, INF = float("nan"), float("inf")
 REPORT = StepReport(0.5, True, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2})

@@ -16,7 +16,7 @@ from lezo.model.evaluate import Evaluation
 from lezo.records.folder import FolderError
 from lezo.records.journal import MAGIC, RECORD, Journal, JournalError, Kind, Record, read_journal
 from lezo.records.schema import Header, Origin, Recipe
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 from tests.lezo.whole_runs import limited
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")

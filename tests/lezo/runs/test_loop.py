@@ -10,7 +10,7 @@ import pytest
 
 from lezo.model.evaluate import Evaluation
 from lezo.runs.loop import DivergedError, Progress, train
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 
 class Trained:

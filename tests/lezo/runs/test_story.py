@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lezo.model.evaluate import Evaluation
 from lezo.runs import story
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 
 def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = ()) -> str:

@@ -19,7 +19,7 @@ import pytest
 from lezo.model.evaluate import Evaluation
 from lezo.tracking.keys import AXES, KEYS, NAMESPACES, dev_keys, result_keys, train_keys
 from lezo.tracking.mirror import WandbMirror
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 from tests.lezo.whole_runs import Runner
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"

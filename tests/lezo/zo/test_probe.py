@@ -8,11 +8,11 @@ import torch
 
 from lezo.data.pack import candidate_batch, gold_batch
 from lezo.model.forward import Network
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.model.loss import loss
 from lezo.noise import directions
 from lezo.zo.probe import PlainProbe, StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CONFIGS, CPU, examples, small_model, weights
 
