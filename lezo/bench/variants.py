@@ -139,9 +139,7 @@ def _engine(
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     optim = config.optim
-    assert (
-        isinstance(optim, ZerothOrderConfig) and optim.lr is not None
-    )  # the command and config.check saw to it
+    assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # the command and check saw to it
     return {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay, "seed": config.seed}
 
 

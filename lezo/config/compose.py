@@ -223,10 +223,17 @@ def _method(*, _root_: DictConfig) -> str:
     return f"{_root_.optim.name}{adapter}"
 
 
+def _installed() -> str:
+    """For the help: what other packages have registered, a line; nothing where there are none."""
+    found = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
+    return f"\n  of installed packages: {' '.join(found)}" if found else ""
+
+
 def register_schema() -> None:
     """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
     OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
     OmegaConf.register_new_resolver("lezo_method", _method, replace=True)
+    OmegaConf.register_new_resolver("lezo_installed", _installed, replace=True)
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, kind in PEFT_SCHEMAS.items():

@@ -7,6 +7,7 @@ A module that registers a `Method` is imported by commands that do without torch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
@@ -39,8 +40,8 @@ class Composition:
     step_size: Part = Part("constant")
 
     def plain(self) -> dict[str, Any]:
-        """As a journal's header has it."""
-        return asdict(self)
+        """As a journal's header has it, and gives it back."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
     def of(cls, plain: Any) -> Composition:

@@ -200,7 +200,8 @@ def sparsity_families(members: Sequence[Group]) -> list[list[Group]]:
 
 def trains(optim: str) -> bool:
     """Whether an optimizer's runs take steps: not where they only score, whatever train.* says."""
-    return METHODS[optim].trains if METHODS.get(optim) else True
+    method = METHODS.get(optim)
+    return method is None or method.trains
 
 
 def _family(optim: str) -> str | None:

@@ -142,9 +142,8 @@ def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: Bl
     """Two copies of the largest block, or one of all that moves; or gradients, and AdamW's two moments or SGD's momentum."""
     named = dict(bones.named_parameters())
     if config.first_order:
-        states = (
-            3 if config.method.algorithm == "adamw" else 2 if getattr(config.optim, "momentum", 0.0) else 1
-        )
+        adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)
+        states = 3 if adamw else 2 if momentum else 1
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
     if config.judged:

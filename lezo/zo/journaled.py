@@ -12,14 +12,13 @@ from pathlib import Path
 
 from torch import nn
 
-from lezo.config.methods import Composition, Part
 from lezo.model.hashes import weights_hash
 from lezo.model.layout import Layout, layout_of, named, refuse_no_module
 from lezo.noise import seeds
 from lezo.records.folder import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
 from lezo.records.schema import Header, Origin, Recipe
-from lezo.zo.parts import refuse_unknown, updates_of
+from lezo.zo.parts import refuse_unknown, uniform, updates_of
 from lezo.zo.step import StepReport
 from lezo.zo.timeline import Timeline
 from lezo.zo.zeroth_order import SeededUpdate
@@ -129,7 +128,7 @@ def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> Rec
         decay=update.decay,
         rounding=update.rounding,
         blocks=list(blocks),
-        composition=Composition(Part("uniform", {"sparsity": sparsity})).plain(),
+        composition=uniform(sparsity).plain(),
     )
 
 

@@ -105,10 +105,15 @@ def step_size_of(composition: Composition) -> StepSize:
     return _part(STEP_SIZES, composition.step_size)  # type: ignore[no-any-return]
 
 
+def uniform(sparsity: float) -> Composition:
+    """LeZO: blocks drawn uniformly, all else as MeZO has it, and MeZO at sparsity 0."""
+    return Composition(Part("uniform", {"sparsity": sparsity}))
+
+
 def composition_of(recipe: Recipe) -> Composition:
     """The parts that a journal names; one of before names none, and was LeZO's. Raises PartError."""
     if recipe.composition is None:
-        return Composition(Part("uniform", {"sparsity": recipe.sparsity}))
+        return uniform(recipe.sparsity)
     try:
         return Composition.of(recipe.composition)
     except ValueError as error:

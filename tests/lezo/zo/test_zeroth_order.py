@@ -15,9 +15,9 @@ from lezo.noise import directions, seeds
 from lezo.runs.build import make_optimizer
 from lezo.zo.blocks import AllBlocks, UniformBlocks
 from lezo.zo.first_order import FirstOrder
-from lezo.zo.probe import PlainProbe, StreamProbe
+from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
 from lezo.zo.step import StepReport, Stopwatch
-from lezo.zo.step_size import Linear
+from lezo.zo.step_size import Constant, Linear
 from lezo.zo.streams import Streams
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import CPU, Bowl, examples, small_model, weights
@@ -149,6 +149,57 @@ def test_a_non_finite_loss_changes_nothing(bad):
         before = weights(model)
         assert not optimizer.step(0, bad).applied
         assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+class Several(TwoSided):
+    """Pairs of losses along ``count`` directions."""
+
+    def __init__(self, model, count):
+        self.probe, self.count = bowl_probe(model), count
+
+    def __call__(self, batch, active, *, seed, eps):
+        along = [seeds.direction_seed(seed, number) for number in range(self.count)]
+        return torch.cat([self.probe(batch, active, seed=one, eps=eps) for one in along])
+
+
+def test_a_step_of_several_directions_takes_their_mean_and_is_made_again():
+    first, again, by_hand = (Bowl() for _ in range(3))
+    start = ZerothOrder(first, layout(first), AllBlocks(4), Several(first, 3), lr=0.05, eps=1e-3, seed=3)
+    report = start.step(0, 1.0)
+    ZerothOrder(again, layout(again), AllBlocks(4), Several(again, 1), lr=1, eps=1, seed=3).update.replay(
+        0, report.coefficients
+    )
+    seed, expected = seeds.step_seed(3, 0), weights(by_hand)
+    for number in range(3):
+        along = seeds.direction_seed(seed, number)
+        plus, minus = bowl_probe(by_hand)(1.0, list(expected), seed=along, eps=1e-3)
+        for name, theta in expected.items():
+            theta -= 0.05 / 3 * (plus - minus) / 2e-3 * directions.normal(along, name, theta)
+    for name, theta in first.named_parameters():
+        torch.testing.assert_close(theta.data, expected[name])
+        assert torch.equal(theta, again.get_parameter(name))
+    assert report.measures["g"] * 0.05 == pytest.approx(sum(report.coefficients))
+
+
+def test_one_direction_that_is_not_finite_skips_them_all():
+    model = Bowl()
+    before = weights(model)
+    update = ZerothOrder(model, layout(model), AllBlocks(4), Several(model, 2), lr=1, eps=1).update
+    update.apply(0, torch.tensor([1.0, math.nan], dtype=torch.float64))
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_weight_decay_follows_the_schedule_also_in_a_replay():
+    models = [Bowl() for _ in range(2)]
+    made = [
+        two_point(model, 0.5, weight_decay=0.5, step_size=step_size)
+        for model, step_size in zip(models, (Linear(4), Constant()), strict=True)
+    ]
+    for step in range(4):
+        made[0].step(step, 0.0)  # no slope: all that moves is the decay
+        made[1].lr, made[1].update.decay = 0.05 * (1 - step / 4), 0.05 * 0.5 * (1 - step / 4)
+        made[1].step(step, 0.0)
+    assert all(torch.equal(p, q) for p, q in zip(*(m.parameters() for m in models), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
