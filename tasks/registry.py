@@ -32,7 +32,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, group: str, own: Mapping[str, T], made: Callable[[str, Any], T]) -> None:
         self.group, self._own, self._made = group, own, made
-        self._loaded: dict[EntryPoint, T] = {}
 
     def __getitem__(self, name: str) -> T:
         return self._own[name] if name in self._own else self._load(self._declared(name))
@@ -68,16 +67,14 @@ class Registry(Mapping[str, T], Generic[T]):
         return points[0]
 
     def _load(self, point: EntryPoint) -> T:
-        if point not in self._loaded:
-            try:
-                self._loaded[point] = self._made(point.name, point.load())
-            except Exception as error:  # what others' modules do when they are imported
-                said = str(error).partition("\n")[0]
-                raise RegistryError(
-                    f"{point.name!r} of {self.group}: {point.value} of {_owner(point)} cannot be used "
-                    f"({type(error).__name__}: {said}); mend or uninstall that package"
-                ) from error
-        return self._loaded[point]
+        try:
+            return self._made(point.name, point.load())
+        except Exception as error:  # what others' modules do when they are imported
+            said = str(error).partition("\n")[0]
+            raise RegistryError(
+                f"{point.name!r} of {self.group}: {point.value} of {_owner(point)} cannot be used "
+                f"({type(error).__name__}: {said}); mend or uninstall that package"
+            ) from error
 
 
 @cache

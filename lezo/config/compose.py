@@ -238,12 +238,11 @@ def register_schema() -> None:
     store.store(name="lezo_schema", node=RunConfig)
     for name, kind in PEFT_SCHEMAS.items():
         store.store(group="schema/peft", name=name, node=kind)
-    for name in METHODS:
-        if (method := METHODS.get(name)) is not None:
-            store.store(group="schema/optim", name=name, node=method.schema)
-    for name in METHODS.installed():  # files of conf/ and of --config-dir come before these
-        if (method := METHODS.get(name)) is not None:
-            store.store(group="optim", name=name, node=_defaults(method))
+    installed = METHODS.installed()
+    for method in filter(None, map(METHODS.get, METHODS)):
+        store.store(group="schema/optim", name=method.name, node=method.schema)
+        if method.name in installed:  # files of conf/ and of --config-dir come before these
+            store.store(group="optim", name=method.name, node=_defaults(method))
     for name in TASKS.installed():
         store.store(group="task", name=name, node={"name": name})
 

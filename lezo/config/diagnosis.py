@@ -70,12 +70,14 @@ def _own_problem(error: Exception) -> str | None:
 
 
 def options_of(group: str, config_dir: str | None) -> list[str]:
+    """The options of a group: files of conf/ and of the user's own folder, and what installed packages register."""
     folders = [CONF, *([Path(config_dir).expanduser()] if config_dir else [])]
     files = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
     return sorted(files.union(REGISTERED[group].installed() if group in REGISTERED else ()))
 
 
 def unknown_option(override: Override, given: str, known: Sequence[str]) -> str | None:
+    """What to say of an option that is none of the known ones; None of one that is."""
     if given in known:
         return None
     suggestion = did_you_mean(difflib.get_close_matches(given.lower(), known, n=1))
@@ -227,4 +229,5 @@ def _in_words(error: Exception) -> str:
 
 
 def did_you_mean(meant: Sequence[str]) -> str:
+    """The question, with a space behind it; nothing where nothing is likely."""
     return f"did you mean {' or '.join(meant)}? " if meant else ""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from lezo.config.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, SPARSITY, ranged
 from lezo.tasks.registry import Registry
@@ -199,9 +199,11 @@ _OWN = (
 def _made(name: str, value: Any) -> Method:
     if not isinstance(value, Method) or value.name != name:
         raise TypeError(f"expected a lezo.config.methods.Method whose name is {name!r}")
-    kind = ZerothOrderConfig if value.zeroth_order else OptimConfig
+    training = ZerothOrderConfig if value.zeroth_order else FirstOrderConfig
+    kind = training if value.trains else OptimConfig
     if not (isinstance(value.schema, type) and issubclass(value.schema, kind)):
         raise TypeError(f"its schema: expected a dataclass of {kind.__name__}")
+    OmegaConf.structured(value.schema(name=name))  # raises for types that no configuration can have
     return value
 
 
