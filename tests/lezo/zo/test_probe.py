@@ -71,6 +71,33 @@ def test_the_plain_probe_runs_any_module_and_loss(name):
     assert scored(batch, active, seed=5, eps=EPS).tolist() == pytest.approx(expected, abs=1e-12)
 
 
+class Mirrored:
+    """-z in z's place."""
+
+    def perturb(self, *args, out=None, **how):
+        swapped = None if out is None else out[::-1]
+        return directions.perturb(*args, out=swapped, **how)[::-1]
+
+
+@pytest.mark.parametrize("probe", [StreamProbe, PlainProbe])
+def test_all_that_moves_moves_along_the_given_direction(probe):
+    """Blocks, rows of embeddings and of the head: along -z plus and minus change places, to the bit."""
+    model = named("opt")
+    found, batch = layout(model), candidate_batch(examples(), pad=1, device=CPU)
+
+    def made(**how):
+        if probe is StreamProbe:
+            return StreamProbe(Streams(model, found, Stopwatch(CPU), **how))
+        return PlainProbe(model, lambda module, batch: loss(Network(module), batch[0]), **how)
+
+    there, mirrored = (
+        probe([batch], found.active([0, 2]), seed=5, eps=EPS)
+        for probe in (made(), made(direction=Mirrored()))
+    )
+    assert there[0] != there[1]
+    assert torch.equal(there, mirrored.flip(0))
+
+
 def _loss_of(model, forward, batch):
     logits = forward(
         input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask
