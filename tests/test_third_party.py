@@ -266,7 +266,7 @@ def test_a_journal_whose_part_is_gone_says_so(group: str, command: Command) -> N
     name = ENTRIES[group].split()[0]
     code, _, err = command("lezo-replay", "out", "replay.verify=true")
     assert code == 1
-    assert f"out/journal.bin: its method needs a part that is not here: '{name}' is registered by no" in err
+    assert f"out/journal.bin: its method cannot be made here: '{name}' is registered by no" in err
     assert f"entry points of {group}" in err
     code, _, err = command("lezo-run", *RUN, "hydra.run.dir=new")
     assert code == 1 and f"'{name}' is registered by no installed package" in err

@@ -23,10 +23,9 @@ from lezo.runs.job import Job
 from lezo.runs.loop import DivergedError
 from lezo.runs.resume import begun_with, grows, is_same, made_no_step, moved, refuse_changes
 from lezo.runs.stop import Stop
-from lezo.zo.parts import PartError
 
 # What a run may meet that is nobody's bug: one message, no traceback.
-EXPECTED = (DataError, ModelError, EncodeError, PartError, DivergedError, FolderError)
+EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError)
 
 
 def carried_out(composed: Composed, command: str) -> int:

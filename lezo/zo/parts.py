@@ -21,6 +21,7 @@ from lezo.config.methods import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.records.folder import FolderError
 from lezo.records.journal import JournalError
 from lezo.records.schema import Recipe
 from lezo.tasks.registry import Registry, RegistryError
@@ -33,8 +34,8 @@ from lezo.zo.step_size import Constant, Linear, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
 
 
-class PartError(ValueError):
-    """A part that is not here, or not with such settings."""
+class PartError(FolderError):
+    """A part that is not here, or not with such settings, though a configuration or a run's files name it."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,14 @@ def refuse_unknown(recipe: Recipe, file: Path) -> None:
     """Raise JournalError where a part that makes the updates of the journal ``file`` is not registered here."""
     try:
         parts = composition_of(recipe)
-        blocks_of(parts, 1), direction_of(parts), step_size_of(parts)
-    except PartError as error:
-        raise JournalError(f"{file}: its method needs a part that is not here: {error}") from None
+        for registry, part in (
+            (BLOCKS, parts.blocks),
+            (DIRECTIONS, parts.direction),
+            (STEP_SIZES, parts.step_size),
+        ):
+            _ = registry[part.name]
+    except (PartError, RegistryError) as error:
+        raise JournalError(f"{file}: its method cannot be made here: {error}") from None
 
 
 def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
