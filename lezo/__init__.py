@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lezo.records.journal import JournalError as JournalError
     from lezo.records.journal import read_journal as read_journal
     from lezo.zo.journaled import apply_journal as apply_journal
-    from lezo.zo.optim import StepReport as StepReport
     from lezo.zo.optimizers import LeZO as LeZO
     from lezo.zo.optimizers import MeZO as MeZO
     from lezo.zo.probe import PlainProbe as PlainProbe
+    from lezo.zo.step import StepReport as StepReport
     from lezo.zo.trainer import ZOTrainer as ZOTrainer
 
 __version__ = "0.1.0"
@@ -38,7 +38,7 @@ _HOMES = {
     "LeZO": "lezo.zo.optimizers",
     "MeZO": "lezo.zo.optimizers",
     "PlainProbe": "lezo.zo.probe",
-    "StepReport": "lezo.zo.optim",
+    "StepReport": "lezo.zo.step",
     "ZOTrainer": "lezo.zo.trainer",
     "apply_journal": "lezo.zo.journaled",
     "normal": "lezo.noise.directions",

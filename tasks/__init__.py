@@ -1,4 +1,6 @@
-"""The papers' eleven tasks: rows to prompts and candidates, and how answers are judged."""
+"""The papers' eleven tasks, and those of installed packages: rows to prompts and candidates, and how answers are judged."""
+
+from typing import Any
 
 from lezo.tasks.boolq import BoolQ
 from lezo.tasks.cb import CB
@@ -6,6 +8,7 @@ from lezo.tasks.copa import Copa
 from lezo.tasks.drop import DROP
 from lezo.tasks.multirc import MultiRC
 from lezo.tasks.record import ReCoRD
+from lezo.tasks.registry import Registry
 from lezo.tasks.rte import RTE
 from lezo.tasks.squad import SQuAD
 from lezo.tasks.sst2 import SST2
@@ -14,6 +17,15 @@ from lezo.tasks.wic import WIC
 from lezo.tasks.wsc import WSC
 
 _ALL = (SST2(), RTE(), CB(), BoolQ(), WSC(), WIC(), MultiRC(), Copa(), ReCoRD(), SQuAD(), DROP())
-TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+
+def _made(name: str, value: Any) -> Task:
+    task = value() if isinstance(value, type) else value
+    if not isinstance(task, Task) or task.name != name:
+        raise TypeError(f"expected a lezo.tasks.Task, or its class, whose name is {name!r}")
+    return task
+
+
+TASKS = Registry[Task]("lezo.tasks", {task.name: task for task in _ALL}, _made)
 
 __all__ = ["TASKS", "Example", "Task"]

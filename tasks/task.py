@@ -53,11 +53,12 @@ class Task(ABC):
 
     ``loss``: "candidates" is cross-entropy over the candidates' mean log-probabilities, "lm" is
     cross-entropy over the gold answer's tokens. ``generates``: the answer is decoded, not chosen.
-    ``num_train``, ``num_dev``: the rows that the published scripts draw from the train set.
+    ``num_train``, ``num_dev``: the rows that the published scripts draw from the train set. ``hub`` None: the task
+    is on no hub, and its rows are always one's own (data=local).
     """
 
     name: ClassVar[str]
-    hub: ClassVar[Hub]
+    hub: ClassVar[Hub | None] = None
     loss: ClassVar[Literal["candidates", "lm"]] = "candidates"
     metric: ClassVar[Literal["accuracy", "f1"]] = "accuracy"
     generates: ClassVar[bool] = False

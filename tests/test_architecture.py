@@ -26,7 +26,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Who may import a library or a room that not everybody may.
 DOORS = {
-    "hydra": {"config.compose", "sweeps", "cli"},
+    "hydra": {"config.compose", "config.diagnosis", "sweeps", "cli"},
     "transformers": {"model", "zo.trainer"},
     "peft": {"model.adapter"},
     "datasets": {"data.source"},
@@ -36,7 +36,8 @@ DOORS = {
     "rich": {"runs", "sweeps", "bench.timing"},
     "msgspec": {"records"},
     "matplotlib": {"bench.table", "report.plots"},
-    "lezo.config": {"config", "records.reader", "runs", "sweeps", "bench", "report", "cli"},
+    # The engine knows no configuration; zo.parts finds what config.methods names.
+    "lezo.config": {"config", "records.reader", "zo.parts", "runs", "sweeps", "bench", "report", "cli"},
 }
 
 

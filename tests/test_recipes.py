@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lezo.config.compose import CONF, compose
+from lezo.config.compose import compose
+from lezo.config.diagnosis import CONF
 from lezo.config.schema import ConfigError
 from lezo.sweeps.jobs import jobs, recipe_values
 from tests.lezo.whole_runs import Runner

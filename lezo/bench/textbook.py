@@ -9,7 +9,7 @@ comparison with it is on the cautious side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lezo.data.encode import Encoded
-from lezo.model.load import Layout
+from lezo.model.layout import Layout
 from lezo.noise import seeds
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.blocks import BlockChooser
+from lezo.zo.step import Stopwatch
 
 _MULTIPLE = 8  # what rows are padded to
 _IGNORED = -100
@@ -52,7 +53,7 @@ class TextbookReport:
 
 
 class Textbook:
-    """MeZO where ``choose`` takes every block, LeZO where it takes some; the always-on group always moves.
+    """MeZO where ``blocks`` takes every block, LeZO where it takes some; the always-on group always moves.
 
     ``lm`` scores the gold answer's tokens only. ``watch`` gets the phases data, forward, perturb and update.
     """
@@ -61,7 +62,7 @@ class Textbook:
         self,
         model: nn.Module,
         layout: Layout,
-        choose: Callable[[int], Sequence[int]],
+        blocks: BlockChooser,
         watch: Stopwatch,
         *,
         lm: bool,
@@ -71,14 +72,14 @@ class Textbook:
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.model, self.layout, self.choose, self.watch = model, layout, choose, watch
+        self.model, self.layout, self.blocks, self.watch = model, layout, blocks, watch
         self.lm, self.pad = lm, pad
         self.lr, self.eps, self.weight_decay, self.seed = lr, eps, weight_decay, seed
 
     def step(self, step: int, examples: Sequence[Encoded]) -> TextbookReport:
         """Four passes over the active tensors and two forwards. The weights are left as rounding leaves them."""
         seed = seeds.step_seed(self.seed, step)
-        active = self.layout.active(self.choose(seed))
+        active = self.layout.active(self.blocks(step, seed))
         with self.watch("data"):
             rows = candidate_rows(examples, lm=self.lm, pad=self.pad, device=self._device())
         self._perturb(active, seed, 1)

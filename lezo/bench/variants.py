@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from lezo.bench.textbook import Textbook, padded_length
-from lezo.config.schema import BenchVariant, LezoConfig, MezoConfig, RunConfig
+from lezo.config.methods import LezoConfig, ZerothOrderConfig
+from lezo.config.schema import BenchVariant, RunConfig
 from lezo.data.batches import batch_indices
 from lezo.data.encode import Encoded
 from lezo.model.forward import Network
 from lezo.runs.build import make_batches, make_optimizer
 from lezo.runs.plan import Plan
-from lezo.zo.optim import UniformBlocks
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.blocks import UniformBlocks
+from lezo.zo.step import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ def typical_work(config: RunConfig, plan: Plan) -> Work:
 
 def lezo_blocks(config: RunConfig, plan: Plan) -> UniformBlocks:
     """What lezo and textbook_lezo choose from: optim.sparsity, or lezo's default where optim=mezo has none."""
-    return UniformBlocks(plan.blocks.total, getattr(config.optim, "sparsity", LezoConfig.sparsity))
+    return UniformBlocks(len(plan.layout.blocks), getattr(config.optim, "sparsity", LezoConfig.sparsity))
 
 
 def make_variant(config: RunConfig, plan: Plan, work: Work, network: Network, name: BenchVariant) -> Variant:
     """The variant, ready to step. Variants of one model move the same weights, by steps of a training run's size."""
     watch = Stopwatch(plan.device)
     skips = name in (BenchVariant.lezo, BenchVariant.textbook_lezo)
-    blocks = lezo_blocks(config, plan) if skips else UniformBlocks(plan.blocks.total, 0.0)
+    blocks = lezo_blocks(config, plan) if skips else UniformBlocks(len(plan.layout.blocks), 0.0)
     if name is BenchVariant.floor:
         step = _floor(config, plan, work, network, watch)
     elif name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo):
@@ -138,7 +139,7 @@ def _engine(
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     optim = config.optim
-    assert isinstance(optim, MezoConfig) and optim.lr is not None  # the command and config.check saw to it
+    assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # the command and check saw to it
     return {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay, "seed": config.seed}
 
 

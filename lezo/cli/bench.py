@@ -8,7 +8,7 @@ from typing import Any
 
 from lezo.cli.run import command_line, complain
 from lezo.config.compose import Composed, command, compose
-from lezo.config.schema import ConfigError, MezoConfig
+from lezo.config.schema import ConfigError
 from lezo.runs.terminal import open_streams
 from lezo.sweeps.several import refuse_several
 
@@ -76,7 +76,7 @@ def _composed(arguments: Any) -> Composed:
         raise ConfigError(
             [f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"]
         )
-    if not isinstance(optim, MezoConfig):
+    if composed.config.method.family != "lezo":
         raise ConfigError(
             [f"optim={optim.name}: lezo-bench times two-point steps; expected optim=lezo or optim=mezo"]
         )

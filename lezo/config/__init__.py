@@ -1,1 +1,1 @@
-"""Overrides to one checked RunConfig: values, ranges and names; no torch, and no room of the engine imports it."""
+"""Overrides to one checked RunConfig: values, ranges and names; no torch, and the engine imports no more of it than `methods`."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, overload
 
 from lezo.tasks.row import Row, RowError
+from lezo.tasks.sample import MAKERS as SAMPLED
 from lezo.tasks.sample import rows as sample_rows
-from lezo.tasks.task import Example, Task
+from lezo.tasks.task import Example, Hub, Task
 
 
 class DataError(ValueError):
@@ -40,6 +41,11 @@ def load(task: Task, source: str, *, path: str | None = None, revision: str | No
 
 
 def _sample(task: Task) -> Pools:
+    if task.name not in SAMPLED:
+        raise DataError(
+            f"data=sample: there are no made-up rows for task={task.name}, only for {', '.join(SAMPLED)}; add "
+            "data=local data.path=DIR, with rows of your own in DIR/" + task.name
+        )
     train, val = ([_one(task, row) for row in part] for part in sample_rows(task.name))
     return Pools(train, val, "sample")
 
@@ -119,19 +125,20 @@ class HubSplit(Sequence[Example]):
 
 
 def _hub(task: Task, revision: str | None) -> Pools:
+    if task.hub is None:
+        raise DataError(f"data=hub: task={task.name} is on no hub; add data=local data.path=DIR")
     parts = {
-        part: HubSplit(task, _hub_rows(task, part, revision), f"{task.hub.id} {part}")
+        part: HubSplit(task, _hub_rows(task.hub, part, revision), f"{task.hub.id} {part}")
         for part in ("train", "validation")
     }
-    _check_length(task, "train", parts["train"], task.hub.train_rows)
-    _check_length(task, "validation", parts["validation"], task.hub.val_rows)
+    _check_length(task.hub, "train", parts["train"], task.hub.train_rows)
+    _check_length(task.hub, "validation", parts["validation"], task.hub.val_rows)
     return Pools(parts["train"], parts["validation"], task.hub.id)
 
 
-def _hub_rows(task: Task, part: str, revision: str | None) -> Any:
+def _hub_rows(hub: Hub, part: str, revision: str | None) -> Any:
     from datasets import load_dataset  # seconds to import: only who asks for the hub pays
 
-    hub = task.hub
     try:
         return load_dataset(hub.id, hub.config, split=part, revision=revision or hub.revision)
     except (OSError, ValueError, RuntimeError) as error:  # datasets raises all three for "not reachable"
@@ -141,10 +148,8 @@ def _hub_rows(task: Task, part: str, revision: str | None) -> Any:
         raise DataError(f"cannot read {shown} from the Hugging Face hub ({reason}); {way_out}") from error
 
 
-def _check_length(task: Task, part: str, rows: Sequence[Example], expected: int) -> None:
+def _check_length(hub: Hub, part: str, rows: Sequence[Example], expected: int) -> None:
     if len(rows) != expected:
         reason = "the published sampling permutes row indices, so another length gives other examples"
         way_out = "ask for the original with data.revision=..., or use data=local for rows of your own"
-        raise DataError(
-            f"{task.hub.id} {part} has {len(rows)} rows, expected {expected}: {reason}; {way_out}"
-        )
+        raise DataError(f"{hub.id} {part} has {len(rows)} rows, expected {expected}: {reason}; {way_out}")

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lezo.model.hashes import weights_hash
-from lezo.model.load import ModelError, block_list
+from lezo.model.layout import block_list
+from lezo.model.load import ModelError
 from lezo.model.prefix import Prefixes, activations
 from lezo.noise import directions, seeds
 

@@ -1,9 +1,9 @@
-"""Which model, and what are its decoder blocks? The one door to transformers' models and tokenizers."""
+"""Which model? The one door to transformers' models and tokenizers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo.model.hashes import weights_hash
+from lezo.model.layout import block_list, decoder
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
     WeightFiles,
@@ -46,23 +47,6 @@ class Source:
     revision: str | None = None
     shape: Mapping[str, Any] | None = None
     random_weights: bool = False
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The names of the trainable tensors: those of each decoder block, and the always-on rest.
-
-    Tied tensors appear once. OPT's always-on group is embeddings, projections and the final norm. ``path`` is
-    the name of the list of blocks: block i is the module ``path.i``.
-    """
-
-    always: tuple[str, ...]
-    blocks: tuple[tuple[str, ...], ...]
-    path: str
-
-    def active(self, chosen: Iterable[int]) -> tuple[str, ...]:
-        """The always-on tensors and those of the chosen blocks."""
-        return self.always + tuple(name for block in chosen for name in self.blocks[block])
 
 
 def load_config(source: Source) -> Any:
@@ -228,36 +212,10 @@ def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
 
 def _freeze_other_senses(model: Any) -> None:
     """What sees or hears is no part of a language model: no text reaches it, and noise would only spoil it."""
-    if (decoder := _decoder(model)) is not model:
+    if (inner := decoder(model)) is not model:
         model.requires_grad_(False)
-        decoder.requires_grad_(True)
+        inner.requires_grad_(True)
         model.get_output_embeddings().requires_grad_(True)
-
-
-def _decoder(model: Any) -> Any:
-    """The model, or of one that also sees or hears the module that its language model is."""
-    config = getattr(model, "config", None)
-    if not isinstance(config, transformers.PreTrainedConfig) or language(config) is config:
-        return model
-    return model.get_decoder()
-
-
-def layout(model: nn.Module) -> Layout:
-    """Find the model's list of decoder blocks and sort its trainable tensors by it.
-
-    Raises ModelError where no list of modules has one entry for each of the configured layers.
-    """
-    prefix, count = block_list(model)
-    blocks: list[list[str]] = [[] for _ in range(count)]
-    always = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith(prefix + "."):
-            blocks[int(name[len(prefix) + 1 :].split(".")[0])].append(name)
-        else:
-            always.append(name)
-    return Layout(tuple(always), tuple(map(tuple, blocks)), prefix)
 
 
 def positions(config: Any) -> int | None:
@@ -280,30 +238,6 @@ def set_dropout(model: nn.Module, rate: float) -> None:
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, rate)
-
-
-def block_list(model: nn.Module) -> tuple[str, int]:
-    """The name of the model's list of decoder blocks, and how many there are. Raises ModelError where there is none."""
-    decoder = _decoder(model)
-    expected = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
-    inside = set(decoder.modules())
-    lists = [
-        (name, len(m))
-        for name, m in model.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m) and m in inside
-    ]
-    fitting = [found for found in lists if expected is None or found[1] == expected]
-    if not fitting and expected:
-        # Some families count other layers: of their lists the outermost, not one of experts.
-        depth = min((name.count(".") for name, count in lists if count > 1), default=0)
-        fitting = [found for found in lists if found[1] > 1 and found[0].count(".") == depth]
-    if not fitting:
-        kind = type(model).__name__
-        raise ModelError(
-            f"{kind}: no list of {'' if expected is None else f'{expected} '}decoder blocks found among its modules ({lists or 'no lists'}); "
-            "lezo needs a decoder-only causal language model, such as OPT, LLaMA or Qwen"
-        )
-    return max(fitting, key=lambda found: (found[1], -found[0].count(".")))
 
 
 def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:

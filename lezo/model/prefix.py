@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from lezo.model.load import ModelError, block_list, language
+from lezo.model.layout import block_list
+from lezo.model.load import ModelError, language
 from lezo.noise import seeds
 
 

@@ -20,6 +20,11 @@ def step_seed(run_seed: int, step: int) -> int:
     return derive(run_seed, "step", step)
 
 
+def direction_seed(seed: int, number: int) -> int:
+    """The seed of a step's direction ``number``, counted from 0, where it has several; the first one's is the step's."""
+    return seed if number == 0 else derive(seed, "direction", number)
+
+
 def subset(seed: int, total: int, size: int) -> tuple[int, ...]:
     """``size`` of ``range(total)`` without replacement, uniformly, in ascending order."""
     ranked = sorted(range(total), key=lambda item: derive(seed, "subset", item))

@@ -2,7 +2,8 @@
 
 The file: MAGIC, the header's length and its JSON, their CRC-32; then records of 20 bytes, little-endian:
 uint32 step, uint32 kind, float64 value, and the CRC-32 of the records' fields so far, the header's checksum
-being what it begins with: so a record is right in its place only. Nothing is unpickled.
+being what it begins with: so a record is right in its place only. A step of several directions has a record for each.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -32,11 +33,16 @@ class JournalError(FolderError):
 
 
 class Kind(IntEnum):
-    """What a record's value is: the coefficient of an update; nothing, the step was skipped; a dev loss."""
+    """What a record's value is: the coefficient of an update; nothing, the step was skipped; a dev loss.
+
+    ``more``: of a step of several directions the coefficients but the first, before the record of that one, which
+    makes the step whole.
+    """
 
     update = 0
     skipped = 1
     dev = 2
+    more = 3
 
 
 _KINDS = frozenset(Kind)
@@ -44,11 +50,22 @@ _KINDS = frozenset(Kind)
 
 @dataclass(frozen=True)
 class Record:
-    """``step`` counts updates: the first has 1. Step 0 has a dev loss only."""
+    """``step`` counts updates: the first has 1. Step 0 has a dev loss only. ``more``: of further directions."""
 
     step: int
     kind: Kind
     value: float
+    more: tuple[float, ...] = ()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The coefficients of all directions, in their order."""
+        return (self.value, *self.more)
+
+    @property
+    def size(self) -> int:
+        """Its bytes in the file."""
+        return RECORD.size * len(self.values)
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,12 @@ class JournalFile:
 
     def cut(self, step: int, keeps_dev: bool) -> int:
         """The bytes up to the last record of ``step``, with or without its dev loss."""
-        kept = [
+        cut = [
             r
             for r in self.records
-            if r.step < step or (r.step == step and (keeps_dev or r.kind is not Kind.dev))
+            if r.step > step or (r.step == step and r.kind is Kind.dev and not keeps_dev)
         ]
-        return self.end - RECORD.size * (len(self.records) - len(kept))
+        return self.end - sum(r.size for r in cut)
 
 
 class Journal:
@@ -105,6 +122,8 @@ class Journal:
 
     def trained(self, row: TrainRow) -> None:
         """Append a step."""
+        for value in row.more:
+            self._append(Record(row.step, Kind.more, value))
         self._append(Record(row.step, Kind.skipped if row.skipped else Kind.update, row.coefficient))
 
     def evaluated(self, row: DevRow) -> None:
@@ -133,6 +152,7 @@ def read_journal(path: str | os.PathLike[str]) -> JournalFile:
     whole = (len(content) - at) // RECORD.size
     checksum = _CHECKSUM.unpack(content[at - _CHECKSUM.size : at])[0]
     records: list[Record] = []
+    more: list[Record] = []  # of a step that is not whole yet
     for number in range(whole):
         offset = at + number * RECORD.size
         checksum = zlib.crc32(content[offset : offset + _FIELDS.size], checksum)
@@ -140,10 +160,14 @@ def read_journal(path: str | os.PathLike[str]) -> JournalFile:
         if record is None and _is_tail(content, offset):
             whole = number
             break
-        if record is None or not _follows(records, record):
+        if record is None or not _follows(records, record, more):
             raise JournalError(_damaged(path, offset, "a record's checksum or step number is wrong"))
-        records.append(record)
-    end = at + whole * RECORD.size
+        if record.kind is Kind.more:
+            more.append(record)
+        else:
+            records.append(replace(record, more=tuple(r.value for r in more)) if more else record)
+            more = []
+    end = at + (whole - len(more)) * RECORD.size
     return JournalFile(header, records, end, len(content) - end)
 
 
@@ -163,8 +187,10 @@ def _is_tail(content: bytes, offset: int) -> bool:
     return len(content) - offset < 2 * RECORD.size or not any(content[offset + RECORD.size :])
 
 
-def _follows(records: Sequence[Record], record: Record) -> bool:
-    """Steps come one after the other, each with one dev loss at most."""
+def _follows(records: Sequence[Record], record: Record, more: Sequence[Record]) -> bool:
+    """Steps come one after the other, each with one dev loss at most, and with ``more`` of its own before it."""
+    if more and record.kind is Kind.dev:
+        return False
     last = records[-1] if records else Record(0, Kind.update, math.nan)
     judged_twice = record.kind is last.kind is Kind.dev
     return record.step == last.step + (record.kind is not Kind.dev) and not judged_twice

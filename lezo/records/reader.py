@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lezo.config.identity import settings
+from lezo.config.methods import METHODS
 from lezo.records.folder import (
     BENCH,
     CHECKPOINTS,
@@ -98,8 +99,10 @@ class Run:
 
     @property
     def sparsity(self) -> float | None:
-        """The fraction of blocks skipped: of mezo 0, None of what has none."""
-        return 0.0 if self.optim == "mezo" else _finite(self.said("optim.sparsity"))
+        """The fraction of blocks skipped: a method's own or its setting; None of what has none."""
+        method = METHODS.get(self.optim)
+        fixed = None if method is None else method.sparsity
+        return _finite(self.said("optim.sparsity")) if fixed is None else fixed
 
     @property
     def seed(self) -> tuple[str, str]:

@@ -18,7 +18,8 @@ class TrainRow:
 
     ``loss`` is the mean of what the step measured; ``measures`` are its other numbers, such as g and lr. ``phases``:
     seconds that it waited for its batch, and that its forwards and the rest took. ``memory``: the peak so far, in
-    bytes. ``coefficient``: what a zeroth-order update multiplied z with; it is the journal's, not the metrics'.
+    bytes. ``coefficient``: what a zeroth-order update multiplied z with, ``more``: of further directions; they are the
+    journal's, not the metrics'.
     """
 
     kind: ClassVar[str] = "train"
@@ -31,6 +32,7 @@ class TrainRow:
     phases: Mapping[str, float] = field(default_factory=dict)
     memory: int = 0
     coefficient: float = math.nan
+    more: tuple[float, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """As in metrics.jsonl; g None for first-order steps."""

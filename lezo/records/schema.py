@@ -150,6 +150,9 @@ class Recipe:
     ``decay``: what each update takes off weights that decay, lr * weight_decay. ``peft``: an `Adapter`'s
     settings, None where the model itself was trained.
 
+    ``composition``: the four parts of the method by name, with their settings (`lezo.config.methods.Composition`); None in
+    journals of before: blocks drawn uniformly, ``sparsity`` of them skipped, along Gaussian directions.
+
     ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.zo.optimizers`), which
     also made the model; None for a run, whose blocks are the decoder's.
     """
@@ -166,6 +169,7 @@ class Recipe:
     rounding: Annotated[str, Meta(pattern="^(nearest|stochastic)$")]
     peft: dict[str, Any] | None = None
     blocks: list[str] | None = None
+    composition: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

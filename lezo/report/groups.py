@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 
 from lezo.config.identity import APART, HOW, UP_TO_ROUNDING, settings, within
-from lezo.config.schema import OPTIM_SCHEMAS, OptimConfig, RunConfig
+from lezo.config.methods import METHODS, NO_METHOD
+from lezo.config.schema import RunConfig
 from lezo.records.reader import Run
 
-UNTRAINED = ("none", "icl", "lp")  # optimizers that take no step, whatever train.* says
 _SHOWN = ("optim.lr", "optim.eps", "optim.sparsity")  # wherever they are set
 _SHOWN_IF_UNUSUAL = ("task.demos", "task.demo_sets", "eval.calibration", "optim.objective")
 # A group has its names beside its settings; rates and eps of models and adapters are where others' defaults come from.
@@ -132,8 +132,10 @@ def by_task(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
 
 def sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
     """Groups of one task and model that differ in sparsity only, mezo being 0; by sparsity."""
-    sparse = [g for g in groups if g.runs[0].optim in ("mezo", "lezo") and g.sparsity is not None]
-    families = gathered(sparse, lambda g: (g.title, g.model, g.runs[0].peft, g.without("optim.sparsity")))
+    sparse = [g for g in groups if _family(g) and g.sparsity is not None]
+    families = gathered(
+        sparse, lambda g: (_family(g), g.title, g.model, g.runs[0].peft, g.without("optim.sparsity"))
+    )
     ordered = [sorted(family, key=lambda g: g.sparsity or 0.0) for family in families.values()]
     return [family for family in ordered if len({g.sparsity for g in family}) > 1]
 
@@ -200,12 +202,23 @@ def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Ite
         yield Group(title, model, method, _words(values, list(named)), values, same)
 
 
+def trains(optim: str) -> bool:
+    """Whether an optimizer's runs take steps: not where they only score, whatever train.* says."""
+    method = METHODS.get(optim)
+    return method is None or method.trains
+
+
+def _family(group: Group) -> str | None:
+    """Which methods differ from the group's in their sparsity only."""
+    return METHODS.get(group.runs[0].optim, NO_METHOD).family
+
+
 def _decisive(run: Run) -> dict[str, str]:
     """The settings that make another result, as text; without a configuration those that the result repeats."""
     if not run.settings:
         values = {key: run.said(key) for key in (*_SHOWN, "optim.weight_decay")}
         return {key: _text(value) for key, value in values.items() if value is not None}
-    ignored = (*_IGNORED, "train") if run.optim in UNTRAINED else _IGNORED
+    ignored = (*_IGNORED, "train") if not trains(run.optim) else _IGNORED
     values = {**_defaults(run.optim), **run.settings}
     return {key: _text(value) for key, value in values.items() if not within(key, ignored)}
 
@@ -213,7 +226,7 @@ def _decisive(run: Run) -> dict[str, str]:
 @cache
 def _defaults(optim: str) -> dict[str, Any]:
     """What a setting was in the folders of versions that did not have it yet: what it is by default now."""
-    config = RunConfig(optim=OPTIM_SCHEMAS.get(optim, OptimConfig)())
+    config = RunConfig(optim=METHODS.get(optim, NO_METHOD).schema())
     return {key: value for key, value in settings(OmegaConf.to_yaml(config)).items() if value != MISSING}
 
 

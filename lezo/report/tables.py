@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lezo.records.reader import Run, seconds_a_step
 from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent
-from lezo.report.groups import UNTRAINED, Group, Spread, Target, sparsity_families, spread
+from lezo.report.groups import Group, Spread, Target, sparsity_families, spread, trains
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, comparable, rows_of
 
 PHASES = ("data", "forward", "perturb", "update")
@@ -132,7 +132,7 @@ def _published_row(score: Published) -> list[Cell]:
 
 def _speed(groups: Sequence[Group], targets: Targets) -> Table:
     columns = ("seconds a step", "steps to target", "seconds to target", "reached by")
-    trained = [group for group in groups if group.method not in UNTRAINED]
+    trained = [group for group in groups if trains(group.runs[0].optim)]
     rows = [(group, _to_target(group, targets[group.title, group.model])) for group in trained]
     aims = [
         f"{title}, {model}: the target is {target.words}."

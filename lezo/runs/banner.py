@@ -9,7 +9,8 @@ from typing import Any
 
 from lezo import __version__
 from lezo.config.compose import quoted
-from lezo.config.schema import Calibration, FirstOrderConfig, MezoConfig, RunConfig
+from lezo.config.methods import FirstOrderConfig, ZerothOrderConfig
+from lezo.config.schema import Calibration, RunConfig
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
 from lezo.runs.plan import Plan
@@ -75,7 +76,8 @@ def model_name(config: RunConfig) -> str:
 
 def skipped(plan: Plan) -> str:
     """What LeZO leaves out, in the words that cannot be misread."""
-    return f"{plan.blocks.total - plan.blocks.keep} of {plan.blocks.total} blocks skipped each step"
+    total = len(plan.layout.blocks)
+    return f"{total - plan.blocks.keep} of {total} blocks skipped each step"
 
 
 def _task(config: RunConfig, plan: Plan) -> str:
@@ -134,12 +136,20 @@ def _lengths(plan: Plan) -> str:
 
 def _optimizer(config: RunConfig, plan: Plan) -> str:
     optim = config.optim
-    if isinstance(optim, MezoConfig):
+    if isinstance(optim, ZerothOrderConfig):
         metric = f"; minimises 1 - {plan.parts.task.metric}" if config.judged else ""
-        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}"
+        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}{_others_parts(config)}"
     assert isinstance(optim, FirstOrderConfig)
     clip = "" if optim.clip_norm is None else f", gradient norm at most {optim.clip_norm:g}"
     return f"{optim.name}: lr {optim.lr:g} {optim.schedule.value}{clip}; every block, through gradients"
+
+
+def _others_parts(config: RunConfig) -> str:
+    """The parts of a method that are none of lezo's own, by their names in the journal."""
+    parts = config.composition
+    if parts is None or config.method.family == "lezo":
+        return ""
+    return f"; blocks {parts.blocks}, direction {parts.direction}, losses {parts.estimator}, step size {parts.step_size}"
 
 
 def _training(config: RunConfig, plan: Plan) -> str:

@@ -12,14 +12,16 @@ import torch
 from torch import nn
 
 from lezo.config.identity import run_hash
-from lezo.config.schema import FirstOrderConfig, MezoConfig, RunConfig
+from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
+from lezo.config.schema import RunConfig
 from lezo.data.batches import Batches, Objective
 from lezo.model.adapter import Attached
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
 from lezo.model.generation import Way, right_way
 from lezo.model.hashes import examples_hash, tokenizer_hash
-from lezo.model.load import Layout, layout, load, rebase, save_model, set_dropout
+from lezo.model.layout import Layout, layout
+from lezo.model.load import load, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
 from lezo.noise.seeds import VERSION
 from lezo.records.environment import code_version, resident_memory
@@ -28,10 +30,13 @@ from lezo.records.format import size
 from lezo.records.schema import Origin, Recipe
 from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
-from lezo.zo.optim import FirstOrder, Optimizer, TwoPoint, UniformBlocks
-from lezo.zo.probe import PlainProbe, Probe
-from lezo.zo.rows import network_for, probe_for
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.blocks import BlockChooser
+from lezo.zo.first_order import FirstOrder
+from lezo.zo.parts import Site, direction_of, estimator_of, step_size_of
+from lezo.zo.rows import network_for
+from lezo.zo.step import Optimizer, Stopwatch
+from lezo.zo.step_size import Constant, Linear
+from lezo.zo.zeroth_order import ZerothOrder
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: P
         model,
         layout(model),
         longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
-        probes=config.trains and not config.first_order,
+        probes=config.method.zeroth_order,
     )
     adapter = None
     if plan.adapter is not None:
@@ -92,7 +97,7 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: P
 
 def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> Plan:
     """The plan with the memory of probes of one sign after the other: copies of all active tensors."""
-    if not isinstance(config.optim, MezoConfig):
+    if not config.method.zeroth_order:
         return plan
     sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
     return replace(
@@ -103,7 +108,7 @@ def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> Plan:
 def _plain_rows(config: RunConfig, plan: Plan) -> str:
     """What is done instead of packed rows, and what it costs."""
     how, memory = "one sequence a row by the model's own forward", plan.memory
-    if isinstance(config.optim, MezoConfig):
+    if config.method.zeroth_order:
         how += ", one sign after the other on copies of all active tensors; about "
         how += f"{size(memory.total)} expected in all, of which {size(memory.update)} copies"
     return how + (", not compiled" if config.model.compile else "")
@@ -160,26 +165,24 @@ def make_optimizer(
     config: RunConfig,
     network: Network,
     layout: Layout,
-    blocks: UniformBlocks,
+    blocks: BlockChooser,
     evaluator: Evaluator | None = None,
 ) -> Optimizer:
     """The configured optimizer over the model's trainable tensors; ``evaluator`` judges where the metric is the objective."""
     model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
-    if isinstance(optim, MezoConfig):
-        assert optim.lr is not None  # config.check saw to it
-        watch = Stopwatch(device)
-        probe: Probe
-        if config.judged:
-            assert evaluator is not None
-            probe = PlainProbe(model, lambda _, parts: error(evaluator, parts))
-        else:
-            probe = probe_for(network, layout, watch, compiled=config.model.compile)
-        return TwoPoint(
+    if (parts := config.composition) is not None:
+        assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # config.check saw to it
+        watch, direction = Stopwatch(device), direction_of(parts)
+        judge = None if evaluator is None else partial(error, evaluator)
+        site = Site(network, layout, direction, watch, error=judge, compiled=config.model.compile)
+        return ZerothOrder(
             model,
             layout,
             blocks,
-            probe,
+            estimator_of(parts, site),
+            direction=direction,
+            step_size=step_size_of(parts),
             lr=optim.lr,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
@@ -187,16 +190,15 @@ def make_optimizer(
             seed=config.seed,
             watch=watch,
         )
-    assert isinstance(optim, FirstOrderConfig) and optim.lr is not None
+    assert isinstance(optim, FirstOrderConfig) and optim.lr is not None and config.method.algorithm
     return FirstOrder(
         model,
         partial(contributions, network),
-        algorithm="adamw" if optim.name == "fo-adamw" else "sgd",
+        algorithm=config.method.algorithm,
         lr=optim.lr,
-        steps=config.train.steps,
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
-        schedule=optim.schedule.value,
+        step_size=Linear(config.train.steps) if optim.schedule is Schedule.linear else Constant(),
         clip_norm=optim.clip_norm,
         dropout=optim.dropout != 0,
         seed=config.seed,
@@ -236,8 +238,9 @@ def make_recipe(config: RunConfig) -> Recipe:
         random_weights=config.model.random_weights,
         tokenizer=config.model.tokenizer,
         seed=config.seed,
-        sparsity=getattr(optim, "sparsity", 0.0),
+        sparsity=config.sparsity,
         decay=lr * weight_decay,
-        rounding=optim.rounding.value if isinstance(optim, MezoConfig) else "nearest",
+        rounding=optim.rounding.value if isinstance(optim, ZerothOrderConfig) else "nearest",
         peft=None if adapter is None else adapter.settings(),
+        composition=None if config.composition is None else config.composition.plain(),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from lezo.model.evaluate import Evaluation
 from lezo.records.environment import peak_memory
 from lezo.records.rows import DevRow, StepSink, TestRow, TrainRow
-from lezo.zo.optim import Optimizer, StepReport
+from lezo.zo.step import Optimizer, StepReport
 
 
 class DivergedError(RuntimeError):
@@ -119,6 +119,7 @@ def train_row(step: int, seconds: float, report: StepReport) -> TrainRow:
         phases=report.phases,
         memory=used["device"] or used["host"],
         coefficient=report.coefficient,
+        more=report.more,
     )
 
 

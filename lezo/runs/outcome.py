@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from lezo.config.compose import quoted
-from lezo.config.schema import MezoConfig, RunConfig
+from lezo.config.schema import RunConfig
 from lezo.data.encode import EncodeError
 from lezo.data.source import DataError
 from lezo.model.load import ModelError
@@ -26,9 +26,10 @@ from lezo.runs.build import Loaded
 from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
 from lezo.runs.request import Request
+from lezo.zo.parts import PartError
 
 # What a run may meet that is nobody's bug: one message, no traceback.
-EXPECTED = (DataError, ModelError, EncodeError, DivergedError, FolderError)
+EXPECTED = (DataError, ModelError, EncodeError, PartError, DivergedError, FolderError)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ def result_of(
         "peft": config.peft.name,
         "lr": getattr(optim, "lr", None),
         "eps": getattr(optim, "eps", None),
-        "sparsity": 0.0 if optim.name == "mezo" else getattr(optim, "sparsity", None),
+        "sparsity": getattr(optim, "sparsity", config.method.sparsity),
         "weight_decay": getattr(optim, "weight_decay", None),
-        "blocks": banner.skipped(plan) if plan and config.trains and not config.first_order else None,
+        "blocks": banner.skipped(plan) if plan and config.method.zeroth_order else None,
         "steps": progress.step,
         "objective": "metric" if config.judged else "loss",
         "seed": config.seed,
@@ -179,6 +180,6 @@ def _nothing_lost(request: Request) -> str:
 
 def way_out(config: RunConfig, plan: Plan) -> str:
     """What to try where losses are no longer finite."""
-    eps = " or optim.eps" if isinstance(config.optim, MezoConfig) else ""
+    eps = " or optim.eps" if config.method.zeroth_order else ""
     wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
     return f"try a smaller optim.lr{eps}{wider}"

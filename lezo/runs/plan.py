@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from lezo.config.schema import LezoConfig, MezoConfig, RunConfig
+from lezo.config.schema import RunConfig
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_NEW_TOKENS, Encoded
 from lezo.data.pack import unit_length
 from lezo.model.adapter import Adapter, attach
 from lezo.model.evaluate import score_chunks
 from lezo.model.forward import VOCABULARY_CHUNK
+from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
-from lezo.model.load import Layout, ModelError, language, layout, skeleton
+from lezo.model.load import ModelError, language, skeleton
 from lezo.runs.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
-from lezo.zo.optim import UniformBlocks
+from lezo.zo.blocks import BlockChooser
+from lezo.zo.parts import blocks_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Plan:
     dev: EvalSet
     test: EvalSet
     layout: Layout
-    blocks: UniformBlocks
+    blocks: BlockChooser
     device: torch.device
     dtype: torch.dtype
     parameters: int
@@ -79,10 +81,10 @@ def make_plan(config: RunConfig) -> Plan:
     if adapter is not None:
         attach(bones, adapter)
     found = layout(bones)
-    blocks = UniformBlocks(len(found.blocks), getattr(config.optim, "sparsity", 0.0))
+    blocks = blocks_of(config.composition, len(found.blocks))
     if config.trains and not found.always and not blocks.keep:
         raise ModelError(
-            f"optim.sparsity={getattr(config.optim, 'sparsity', 0.0):g}: skips all {blocks.total} blocks, and peft="
+            f"optim.sparsity={config.sparsity:g}: skips all {len(found.blocks)} blocks, and peft="
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
         )
     return Plan(
@@ -109,7 +111,7 @@ def _memory(
     model_config: Any,
     bones: nn.Module,
     found: Layout,
-    blocks: UniformBlocks,
+    blocks: BlockChooser,
     dtype: torch.dtype,
     train: Sequence[Encoded],
     evaluated: Sequence[EvalSet],
@@ -141,11 +143,12 @@ def _training_bytes(
     return 2 * _block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 2, reads)
 
 
-def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: UniformBlocks) -> int:
+def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: BlockChooser) -> int:
     """Two copies of the largest block, or one of all that moves; or gradients, and AdamW's two moments or SGD's momentum."""
     named = dict(bones.named_parameters())
     if config.first_order:
-        states = 3 if config.optim.name == "fo-adamw" else 2 if getattr(config.optim, "momentum", 0.0) else 1
+        adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)
+        states = 3 if adamw else 2 if momentum else 1
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
     if config.judged:
@@ -200,7 +203,7 @@ def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: E
         return {"training": 0, "dev": dev_once, "test": test_once}
     settings = config.train
     drawn = min(settings.batch_size, len(train))
-    passes = 2 if isinstance(config.optim, MezoConfig | LezoConfig) else 1
+    passes = config.method.passes(config.optim)
     training = settings.steps * passes * -(-drawn // (settings.micro_batch_size or drawn))
     evaluations = 1 + -(-settings.steps // settings.eval_every)
     return {"training": training, "dev": evaluations * dev_once, "test": 2 * test_once}

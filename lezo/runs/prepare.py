@@ -192,7 +192,8 @@ def _sizes(config: RunConfig, task: Task, rows: int) -> tuple[int, int]:
     """Rows to train on and to take for dev: as published, but what is left open follows small data of one's own."""
     given = config.task.num_train, config.task.num_dev
     if config.data.name == "local":
-        return own_sizes(rows, task.hub.train_rows, (task.num_train, task.num_dev), *given)
+        published = 0 if task.hub is None else task.hub.train_rows
+        return own_sizes(rows, published, (task.num_train, task.num_dev), *given)
     train, dev = given
     return task.num_train if train is None else train, task.num_dev if dev is None else dev
 

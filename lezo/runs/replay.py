@@ -20,17 +20,8 @@ from lezo.config.schema import ReplayConfig
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.device import named_device
 from lezo.model.hashes import tokenizer_hash, weights_hash
-from lezo.model.load import (
-    TINY,
-    ModelError,
-    Source,
-    layout,
-    load,
-    load_config,
-    load_tokenizer,
-    rebase,
-    save_model,
-)
+from lezo.model.layout import layout
+from lezo.model.load import TINY, ModelError, Source, load, load_config, load_tokenizer, rebase, save_model
 from lezo.noise import seeds
 from lezo.records.files import FolderError
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, RESULT, START
@@ -41,7 +32,8 @@ from lezo.records.schema import Recipe, Result
 from lezo.records.strict import read_result, read_rows
 from lezo.runs import console
 from lezo.runs.resume import told_by_journal, told_by_rows
-from lezo.zo.timeline import Timeline, updates_of
+from lezo.zo.parts import refuse_unknown, updates_of
+from lezo.zo.timeline import Timeline
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -90,6 +82,7 @@ class Remade:
             raise JournalError(
                 f"{self.file}: made with noise {origin.noise}, and this lezo draws noise {seeds.VERSION}"
             )
+        refuse_unknown(recipe, self.file)
         self.source = _source(recipe, options.base)
         self.tokenizer = _tokenizer(recipe, self.source)
         self.model = self._loaded()
@@ -145,10 +138,10 @@ class Remade:
     ) -> Iterator[str]:
         """Where a row's lr * g is not what the journal multiplied the noise with."""
         for record in self.journal.steps(0, self.journal.step):
-            row = measures.get(record.step, {})
+            row, moved = measures.get(record.step, {}), sum(record.values)
             told = row.get("lr", math.nan) * row.get("g", math.nan)
-            if not math.isnan(told) and not math.isclose(told, record.value, rel_tol=1e-5):
-                yield f"{folder / METRICS}: step {record.step} has lr * g = {told:g}, and the journal {record.value:g}"
+            if not math.isnan(told) and not math.isclose(told, moved, rel_tol=1e-5):
+                yield f"{folder / METRICS}: step {record.step} has lr * g = {told:g}, and the journal {moved:g}"
                 return
 
     def _result_problems(self, file: Path, result: Result) -> Iterator[str]:

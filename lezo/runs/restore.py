@@ -15,8 +15,10 @@ from lezo.records.schema import Header
 from lezo.runs.build import Loaded
 from lezo.runs.loop import Progress
 from lezo.runs.resume import Past
-from lezo.zo.optim import Optimizer, TwoPoint
-from lezo.zo.timeline import Timeline, model_state, updates_of
+from lezo.zo.parts import updates_of
+from lezo.zo.step import Optimizer
+from lezo.zo.timeline import Timeline, model_state
+from lezo.zo.zeroth_order import ZerothOrder
 
 
 class History:
@@ -37,7 +39,7 @@ class History:
         config: RunConfig,
     ) -> None:
         self.folder, self.optimizer = folder, optimizer
-        updates = optimizer.update if isinstance(optimizer, TwoPoint) else None
+        updates = optimizer.update if isinstance(optimizer, ZerothOrder) else None
         self.journal = Journal(folder.path / JOURNAL, header, at=past.journal_end) if updates else None
         self.checkpoints = Checkpoints(
             folder.path / CHECKPOINTS,

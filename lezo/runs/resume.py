@@ -214,6 +214,7 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
         return None
     journal = read_journal(path)
     now, then = asdict(header.recipe), asdict(journal.header.recipe)
+    then["composition"] = then["composition"] or now["composition"]  # journals of before name no parts
     changed = [
         f"{key}: {then[key]} in the run and {now[key]} here" for key in _DECIDES if now[key] != then[key]
     ]
@@ -221,7 +222,14 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
     return journal
 
 
-_DECIDES = ("seed", "sparsity", "decay", "rounding", "peft")  # of a recipe, not where the model lies
+_DECIDES = (
+    "seed",
+    "sparsity",
+    "decay",
+    "rounding",
+    "peft",
+    "composition",
+)  # of a recipe, not where the model lies
 
 
 def _changes(then: Any, now: Origin) -> list[str]:

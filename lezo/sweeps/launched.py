@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from lezo.config.compose import CONF, command, converted, register_schema
-from lezo.config.schema import check
+from lezo.config.checks import check
+from lezo.config.compose import command, converted, register_schema
+from lezo.config.diagnosis import CONF
 from lezo.records.folder import CONSOLE
 from lezo.runs.terminal import steady
 from lezo.sweeps.several import several

@@ -1,130 +1,63 @@
-"""Which tensors of a module does a step of LeZO take or skip together? Its blocks, found or named."""
+"""Which blocks take part in a step: all (MeZO), some drawn uniformly (LeZO), or as a package of others has it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-import torch
-from torch import nn
-
-from lezo.model.load import Layout
-
-STEPPED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from lezo.noise import seeds
 
 
-def refuse_no_module(model: Any, caller: str) -> None:
-    """Raise TypeError for what other optimizers take in place of the module, such as its parameters."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"{caller}: expected the module itself, as in {caller}(model, ...), not a {type(model).__name__}: its "
-            "parameters are what is perturbed in it, those with requires_grad"
-        )
+class BlockChooser(Protocol):
+    """Chooses the blocks that a step perturbs and updates, for training and for every replay of it."""
+
+    @property
+    def keep(self) -> int:
+        """The most blocks that take part in a step."""
+
+    def __call__(self, step: int, seed: int) -> tuple[int, ...]:
+        """The blocks of step ``step``, counted from 0, in ascending order; ``seed`` is the step's own."""
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a step may change, by name: those that require a gradient; tied ones once.
+@runtime_checkable
+class Learner(Protocol):
+    """A `BlockChooser` that learns from step to step.
 
-    Raises ValueError where there are none, and for a dtype that no step can be computed in.
+    It knows of a step no more than ``observe`` tells: so much follows from the journal, and a replay learns it again.
+    It is copied (`copy.deepcopy`) before it learns, for going back to the beginning.
     """
-    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no trainable tensors; expected parameters with requires_grad=True: "
-            "set it on those to train"
-        )
-    for name, parameter in found.items():
-        if parameter.dtype not in STEPPED:
-            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in STEPPED)
-            raise ValueError(
-                f"{name} is of {str(parameter.dtype).removeprefix('torch.')}; expected one of {allowed}, "
-                "or requires_grad_(False) on it"
-            )
-    return found
+
+    def observe(self, step: int, blocks: Sequence[int], coefficients: Sequence[float]) -> None:
+        """In step ``step`` the ``blocks`` moved by ``coefficients``, one a direction; not finite where it was skipped."""
 
 
-def layout_of(model: nn.Module, blocks: Sequence[str]) -> Layout:
-    """The trainable tensors sorted by ``blocks``, names of modules. A tensor that two share is the first one's.
+@dataclass(frozen=True)
+class AllBlocks(BlockChooser):
+    """MeZO's choice: each of ``total`` blocks in every step."""
 
-    ValueError for a block that holds no tensor of its own, and for one inside another.
-    """
-    _refuse_overlap(blocks)
-    left = {id(p): name for name, p in trainable(model).items()}
-    taken = []
-    for block in blocks:
-        own = [left.pop(id(p)) for p in model.get_submodule(block).parameters() if id(p) in left]
-        if not own:
-            raise ValueError(f"block {block!r} holds no trainable tensor of its own; leave it out of blocks")
-        taken.append(tuple(own))
-    return Layout(tuple(left.values()), tuple(taken), "")
+    total: int
 
+    @property
+    def keep(self) -> int:
+        """All."""
+        return self.total
 
-def named(model: nn.Module, blocks: Sequence[str | nn.Module]) -> tuple[str, ...]:
-    """The names of modules that are given by name or themselves. ValueError for one that is not the model's."""
-    if isinstance(blocks, str | nn.Module):
-        raise ValueError(f"blocks={blocks!r}: expected a list of modules of the model, or of their names")
-    modules = dict(model.named_modules())
-    by_identity = {id(module): name for name, module in modules.items()}
-    return tuple(_name(model, block, modules, by_identity) for block in blocks)
+    def __call__(self, step: int, seed: int) -> tuple[int, ...]:
+        return tuple(range(self.total))
 
 
-def found(model: nn.Module) -> tuple[str, ...]:
-    """The names of the blocks of a model that has them in a list.
+@dataclass(frozen=True)
+class UniformBlocks(BlockChooser):
+    """LeZO's choice: ``keep`` of ``total`` blocks, uniformly without replacement, drawn from the step's seed."""
 
-    Of the lists (ModuleList, else Sequential) the longest, counting what is trainable; the outermost of equals. For a
-    transformers model a list of as many as it says it has hidden layers. ValueError where none has two.
-    """
-    for kind in (nn.ModuleList, nn.Sequential):
-        lists = [names for names in _lists(model, kind) if len(names) > 1]
-        fitting = [names for names in lists if len(names) == _layers(model)] or lists
-        if fitting:
-            return max(fitting, key=lambda names: (len(names), -names[0].count(".")))
-    raise ValueError(
-        f"{type(model).__name__}: no list of blocks found among its modules; name them, as in "
-        f"blocks={[name for name, child in model.named_children() if _trains(child)]}, or use lezo.MeZO"
-    )
+    total: int
+    sparsity: float
 
+    @property
+    def keep(self) -> int:
+        """K = N - round(sparsity N)."""
+        return self.total - round(self.sparsity * self.total)
 
-def _lists(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, ...]]:
-    """The names of the trainable entries of each list of the kind."""
-    for path, module in model.named_modules():
-        if isinstance(module, kind):
-            entries = [name for name, child in module.named_children() if _trains(child)]
-            yield tuple(f"{path}.{name}" if path else name for name in entries)
-
-
-def _layers(model: nn.Module) -> Any:
-    return getattr(getattr(model, "config", None), "num_hidden_layers", None)
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
-
-
-def _name(
-    model: nn.Module,
-    block: str | nn.Module,
-    modules: dict[str, nn.Module],
-    by_identity: dict[int, str],
-) -> str:
-    if isinstance(block, nn.Module):
-        if id(block) in by_identity:
-            return by_identity[id(block)]
-        raise ValueError(f"a {type(block).__name__} of blocks is no module of the {type(model).__name__}")
-    if block not in modules:
-        close = get_close_matches(block, modules, 3) or [name for name, _ in model.named_children()]
-        raise ValueError(
-            f"block {block!r} is no module of the {type(model).__name__}; expected names from "
-            f"named_modules(), such as {', '.join(close)}"
-        )
-    return block
-
-
-def _refuse_overlap(blocks: Sequence[str]) -> None:
-    for block in blocks:
-        if blocks.count(block) > 1:
-            raise ValueError(f"blocks overlap: {block!r} is given twice")
-        for other in blocks:
-            if block != other and (other == "" or block.startswith(f"{other}.")):
-                raise ValueError(f"blocks overlap: {block!r} is inside {other!r}; expected modules apart")
+    def __call__(self, step: int, seed: int) -> tuple[int, ...]:
+        return seeds.subset(seed, self.total, self.keep)

@@ -13,15 +13,16 @@ from pathlib import Path
 from torch import nn
 
 from lezo.model.hashes import weights_hash
-from lezo.model.load import Layout
+from lezo.model.layout import Layout, layout_of, named, refuse_no_module
 from lezo.noise import seeds
 from lezo.records.environment import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
 from lezo.records.rows import TrainRow
 from lezo.records.schema import Header, Origin, Recipe
-from lezo.zo.blocks import layout_of, named, refuse_no_module
-from lezo.zo.optim import SeededUpdate, StepReport
-from lezo.zo.timeline import Timeline, updates_of
+from lezo.zo.parts import refuse_unknown, uniform, updates_of
+from lezo.zo.step import StepReport
+from lezo.zo.timeline import Timeline
+from lezo.zo.zeroth_order import SeededUpdate
 
 
 def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | None = None) -> int:
@@ -40,6 +41,7 @@ def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | No
     recipe = journal.header.recipe
     if recipe.blocks is None:
         raise JournalError(f"{file}: the journal of a lezo-run; lezo-replay {file} makes its model")
+    refuse_unknown(recipe, file)
     try:
         layout = layout_of(model, named(model, recipe.blocks))
     except ValueError as error:
@@ -73,7 +75,10 @@ class LoopJournal:
             self._journal = _begun(self.file, update, recipe) if step == 0 else self._reopened(step, update)
             weakref.finalize(self, self._journal.close)
         then = self._recipe = self._recipe or recipe
-        changed = [key for key in vars(then) if getattr(then, key) != getattr(recipe, key)]
+        compared = vars(then).keys() - {"composition"}  # which follows from sparsity, and before was not said
+        changed = [
+            key for key in vars(then) if key in compared and getattr(then, key) != getattr(recipe, key)
+        ]
         if changed:
             said = ", ".join(
                 f"{key} was {getattr(then, key)} and is {getattr(recipe, key)}" for key in changed
@@ -84,8 +89,8 @@ class LoopJournal:
     def trained(self, step: int, report: StepReport) -> None:
         """Append the record of step ``step``, counted from 1."""
         assert self._journal is not None
-        skipped, c = not report.applied, report.coefficient
-        self._journal.trained(TrainRow(step, 0.0, report.loss, skipped=skipped, coefficient=c))
+        skipped, c, more = not report.applied, report.coefficient, report.more
+        self._journal.trained(TrainRow(step, 0.0, report.loss, skipped=skipped, coefficient=c, more=more))
 
     def close(self) -> None:
         """See it onto the disk; the next ``expect`` opens it again."""
@@ -125,6 +130,7 @@ def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> Rec
         decay=update.decay,
         rounding=update.rounding,
         blocks=list(blocks),
+        composition=uniform(sparsity).plain(),
     )
 
 

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lezo.zo.blocks import found, layout_of, named, refuse_no_module, trainable
+from lezo.model.layout import found, layout_of, named, refuse_no_module, trainable
+from lezo.zo.blocks import UniformBlocks
 from lezo.zo.journaled import LoopJournal
-from lezo.zo.optim import StepReport, TwoPoint, UniformBlocks
 from lezo.zo.probe import PlainProbe
+from lezo.zo.step import StepReport
+from lezo.zo.zeroth_order import ZerothOrder
 
 Closure = Callable[[], Tensor | float]
 """Runs the model and returns the loss: a tensor of one element, or a number. It calls no backward."""
@@ -104,7 +106,7 @@ class LeZO(torch.optim.Optimizer):
         if not callable(closure):
             expected = "a function that runs the model and returns its loss, as in opt.step(lambda: loss_of(model(x)))"
             raise TypeError(f"closure is a {type(closure).__name__}; expected {expected}")
-        losses = self._two_point().measure(self.steps, closure)
+        losses = self._zeroth_order().measure(self.steps, closure)
         self._probed = losses if self._probed is None else self._probed + losses
         return losses.mean()
 
@@ -121,10 +123,10 @@ class LeZO(torch.optim.Optimizer):
             raise RuntimeError(
                 "step() has nothing to go by; expected step(closure), or probe(closure) before it"
             )
-        losses, two_point = self._probed, self._two_point()
+        losses, zeroth_order = self._probed, self._zeroth_order()
         if self._journal is not None:
-            self._journal.expect(self.steps, two_point.update, self.blocks, self._settings["sparsity"])
-        self.last, self._probed = two_point.move(self.steps, losses), None
+            self._journal.expect(self.steps, zeroth_order.update, self.blocks, self._settings["sparsity"])
+        self.last, self._probed = zeroth_order.move(self.steps, losses), None
         self._settings["steps"] += 1
         if self._journal is not None:
             self._journal.trained(self.steps, self.last)
@@ -158,7 +160,7 @@ class LeZO(torch.optim.Optimizer):
         if self._journal is not None:
             self._journal.close()
 
-    def _two_point(self) -> TwoPoint:
+    def _zeroth_order(self) -> ZerothOrder:
         """The step by the present settings."""
         now = self._settings
         _refuse(now, len(self.blocks), bool(self.layout.always))
@@ -167,7 +169,7 @@ class LeZO(torch.optim.Optimizer):
             raise ValueError(
                 f"the model is on {', '.join(devices)}; expected all that is trained on one device"
             )
-        return TwoPoint(
+        return ZerothOrder(
             self.model,
             self.layout,
             UniformBlocks(len(self.blocks), now["sparsity"]),

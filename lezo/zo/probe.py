@@ -1,4 +1,4 @@
-"""The two losses of a zeroth-order step, with theta read-only (design section 1)."""
+"""What a zeroth-order step measures: losses near theta, along z, with theta read-only."""
 
 from __future__ import annotations
 
@@ -12,18 +12,42 @@ from torch import Tensor, nn
 
 from lezo.data.pack import Batch
 from lezo.model.loss import contributions
-from lezo.noise import directions, seeds
+from lezo.noise import seeds
+from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.streams import Streams
 
 
-class Probe(Protocol):
-    """Measures a batch's loss at theta + eps z and theta - eps z."""
+class Estimator(Protocol):
+    """Measures a batch's loss at some places near theta, along one z or several, and what slopes they amount to.
+
+    Its direction number i is z(`seeds.direction_seed` of the step's seed and i), so that the update draws the same.
+    """
 
     def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """(2,) in fp32 or wider: plus, minus. z(seed) is on the ``active`` tensors; theta is not written."""
+        """Losses, (n,), in fp32 or wider, on the device. z is on the ``active`` tensors; theta is not written."""
+
+    def slopes(self, losses: Tensor, eps: float) -> Tensor:
+        """Estimates of dL/dz, (q,), one a direction, of which a step takes the mean; the device is not waited for."""
+
+    def measures(self, losses: Sequence[float]) -> dict[str, float]:
+        """What a row of the metrics says of the losses, by names of their own."""
+        return {}
 
 
-class StreamProbe:
+class TwoSided(Estimator):
+    """Losses at theta + eps z and theta - eps z, (2,), or such pairs of several directions one after the other."""
+
+    def slopes(self, losses: Tensor, eps: float) -> Tensor:
+        """g = (l+ - l-) / (2 eps) of each direction."""
+        return (losses[0::2] - losses[1::2]) / (2 * eps)
+
+    def measures(self, losses: Sequence[float]) -> dict[str, float]:
+        """Their means on both sides."""
+        plus, minus = losses[0::2], losses[1::2]
+        return {"loss_plus": sum(plus) / len(plus), "loss_minus": sum(minus) / len(minus)}
+
+
+class StreamProbe(TwoSided):
     """The fast probe of a causal language model: both signs in one forward over packed batches."""
 
     def __init__(self, streams: Streams) -> None:
@@ -31,12 +55,12 @@ class StreamProbe:
 
     @torch.no_grad()
     def __call__(self, batch: Sequence[Batch], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """As ``Probe``; a batch is its micro-batches, each of which draws its copies again."""
+        """(2,): plus, minus; a batch is its micro-batches, each of which draws its copies again."""
         with self.streams.perturbed(active, seed, eps):
             return torch.stack(list(contributions(self.streams, batch))).sum(0)
 
 
-class PlainProbe:
+class PlainProbe(TwoSided):
     """The textbook's probe of any module and loss, one sign after the other: the reference of the fast one.
 
     ``objective`` maps (module, batch) to the loss: a tensor of one element or a number, in fp32 or wider if g is to
@@ -47,12 +71,17 @@ class PlainProbe:
     Memory: one copy of the active tensors, and a second of one of them. Noise is drawn once for each sign.
     """
 
-    def __init__(self, module: nn.Module, objective: Callable[[nn.Module, Any], Tensor | float]) -> None:
-        self.module, self.objective = module, objective
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: Callable[[nn.Module, Any], Tensor | float],
+        direction: Direction = GAUSSIAN,
+    ) -> None:
+        self.module, self.objective, self.direction = module, objective, direction
 
     @torch.no_grad()
     def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """As ``Probe``. ValueError where the loss is not one number."""
+        """(2,) in fp32 or wider: plus, minus. ValueError where the loss is not one number."""
         kept = {id(buffer): buffer.clone() for buffer in self._statistics()}
         plus = self._at({**self._moved(active, 0, seed, eps), **kept}, batch, seed)
         return torch.stack([plus, self._at(self._moved(active, 1, seed, eps), batch, seed)])
@@ -60,7 +89,9 @@ class PlainProbe:
     def _moved(self, active: Sequence[str], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
         """Perturbed copies by the identity of what they stand in for."""
         thetas = {name: self.module.get_parameter(name) for name in active}
-        return {id(theta): directions.perturb(theta, seed, name, eps)[sign] for name, theta in thetas.items()}
+        return {
+            id(theta): self.direction.perturb(theta, seed, name, eps)[sign] for name, theta in thetas.items()
+        }
 
     def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
         device = next(self.module.parameters()).device

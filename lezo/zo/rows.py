@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from lezo.data.encode import Encoded
 from lezo.data.pack import Request, gold_batch, pack
 from lezo.model.forward import Network, PlainRows, wide_dtype
-from lezo.model.load import Layout, ModelError, language
+from lezo.model.layout import Layout
+from lezo.model.load import ModelError, language
 from lezo.model.loss import answer_scores, total
-from lezo.zo.probe import PlainProbe, Probe, StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams, is_16_bit_norm
 
 _DIRECTIONS = (0x5EED, 0x5EEE)  # seeds; the second in case rounding chose another expert along the first
@@ -48,11 +50,18 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     return Network(model) if why is None else PlainRows(model, why)
 
 
-def probe_for(network: Network, layout: Layout, watch: Stopwatch, *, compiled: bool = False) -> Probe:
+def probe_for(
+    network: Network,
+    layout: Layout,
+    watch: Stopwatch,
+    *,
+    direction: Direction = GAUSSIAN,
+    compiled: bool = False,
+) -> TwoSided:
     """The probe of the model's batches, both signs at once where its rows are packed."""
     if network.plain is None:
-        return StreamProbe(Streams(network.model, layout, watch, compiled=compiled))
-    return PlainProbe(network.model, lambda _, parts: total(network, parts))
+        return StreamProbe(Streams(network.model, layout, watch, direction=direction, compiled=compiled))
+    return PlainProbe(network.model, lambda _, parts: total(network, parts), direction)
 
 
 def _told(vocabulary: int, longest: int) -> list[Request]:
@@ -169,7 +178,7 @@ def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -
 
 
 def _difference(
-    fast: Probe, packed: Any, plain: Probe, rows: Any, active: Sequence[str], seed: int, enough: float
+    fast: TwoSided, packed: Any, plain: TwoSided, rows: Any, active: Sequence[str], seed: int, enough: float
 ) -> float:
     """How far the fast probe's losses are from the plain one's, as a part of what parts the two signs.
 

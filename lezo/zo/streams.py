@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from lezo.data.pack import Batch
 from lezo.model.forward import Network, replaced, wide_dtype
-from lezo.model.load import Layout
-from lezo.noise import directions
-from lezo.zo.stopwatch import Stopwatch
+from lezo.model.layout import Layout
+from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.step import Stopwatch
 
 Pair = tuple[Tensor, Tensor]
 Slot = tuple[str, nn.Module, str]
@@ -35,9 +35,17 @@ class Streams(Network):
     ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies.
     """
 
-    def __init__(self, model: Any, layout: Layout, watch: Stopwatch, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layout: Layout,
+        watch: Stopwatch,
+        *,
+        direction: Direction = GAUSSIAN,
+        compiled: bool = False,
+    ) -> None:
         super().__init__(model)
-        self.watch, self._words = watch, model.get_input_embeddings()
+        self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
             model.get_submodule(f"{layout.path}.{i}"): _slots(model, names)
@@ -152,7 +160,7 @@ class Streams(Network):
         return self._drawn(slot, dtype=dtype, out=self._scratch[key])
 
     def _drawn(self, slot: Slot, **how: Any) -> Pair:
-        return directions.perturb(_theta(slot), self._seed, slot[0], self._eps, **how)
+        return self.direction.perturb(_theta(slot), self._seed, slot[0], self._eps, **how)
 
     def _half(self, tensor: Tensor, sign: int) -> Tensor:
         """One stream's rows; a tensor that both streams share as it is."""
@@ -188,7 +196,9 @@ class Streams(Network):
         both = torch.empty((2, *shape), dtype=dtype, device=theta.device)
         name, out = self._names[id(theta)], (both[0], both[1])
         with self.watch("perturb"):
-            directions.perturb(theta.detach(), self._seed, name, self._eps, rows=rows, dtype=dtype, out=out)
+            self.direction.perturb(
+                theta.detach(), self._seed, name, self._eps, rows=rows, dtype=dtype, out=out
+            )
         return both
 
 

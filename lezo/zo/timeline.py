@@ -7,25 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lezo.model.load import Layout
 from lezo.records.checkpoint import Checkpoint
 from lezo.records.files import FolderError
 from lezo.records.journal import JournalFile
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import Recipe
-from lezo.zo.optim import Optimizer, SeededUpdate, UniformBlocks
-
-
-def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
-    """What makes a journal's updates again on ``model``, whose tensors ``layout`` sorts."""
-    return SeededUpdate(
-        model,
-        layout,
-        UniformBlocks(len(layout.blocks), recipe.sparsity),
-        seed=recipe.seed,
-        decay=recipe.decay,
-        rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
-    )
+from lezo.zo.step import Optimizer
+from lezo.zo.zeroth_order import SeededUpdate
 
 
 class Timeline:
@@ -59,6 +46,8 @@ class Timeline:
         Raises FolderError where neither checkpoint nor journal reaches that step.
         """
         self._start(step, checkpoints, optimizer)
+        if self.updates is not None and journal is not None:
+            self.updates.learn_anew((r.step - 1, r.values) for r in journal.steps(0, self.at))
         records = list(journal.steps(self.at, step)) if journal else []
         if len(records) < step - self.at or (records and self.updates is None):
             reached = self.at + len(records)
@@ -67,7 +56,7 @@ class Timeline:
             )
         for record in records:
             assert self.updates is not None
-            self.updates.replay(record.step - 1, record.value)
+            self.updates.replay(record.step - 1, record.values)
             progress(record.step)
         self.at = step
 

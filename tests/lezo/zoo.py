@@ -16,11 +16,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lezo.data.encode import Encoded
 from lezo.data.pack import candidate_batch
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.model.loss import answer_scores
 from lezo.noise import directions
 from lezo.zo.rows import network_for, probe_for
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from tests.lezo.small_models import CPU, VOCABULARY, examples
 
 EPS, SEED = 1e-3, 5

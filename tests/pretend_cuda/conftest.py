@@ -24,7 +24,7 @@ from lezo.model.forward import Network
 from lezo.model.load import TINY, load_tokenizer
 from lezo.runs import build  # noqa: F401
 from lezo.zo import rows
-from lezo.zo.optim import TwoPoint
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.whole_runs import Ran, Runner
 
 FAMILIES = ["opt", "opt-350m", "llama", "qwen2", "neox"]
@@ -46,14 +46,14 @@ def pretended(_nothing_real: None, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def made(visible: int = 1) -> Any:
         gpu = PretendGpu(visible)
-        monkeypatch.setattr(TwoPoint, "step", _watched(TwoPoint.__dict__["step"], gpu))
+        monkeypatch.setattr(ZerothOrder, "step", _watched(ZerothOrder.__dict__["step"], gpu))
         return gpu
 
     return made
 
 
 def _watched(step: Callable[..., Any], gpu: Any) -> Callable[..., Any]:
-    def watched(optimizer: TwoPoint, number: int, batch: Any) -> Any:
+    def watched(optimizer: ZerothOrder, number: int, batch: Any) -> Any:
         before = len(gpu.waits)
         report = step(optimizer, number, batch)
         here = threading.current_thread().name

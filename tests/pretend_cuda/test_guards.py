@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lezo.data import pack
 from lezo.data.batches import Batches
-from lezo.zo.optim import TwoPoint
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import examples
 from tests.lezo.whole_runs import Ran
 from tests.pretend_cuda.conftest import assert_right
@@ -76,14 +76,14 @@ def test_a_kernel_launched_where_its_tensors_are_not(
 
 
 def test_a_second_wait_in_a_step(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = TwoPoint.measure
+    measure = ZerothOrder.measure
 
-    def looked_at(self: TwoPoint, step: int, batch: Any) -> Tensor:
+    def looked_at(self: ZerothOrder, step: int, batch: Any) -> Tensor:
         losses = measure(self, step, batch)
         assert float(losses[0]) == 0
         return losses
 
-    monkeypatch.setattr(TwoPoint, "measure", looked_at)
+    monkeypatch.setattr(ZerothOrder, "measure", looked_at)
     assert "a value is read" in failed()
 
 

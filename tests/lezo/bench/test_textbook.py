@@ -10,10 +10,10 @@ from torch import nn
 
 from lezo.bench.textbook import Textbook, candidate_rows, textbook_loss
 from lezo.data.encode import Encoded
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.noise import seeds
-from lezo.zo.optim import UniformBlocks
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.blocks import UniformBlocks
+from lezo.zo.step import Stopwatch
 from tests.lezo.model.test_loss import CPU, examples, plain_candidate_loss, plain_lm_loss
 from tests.lezo.small_models import CONFIGS, small_model, weights
 
@@ -28,7 +28,7 @@ def textbook(model: nn.Module, sparsity: float = 0.0, **changes: object) -> Text
 
 
 def chosen_blocks(sparsity: float, step: int = 0) -> tuple[int, ...]:
-    return UniformBlocks(4, sparsity)(seeds.step_seed(SEED, step))
+    return UniformBlocks(4, sparsity)(step, seeds.step_seed(SEED, step))
 
 
 def drawn(model: nn.Module, names: tuple[str, ...], step: int = 0) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from lezo.bench.table import Peak, Sample
 from lezo.bench.timing import SLOW, ChildError, Rounds, Turn, schedule, timed
 from lezo.bench.variants import Variant
 from lezo.config.schema import BenchConfig, BenchVariant
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 
 CPU = torch.device("cpu")
 FLOOR, MEZO, LEZO = BenchVariant.floor, BenchVariant.mezo, BenchVariant.lezo

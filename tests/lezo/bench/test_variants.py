@@ -11,7 +11,7 @@ from lezo.config.compose import compose
 from lezo.config.schema import BenchVariant, RunConfig
 from lezo.noise import seeds
 from lezo.runs.plan import Plan, make_plan
-from lezo.zo.optim import UniformBlocks
+from lezo.zo.blocks import UniformBlocks
 from tests.lezo.small_models import weights
 
 SMALL = [

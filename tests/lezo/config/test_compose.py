@@ -8,7 +8,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lezo.config.compose import CONF, GROUPS, Composed, compose, quoted
+from lezo.config.compose import Composed, compose, quoted
+from lezo.config.diagnosis import CONF, GROUPS
 from lezo.config.schema import ConfigError, RunConfig
 
 HELP = yaml.safe_load((CONF / "run.yaml").read_text())["hydra"]["help"]["template"]

@@ -7,7 +7,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lezo.config.compose import CONF, GROUPS, Composed, compose, parse, quoted
+from lezo.config.compose import Composed, compose, parse, quoted
+from lezo.config.diagnosis import CONF, GROUPS
 from lezo.config.schema import ConfigError
 
 SECRET = "a-value-that-must-not-be-shown"

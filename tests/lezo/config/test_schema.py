@@ -1,30 +1,28 @@
 """The rules about values, and the values issue 2 promises as defaults."""
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
 
-from lezo.config import schema as rules
+from lezo.config.checks import check
 from lezo.config.compose import compose
+from lezo.config.methods import METHODS, FirstOrderConfig, LezoConfig, Objective, OptimConfig
 from lezo.config.schema import (
+    PEFT_SCHEMAS,
     Calibration,
     ConfigError,
     DataConfig,
     DemoSets,
     DType,
-    FirstOrderConfig,
-    LezoConfig,
     LogConfig,
     LoraConfig,
     ModelConfig,
-    Objective,
-    OptimConfig,
     PeftConfig,
     PrefixConfig,
     RunConfig,
     TaskConfig,
     WandbMode,
-    check,
 )
 
 SGD, ADAMW = (FirstOrderConfig(name=name, lr=0.1) for name in ("fo-sgd", "fo-adamw"))
@@ -106,7 +104,18 @@ def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
 
 
 def test_every_range_has_its_cases() -> None:
-    assert {key for key, *_ in RANGES} == set(rules._RANGES)
+    run = RunConfig()
+    groups = [("", run), *((f"{one.name}.", getattr(run, one.name)) for one in fields(run))]
+    groups += [("optim.", method.schema()) for method in METHODS.values()]
+    groups += [("peft.", schema()) for schema in PEFT_SCHEMAS.values()]
+    said = {
+        path + one.name
+        for path, group in groups
+        if is_dataclass(group)
+        for one in fields(group)
+        if "range" in one.metadata
+    }
+    assert {key for key, *_ in RANGES} == said
 
 
 @pytest.mark.parametrize(("key", "value"), GOOD)

@@ -14,13 +14,15 @@ from lezo.data.pack import candidate_batch
 from lezo.model.adapter import Adapter, Attached, attach
 from lezo.model.forward import Network
 from lezo.model.hashes import weights_hash
-from lezo.model.load import ModelError, layout, skeleton
+from lezo.model.layout import layout
+from lezo.model.load import ModelError, skeleton
 from lezo.model.loss import answer_scores, loss
 from lezo.noise import directions, seeds
-from lezo.zo.optim import TwoPoint, UniformBlocks
+from lezo.zo.blocks import UniformBlocks
 from lezo.zo.probe import StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo import zoo
 from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, examples, small_model, weights
 
@@ -129,7 +131,7 @@ def test_lezo_moves_the_adapters_of_the_chosen_blocks_and_nothing_else(kind: str
     model, _ = adapted("opt", kind)
     found, blocks, before = layout(model), UniformBlocks(4, 0.5), weights(model)
     probe = StreamProbe(Streams(model, found, Stopwatch(CPU)))
-    optimizer = TwoPoint(model, found, blocks, probe, lr=1e-2, eps=1e-2, seed=7)
+    optimizer = ZerothOrder(model, found, blocks, probe, lr=1e-2, eps=1e-2, seed=7)
     report = optimizer.step(0, [candidate_batch(examples(4), pad=1, device=CPU)])
     _, active = optimizer.update.drawn(0)
     assert report.applied and found.always == () and len(active) == 2 * len(found.blocks[0])

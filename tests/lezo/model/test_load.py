@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BertConfig, LlamaConfig, T5Config, ViTConfig
 
+from lezo.model.layout import layout
 from lezo.model.load import (
     ModelError,
     Source,
-    layout,
     load,
     load_config,
     load_tokenizer,

@@ -17,12 +17,12 @@ from transformers import Gemma3Config, LlamaConfig, Qwen3_5Config
 from lezo.cli import replay
 from lezo.model.adapter import Adapter, attach
 from lezo.model.hashes import weights_hash
+from lezo.model.layout import layout
 from lezo.model.load import (
     TINY,
     ModelError,
     Source,
     dequantised,
-    layout,
     load,
     load_config,
     load_tokenizer,

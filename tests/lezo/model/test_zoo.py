@@ -7,11 +7,13 @@ from lezo.config.compose import compose
 from lezo.data.pack import candidate_batch
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.hashes import weights_hash
-from lezo.model.load import TINY, layout, load_tokenizer
+from lezo.model.layout import layout
+from lezo.model.load import TINY, load_tokenizer
 from lezo.runs.plan import make_plan
-from lezo.zo.optim import SeededUpdate, TwoPoint, UniformBlocks
+from lezo.zo.blocks import UniformBlocks
 from lezo.zo.rows import network_for, probe_for
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
+from lezo.zo.zeroth_order import SeededUpdate, ZerothOrder
 from tests.lezo import zoo
 from tests.lezo.small_models import CPU, examples
 from tests.lezo.whole_runs import SMALL, typed
@@ -56,7 +58,7 @@ def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, target
     model, network = attached()
     found, choose = layout(model), UniformBlocks(4, 0.5)
     assert all(".lora_" in name for block in found.blocks for name in block)
-    stepped = TwoPoint(
+    stepped = ZerothOrder(
         model, found, choose, probe_for(network, found, Stopwatch(CPU)), lr=1e-2, eps=1e-2, seed=3
     )
     batch = candidate_batch(examples(4), pad=1, device=CPU, plain=network.plain is not None)
@@ -66,7 +68,7 @@ def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, target
     again, _ = attached()
     update = SeededUpdate(again, layout(again), choose, seed=3)
     for step, report in enumerate(reports):
-        update.replay(step, report.coefficient)
+        update.replay(step, report.coefficients)
     assert weights_hash(again) == weights_hash(model)
 
 

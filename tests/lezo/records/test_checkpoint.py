@@ -17,7 +17,7 @@ from lezo.records.checkpoint import Checkpoint, Checkpoints, find_checkpoints, r
 from lezo.records.files import FolderError
 from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Origin
-from lezo.zo.optim import FirstOrder
+from lezo.zo.first_order import FirstOrder
 from lezo.zo.timeline import Timeline, model_state
 from tests.lezo.small_models import Bowl, weights
 from tests.lezo.whole_runs import limited
@@ -75,7 +75,7 @@ def first_order(model: torch.nn.Module, algorithm: str, momentum: float) -> Firs
     def objective(batch: float) -> Iterator[Tensor]:
         yield model(batch)
 
-    return FirstOrder(model, objective, algorithm=algorithm, lr=0.05, steps=20, momentum=momentum)  # type: ignore[arg-type]
+    return FirstOrder(model, objective, algorithm=algorithm, lr=0.05, momentum=momentum)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

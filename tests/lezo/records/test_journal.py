@@ -33,8 +33,10 @@ RECORDS = [
 ]
 
 
-def stepped(step: int, coefficient: float, *, skipped: bool = False) -> TrainRow:
-    return TrainRow(step, 0.0, 1.0, skipped=skipped, coefficient=coefficient)
+def stepped(
+    step: int, coefficient: float, *, skipped: bool = False, more: tuple[float, ...] = ()
+) -> TrainRow:
+    return TrainRow(step, 0.0, 1.0, skipped=skipped, coefficient=coefficient, more=more)
 
 
 def write(path: Path, records: Sequence[Record], header: Header = HEADER, at: int | None = None) -> bytes:
@@ -44,7 +46,8 @@ def write(path: Path, records: Sequence[Record], header: Header = HEADER, at: in
         if record.kind is Kind.dev:
             journal.evaluated(DevRow(record.step, 0.0, record.value, 0.5))
         else:
-            journal.trained(stepped(record.step, record.value, skipped=record.kind is Kind.skipped))
+            skipped = record.kind is Kind.skipped
+            journal.trained(stepped(record.step, record.value, skipped=skipped, more=record.more))
     journal.close()
     return path.read_bytes()
 
@@ -217,7 +220,8 @@ def test_a_lost_a_doubled_and_a_swapped_record_are_refused(path: Path) -> None:
         ([(0, 2), (0, 2), (1, 0), (2, 0)], 1),
         ([(1, 0), (1, 2), (1, 2), (2, 0), (3, 0)], 2),
         ([(1, 0), (2, 0), (1, 2), (3, 0), (4, 0)], 2),
-        ([(1, 3), (2, 0), (3, 0)], 0),
+        ([(1, 3), (2, 0), (3, 0)], 1),
+        ([(1, 4), (2, 0), (3, 0)], 0),
         ([(1, 0), (2, 2**32 - 1), (3, 0), (4, 0)], 1),
     ],
 )
@@ -349,6 +353,43 @@ def test_a_new_journal_takes_the_place_of_an_old_one(path: Path) -> None:
     write(path, RECORDS[:2])
     assert list(read_journal(path).records) == RECORDS[:2]
     assert [file.name for file in path.parent.iterdir()] == ["journal.bin"]
+
+
+SEVERAL = [
+    Record(0, Kind.dev, 0.75),
+    Record(1, Kind.update, 1e-7, (2e-7, -3e-7)),
+    Record(1, Kind.dev, 0.7),
+    Record(2, Kind.skipped, math.inf, (1.0, 2.0)),
+    Record(3, Kind.update, 1.0),
+]
+
+
+def test_a_step_of_several_directions_has_a_record_for_each(path: Path) -> None:
+    content = write(path, SEVERAL)
+    journal = read_journal(path)
+    assert list(journal.records) == SEVERAL
+    assert [r.values for r in journal.steps(0, 3)] == [(1e-7, 2e-7, -3e-7), (math.inf, 1.0, 2.0), (1.0,)]
+    start = len(content) - 9 * RECORD.size
+    assert [journal.cut(*at) for at in ((0, True), (1, False), (1, True), (2, True), (3, True))] == [
+        start + RECORD.size * records for records in (1, 4, 5, 8, 9)
+    ]
+
+
+@pytest.mark.parametrize("lost", range(1, 3 * RECORD.size))
+def test_a_step_that_lacks_a_direction_is_torn(lost: int, path: Path) -> None:
+    content = write(path, SEVERAL[:2])
+    path.write_bytes(content[:-lost])
+    journal = read_journal(path)
+    assert list(journal.records) == SEVERAL[:1]
+    assert (journal.end, journal.torn) == (len(content) - 3 * RECORD.size, 3 * RECORD.size - lost)
+    assert write(path, SEVERAL[1:2], at=journal.end) == content
+
+
+def test_a_dev_loss_within_a_step_is_refused(path: Path) -> None:
+    fields = [
+        struct.pack("<IId", *of) for of in ((1, Kind.more, 0.5), (0, Kind.dev, 0.5), (1, Kind.update, 0.5))
+    ]
+    assert "step number is wrong" in refused(path, rebuilt(header_json(), fields))
 
 
 def test_records_can_be_read_before_the_journal_is_closed(path: Path) -> None:

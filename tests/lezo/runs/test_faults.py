@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from lezo.model.load import TINY
-from lezo.zo.optim import FirstOrder, TwoPoint
+from lezo.zo.first_order import FirstOrder
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.whole_runs import SMALL, Ran, Runner
 
 GIVEN = ["optim.lr=1e-3", "data=sample", "train.steps=4", "train.eval_every=3"]
@@ -43,7 +44,7 @@ HOST = RuntimeError(
 )
 
 
-@pytest.mark.parametrize(("optim", "kind"), [("lezo", TwoPoint), ("fo-sgd", FirstOrder)])
+@pytest.mark.parametrize(("optim", "kind"), [("lezo", ZerothOrder), ("fo-sgd", FirstOrder)])
 def test_memory_that_runs_out_in_a_step_names_the_sizes_and_loses_nothing(
     optim: str, kind: type[Any], lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lezo.model.evaluate import Evaluation
 from lezo.records.rows import DevRow, TrainRow
 from lezo.runs.loop import DivergedError, Progress, train
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 
 
 class Trained:

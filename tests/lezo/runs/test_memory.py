@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 from lezo.data.encode import Encoded
 from lezo.data.pack import candidate_batch
 from lezo.model.forward import Network
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.model.loss import answer_scores
 from lezo.zo.probe import StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CPU, opt_config
 

@@ -15,9 +15,10 @@ from lezo.data.pack import gold_batch
 from lezo.data.prompting import gold_text
 from lezo.data.source import DataError
 from lezo.model.forward import VOCABULARY_CHUNK
-from lezo.model.load import ModelError, layout
+from lezo.model.layout import layout
+from lezo.model.load import ModelError
 from lezo.runs.plan import Plan, _block_bytes, _head_bytes, make_plan
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CONFIGS, CPU, examples, opt_config
 

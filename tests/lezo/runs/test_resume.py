@@ -22,7 +22,7 @@ from lezo.records.schema import Header, Origin, Recipe
 from lezo.records.strict import read_rows
 from lezo.runs.loop import Progress, train, train_row
 from lezo.runs.resume import Past, grows, read_past, refuse_changes
-from lezo.zo.optim import StepReport
+from lezo.zo.step import StepReport
 from tests.lezo.whole_runs import timeless
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")

@@ -9,13 +9,14 @@ from lezo.bench.textbook import candidate_rows, textbook_loss
 from lezo.config.compose import compose
 from lezo.data.pack import candidate_batch, gold_batch
 from lezo.model.forward import Network
-from lezo.model.load import layout, load
+from lezo.model.layout import layout
+from lezo.model.load import load
 from lezo.model.loss import loss
 from lezo.runs.build import make_evaluator
 from lezo.runs.plan import Plan, make_plan
 from lezo.tasks import TASKS
 from lezo.zo.probe import PlainProbe, StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CPU
 

@@ -10,11 +10,12 @@ from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler
 
 import lezo
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.noise import directions, seeds
-from lezo.zo.optim import TwoPoint, UniformBlocks
+from lezo.zo.blocks import UniformBlocks
 from lezo.zo.optimizers import LeZO, MeZO
 from lezo.zo.probe import PlainProbe
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import Bowl, small_model, weights
 
 INPUTS = torch.randn(64, 1, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -54,7 +55,7 @@ def textbook(model, sparsity, steps, lr=0.02, eps=1e-3, decay=0.1):
     closure, theta = closure_of(model), dict(model.named_parameters())
     for step in range(steps):
         seed, losses = seeds.step_seed(3, step), []
-        kept = {names[i] for i in UniformBlocks(3, sparsity)(seed)}
+        kept = {names[i] for i in UniformBlocks(3, sparsity)(step, seed)}
         active = {name: p.data for name, p in theta.items() if name.split(".")[0] in kept}
         z = {name: directions.normal(seed, name, p) for name, p in active.items()}
         for scale in (eps, -2 * eps):
@@ -81,7 +82,7 @@ def test_agrees_with_the_engines_optimizer_bit_for_bit(dtype):
     ours, theirs = (small_model(dtype=dtype) for _ in range(2))
     ids = torch.arange(5, 15)[None]
     optimizer = LeZO(ours, 1e-3, eps=1e-2, sparsity=0.5, rounding="stochastic", seed=3)
-    engine = TwoPoint(
+    engine = ZerothOrder(
         theirs,
         layout(theirs),
         UniformBlocks(4, 0.5),

@@ -8,11 +8,11 @@ import torch
 
 from lezo.data.pack import candidate_batch, gold_batch
 from lezo.model.forward import Network
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.model.loss import loss
 from lezo.noise import directions
 from lezo.zo.probe import PlainProbe, StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CONFIGS, CPU, examples, small_model, weights
 
@@ -69,6 +69,33 @@ def test_the_plain_probe_runs_any_module_and_loss(name):
     expected = plain_losses(model, active, batch)
     scored = PlainProbe(model, lambda forward, batch: _loss_of(model, forward, batch))
     assert scored(batch, active, seed=5, eps=EPS).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+class Mirrored:
+    """-z in z's place."""
+
+    def perturb(self, *args, out=None, **how):
+        swapped = None if out is None else out[::-1]
+        return directions.perturb(*args, out=swapped, **how)[::-1]
+
+
+@pytest.mark.parametrize("probe", [StreamProbe, PlainProbe])
+def test_all_that_moves_moves_along_the_given_direction(probe):
+    """Blocks, rows of embeddings and of the head: along -z plus and minus change places, to the bit."""
+    model = named("opt")
+    found, batch = layout(model), candidate_batch(examples(), pad=1, device=CPU)
+
+    def made(**how):
+        if probe is StreamProbe:
+            return StreamProbe(Streams(model, found, Stopwatch(CPU), **how))
+        return PlainProbe(model, lambda module, batch: loss(Network(module), batch[0]), **how)
+
+    there, mirrored = (
+        probe([batch], found.active([0, 2]), seed=5, eps=EPS)
+        for probe in (made(), made(direction=Mirrored()))
+    )
+    assert there[0] != there[1]
+    assert torch.equal(there, mirrored.flip(0))
 
 
 def _loss_of(model, forward, batch):

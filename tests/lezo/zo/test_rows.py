@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from lezo.data.pack import candidate_batch
 from lezo.model.forward import Network, PlainRows
-from lezo.model.load import ModelError, layout
+from lezo.model.layout import layout
+from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores
 from lezo.zo import rows
 from lezo.zo.rows import network_for

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.step import Stopwatch
 
 
 def test_phases_add_up_until_the_lap() -> None:

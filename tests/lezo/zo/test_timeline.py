@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from lezo.model.hashes import weights_hash
-from lezo.model.load import TINY, ModelError, Source, layout, load, load_config, rebase
+from lezo.model.layout import layout
+from lezo.model.load import TINY, ModelError, Source, load, load_config, rebase
 from lezo.records.checkpoint import Checkpoints, find_checkpoints
 from lezo.records.files import FolderError
 from lezo.records.journal import Journal, JournalFile, Kind, read_journal
 from lezo.records.rows import DevRow
 from lezo.records.schema import Header, Origin, Recipe
 from lezo.runs.loop import train_row
-from lezo.zo.optim import FirstOrder, TwoPoint, UniformBlocks
+from lezo.zo.blocks import UniformBlocks
+from lezo.zo.first_order import FirstOrder
 from lezo.zo.probe import PlainProbe
 from lezo.zo.timeline import Timeline, model_state
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import CONFIGS, CPU, Bowl, small_model, weights
 
 ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
@@ -29,7 +32,7 @@ STEPS = 8
 SKIPPED = (3, 6)  # steps, counted from 1, whose losses are not finite
 
 
-def two_point(model: nn.Module, **settings: Any) -> TwoPoint:
+def two_point(model: nn.Module, **settings: Any) -> ZerothOrder:
     """An optimizer of the sum of squares of all weights; its batch is the factor."""
     found = layout(model)
 
@@ -39,7 +42,7 @@ def two_point(model: nn.Module, **settings: Any) -> TwoPoint:
 
     probe = PlainProbe(model, objective)
     blocks = UniformBlocks(len(found.blocks), 0.5)
-    return TwoPoint(model, found, blocks, probe, **{"lr": 0.01, "eps": 1e-2, "seed": 3, **settings})
+    return ZerothOrder(model, found, blocks, probe, **{"lr": 0.01, "eps": 1e-2, "seed": 3, **settings})
 
 
 class Trained:
@@ -150,7 +153,7 @@ def first_order(model: nn.Module) -> FirstOrder:
     def objective(batch: float) -> Iterator[Tensor]:
         yield model(batch)
 
-    return FirstOrder(model, objective, algorithm="adamw", lr=0.05, steps=9)
+    return FirstOrder(model, objective, algorithm="adamw", lr=0.05)
 
 
 def test_a_first_order_run_has_its_checkpoints_only(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lezo.model.load import layout
-from lezo.zo.blocks import found, layout_of, named, trainable
+from lezo.model.layout import found, layout, layout_of, named, trainable
 from tests.lezo.small_models import CONFIGS, small_model
 
 

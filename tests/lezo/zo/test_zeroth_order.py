@@ -9,14 +9,17 @@ import torch
 from lezo.config.compose import compose
 from lezo.data.pack import candidate_batch, gold_batch
 from lezo.model.forward import Network
-from lezo.model.load import layout
+from lezo.model.layout import layout
 from lezo.model.loss import contributions
 from lezo.noise import directions, seeds
 from lezo.runs.build import make_optimizer
-from lezo.zo.optim import FirstOrder, StepReport, TwoPoint, UniformBlocks
-from lezo.zo.probe import PlainProbe, StreamProbe
-from lezo.zo.stopwatch import Stopwatch
+from lezo.zo.blocks import AllBlocks, UniformBlocks
+from lezo.zo.first_order import FirstOrder
+from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
+from lezo.zo.step import StepReport, Stopwatch
+from lezo.zo.step_size import Constant, Linear
 from lezo.zo.streams import Streams
+from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import CPU, Bowl, examples, small_model, weights
 
 
@@ -24,7 +27,7 @@ def two_point(model, sparsity=0.0, **changes):
     settings = {"lr": 0.05, "eps": 1e-3, "seed": 3, **changes}
     found = layout(model)
     blocks = UniformBlocks(len(found.blocks), sparsity)
-    return TwoPoint(model, found, blocks, bowl_probe(model), **settings)
+    return ZerothOrder(model, found, blocks, bowl_probe(model), **settings)
 
 
 def bowl_probe(model):
@@ -43,7 +46,7 @@ def textbook(sparsity, steps, lr=0.05, eps=1e-3, decay=0.0):
     with torch.no_grad():
         for step in range(steps):
             seed = seeds.step_seed(3, step)
-            chosen = UniformBlocks(4, sparsity)(seed)
+            chosen = UniformBlocks(4, sparsity)(step, seed)
             active = [
                 (n, p)
                 for n, p in zip(names, parameters, strict=True)
@@ -80,9 +83,7 @@ def test_is_deterministic_bit_for_bit():
 
 def test_sparsity_0_is_mezo_bit_for_bit():
     lezo, mezo = Bowl(torch.float32), Bowl(torch.float32)
-    everything = TwoPoint(
-        mezo, layout(mezo), lambda seed: range(4), bowl_probe(mezo), lr=0.05, eps=1e-3, seed=3
-    )
+    everything = ZerothOrder(mezo, layout(mezo), AllBlocks(4), bowl_probe(mezo), lr=0.05, eps=1e-3, seed=3)
     assert run(two_point(lezo, 0.0), 20) == run(everything, 20)
     assert all(torch.equal(p, q) for p, q in zip(lezo.parameters(), mezo.parameters(), strict=True))
 
@@ -91,7 +92,7 @@ def test_unselected_blocks_are_untouched_bit_for_bit():
     model = Bowl(torch.float32)
     optimizer = two_point(model, 0.5)
     for step in range(20):
-        before, chosen = weights(model), UniformBlocks(4, 0.5)(seeds.step_seed(3, step))
+        before, chosen = weights(model), UniformBlocks(4, 0.5)(step, seeds.step_seed(3, step))
         optimizer.step(step, 1.0)
         changed = {name for name, p in model.named_parameters() if not torch.equal(before[name], p)}
         assert changed == {"head", *(f"blocks.{block}.weight" for block in chosen)}
@@ -108,7 +109,7 @@ def test_sparsity_1_trains_the_always_on_group_only():
     ("total", "sparsity", "keep"), [(40, 0.75, 10), (8, 0.75, 2), (24, 0.0, 24), (24, 1.0, 0), (5, 0.5, 3)]
 )
 def test_k_is_n_minus_the_rounded_skipped_share(total, sparsity, keep):
-    assert UniformBlocks(total, sparsity).keep == keep == len(UniformBlocks(total, sparsity)(1))
+    assert UniformBlocks(total, sparsity).keep == keep == len(UniformBlocks(total, sparsity)(0, 1))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
@@ -144,10 +145,61 @@ def test_a_non_finite_loss_changes_nothing(bad):
         two_point(Bowl()),
         first_order(Bowl()),
     ):
-        model = optimizer.update.model if isinstance(optimizer, TwoPoint) else optimizer.model
+        model = optimizer.update.model if isinstance(optimizer, ZerothOrder) else optimizer.model
         before = weights(model)
         assert not optimizer.step(0, bad).applied
         assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+class Several(TwoSided):
+    """Pairs of losses along ``count`` directions."""
+
+    def __init__(self, model, count):
+        self.probe, self.count = bowl_probe(model), count
+
+    def __call__(self, batch, active, *, seed, eps):
+        along = [seeds.direction_seed(seed, number) for number in range(self.count)]
+        return torch.cat([self.probe(batch, active, seed=one, eps=eps) for one in along])
+
+
+def test_a_step_of_several_directions_takes_their_mean_and_is_made_again():
+    first, again, by_hand = (Bowl() for _ in range(3))
+    start = ZerothOrder(first, layout(first), AllBlocks(4), Several(first, 3), lr=0.05, eps=1e-3, seed=3)
+    report = start.step(0, 1.0)
+    ZerothOrder(again, layout(again), AllBlocks(4), Several(again, 1), lr=1, eps=1, seed=3).update.replay(
+        0, report.coefficients
+    )
+    seed, expected = seeds.step_seed(3, 0), weights(by_hand)
+    for number in range(3):
+        along = seeds.direction_seed(seed, number)
+        plus, minus = bowl_probe(by_hand)(1.0, list(expected), seed=along, eps=1e-3)
+        for name, theta in expected.items():
+            theta -= 0.05 / 3 * (plus - minus) / 2e-3 * directions.normal(along, name, theta)
+    for name, theta in first.named_parameters():
+        torch.testing.assert_close(theta.data, expected[name])
+        assert torch.equal(theta, again.get_parameter(name))
+    assert report.measures["g"] * 0.05 == pytest.approx(sum(report.coefficients))
+
+
+def test_one_direction_that_is_not_finite_skips_them_all():
+    model = Bowl()
+    before = weights(model)
+    update = ZerothOrder(model, layout(model), AllBlocks(4), Several(model, 2), lr=1, eps=1).update
+    update.apply(0, torch.tensor([1.0, math.nan], dtype=torch.float64))
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_weight_decay_follows_the_schedule_also_in_a_replay():
+    models = [Bowl() for _ in range(2)]
+    made = [
+        two_point(model, 0.5, weight_decay=0.5, step_size=step_size)
+        for model, step_size in zip(models, (Linear(4), Constant()), strict=True)
+    ]
+    for step in range(4):
+        made[0].step(step, 0.0)  # no slope: all that moves is the decay
+        made[1].lr, made[1].update.decay = 0.05 * (1 - step / 4), 0.05 * 0.5 * (1 - step / 4)
+        made[1].step(step, 0.0)
+    assert all(torch.equal(p, q) for p, q in zip(*(m.parameters() for m in models), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -156,7 +208,7 @@ def test_a_steps_coefficient_makes_its_update_again(dtype):
     reports = run(two_point(first, 0.5, weight_decay=0.1), 5)
     updates = two_point(again, 0.5, weight_decay=0.1).update
     for step, report in enumerate(reports):
-        updates.replay(step, report.coefficient)
+        updates.replay(step, report.coefficients)
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
 
 
@@ -204,7 +256,7 @@ def test_a_step_waits_for_the_device_once():
     device = torch.device("cuda")
     model = small_model(dtype=torch.float16).to(device)
     found, watch = layout(model), Stopwatch(device)
-    optimizer = TwoPoint(
+    optimizer = ZerothOrder(
         model, found, UniformBlocks(4, 0.5), StreamProbe(Streams(model, found, watch)), lr=1e-3, eps=1e-3
     )
     batch = [candidate_batch(examples(), pad=1, device=device)]
@@ -212,8 +264,8 @@ def test_a_step_waits_for_the_device_once():
     active = found.active([0, 2])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        losses = optimizer.probe(batch, active, seed=1, eps=1e-3)
-        optimizer.update.apply(1, 1e-3 * (losses[0] - losses[1]) / 2e-3)
+        losses = optimizer.estimator(batch, active, seed=1, eps=1e-3)
+        optimizer.update.apply(1, 1e-3 * optimizer.estimator.slopes(losses, 1e-3))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
@@ -224,11 +276,11 @@ def test_the_configured_rounding_reaches_the_optimizer():
     model = small_model()
     found = layout(model)
     made = make_optimizer(config, Network(model), found, UniformBlocks(len(found.blocks), 0.5))
-    assert (made.update.rounding, made.lr, made.update.choose.keep) == ("stochastic", 3e-4, 2)
+    assert (made.update.rounding, made.lr, made.update.blocks.keep) == ("stochastic", 3e-4, 2)
 
 
 def first_order(model, **changes):
-    settings = {"algorithm": "sgd", "lr": 0.1, "steps": 10, **changes}
+    settings = {"algorithm": "sgd", "lr": 0.1, **changes}
     return FirstOrder(model, lambda batch: iter([model(batch)]), **settings)
 
 
@@ -244,12 +296,12 @@ def test_sgd_steps_along_the_gradient():
 @pytest.mark.parametrize("algorithm", ["sgd", "adamw"])
 def test_first_order_converges(algorithm):
     model = Bowl()
-    reports = run(first_order(model, algorithm=algorithm, steps=400, schedule="linear"), 400)
+    reports = run(first_order(model, algorithm=algorithm, step_size=Linear(400)), 400)
     assert reports[-1].loss < 1e-3 * reports[0].loss
 
 
 def test_linear_decay_reaches_zero_after_the_last_step():
-    reports = run(first_order(Bowl(), schedule="linear", steps=4), 4)
+    reports = run(first_order(Bowl(), step_size=Linear(4)), 4)
     assert [r.measures["lr"] for r in reports] == pytest.approx([0.1, 0.075, 0.05, 0.025])
 
 
@@ -269,14 +321,12 @@ def test_dropout_is_on_in_training_only_and_follows_the_seed():
     batch, losses = [gold_batch(examples(), pad=1, device=CPU)], []
     for seed in (0, 0, 1):
         model = small_model()  # OPT's own dropout is 0.1
-        optimizer = FirstOrder(
-            model, scored(model), algorithm="sgd", lr=0.1, steps=1, dropout=True, seed=seed
-        )
+        optimizer = FirstOrder(model, scored(model), algorithm="sgd", lr=0.1, dropout=True, seed=seed)
         state = torch.random.get_rng_state()
         losses.append(optimizer.step(0, batch).loss)
         assert torch.equal(state, torch.random.get_rng_state())
         assert not model.training
     still = small_model()
-    without = FirstOrder(still, scored(still), algorithm="sgd", lr=0.1, steps=1).step(0, batch).loss
+    without = FirstOrder(still, scored(still), algorithm="sgd", lr=0.1).step(0, batch).loss
     assert losses[0] == losses[1]
     assert len({losses[0], losses[2], without}) == 3

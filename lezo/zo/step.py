@@ -1,13 +1,52 @@
-"""Where does a step's time go? Seconds by phase, measured without stopping the device."""
+"""What a step is to whoever asks for one: it takes a batch, changes the weights once, and says what it measured."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step measured. ``applied`` is False where a loss was not finite and theta was left alone.
+
+    ``coefficient``: what a zeroth-order update multiplied z with, and ``more`` the same of further directions; they and
+    the step's number are all it takes to make the update again (NaN for others). ``phases``: seconds of perturbing
+    and updating; the rest of a step is its forwards.
+    """
+
+    loss: float
+    applied: bool
+    measures: Mapping[str, float] = field(default_factory=dict)
+    coefficient: float = field(default=math.nan, compare=False)
+    phases: Mapping[str, float] = field(default_factory=dict, compare=False)
+    more: tuple[float, ...] = ()
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Of all directions of the step, in their order."""
+        return (self.coefficient, *self.more)
+
+
+class Optimizer(Protocol):
+    """Anything that can take step ``step`` on a batch."""
+
+    def step(self, step: int, batch: Any) -> StepReport:
+        """Change the model's weights once."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the optimizer remembers from step to step besides the weights."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember this instead."""
 
 
 class Stopwatch:

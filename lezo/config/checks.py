@@ -1,0 +1,192 @@
+"""Every rule about values: what is out of its range, and what does not go together. All problems at once. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lezo.config.methods import METHODS, NO_METHOD, Part
+from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets, DType, RunConfig
+from lezo.tasks import TASKS, Task
+from lezo.tasks.registry import RegistryError
+
+_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
+
+
+def check(config: RunConfig, *, weights: bool = True) -> None:
+    """Raise ConfigError with every value out of range and every pair of values that do not go together.
+
+    ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
+    """
+    problems = [*_out_of_range(config), *_name_problems(config)]
+    problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
+    if weights:
+        problems += _training_problems(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _out_of_range(node: Any, path: str = "") -> Iterator[str]:
+    for one in fields(node):
+        key, value, within = f"{path}{one.name}", getattr(node, one.name), one.metadata.get("range")
+        if is_dataclass(value):
+            yield from _out_of_range(value, f"{key}.")
+        elif within is not None and value is not None and not within.holds(value):
+            yield f"{key}={value}: expected {within.expected}"
+
+
+def _name_problems(config: RunConfig) -> Iterator[str]:
+    """Names that a configuration of the user's own can say; the run folder is made of three of them."""
+    known = {"task": sorted(TASKS), "data": ["hub", "local", "sample"], "log": ["files", "wandb"]}
+    for group, names in known.items():
+        name = getattr(config, group).name
+        if name not in names and not (group == "data" and name is None):  # which has words of its own
+            yield f"{group}: name {name!r} is unknown; expected one of {', '.join(names)}"
+    for registry, given in ((TASKS, config.task.name), (METHODS, config.optim.name)):
+        if (problem := load_problem(registry, given)) is not None:
+            yield problem
+    if config.method is NO_METHOD and load_problem(METHODS, config.optim.name) is None:
+        yield (
+            f"optim: name {config.optim.name!r} is not that of its settings; expected one of {', '.join(METHODS)}, "
+            "with defaults: [/schema/optim/<name>@_here_, _self_]"
+        )
+    peft = config.peft
+    if PEFT_SCHEMAS.get(peft.name) is not type(peft):
+        yield (
+            f"peft: name {peft.name!r} is not that of its settings; expected one of {', '.join(PEFT_SCHEMAS)}, with "
+            "defaults: [/schema/peft/<name>@_here_, _self_]"
+        )
+    if not _NAME.fullmatch(config.model.name):
+        yield (
+            f"model: name {config.model.name!r} would be part of the run folder's path; expected at most 100 letters, "
+            "digits, dots, dashes and underscores, a letter or digit first"
+        )
+
+
+def load_problem(registry: Mapping[str, Any], name: str) -> str | None:
+    """Why what a package has registered by this name cannot be used; None where it can, or there is none."""
+    try:
+        _ = name in registry and registry[name]
+        return None
+    except RegistryError as error:
+        return str(error)
+
+
+def _data_problems(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.name is None:
+        yield f"data: model={config.model.name} has no data of its own; add data=local data.path=DIR, data=hub or data=sample"
+    if data.name == "local" and data.path is None:
+        yield "data=local: expected a folder; add data.path=DIR, which holds <task>/train.jsonl and val.jsonl"
+    if data.path is not None and data.name != "local":
+        yield f"data.path={data.path}: only data=local reads a folder; add data=local"
+    if data.path is not None and not is_folder(data.path):
+        yield f"data.path={data.path}: no such folder"
+    if data.revision is not None and data.name != "hub":
+        yield f"data.revision={data.revision}: only data=hub has revisions"
+    rows = _train_rows(config)
+    if config.task.demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
+        yield f"task.demos={config.task.demos}: demonstrations come from the {rows} train rows (task.num_train)"
+
+
+def _train_rows(config: RunConfig) -> int:
+    """The most that are drawn."""
+    usual = TASKS.get(config.task.name, Task).num_train
+    return usual if config.task.num_train is None else config.task.num_train
+
+
+def _baseline_problems(config: RunConfig) -> Iterator[str]:
+    task, optim = config.task, config.optim
+    own = task.demo_sets is DemoSets.each
+    if own and config.learns:
+        yield f"task.demo_sets=each: each test example has demonstrations of its own; only optim=none and icl take them, not {optim.name}"
+    if own and task.demos == 0:
+        yield "task.demo_sets=each: expected task.demos of at least 1"
+    if config.method.own_demos and not own:
+        yield f"optim={optim.name}: expected task.demo_sets=each (optim=none task.demos=K shows every example the same K)"
+    generates = TASKS.get(task.name, Task).generates
+    if config.eval.calibration is not Calibration.none and generates:
+        yield f"eval.calibration={config.eval.calibration.name}: {task.name} generates its answers; only candidates are calibrated"
+    if config.eval.calibration is Calibration.icl_sfc and task.demos == 0:
+        yield "eval.calibration=icl_sfc: expected task.demos of at least 1 (sfc needs none)"
+    if config.fits_head and config.task.num_train == 0:
+        yield f"task.num_train=0: optim={optim.name} fits the head to at least 1 row of each answer"
+
+
+def _model_problems(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.name == "tiny" and model.path is not None:
+        yield f"model.path={model.path}: model=tiny is part of lezo; add model=hf to use a folder or a hub id"
+    if model.name != "tiny" and model.path is None:
+        yield f"model={model.name}: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
+    for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
+        if path is None or is_folder(path):
+            continue
+        if path.lower().endswith(".gguf"):
+            if not is_file(path):
+                yield f"{key}={path}: no such file"
+        elif is_file(path):
+            yield f"{key}={path}: a file; expected the folder it is in, or a .gguf file"
+        elif not _is_hub_id(path):
+            yield f"{key}={path}: no such folder"
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is such a folder, which may be given from somebody's home (~)."""
+    return path != "" and _found(path, Path.is_dir)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file, which may be given from somebody's home (~)."""
+    return _found(path, Path.is_file)
+
+
+def _found(path: str, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(Path(path).expanduser())
+    except (OSError, RuntimeError):  # a name too long, a folder closed to us, a home of nobody
+        return False
+
+
+def _is_hub_id(path: str) -> bool:
+    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path))
+
+
+def _training_problems(config: RunConfig) -> Iterator[str]:
+    if not config.trains:
+        if config.peft.name != "none":
+            yield f"peft={config.peft.name}: optim={config.optim.name} takes no step; leave out one of them"
+        return
+    if getattr(config.optim, "lr", None) is None:
+        with_peft = "" if config.peft.name == "none" else f" with peft={config.peft.name}"
+        yield (
+            f"optim.lr: model={config.model.name} has no default learning rate for {config.optim.name}{with_peft}; "
+            "add optim.lr=..."
+        )
+    yield from _peft_problems(config)
+    for key, size in (("num_train", config.task.num_train), ("num_dev", config.task.num_dev)):
+        if size == 0:
+            yield f"task.{key}=0: training needs at least 1 (optim=none scores without training)"
+    if 0 < config.task.demos == _train_rows(config):
+        yield f"task.demos={config.task.demos}: leaves none of the {config.task.demos} train rows to train on"
+    if config.first_order and config.model.dtype is DType.float16:
+        yield (
+            f"model.dtype=float16: {config.optim.name} needs weights that small gradients can change; "
+            "expected auto, float32 or bfloat16"
+        )
+    if config.first_order and config.model.compile:
+        yield f"model.compile=true: {config.optim.name} runs the blocks as they are; only mezo and lezo compile them"
+    yield from config.method.problems(config.optim)
+
+
+def _peft_problems(config: RunConfig) -> Iterator[str]:
+    name = config.peft.name
+    if name == "head" and config.composition is not None and config.composition.blocks != Part("all"):
+        yield "peft=head: leaves no decoder block anything to skip; expected optim=mezo, fo-sgd or fo-adamw"
+    if config.judged and config.model.compile:
+        yield "model.compile=true: optim.objective=metric evaluates the blocks as they are; leave out one of them"
+    if name == "prefix" and config.model.compile:
+        yield "model.compile=true: blocks read their prefix as they run; only peft=none and lora compile them"

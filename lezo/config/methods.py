@@ -1,0 +1,210 @@
+"""Which methods are there, and what is each made of? The one place where a kind of optimizer is told from another.
+
+Config, help, banner, report, resume and replay ask a `Method`; none of them knows one by name. A package of others
+registers a method as an entry point of the group ``lezo.methods``, and its parts in groups of theirs (`lezo.zo.parts`).
+A module that registers a `Method` is imported by commands that do without torch, so it should too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any, Literal
+
+from omegaconf import MISSING, OmegaConf
+
+from lezo.config.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, SPARSITY, ranged
+from lezo.tasks.registry import Registry
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of a method's four parts by its registered name, and its settings: what JSON has."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A zeroth-order method: which blocks a step moves, along what, what it measures, how far it goes. By default MeZO."""
+
+    blocks: Part = Part("all")
+    direction: Part = Part("gaussian")
+    estimator: Part = Part("two-sided")
+    step_size: Part = Part("constant")
+
+    def plain(self) -> dict[str, Any]:
+        """As a journal's header has it, and gives it back."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def of(cls, plain: Any) -> Composition:
+        """From what `plain` made. Raises ValueError for anything else."""
+        try:
+            parts = {key: Part(str(part["name"]), {**part["settings"]}) for key, part in plain.items()}
+            if parts.keys() != {one.name for one in fields(cls)}:
+                raise ValueError("other parts than the four")
+            return cls(**parts)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"not a composition of a method ({error})") from None
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"
+
+
+class Rounding(Enum):
+    nearest = "nearest"
+    stochastic = "stochastic"
+
+
+class Objective(Enum):
+    """What a zeroth-order optimizer minimises: the task's loss, or one minus its metric."""
+
+    loss = "loss"
+    metric = "metric"
+
+
+@dataclass
+class OptimConfig:
+    """optim=none, icl and lp: nothing to set."""
+
+    name: str = MISSING
+
+
+@dataclass
+class FirstOrderConfig(OptimConfig):
+    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own."""
+
+    lr: float | None = ranged(None, POSITIVE)
+    weight_decay: float = ranged(0.0, NOT_NEGATIVE)
+    momentum: float = ranged(0.0, FRACTION)
+    schedule: Schedule = Schedule.constant
+    clip_norm: float | None = ranged(None, POSITIVE)
+    dropout: float | None = ranged(None, FRACTION)
+
+
+@dataclass
+class ZerothOrderConfig(OptimConfig):
+    """optim=mezo, and what every zeroth-order method has.
+
+    ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference).
+    """
+
+    lr: float | None = ranged(None, POSITIVE)
+    eps: float = ranged(1e-3, POSITIVE)
+    weight_decay: float = ranged(0.0, NOT_NEGATIVE)
+    rounding: Rounding = Rounding.nearest
+    objective: Objective = Objective.loss
+
+
+@dataclass
+class LezoConfig(ZerothOrderConfig):
+    """optim=lezo."""
+
+    sparsity: float = ranged(0.75, SPARSITY)
+
+
+def no_problems(optim: Any) -> Iterator[str]:
+    """Of a method that takes all values of its schema."""
+    yield from ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """What all else asks about ``optim=name``.
+
+    ``schema``: its settings, a dataclass of `OptimConfig`; of a zeroth-order method of `ZerothOrderConfig`.
+    ``compose``: of a zeroth-order method its parts, from its settings and the steps of the run. ``algorithm``: of a
+    first-order one torch's optimizer. Without either the method takes no step: it scores, with demonstrations of each
+    test example's own (``own_demos``), or first fits the head at once (``fits_head``).
+    ``rate``: which of a model's default learning rates it takes. ``sparsity``: the share of blocks it skips, where that
+    is no setting of it. ``forwards``: from its settings how often a step runs its batch, where that is not twice, or once
+    with a gradient. ``family``: methods that differ in their sparsity only.
+    ``problems``: of its settings, what is wrong beyond the ranges of each.
+    """
+
+    name: str
+    schema: type[OptimConfig]
+    compose: Callable[[Any, int], Composition] | None = None
+    algorithm: Literal["sgd", "adamw"] | None = None
+    own_demos: bool = False
+    fits_head: bool = False
+    rate: Literal["zo", "fo_sgd", "fo_adamw"] = "zo"
+    sparsity: float | None = None
+    forwards: Callable[[Any], int] | None = None
+    family: str | None = None
+    problems: Callable[[Any], Iterator[str]] = no_problems
+
+    @property
+    def zeroth_order(self) -> bool:
+        """Whether its steps are made of forwards alone, so that a journal makes them again."""
+        return self.compose is not None
+
+    @property
+    def first_order(self) -> bool:
+        """Whether it needs gradients."""
+        return self.algorithm is not None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps."""
+        return self.zeroth_order or self.first_order
+
+    def passes(self, optim: Any) -> int:
+        """How often a step runs its batch."""
+        if self.forwards is not None:
+            return self.forwards(optim)
+        return 2 if self.zeroth_order else 1
+
+
+def objective(optim: ZerothOrderConfig) -> Part:
+    """The estimator of optim.objective, at theta +- eps z."""
+    return Part("metric" if optim.objective is Objective.metric else "two-sided")
+
+
+def _mezo(optim: ZerothOrderConfig, steps: int) -> Composition:
+    return Composition(estimator=objective(optim))
+
+
+def _lezo(optim: LezoConfig, steps: int) -> Composition:
+    return Composition(Part("uniform", {"sparsity": optim.sparsity}), estimator=objective(optim))
+
+
+def _adamw_problems(optim: FirstOrderConfig) -> Iterator[str]:
+    if optim.momentum:
+        yield "optim.momentum: AdamW has its own (0.9); only fo-sgd takes it"
+
+
+NO_METHOD = Method("", OptimConfig)  # of a configuration that names none; `checks` says so
+
+_OWN = (
+    Method("none", OptimConfig),
+    Method("icl", OptimConfig, own_demos=True),
+    Method("lp", OptimConfig, fits_head=True),
+    Method("fo-sgd", FirstOrderConfig, algorithm="sgd", rate="fo_sgd"),
+    Method("fo-adamw", FirstOrderConfig, algorithm="adamw", rate="fo_adamw", problems=_adamw_problems),
+    Method("mezo", ZerothOrderConfig, compose=_mezo, sparsity=0.0, family="lezo"),
+    Method("lezo", LezoConfig, compose=_lezo, family="lezo"),
+)
+
+
+def _made(name: str, value: Any) -> Method:
+    if not isinstance(value, Method) or value.name != name:
+        raise TypeError(f"expected a lezo.config.methods.Method whose name is {name!r}")
+    training = ZerothOrderConfig if value.zeroth_order else FirstOrderConfig
+    kind = training if value.trains else OptimConfig
+    if not (isinstance(value.schema, type) and issubclass(value.schema, kind)):
+        raise TypeError(f"its schema: expected a dataclass of {kind.__name__}")
+    OmegaConf.structured(value.schema(name=name))  # raises for types that no configuration can have
+    return value
+
+
+METHODS = Registry("lezo.methods", {method.name: method for method in _OWN}, _made)

@@ -1,0 +1,43 @@
+"""Which values a field of the schema takes, said beside the field."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """``holds``: whether a value is in it. ``expected``: what it should be, in words."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+_MOST = 10**9  # of anything that is counted: more is a slip, and a journal's step has 32 bits
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+POSITIVE = Range(lambda v: v > 0 and math.isfinite(v), "a number above 0")
+NOT_NEGATIVE = Range(lambda v: v >= 0 and math.isfinite(v), "a number of at least 0")
+FRACTION = Range(lambda v: 0 <= v < 1, "a number from 0 to below 1")
+COUNT = Range(lambda v: 1 <= v <= _MOST, f"a whole number from 1 to {_MOST}")
+COUNT_OR_0 = Range(lambda v: 0 <= v <= _MOST, f"a whole number from 0 to {_MOST}")
+SEED = Range(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+STEPS = Range(COUNT.holds, f"{COUNT.expected} (optim=none scores without training)")
+SPARSITY = Range(
+    lambda v: 0 <= v <= 1, "a number from 0 to 1, the fraction of decoder blocks skipped each step"
+)
+DEVICE = Range(lambda v: bool(_DEVICE.fullmatch(v)), "auto, cpu, cuda or cuda:N")
+NAMES = Range(lambda v: v and all(isinstance(name, str) for name in v), "a list of names")
+TEXTS = Range(lambda v: all(isinstance(text, str) for text in v), "a list of texts")
+
+
+def ranged(default: Any, within: Range) -> Any:
+    """A dataclass field of ``default`` (a list is copied) whose value, where it is not None, lies ``within``."""
+    metadata = {"range": within}
+    if isinstance(default, list):
+        return field(default_factory=lambda: [*default], metadata=metadata)
+    return field(default=default, metadata=metadata)

@@ -1,0 +1,165 @@
+"""A method's parts by their names: lezo's own, and those that installed packages register.
+
+A package registers what makes a part, in one of four groups of entry points; ``settings`` are those of its `Part`.
+
+- ``lezo.blocks``: ``(total, **settings)`` -> `BlockChooser` of ``total`` blocks
+- ``lezo.directions``: ``(**settings)`` -> `Direction`
+- ``lezo.estimators``: ``(site, **settings)`` -> `Estimator`, which measures by what the `Site` has
+- ``lezo.step_sizes``: ``(**settings)`` -> `StepSize`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lezo.config.methods import Composition, Part
+from lezo.model.forward import Network
+from lezo.model.layout import Layout
+from lezo.model.loss import total
+from lezo.records.files import FolderError
+from lezo.records.journal import JournalError
+from lezo.records.schema import Recipe
+from lezo.tasks.registry import Registry, RegistryError
+from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
+from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.probe import Estimator, PlainProbe, TwoSided
+from lezo.zo.rows import probe_for
+from lezo.zo.step import Stopwatch
+from lezo.zo.step_size import Constant, Linear, StepSize
+from lezo.zo.zeroth_order import SeededUpdate
+
+
+class PartError(FolderError):
+    """A part that is not here, or not with such settings, though a configuration or a run's files name it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an estimator may measure with.
+
+    ``direction``: the z that updates go along. ``error``: one minus the task's metric on a batch of examples, where batches are
+    made to be judged (the estimator ``metric``). ``compiled``: whether blocks run through torch.compile.
+    """
+
+    network: Network
+    layout: Layout
+    direction: Direction
+    watch: Stopwatch
+    error: Callable[[Any], float] | None = None
+    compiled: bool = False
+
+    def probe(self) -> TwoSided:
+        """The fast probe of the batches' loss at theta +- eps z."""
+        return probe_for(
+            self.network, self.layout, self.watch, direction=self.direction, compiled=self.compiled
+        )
+
+    def loss(self, batch: Any) -> Tensor:
+        """A batch's mean loss at theta itself, (), in fp32 or wider."""
+        return total(self.network, batch)
+
+
+def _metric(site: Site) -> Estimator:
+    """1 - the metric at theta +- eps z, evaluated as in an evaluation."""
+    assert site.error is not None  # batches to be judged come with what judges them
+    error = site.error
+    return PlainProbe(site.network.model, lambda _, batch: error(batch), site.direction)
+
+
+Maker = Callable[..., Any]
+
+
+def _made(name: str, value: Any) -> Maker:
+    if not callable(value):
+        raise TypeError("expected a class or function that makes the part")
+    return value  # type: ignore[no-any-return]
+
+
+BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _made)
+DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _made)
+ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": Site.probe, "metric": _metric}, _made)
+STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _made)
+
+
+def blocks_of(composition: Composition | None, total: int) -> BlockChooser:
+    """What chooses of ``total`` blocks; all, where there is no zeroth-order method. Raises PartError."""
+    return _part(BLOCKS, composition.blocks, total) if composition else AllBlocks(total)  # type: ignore[no-any-return]
+
+
+def direction_of(composition: Composition) -> Direction:
+    """What draws z. Raises PartError."""
+    return _part(DIRECTIONS, composition.direction)  # type: ignore[no-any-return]
+
+
+def estimator_of(composition: Composition, site: Site) -> Estimator:
+    """What measures. Raises PartError."""
+    return _part(ESTIMATORS, composition.estimator, site)  # type: ignore[no-any-return]
+
+
+def step_size_of(composition: Composition) -> StepSize:
+    """How far a step goes. Raises PartError."""
+    return _part(STEP_SIZES, composition.step_size)  # type: ignore[no-any-return]
+
+
+def uniform(sparsity: float) -> Composition:
+    """LeZO: blocks drawn uniformly, all else as MeZO has it, and MeZO at sparsity 0."""
+    return Composition(Part("uniform", {"sparsity": sparsity}))
+
+
+def composition_of(recipe: Recipe) -> Composition:
+    """The parts that a journal names; one of before names none, and was LeZO's. Raises PartError."""
+    if recipe.composition is None:
+        return uniform(recipe.sparsity)
+    try:
+        return Composition.of(recipe.composition)
+    except ValueError as error:
+        raise PartError(str(error)) from None
+
+
+def refuse_unknown(recipe: Recipe, file: Path) -> None:
+    """Raise JournalError where a part that makes the updates of the journal ``file`` is not registered here."""
+    try:
+        parts = composition_of(recipe)
+        for registry, part in (
+            (BLOCKS, parts.blocks),
+            (DIRECTIONS, parts.direction),
+            (STEP_SIZES, parts.step_size),
+        ):
+            _ = registry[part.name]
+    except (PartError, RegistryError) as error:
+        raise JournalError(f"{file}: its method cannot be made here: {error}") from None
+
+
+def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
+    """What makes a journal's updates again on ``model``, whose tensors ``layout`` sorts.
+
+    Raises PartError where a part of the method is not registered here. What measured the losses is not needed.
+    """
+    parts = composition_of(recipe)
+    rounding: Literal["nearest", "stochastic"] = (
+        "stochastic" if recipe.rounding == "stochastic" else "nearest"
+    )
+    return SeededUpdate(
+        model,
+        layout,
+        blocks_of(parts, len(layout.blocks)),
+        direction=direction_of(parts),
+        step_size=step_size_of(parts),
+        seed=recipe.seed,
+        decay=recipe.decay,
+        rounding=rounding,
+    )
+
+
+def _part(registry: Registry[Maker], part: Part, *about: Any) -> Any:
+    try:
+        return registry[part.name](*about, **part.settings)
+    except RegistryError as error:
+        raise PartError(str(error)) from None
+    except (TypeError, ValueError) as error:
+        raise PartError(f"{registry.group}: {part}: not its settings ({error})") from None
