@@ -85,7 +85,7 @@ def execute(request: Request, folder: RunFolder) -> int:
         loaded = load_model(request.config, plan, request.out.print, made_steps(folder))
         header = make_header(request, plan, loaded)
         past = past_of(request, folder, header)
-        if folder.holds_run:
+        if not folder.begun:
             begin(request, folder, past)
         progress = past.progress()
         keep_start(loaded, folder)

@@ -153,7 +153,7 @@ def main(folder: Path, optim: str, kills: int, seed: int) -> None:
             at = (
                 draw.uniform(0, seconds)
                 if kind == "time"
-                else draw.randint(1, touches if kind == "touch" else 8)
+                else draw.randint(1, touches if kind == "touch" else 6)
             )
             prepare = {"touch": counting, "evaluation": evaluating}.get(kind, lambda _: lambda: None)(int(at))
             was = lezo_run(overrides, run, prepare, at if kind == "time" else None)

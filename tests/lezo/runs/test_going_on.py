@@ -142,7 +142,7 @@ def test_another_base_model_is_refused(lezo_run: Runner) -> None:
     ran = unfinished(lezo_run(*own, "model.path=one"))
     before = files(ran.folder)
     again = lezo_run(*own, "model.path=other", "resume=auto")
-    again.refused("out: ", ": base weights: ")
+    again.refused("out/journal.bin: ", ": base weights: ")
     assert files(ran.folder) == before
     Path("one").rename("elsewhere")  # where the same weights lie does not matter
     assert lezo_run(*own, "model.path=elsewhere", "resume=auto").code == 0
@@ -160,7 +160,7 @@ def test_other_data_are_refused(lezo_run: Runner) -> None:
     unfinished(lezo_run(*own))
     (folder / "train.jsonl").write_text("\n".join([*rows[:-1], rows[-1].replace("word", "a word")]))
     again = lezo_run(*own, "resume=auto")
-    again.refused("out: ", ": data: ")
+    again.refused("out/journal.bin: ", ": data: ")
 
 
 def test_a_finished_run_of_other_content_is_not_passed_off(lezo_run: Runner) -> None:
