@@ -64,7 +64,7 @@ def test_a_step_moves_the_blocks_its_name_says(name: BenchVariant, planned: tupl
     variant.step(1)
     changed = {n for n, theta in weights(model).items() if not torch.equal(theta, before[n])}
     share = UniformBlocks(plan.blocks.total, 0.5 if "lezo" in name.value else 0.0)
-    chosen = share(seeds.step_seed(config.seed, 1))
+    chosen = share(1, seeds.step_seed(config.seed, 1))
     assert changed == (set() if name is BenchVariant.floor else set(plan.layout.active(chosen)))
     assert (variant.name, {"data", "forward"} <= set(variant.watch.lap())) == (name, True)
 

@@ -13,6 +13,7 @@ from lezo.config.diagnosis import CONF, GROUPS
 from lezo.config.schema import ConfigError, RunConfig
 
 HELP = yaml.safe_load((CONF / "run.yaml").read_text())["hydra"]["help"]["template"]
+HELP = HELP.replace("${lezo_installed:}", "")  # what other packages have registered
 OPTIONS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
 
 

@@ -128,7 +128,7 @@ def test_skipped_blocks_are_untouched_and_the_rest_moves():
     for step in range(8):
         before = weights(model)
         run(optimizer, 1)
-        (kept,) = UniformBlocks(2, 0.5)(seeds.step_seed(3, step))
+        (kept,) = UniformBlocks(2, 0.5)(step, seeds.step_seed(3, step))
         moved = {
             name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(before[name], p)
         }
