@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,23 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
 
     ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
     """
+    _refuse_no_settings(config)
     problems = [*_out_of_range(config), *_name_problems(config)]
     problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
     if weights:
         problems += _training_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _refuse_no_settings(config: RunConfig) -> None:
+    """Raise ConfigError for a group that an interpolation made nothing of: the schema lets that pass."""
+    groups = [one.name for one in fields(config) if one.default_factory is not MISSING]
+    none = [name for name in groups if not is_dataclass(getattr(config, name))]
+    if none:
+        raise ConfigError(
+            [f"{name}={getattr(config, name)}: expected its settings, each by its key" for name in none]
+        )
 
 
 def _out_of_range(node: Any, path: str = "") -> Iterator[str]:

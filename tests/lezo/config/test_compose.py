@@ -82,6 +82,12 @@ def test_a_bad_override_is_named_with_what_was_expected(overrides: str, expected
     assert expected in found and "\n" not in found and len(found) < 1300
 
 
+@pytest.mark.parametrize("group", ["train", "eval", "bench"])
+def test_a_group_of_nothing_by_reference_is_refused(group: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{group}=None: expected its settings"):
+        compose([f"{group}=${{log.project}}"])
+
+
 def test_the_bad_override_is_found_among_good_ones() -> None:
     assert problem("task=sst2", "seed=1", "train.steps=x", "optim=mezo").startswith("train.steps=x: ")
 
