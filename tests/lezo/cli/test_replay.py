@@ -152,8 +152,8 @@ def rewrite(file: Path, old: str, new: str) -> None:
         (
             "result.json",
             '"best_step": 3',
-            '"best_step": "six"',
-            "has best step six of 4, and the journal 3 of 4",
+            '"best_step": 2',
+            "has best step 2 of 4, and the journal 3 of 4",
         ),
         ("result.json", '"dev_loss": 0', '"dev_loss": 1', "result.json: has a dev loss of 1"),
         ("config.yaml", "seed: 4", "seed: 5", "config.yaml: not the configuration of the journal's run"),
