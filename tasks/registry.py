@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-_NAME = re.compile(r"[^\W_][\w.-]{0,99}")  # it becomes part of a folder's name
+NAME = re.compile(r"[^\W_][\w.-]{0,99}")  # it becomes part of a folder's name
 
 
 class RegistryError(KeyError):
@@ -51,7 +51,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return sorted({point.name for point in self._points() if point.name not in self._own})
 
     def _points(self) -> list[EntryPoint]:
-        return [point for point in declared(self.group) if _NAME.fullmatch(point.name)]
+        return [point for point in declared(self.group) if NAME.fullmatch(point.name)]
 
     def _declared(self, name: str) -> EntryPoint:
         points = [point for point in self._points() if point.name == name]

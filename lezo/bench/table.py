@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lezo.config.schema import BenchVariant
 from lezo.records.format import size
+from lezo.records.rows import PHASES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PHASES = ("data", "forward", "perturb", "update")
 RATIOS = (
     ("textbook_mezo", "lezo"),
     ("textbook_lezo", "lezo"),

@@ -11,9 +11,7 @@ from typing import Any
 from lezo.config.methods import METHODS, NO_METHOD, Part
 from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets, DType, RunConfig
 from lezo.tasks import TASKS, Task
-from lezo.tasks.registry import RegistryError
-
-_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
+from lezo.tasks.registry import NAME, RegistryError
 
 
 def check(config: RunConfig, *, weights: bool = True) -> None:
@@ -70,7 +68,7 @@ def _name_problems(config: RunConfig) -> Iterator[str]:
             f"peft: name {peft.name!r} is not that of its settings; expected one of {', '.join(PEFT_SCHEMAS)}, with "
             "defaults: [/schema/peft/<name>@_here_, _self_]"
         )
-    if not _NAME.fullmatch(config.model.name):
+    if not NAME.fullmatch(config.model.name):
         yield (
             f"model: name {config.model.name!r} would be part of the run folder's path; expected at most 100 letters, "
             "digits, dots, dashes and underscores, a letter or digit first"

@@ -11,6 +11,8 @@ from msgspec import convert
 
 from lezo.records.schema import DevLine, TestLine, TrainLine, decoded, measures_of
 
+PHASES = ("data", "forward", "perturb", "update")  # of a step, in the order in which they come
+
 
 @dataclass(frozen=True)
 class TrainRow:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lezo.records.reader import Run, Step
-from lezo.records.rows import DevRow
+from lezo.records.rows import PHASES, DevRow
 from lezo.report.curves import Points, stretches
 from lezo.report.groups import Group, Spread, by_task, sparsity_families
-from lezo.report.tables import PHASES, mean_phases, step_seconds
+from lezo.report.tables import mean_phases, step_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lezo.records.reader import Run, seconds_a_step
+from lezo.records.rows import PHASES
 from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent
 from lezo.report.groups import Group, Spread, Target, sparsity_families, spread, trains
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, comparable, rows_of
 
-PHASES = ("data", "forward", "perturb", "update")
 STAR = "\u2605"
 _SAMPLE = "Sample data are synthetic: no published number is comparable with a score on them, and none stands beside one."
 _SEEDS = (

@@ -58,9 +58,7 @@ class History:
 
     def bring_to(self, step: int, told: Callable[[int], None]) -> None:
         """The weights of ``step``, and the optimizer's state if a checkpoint has it; ``told`` hears of each update."""
-        journal = read_journal(self.folder.path / JOURNAL) if self.journal else None
-        checkpoints = find_checkpoints(self.folder.path / CHECKPOINTS)
-        self.timeline.bring_to(step, journal, checkpoints, self.optimizer, told)
+        _bring_to(self.timeline, self.folder.path, step, self.optimizer, told)
 
     def go_back(self, step: int, told: Callable[[int], None]) -> None:
         """Bring a model just loaded to ``step``, and make up for what a kill prevented: a checkpoint, or its pruning."""
@@ -87,5 +85,12 @@ def bring_back(
     journaled = not config.first_order
     updates = updates_of(header.recipe, loaded.model, loaded.plan.layout) if journaled else None
     timeline = Timeline(loaded.model, loaded.rebase(config.seed, header.origin.weights), updates)
-    journal = read_journal(path / JOURNAL) if journaled else None
-    timeline.bring_to(step, journal, find_checkpoints(path / CHECKPOINTS), progress=told)
+    _bring_to(timeline, path, step, None, told)
+
+
+def _bring_to(
+    timeline: Timeline, path: Path, step: int, optimizer: Optimizer | None, told: Callable[[int], None]
+) -> None:
+    """By what the run at ``path`` wrote: its checkpoints, and its journal where updates can be made again."""
+    journal = read_journal(path / JOURNAL) if timeline.updates is not None else None
+    timeline.bring_to(step, journal, find_checkpoints(path / CHECKPOINTS), optimizer, told)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -112,7 +112,7 @@ def begin(request: Request, folder: RunFolder, past: Past) -> None:
     folder.session({**now, **environment(device_of(request.config))})
 
 
-def made_steps(folder: RunFolder) -> Any:
+def made_steps(folder: RunFolder) -> Path | None:
     """The folder of the run that is gone on with, if it made a step."""
     return folder.path if folder.holds_run and not made_no_step(folder.path) else None
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lezo.records import rows
 from lezo.tracking.keys import PREDICTIONS
 
 # A line of a plot is the mean over the runs of one group, its band their range: they differ in their seeds.
@@ -42,7 +43,7 @@ def _both_ways(what: str, key: str, *, smooth: bool = False) -> tuple[Panel, Pan
     return Panel(clock, "lines", (key,), "seconds", smooth), Panel(steps, "lines", (key,), "step", smooth)
 
 
-PHASES = tuple(f"time/{phase}" for phase in ("data", "forward", "perturb", "update"))
+PHASES = tuple(f"time/{phase}" for phase in rows.PHASES)
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Accuracy": (
         *_both_ways("dev score", "dev/score"),
