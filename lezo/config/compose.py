@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -231,19 +232,26 @@ def _installed() -> str:
 
 def register_schema() -> None:
     """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
-    OmegaConf.register_new_resolver("lezo_job", lambda *, _root_: job_name(_own_yaml(_root_)), replace=True)
+    OmegaConf.register_new_resolver("lezo_job", _job, replace=True)
     OmegaConf.register_new_resolver("lezo_method", _method, replace=True)
     OmegaConf.register_new_resolver("lezo_installed", _installed, replace=True)
+    _store(
+        tuple(filter(None, map(METHODS.get, METHODS))), tuple(METHODS.installed()), tuple(TASKS.installed())
+    )
+
+
+@cache
+def _store(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple[str, ...]) -> None:
+    """Once for the same registered methods and tasks: Hydra keeps what it was told."""
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, kind in PEFT_SCHEMAS.items():
         store.store(group="schema/peft", name=name, node=kind)
-    installed = METHODS.installed()
-    for method in filter(None, map(METHODS.get, METHODS)):
+    for method in methods:
         store.store(group="schema/optim", name=method.name, node=method.schema)
         if method.name in installed:  # files of conf/ and of --config-dir come before these
             store.store(group="optim", name=method.name, node=_defaults(method))
-    for name in TASKS.installed():
+    for name in tasks:
         store.store(group="task", name=name, node={"name": name})
 
 
@@ -287,11 +295,13 @@ def _refused_variable(name: str, *_: Any) -> str:
 
 
 def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
-    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
+    """The dataclasses of a composed configuration, which loses Hydra's own part, every interpolation resolved.
 
     Raises ConfigError where a value still looks like one: whoever reads the YAML would resolve it again.
     """
-    config, yaml = OmegaConf.to_object(_own(composed)), _own_yaml(composed)
+    with open_dict(composed):
+        composed.pop("hydra", None)
+    config, yaml = OmegaConf.to_object(composed), OmegaConf.to_yaml(composed, resolve=True)
     assert isinstance(config, RunConfig)
     if (at := yaml.find("${")) >= 0:
         line = yaml[yaml.rfind("\n", 0, at) + 1 :].split("\n")[0].strip()
@@ -299,15 +309,10 @@ def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: st
     return Composed(config, yaml, run_dir, sweep_dir, job_name)
 
 
-def _own(composed: DictConfig) -> DictConfig:
-    own = composed.copy()
-    with open_dict(own):
-        own.pop("hydra", None)
-    return own
-
-
-def _own_yaml(composed: DictConfig) -> str:
-    return OmegaConf.to_yaml(_own(composed), resolve=True)
+def _job(*, _root_: DictConfig) -> str:
+    """What hydra.sweep.subdir asks for while the configuration is still being read: hence a copy."""
+    own = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    return job_name(OmegaConf.to_yaml(own, resolve=True))
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -71,22 +72,24 @@ def differences(before: str, now: str) -> list[str]:
 
 def settings(yaml: str) -> dict[str, Any]:
     """The configuration's values by their dotted keys; sizes that it leaves open are the published ones."""
-    found = _said(yaml)
-    return found | _usual(found)
+    given = _given(yaml)
+    return {**given, **_usual(given)}
 
 
 def open_sizes(yaml: str) -> dict[str, int]:
     """The published values of the sizes that a configuration leaves open, by their dotted keys."""
-    return _usual(_said(yaml))
+    return _usual(_given(yaml))
 
 
-def _said(yaml: str) -> dict[str, Any]:
+@lru_cache(maxsize=64)
+def _given(yaml: str) -> Mapping[str, Any]:
+    """What it says itself. Parsing takes longer than composing did, and each run asks several times."""
     return dict(_flat(OmegaConf.to_container(OmegaConf.create(yaml)), ""))
 
 
-def _usual(said: Mapping[str, Any]) -> dict[str, int]:
-    task = TASKS.get(str(said.get("task.name")))
-    left = [name for name in ("num_train", "num_dev") if said.get(f"task.{name}", 0) is None]
+def _usual(given: Mapping[str, Any]) -> dict[str, int]:
+    task = TASKS.get(str(given.get("task.name")))
+    left = [name for name in ("num_train", "num_dev") if given.get(f"task.{name}", 0) is None]
     return {} if task is None else {f"task.{name}": getattr(task, name) for name in left}
 
 

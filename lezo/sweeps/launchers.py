@@ -58,8 +58,8 @@ def _refuse_unknown(overrides: Sequence[str], config_dir: str | None) -> None:
         known = sorted(GlobalHydra.instance().config_loader().get_group_options("hydra/launcher"))
     for override in parse(overrides):
         if override.key_or_group == "hydra/launcher" and override.value() not in known:
-            extras = "pip install 'lezo[joblib]' adds joblib, 'lezo[submitit]' submitit_slurm, submitit_local"
-            raise ConfigError([f"{override.input_line}: not among {', '.join(known)}; {extras}"])
+            extra = "pip install 'lezo[submitit]' adds submitit_slurm and submitit_local"
+            raise ConfigError([f"{override.input_line}: not among {', '.join(known)}; {extra}"])
 
 
 def _outcome(
