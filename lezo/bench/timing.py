@@ -51,7 +51,7 @@ class Turn:
         return f"{self.variant.value} {f'step {self.step}' if self.step else 'warm-up'}"
 
 
-def carried_out(composed: Composed, child: Sequence[str], command: str) -> int:
+def benchmark(composed: Composed, child: Sequence[str], command: str) -> int:
     """Bench, or with bench.variant measure one variant's memory. Returns the exit code: 0, 1 or 130.
 
     ``child`` is the command line of this same bench, to which bench.variant=NAME is added.

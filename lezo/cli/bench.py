@@ -59,10 +59,10 @@ def main() -> None:
 
 def _benched(arguments: Any) -> int:
     composed, overrides, config_dir = _composed(arguments), arguments.overrides, arguments.config_dir
-    from lezo.bench.timing import carried_out  # torch and transformers take seconds to import: only now
+    from lezo.bench.timing import benchmark  # torch and transformers take seconds to import: only now
 
     repeat = command(overrides, config_dir, "lezo-bench")
-    return carried_out(composed, _child(overrides, config_dir), repeat)
+    return benchmark(composed, _child(overrides, config_dir), repeat)
 
 
 def _composed(arguments: Any) -> Composed:
@@ -71,7 +71,7 @@ def _composed(arguments: Any) -> Composed:
         raise ConfigError(["-m: lezo-bench times one configuration; run it once for each"])
     composed = compose([_FOLDER, *arguments.overrides], config_dir=arguments.config_dir)
     optim, adapter = composed.config.optim, composed.config.peft.name
-    if adapter != "none" or composed.config.judged:
+    if adapter != "none" or composed.config.minimises_metric:
         given = f"peft={adapter}" if adapter != "none" else "optim.objective=metric"
         raise ConfigError(
             [f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"]

@@ -56,9 +56,9 @@ def _answer(said: list[str]) -> int:
 
 def replayed(run: Path, options: Any) -> int:
     """Replay, check or write. Returns the exit code."""
-    from lezo.runs.replay import carried_out  # torch and transformers take seconds to import: only now
+    from lezo.runs.replay import replayed  # torch and transformers take seconds to import: only now
 
-    return carried_out(run, options)
+    return replayed(run, options)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def _peft_problems(config: RunConfig) -> Iterator[str]:
     name = config.peft.name
     if name == "head" and config.composition is not None and config.composition.blocks != Part("all"):
         yield "peft=head: leaves no decoder block anything to skip; expected optim=mezo, fo-sgd or fo-adamw"
-    if config.judged and config.model.compile:
+    if config.minimises_metric and config.model.compile:
         yield "model.compile=true: optim.objective=metric evaluates the blocks as they are; leave out one of them"
     if name == "prefix" and config.model.compile:
         yield "model.compile=true: blocks read their prefix as they run; only peft=none and lora compile them"

@@ -311,7 +311,7 @@ def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: st
 
 def _job(*, _root_: DictConfig) -> str:
     """What hydra.sweep.subdir asks for while the configuration is still being read: hence a copy."""
-    own = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     return job_name(OmegaConf.to_yaml(own, resolve=True))
 
 

@@ -265,7 +265,7 @@ class RunConfig:
         return self.method.fits_head
 
     @property
-    def judged(self) -> bool:
+    def minimises_metric(self) -> bool:
         """Whether the metric itself is what the optimizer looks at."""
         return self.composition is not None and self.composition.estimator.name == "metric"
 

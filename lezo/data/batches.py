@@ -22,7 +22,7 @@ def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> li
     return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
 
 
-Objective = Literal["candidates", "lm", "judged choices", "judged texts"]
+Objective = Literal["candidates", "lm", "metric of choices", "metric of texts"]
 """What batches are for: one of the two losses, or an evaluation of a choice or of a generated text."""
 
 
@@ -51,8 +51,8 @@ class Batches:
         collates: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
             "lm": partial(gold_batch, pad=pad, device=device, plain=plain),
             "candidates": partial(candidate_batch, pad=pad, device=device, plain=plain),
-            "judged choices": lambda chosen: EvalSet(scored=chosen),
-            "judged texts": lambda chosen: EvalSet(prompts=chosen),
+            "metric of choices": lambda chosen: EvalSet(scored=chosen),
+            "metric of texts": lambda chosen: EvalSet(prompts=chosen),
         }
         self._collate = collates[loss]
         self._ahead: tuple[int, Future[list[Any]]] | None = None

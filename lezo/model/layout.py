@@ -24,13 +24,13 @@ class Layout:
     the name of the list of blocks: block i is the module ``path.i``.
     """
 
-    always: tuple[str, ...]
+    non_block: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
     path: str
 
     def active(self, chosen: Iterable[int]) -> tuple[str, ...]:
         """The always-on tensors and those of the chosen blocks."""
-        return self.always + tuple(name for block in chosen for name in self.blocks[block])
+        return self.non_block + tuple(name for block in chosen for name in self.blocks[block])
 
 
 def layout(model: nn.Module) -> Layout:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lezo.records.files import FolderError, remove_folder, replaced_folder, sync
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import CheckpointFile, Origin, decoded
+from lezo.records.schema import CheckpointFile, Provenance, decoded
 
 _SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 
@@ -66,7 +66,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        origin: Origin,
+        origin: Provenance,
         state: Callable[[], Mapping[str, Tensor]],
         *,
         every: int | None,
@@ -166,7 +166,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
         raise FolderError(f"{file}: not the description of a checkpoint ({reason}); {ways}") from None
 
 
-def _describe(partial: Path, step: int, origin: Origin, files: list[Path]) -> None:
+def _describe(partial: Path, step: int, origin: Provenance, files: list[Path]) -> None:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
         digests = dict(zip((file.name for file in files), threads.map(_file_hash, files), strict=True))
     content = {"step": step, "origin": asdict(origin), "files": digests}

@@ -111,7 +111,7 @@ class Result(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What a run starts from: hashes of the weights as it loads them, of the tokenizer and of its encoded examples.
 
     ``config`` is a run_hash; ``code`` is lezo's version and commit, for the reader only.
@@ -125,7 +125,7 @@ class Origin:
     config: str
     code: str
 
-    def differences(self, now: Origin) -> list[str]:
+    def differences(self, now: Provenance) -> list[str]:
         """What another origin would start differently, a line each."""
         words = {
             "weights": "base weights",
@@ -142,7 +142,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ReplaySpec:
     """What turns records into weights: where the base model is, and the settings of `SeededUpdate`.
 
     ``path``: folder or hub id; None for the embedded model.
@@ -176,8 +176,8 @@ class Recipe:
 class Header:
     """The start of a journal."""
 
-    origin: Origin
-    recipe: Recipe
+    origin: Provenance
+    recipe: ReplaySpec
 
 
 def decoded(content: bytes) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def header_of(content: bytes) -> Header:
     """A journal's header. Raises ValueError with the path of what lacks, is of another type or unknown."""
     found = decoded(content)
     header = convert(found, Header)
-    for name, part in (("origin", Origin), ("recipe", Recipe)):
+    for name, part in (("origin", Provenance), ("recipe", ReplaySpec)):
         if unknown := found[name].keys() - {field.name for field in fields(part)}:
             raise ValueError(f"unknown {min(unknown)!r} - at `$.{name}`")  # it may make other updates
     return header

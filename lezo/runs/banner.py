@@ -137,7 +137,7 @@ def _lengths(plan: Plan) -> str:
 def _optimizer(config: RunConfig, plan: Plan) -> str:
     optim = config.optim
     if isinstance(optim, ZerothOrderConfig):
-        metric = f"; minimises 1 - {plan.parts.task.metric}" if config.judged else ""
+        metric = f"; minimises 1 - {plan.parts.task.metric}" if config.minimises_metric else ""
         return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}{_others_parts(config)}"
     assert isinstance(optim, FirstOrderConfig)
     clip = "" if optim.clip_norm is None else f", gradient norm at most {optim.clip_norm:g}"

@@ -27,7 +27,7 @@ from lezo.noise.seeds import VERSION
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.folder import START
 from lezo.records.format import size
-from lezo.records.schema import Origin, Recipe
+from lezo.records.schema import Provenance, ReplaySpec
 from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
@@ -40,7 +40,7 @@ from lezo.zo.zeroth_order import ZerothOrder
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model as training finds it. ``plan``: the run's, with the memory of the rows that the model runs in.
 
     ``held``: bytes of host memory that the process held before.
@@ -72,7 +72,7 @@ class Loaded:
         save_model(write, self.plan.parts.tokenizer, folder)
 
 
-def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: Path | None) -> Loaded:
+def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: Path | None) -> LoadedModel:
     """The model as training finds it, its adapter as it was at first in the folder ``run``, where there is one."""
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
@@ -92,7 +92,7 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: P
     if network.plain is not None:
         plan = _in_plain_rows(config, plan, model)
         say(f"rows {network.rows}; so {_plain_rows(config, plan)}")
-    return Loaded(plan, network, adapter, held)
+    return LoadedModel(plan, network, adapter, held)
 
 
 def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> Plan:
@@ -114,10 +114,10 @@ def _plain_rows(config: RunConfig, plan: Plan) -> str:
     return how + (", not compiled" if config.model.compile else "")
 
 
-def provenance(yaml: str, plan: Plan, weights: str) -> Origin:
+def provenance(yaml: str, plan: Plan, weights: str) -> Provenance:
     """What a run of the configuration ``yaml`` starts from; ``weights``: the hash of them as they are loaded."""
     examples = [plan.train, plan.dev.scored, plan.dev.prompts, plan.test.scored, plan.test.prompts]
-    return Origin(
+    return Provenance(
         weights=weights,
         tokenizer=tokenizer_hash(plan.parts.tokenizer),
         data=examples_hash(examples),
@@ -221,16 +221,16 @@ def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batch
 
 
 def _what_for(config: RunConfig, plan: Plan) -> Objective:
-    if not config.judged:
+    if not config.minimises_metric:
         return plan.parts.task.loss
-    return "judged texts" if plan.parts.task.generates else "judged choices"
+    return "metric of texts" if plan.parts.task.generates else "metric of choices"
 
 
-def make_recipe(config: RunConfig) -> Recipe:
+def replay_spec(config: RunConfig) -> ReplaySpec:
     """What a journal must say for its updates to be made again; of a first-order run only where its model is."""
     optim, adapter = config.optim, adapter_of(config)
     lr, weight_decay = getattr(optim, "lr", None) or 0.0, getattr(optim, "weight_decay", 0.0)
-    return Recipe(
+    return ReplaySpec(
         model=config.model.name,
         path=config.model.path,
         revision=config.model.revision,

@@ -14,7 +14,7 @@ from lezo.records.folder import CONFIG, RunFolder
 from lezo.records.schema import Header, Result
 from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
-from lezo.runs.build import load_model, make_recipe, provenance
+from lezo.runs.build import load_model, provenance, replay_spec
 from lezo.runs.console import replaying, tell
 from lezo.runs.plan import Plan, make_plan
 from lezo.runs.request import Request
@@ -26,7 +26,7 @@ from lezo.runs.resume import (
     made_no_step,
     moved,
     refuse_changes,
-    refuse_other_origin,
+    refuse_other_provenance,
 )
 
 
@@ -75,7 +75,7 @@ def refuse_other_content(request: Request, plan: Plan, path: Path, then: dict[st
     weights = str((then or {}).get("weights"))
     if moved(path, request.composed.yaml):
         weights = weights_hash(load_model(request.config, plan, request.out.print, path).model)
-    refuse_other_origin(path, then, provenance(request.composed.yaml, plan, weights))
+    refuse_other_provenance(path, then, provenance(request.composed.yaml, plan, weights))
 
 
 def tell_again(request: Request, folder: RunFolder, plan: Plan) -> int:
@@ -105,11 +105,11 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
     config, path = request.config, folder.path
     loaded = load_model(config, plan, request.out.print, path)
     origin = provenance(request.composed.yaml, plan, weights_hash(loaded.model))
-    refuse_other_origin(path, result.get("origin"), origin)
+    refuse_other_provenance(path, result.get("origin"), origin)
     if config.trains:
         step = int(result["best_step"] or result["steps"])
         with replaying(request.out, f"weights of step {step}") as told:
-            bring_back(loaded, Header(origin, make_recipe(config)), path, step, config, told)
+            bring_back(loaded, Header(origin, replay_spec(config)), path, step, config, told)
     if config.fits_head:
         fit_head(loaded.network, plan.train, batch_size=config.eval.batch_size, pad=plan.parts.pad)
     if (found := weights_hash(loaded.model)) != result.get("weights"):

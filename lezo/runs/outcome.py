@@ -22,7 +22,7 @@ from lezo.records.folder import TRACEBACK, RunFolder
 from lezo.records.rows import DevRow, TestRow
 from lezo.records.schema import Header, Result, Seconds
 from lezo.runs import banner
-from lezo.runs.build import Loaded
+from lezo.runs.build import LoadedModel
 from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
 from lezo.runs.request import Request
@@ -45,7 +45,7 @@ def result_of(
     request: Request,
     ending: Ending,
     plan: Plan | None,
-    loaded: Loaded | None,
+    loaded: LoadedModel | None,
     header: Header | None,
     progress: Progress,
     weights: str | None,
@@ -74,7 +74,7 @@ def result_of(
         "weight_decay": getattr(optim, "weight_decay", None),
         "blocks": banner.skipped(plan) if plan and config.method.zeroth_order else None,
         "steps": progress.step,
-        "objective": "metric" if config.judged else "loss",
+        "objective": "metric" if config.minimises_metric else "loss",
         "seed": config.seed,
         "data_seed": config.task.data_seed,
         "test": _score(progress.test),
@@ -99,7 +99,7 @@ def _score(row: DevRow | TestRow | None) -> float | None:
     return None if row is None else row.score
 
 
-def _memory(plan: Plan | None, loaded: Loaded | None) -> dict[str, int | None]:
+def _memory(plan: Plan | None, loaded: LoadedModel | None) -> dict[str, int | None]:
     """What the banner expected of the device, and the most that the run took of it beside what was held before."""
     if plan is None or loaded is None:
         return {"expected": plan.memory.total if plan else None, "used": None}

@@ -70,7 +70,7 @@ def make_plan(config: RunConfig) -> Plan:
     device = device_of(config)
     dtype = dtype_of(config, device)
     parts = prepare(config, training=config.learns)
-    train = (parts.judged() if config.judged else parts.train()) if config.learns else []
+    train = (parts.for_metric() if config.minimises_metric else parts.train()) if config.learns else []
     if config.fits_head:
         refuse_long_answers(train)
     dev, test = parts.dev(), parts.test()
@@ -82,7 +82,7 @@ def make_plan(config: RunConfig) -> Plan:
         attach(bones, adapter)
     found = layout(bones)
     blocks = blocks_of(config.composition, len(found.blocks))
-    if config.trains and not found.always and not blocks.keep:
+    if config.trains and not found.non_block and not blocks.keep:
         raise ModelError(
             f"optim.sparsity={config.sparsity:g}: skips all {len(found.blocks)} blocks, and peft="
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
@@ -151,8 +151,8 @@ def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: Bl
         states = 3 if adamw else 2 if momentum else 1
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
-    if config.judged:
-        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in found.always)
+    if config.minimises_metric:
+        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in found.non_block)
     return 2 * max(sizes, default=0)
 
 

@@ -53,7 +53,7 @@ class Prepared:
         examples = [_gold_only(e) if lm else e for e in self.splits.train]
         return self._checked(self.encoder.candidates(examples, self.splits.demos))
 
-    def judged(self) -> list[Encoded]:
+    def for_metric(self) -> list[Encoded]:
         """The training examples as the test set is: all candidates, or prompts to continue."""
         return self._checked(self._asked(self.splits.train, self.splits.demos))
 

@@ -28,7 +28,7 @@ from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, RE
 from lezo.records.format import size, table
 from lezo.records.journal import JournalError, JournalFile, read_journal
 from lezo.records.rows import TrainRow
-from lezo.records.schema import Recipe, Result
+from lezo.records.schema import ReplaySpec, Result
 from lezo.records.strict import read_result, read_rows
 from lezo.runs import console
 from lezo.runs.resume import told_by_journal, told_by_rows
@@ -41,11 +41,11 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _RIGHT = "everything is right (scores and predictions are not checked: that takes forwards)"
 
 
-def carried_out(run: Path, options: ReplayConfig) -> int:
+def replayed(run: Path, options: ReplayConfig) -> int:
     """Make the model again. Returns the exit code: 0, or 1 for a failure or a check that does not hold."""
     try:
         out = console.console()
-        remade = Remade(run, options, out)
+        remade = Replay(run, options, out)
         if options.verify:
             problems = list(remade.problems())
             out.print("\n".join(f"NOT RIGHT: {problem}" for problem in problems) or _RIGHT)
@@ -59,7 +59,7 @@ def carried_out(run: Path, options: ReplayConfig) -> int:
         return 1
 
 
-class Remade:
+class Replay:
     """The model of the run in the folder, or the journal, ``run``; at first its base weights.
 
     Raises JournalError, ModelError and FolderError for what is not there, damaged or another model's.
@@ -191,7 +191,7 @@ class Remade:
             )
         return model
 
-    def _attach(self, model: Any, recipe: Recipe) -> None:
+    def _attach(self, model: Any, recipe: ReplaySpec) -> None:
         """Give the base model the run's adapter, at its first values."""
         start = self.file.parent / START
         try:
@@ -237,14 +237,14 @@ def _refuse_taken(target: Path) -> None:
         )
 
 
-def _source(recipe: Recipe, base: str | None) -> Source:
+def _source(recipe: ReplaySpec, base: str | None) -> Source:
     path = base or recipe.path or (str(TINY) if recipe.model == "tiny" else "")
     return Source(
         os.path.expanduser(path), None if base else recipe.revision, recipe.shape, recipe.random_weights
     )
 
 
-def _tokenizer(recipe: Recipe, source: Source) -> Any:
+def _tokenizer(recipe: ReplaySpec, source: Source) -> Any:
     return load_tokenizer(recipe.tokenizer or source.path, None if recipe.tokenizer else source.revision)
 
 

@@ -12,9 +12,9 @@ from lezo.records.folder import CHECKPOINTS, JOURNAL, RunFolder
 from lezo.records.journal import Journal, read_journal
 from lezo.records.rows import StepSink
 from lezo.records.schema import Header
-from lezo.runs.build import Loaded
+from lezo.runs.build import LoadedModel
 from lezo.runs.loop import Progress
-from lezo.runs.resume import Past
+from lezo.runs.resume import ResumeState
 from lezo.zo.parts import updates_of
 from lezo.zo.step import Optimizer
 from lezo.zo.timeline import Timeline, model_state
@@ -31,9 +31,9 @@ class History:
     def __init__(
         self,
         folder: RunFolder,
-        loaded: Loaded,
+        loaded: LoadedModel,
         header: Header,
-        past: Past,
+        past: ResumeState,
         progress: Progress,
         optimizer: Optimizer,
         config: RunConfig,
@@ -79,7 +79,7 @@ class History:
 
 
 def bring_back(
-    loaded: Loaded, header: Header, path: Path, step: int, config: RunConfig, told: Callable[[int], None]
+    loaded: LoadedModel, header: Header, path: Path, step: int, config: RunConfig, told: Callable[[int], None]
 ) -> None:
     """Give a model just loaded the weights that ``step`` had, by the journal or a checkpoint of the run at ``path``."""
     journaled = not config.first_order

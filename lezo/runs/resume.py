@@ -14,7 +14,7 @@ from lezo.records.files import FolderError, read_file
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS
 from lezo.records.journal import JournalFile, Kind, read_journal
 from lezo.records.rows import DevRow, TestRow, TrainRow
-from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.records.strict import Line, read_result, read_rows, wrong_line
 from lezo.runs.loop import Progress
 
@@ -22,7 +22,7 @@ _WAYS = "set it back, or start anew in another folder with hydra.run.dir=DIR"
 
 
 @dataclass(frozen=True)
-class Past:
+class ResumeState:
     """What lasts of the earlier sessions: all of it is about steps up to ``step``.
 
     ``journal_end``: the bytes of the journal that are kept; None where a new one begins.
@@ -122,7 +122,7 @@ def moved(folder: Path, yaml: str) -> bool:
     return then.get("model.path") != now.get("model.path")
 
 
-def refuse_other_origin(path: Path, then: Any, now: Origin) -> None:
+def refuse_other_provenance(path: Path, then: Any, now: Provenance) -> None:
     """Raise FolderError where the run of ``path`` started from something else, with what differs."""
     _refuse(path, _changes(then, now))
 
@@ -131,7 +131,9 @@ def _config(folder: Path) -> str:
     return (read_file(folder / CONFIG) or b"").decode(errors="replace")
 
 
-def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int, eval_every: int) -> Past:
+def read_resume_state(
+    folder: Path, origin: Provenance, recipe: ReplaySpec | None, *, steps: int, eval_every: int
+) -> ResumeState:
     """What the run in ``folder`` has to go on from. ``recipe`` None: a first-order run, which needs checkpoints.
 
     Raises FolderError where it is another run's, or damaged.
@@ -143,10 +145,10 @@ def read_past(folder: Path, origin: Origin, recipe: Recipe | None, *, steps: int
     _refuse_gaps(folder / METRICS, rows, eval_every)
     journal = None if recipe is None else _journal(folder, Header(origin, recipe))
 
-    def cut(step: int, judged: bool) -> Past:
+    def cut(step: int, judged: bool) -> ResumeState:
         """What is about steps up to ``step``; its dev loss where there is one and where one is due."""
         judged = judged and (step % eval_every == 0 or step == steps)
-        return Past(
+        return ResumeState(
             step=step,
             rows=[row for row in rows if _kept(row, step, judged)],
             journal=journal,
@@ -232,9 +234,9 @@ _DECIDES = (
 )  # of a recipe, not where the model lies
 
 
-def _changes(then: Any, now: Origin) -> list[str]:
+def _changes(then: Any, now: Provenance) -> list[str]:
     try:
-        return Origin(**then).differences(now)
+        return Provenance(**then).differences(now)
     except TypeError:
         return ["what it starts from is not said in full"]
 

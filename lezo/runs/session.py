@@ -22,13 +22,13 @@ from lezo.records.rows import DevRow, Sink, TestRow
 from lezo.records.schema import Header, Result
 from lezo.runs import banner
 from lezo.runs.build import (
-    Loaded,
+    LoadedModel,
     load_model,
     make_batches,
     make_evaluator,
     make_optimizer,
-    make_recipe,
     provenance,
+    replay_spec,
 )
 from lezo.runs.console import ConsoleSink, console, replaying, tell
 from lezo.runs.finished import finished_before, go_on, made_way, planned, tell_again
@@ -38,7 +38,7 @@ from lezo.runs.plan import Plan
 from lezo.runs.prepare import device_of
 from lezo.runs.request import Request
 from lezo.runs.restore import History
-from lezo.runs.resume import Past, made_no_step, read_past
+from lezo.runs.resume import ResumeState, made_no_step, read_resume_state
 from lezo.tracking.mirror import WandbMirror
 
 
@@ -74,17 +74,17 @@ def run_in(request: Request, folder: RunFolder) -> int:
 def execute(request: Request, folder: RunFolder) -> int:
     """Plan, load, train and score; once the folder is this run's, its result is written whatever happens."""
     plan: Plan | None = None
-    loaded: Loaded | None = None
+    loaded: LoadedModel | None = None
     header: Header | None = None
     mirror: WandbMirror | None = None
     weights, progress, ending = None, Progress(), Ending("finished")
     try:
         if not folder.holds_run:
-            begin(request, folder, Past())
+            begin(request, folder, ResumeState())
         plan = planned(request)
         loaded = load_model(request.config, plan, request.out.print, made_steps(folder))
         header = make_header(request, plan, loaded)
-        past = past_of(request, folder, header)
+        past = resume_state_of(request, folder, header)
         if not folder.begun:
             begin(request, folder, past)
         progress = past.progress()
@@ -103,7 +103,7 @@ def execute(request: Request, folder: RunFolder) -> int:
     return end(request, folder, ending, result, progress, mirror)
 
 
-def begin(request: Request, folder: RunFolder, past: Past) -> None:
+def begin(request: Request, folder: RunFolder, past: ResumeState) -> None:
     """Make the folder this run's, cut to what lasts of the past."""
     folder.begin(b"".join(row.line for row in past.rows))
     past.forget()
@@ -117,29 +117,29 @@ def made_steps(folder: RunFolder) -> Path | None:
     return folder.path if folder.holds_run and not made_no_step(folder.path) else None
 
 
-def make_header(request: Request, plan: Plan, loaded: Loaded) -> Header:
+def make_header(request: Request, plan: Plan, loaded: LoadedModel) -> Header:
     """What the journal begins with: what the run starts from, and what makes its updates again."""
     origin = provenance(request.composed.yaml, plan, weights_hash(loaded.model))
-    return Header(origin, make_recipe(request.config))
+    return Header(origin, replay_spec(request.config))
 
 
-def past_of(request: Request, folder: RunFolder, header: Header) -> Past:
+def resume_state_of(request: Request, folder: RunFolder, header: Header) -> ResumeState:
     """What the folder's run has to go on from. Raises FolderError where it is another's, or damaged."""
     config = request.config
     if not folder.holds_run or not config.trains:  # scoring alone has nothing to go on from
-        return Past()
+        return ResumeState()
     recipe = None if config.first_order else header.recipe
     limits = {"steps": config.train.steps, "eval_every": config.train.eval_every}
     try:
-        return read_past(folder.path, header.origin, recipe, **limits)
+        return read_resume_state(folder.path, header.origin, recipe, **limits)
     except FolderError:
         if not made_no_step(folder.path):
             raise
         folder.clear()  # begun with other data or weights, and nothing came of it
-        return Past()
+        return ResumeState()
 
 
-def keep_start(loaded: Loaded, folder: RunFolder) -> None:
+def keep_start(loaded: LoadedModel, folder: RunFolder) -> None:
     """Write what an adapter begins with, where only a file can tell."""
     if loaded.adapter is not None and (start := loaded.adapter.start()) is not None:
         folder.data(START, start)
@@ -165,9 +165,9 @@ def make_mirror(request: Request, folder: RunFolder) -> WandbMirror | None:
 def train_and_score(
     request: Request,
     folder: RunFolder,
-    loaded: Loaded,
+    loaded: LoadedModel,
     header: Header,
-    past: Past,
+    past: ResumeState,
     progress: Progress,
     mirrors: Sequence[WandbMirror],
 ) -> None:
@@ -216,9 +216,9 @@ def test(
 def train_model(
     request: Request,
     folder: RunFolder,
-    loaded: Loaded,
+    loaded: LoadedModel,
     header: Header,
-    past: Past,
+    past: ResumeState,
     progress: Progress,
     evaluator: Evaluator,
     shown: Sequence[Sink],
@@ -258,7 +258,7 @@ def train_model(
             history.bring_to(progress.best_step, told)
 
 
-def go_back(request: Request, history: History, past: Past) -> None:
+def go_back(request: Request, history: History, past: ResumeState) -> None:
     """Bring the weights to where the earlier sessions left them."""
     if past.step or past.rows:
         steps = request.config.train.steps
@@ -268,7 +268,7 @@ def go_back(request: Request, history: History, past: Past) -> None:
             history.go_back(past.step, told)
 
 
-def keep_model(request: Request, loaded: Loaded, folder: RunFolder) -> None:
+def keep_model(request: Request, loaded: LoadedModel, folder: RunFolder) -> None:
     """Write the model where it is wanted; no other stays in its place."""
     if request.config.save_model:
         loaded.save(folder.model)

@@ -58,7 +58,7 @@ class SweepJob:
 
 
 @dataclass
-class Standing:
+class JobState:
     """A job and what has become of it: its status in words, and its result as far as there is one."""
 
     job: SweepJob
@@ -156,9 +156,9 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
             raise ConfigError([f"{both}: both would write to {job.folder}; leave out hydra.sweep.subdir"])
 
 
-def standing(job: SweepJob) -> Standing:
+def state_of(job: SweepJob) -> JobState:
     """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
-    found, config = left(job), job.folder / CONFIG
+    found, config = outcome_of(job), job.folder / CONFIG
     if config.exists() and (_hash(config) != job.identity or _sizes_given(config, job)):
         raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])
     if found.status != NOT_STARTED and job.refuses_runs:
@@ -166,12 +166,12 @@ def standing(job: SweepJob) -> Standing:
     return found
 
 
-def left(job: SweepJob) -> Standing:
+def outcome_of(job: SweepJob) -> JobState:
     """What a job has left in its folder, once it does not run any more."""
     result = read_result(job.folder, [])
     if not ((job.folder / CONFIG).exists() or result):
-        return Standing(job, NOT_STARTED)
-    return Standing(job, str(result.get("status", "interrupted")), result)
+        return JobState(job, NOT_STARTED)
+    return JobState(job, str(result.get("status", "interrupted")), result)
 
 
 def _sizes_given(config: Path, job: SweepJob) -> bool:

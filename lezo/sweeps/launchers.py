@@ -19,7 +19,7 @@ from lezo.config.compose import hydra_on, parse
 from lezo.config.schema import ConfigError
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
-from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, left, standing
+from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of
 from lezo.sweeps.launched import LaunchedRun
 from lezo.sweeps.sweep import Record, ending
 from lezo.sweeps.table import final_table
@@ -34,7 +34,7 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     """
     _refuse_unknown(overrides, config_dir)
     out, found = console(), jobs(overrides, config_dir)
-    before = [standing(job) for job in found]
+    before = [state_of(job) for job in found]
     record = Record(before)
     todo = [each.job for each in before if each.status != FINISHED]
     left_alone = f", {len(found) - len(todo)} of them finished before" if len(todo) < len(found) else ""
@@ -42,7 +42,7 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     if todo:
         out.print(f"running; {CONSOLE} in a job's folder says how far it is")
     stopped, failures = _outcome(todo, overrides, config_dir, record.name) if todo else (False, {})
-    after = [left(each.job) for each in before]
+    after = [outcome_of(each.job) for each in before]
     for each in after:
         if (failure := failures.get(each.job.number)) is not None:
             each.status = FAILED

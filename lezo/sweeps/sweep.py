@@ -26,10 +26,10 @@ from lezo.config.schema import ConfigError
 from lezo.records.files import replace_file
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
-from lezo.sweeps.jobs import FINISHED, PLANNED, RUNNING, STOPPING, Standing, SweepJob, jobs, standing
+from lezo.sweeps.jobs import FINISHED, PLANNED, RUNNING, STOPPING, JobState, SweepJob, jobs, state_of
 from lezo.sweeps.lifeline import Lifeline
 from lezo.sweeps.slots import environments
-from lezo.sweeps.table import SweepStory, final_table
+from lezo.sweeps.table import SweepProgress, final_table
 
 _TAIL = 12  # lines of a failed job that are shown
 _TICK_SECONDS = 0.1
@@ -44,18 +44,18 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     """
     out, found = console(), jobs(overrides, config_dir)
     slots = _slots(found)
-    standings = [standing(job) for job in found]
-    todo = [standing for standing in standings if standing.status != FINISHED]
-    record = Record(standings)
+    states = [state_of(job) for job in found]
+    todo = [state for state in states if state.status != FINISHED]
+    record = Record(states)
     before = len(found) - len(todo)
     left_alone = f", {before} of them finished before" if before else ""
-    places = environments(slots, [standing.job.composed.config.model.device for standing in todo])
+    places = environments(slots, [state.job.composed.config.model.device for state in todo])
     at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
     out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}{at_a_time}")
-    with listening() as asked, Lifeline() as lifeline, SweepStory(out, standings) as story:
-        Driver(todo, places, config_dir, lifeline=lifeline, story=story, record=record).drive(asked)
-    out.print(final_table(standings, before))
-    return ending(standings, out, stopped=asked.times > 0)
+    with listening() as asked, Lifeline() as lifeline, SweepProgress(out, states) as progress:
+        Driver(todo, places, config_dir, lifeline=lifeline, progress=progress, record=record).drive(asked)
+    out.print(final_table(states, before))
+    return ending(states, out, stopped=asked.times > 0)
 
 
 def _slots(found: Sequence[SweepJob]) -> int | None:
@@ -70,13 +70,13 @@ def _slots(found: Sequence[SweepJob]) -> int | None:
     return slots.pop()
 
 
-def ending(standings: Sequence[Standing], out: Console, *, stopped: bool) -> int:
+def ending(states: Sequence[JobState], out: Console, *, stopped: bool) -> int:
     """Say how to go on where something is left to do. Returns the exit code."""
-    left = [standing.job for standing in standings if standing.status not in (FINISHED, PLANNED)]
+    left = [state.job for state in states if state.status not in (FINISHED, PLANNED)]
     if not left:
         return 0
     with_auto = " with resume=auto" if any(job.refuses_runs for job in left) else ""
-    unfinished = f"{len(left)} of {len(standings)} jobs did not finish"
+    unfinished = f"{len(left)} of {len(states)} jobs did not finish"
     if stopped:
         out.print(f"interrupted; {unfinished}; the same command{with_auto} goes on where this stopped")
         return 130
@@ -110,12 +110,12 @@ def listening() -> Iterator[Asked]:
 class Record:
     """The sweep's file, a row a job. Its name comes from the jobs: the same command has the same, another its own."""
 
-    def __init__(self, standings: Sequence[Standing]) -> None:
+    def __init__(self, states: Sequence[JobState]) -> None:
         """Raises ConfigError where the folder cannot be written."""
-        identities = sorted(standing.job.identity for standing in standings)
+        identities = sorted(state.job.identity for state in states)
         self.name = f"sweep-{hashlib.sha256(''.join(identities).encode()).hexdigest()[:8]}"
-        self.path = standings[0].job.folder.parent / f"{self.name}.json"
-        self._standings = standings
+        self.path = states[0].job.folder.parent / f"{self.name}.json"
+        self._states = states
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.save()
@@ -125,7 +125,7 @@ class Record:
 
     def save(self) -> None:
         """Write it anew: it is always complete. Raises OSError."""
-        rows = [standing.row() for standing in self._standings]
+        rows = [state.row() for state in self._states]
         replace_file(self.path, (json.dumps(rows, indent=2) + "\n").encode())
 
 
@@ -133,7 +133,7 @@ class Record:
 class _Running:
     """A job's process, the slot it fills, its log and where in it this attempt begins (in bytes)."""
 
-    standing: Standing
+    state: JobState
     process: subprocess.Popen[bytes]
     place: dict[str, str]
     log: Path
@@ -145,18 +145,23 @@ class Driver:
 
     def __init__(
         self,
-        todo: Sequence[Standing],
+        todo: Sequence[JobState],
         places: Sequence[dict[str, str]],
         config_dir: str | None,
         *,
         lifeline: Lifeline,
-        story: SweepStory,
+        progress: SweepProgress,
         record: Record,
     ) -> None:
         """``places``: each slot's environment variables."""
         self._waiting, self._free = deque(todo), list(places)
         self._running: list[_Running] = []
-        self._config_dir, self._lifeline, self._story, self._record = config_dir, lifeline, story, record
+        self._config_dir, self._lifeline, self._progress, self._record = (
+            config_dir,
+            lifeline,
+            progress,
+            record,
+        )
         self._told, self._deadline = 0, float("inf")
 
     def drive(self, asked: Asked) -> None:
@@ -166,31 +171,31 @@ class Driver:
                 self._start(self._waiting.popleft())
             self._pass_on(asked)
             self._collect()
-            self._story.refresh()
+            self._progress.refresh()
             time.sleep(_TICK_SECONDS)
 
-    def _start(self, standing: Standing) -> None:
-        before, standing.status = standing.status, RUNNING
-        standing.result = {}
+    def _start(self, state: JobState) -> None:
+        before, state.status = state.status, RUNNING
+        state.result = {}
         place = self._free.pop(0)
-        self._story.started(standing, before=before)
+        self._progress.started(state, before=before)
         try:
-            self._running.append(self._launched(standing, place))
+            self._running.append(self._launched(state, place))
         except OSError as error:  # a full disk, no more processes
             self._free.append(place)
-            standing.status = f"failed ({error.strerror})"
-            self._story.ended(standing, [])
+            state.status = f"failed ({error.strerror})"
+            self._progress.ended(state, [])
         self._save()
 
-    def _launched(self, standing: Standing, place: dict[str, str]) -> _Running:
-        folder = standing.job.folder
+    def _launched(self, state: JobState, place: dict[str, str]) -> _Running:
+        folder = state.job.folder
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / CONSOLE
         with log.open("ab") as output:
             start = output.tell()
             # A session of its own: Ctrl-C reaches the job through us only, and it can write its result.
             process = subprocess.Popen(
-                _command(standing.job, self._record.name, self._config_dir),
+                _command(state.job, self._record.name, self._config_dir),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -198,7 +203,7 @@ class Driver:
                 pass_fds=self._lifeline.inherited,
                 env={**os.environ, **place, **self._lifeline.environment},
             )
-        return _Running(standing, process, place, log, start)
+        return _Running(state, process, place, log, start)
 
     def _pass_on(self, asked: Asked) -> None:
         """Tell the jobs what we were asked, one signal at a time, and end those that do not listen."""
@@ -214,33 +219,33 @@ class Driver:
         words = (
             "stopping at once" if at_once else "stopping after each job's step; Ctrl-C again stops at once"
         )
-        self._story.say(words)
+        self._progress.say(words)
         self._deadline = time.monotonic() + _GRACE_SECONDS if at_once else self._deadline
         for running in self._running:
             running.process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
-            running.standing.status = STOPPING
+            running.state.status = STOPPING
 
     def _collect(self) -> None:
         """Take in the jobs that have ended, and fill their slots again later."""
         for running in [running for running in self._running if running.process.poll() is not None]:
             self._running.remove(running)
             self._free.append(running.place)
-            running.standing.end(running.process.returncode, stopped=self._told > 0)
-            self._story.ended(running.standing, _shown(running))
+            running.state.end(running.process.returncode, stopped=self._told > 0)
+            self._progress.ended(running.state, _shown(running))
             self._save()
 
     def _save(self) -> None:
         try:
             self._record.save()
         except OSError as error:
-            self._story.say(
+            self._progress.say(
                 f"{self._record.path}: cannot write there ({error.strerror}); the jobs' results stay"
             )
 
 
 def _shown(running: _Running) -> list[str]:
     """The lines to show of what a job has said: the end of a failure, the whole plan of a dry run."""
-    status = running.standing.status
+    status = running.state.status
     if not status.startswith(("failed", PLANNED)):
         return []
     with running.log.open("rb") as log:

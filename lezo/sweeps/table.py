@@ -15,7 +15,7 @@ from rich.table import Table
 from lezo.records.folder import CONSOLE, METRICS
 from lezo.records.format import clock, score, size
 from lezo.records.rows import DevRow, row_of
-from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, Standing
+from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, JobState
 
 _REFRESH_SECONDS = 0.5
 _OTHER_LINES = 8  # of a terminal's, beside the jobs: the table's frame and some of what was said before
@@ -43,7 +43,7 @@ class Metrics:
         for line in whole.splitlines():
             self._take(line)
 
-    def left(self, steps: int, max_seconds: float | None) -> float | None:
+    def seconds_left(self, steps: int, max_seconds: float | None) -> float | None:
         """Seconds until training ends, if it goes on as so far; None where nothing tells."""
         if not (0 < self.step <= steps and self.seconds > 0):
             return None
@@ -59,16 +59,16 @@ class Metrics:
         self.dev = row.score if isinstance(row, DevRow) else self.dev
 
 
-class SweepStory:
+class SweepProgress:
     """Tells of each job's start and end; on a terminal also how far those are that run."""
 
-    def __init__(self, out: Console, standings: Sequence[Standing]) -> None:
-        self._out, self._standings, self._shown = out, standings, 0.0
+    def __init__(self, out: Console, states: Sequence[JobState]) -> None:
+        self._out, self._states, self._shown = out, states, 0.0
         self._metrics: dict[int, Metrics] = {}
         self._stack = ExitStack()
         self._live: Live | None = None
 
-    def __enter__(self) -> SweepStory:
+    def __enter__(self) -> SweepProgress:
         if self._out.is_terminal:
             live = Live(console=self._out, auto_refresh=False, transient=True)
             self._live = self._stack.enter_context(live)
@@ -79,23 +79,23 @@ class SweepStory:
     ) -> None:
         self._stack.close()
 
-    def started(self, standing: Standing, *, before: str) -> None:
+    def started(self, state: JobState, *, before: str) -> None:
         """A job starts, or goes on with what it left ``before``."""
-        self._metrics[standing.job.number] = Metrics(standing.job.folder / METRICS)
+        self._metrics[state.job.number] = Metrics(state.job.folder / METRICS)
         if self._live is None:
             verb = "started" if before == NOT_STARTED else f"goes on ({before} before)"
-            self._out.print(f"{self._number(standing)} {verb}: {standing.job.label}")
+            self._out.print(f"{self._number(state)} {verb}: {state.job.label}")
         self.refresh(now=True)
 
-    def ended(self, standing: Standing, tail: Sequence[str]) -> None:
+    def ended(self, state: JobState, tail: Sequence[str]) -> None:
         """A job has ended; ``tail`` are the lines to show of what it said."""
-        row, lines = standing.row(), [f"    | {line}" for line in tail]
-        if standing.status == FINISHED:
+        row, lines = state.row(), [f"    | {line}" for line in tail]
+        if state.status == FINISHED:
             how = f"{row['metric']} dev {score(row['dev'])} test {score(row['test'])} in {clock(row['seconds'] or 0)}"
         else:
-            how = standing.job.label + (f"; the end of {standing.job.folder / CONSOLE}:" if tail else "")
+            how = state.job.label + (f"; the end of {state.job.folder / CONSOLE}:" if tail else "")
         if self._live is None or tail:
-            self._out.print("\n".join([f"{self._number(standing)} {standing.status}: {how}", *lines]))
+            self._out.print("\n".join([f"{self._number(state)} {state.status}: {how}", *lines]))
         self.refresh(now=True)
 
     def say(self, text: str) -> None:
@@ -109,43 +109,43 @@ class SweepStory:
         self._shown = time.monotonic()
         self._live.update(self._table(), refresh=True)
 
-    def _number(self, standing: Standing) -> str:
-        return f"[{standing.job.number + 1}/{len(self._standings)}]"
+    def _number(self, state: JobState) -> str:
+        return f"[{state.job.number + 1}/{len(self._states)}]"
 
     def _table(self) -> Table:
-        done = sum(standing.status == FINISHED for standing in self._standings)
-        table = Table(caption=f"{done} of {len(self._standings)} finished; Ctrl-C stops")
+        done = sum(state.status == FINISHED for state in self._states)
+        table = Table(caption=f"{done} of {len(self._states)} finished; Ctrl-C stops")
         for heading in ("job", "status", "step", "dev", "left"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
-        for standing in window(self._standings, max(self._out.height - _OTHER_LINES, 3)):
-            table.add_row(standing.job.label, standing.status, *self._far(standing))
+        for state in window(self._states, max(self._out.height - _OTHER_LINES, 3)):
+            table.add_row(state.job.label, state.status, *self._far(state))
         return table
 
-    def _far(self, standing: Standing) -> tuple[str, str, str]:
+    def _far(self, state: JobState) -> tuple[str, str, str]:
         """Step, dev score and time left of a job."""
-        train = standing.job.composed.config.train
-        steps = train.steps if standing.job.composed.config.trains else 0
-        if standing.status not in (RUNNING, STOPPING):
-            step, dev = standing.result.get("steps"), standing.result.get("dev")
+        train = state.job.composed.config.train
+        steps = train.steps if state.job.composed.config.trains else 0
+        if state.status not in (RUNNING, STOPPING):
+            step, dev = state.result.get("steps"), state.result.get("dev")
             return "-" if step is None else f"{step}/{steps}", score(dev), "-"
-        metrics = self._metrics[standing.job.number]
+        metrics = self._metrics[state.job.number]
         metrics.read()
-        left = metrics.left(steps, train.max_seconds)
+        left = metrics.seconds_left(steps, train.max_seconds)
         return f"{metrics.step}/{steps}", score(metrics.dev), "-" if left is None else clock(left)
 
 
-def window(standings: Sequence[Standing], lines: int) -> Sequence[Standing]:
+def window(states: Sequence[JobState], lines: int) -> Sequence[JobState]:
     """At most ``lines`` jobs in their order: from a little before the first that runs, where not all fit."""
-    running = [i for i, standing in enumerate(standings) if standing.status in (RUNNING, STOPPING)]
-    first = max(min(min(running, default=0) - lines // 4, len(standings) - lines), 0)
-    return standings[first : first + lines]
+    running = [i for i, state in enumerate(states) if state.status in (RUNNING, STOPPING)]
+    first = max(min(min(running, default=0) - lines // 4, len(states) - lines), 0)
+    return states[first : first + lines]
 
 
-def final_table(standings: Sequence[Standing], before: int) -> Table:
+def final_table(states: Sequence[JobState], before: int) -> Table:
     """A row a job: scores, seconds, memory and what became of it; ``before`` of them were finished already."""
-    caption = f"{before} of {len(standings)} were finished before" if before else None
+    caption = f"{before} of {len(states)} were finished before" if before else None
     table = Table("job", "metric", "dev", "test", "seconds", "memory", "status", caption=caption)
-    for row in (standing.row() for standing in standings):
+    for row in (state.row() for state in states):
         seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
         memory = "-" if row["memory"] is None else size(row["memory"])
         metric = str(row["metric"] or "-")

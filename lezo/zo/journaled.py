@@ -18,7 +18,7 @@ from lezo.noise import seeds
 from lezo.records.environment import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
 from lezo.records.rows import TrainRow
-from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.zo.parts import refuse_unknown, uniform, updates_of
 from lezo.zo.step import StepReport
 from lezo.zo.timeline import Timeline
@@ -61,7 +61,7 @@ class LoopJournal:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._journal: Journal | None = None
-        self._recipe: Recipe | None = None
+        self._recipe: ReplaySpec | None = None
 
     def expect(self, step: int, update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> None:
         """Be ready for the record of step ``step``, counted from 0, which ``update`` is about to make.
@@ -107,7 +107,7 @@ class LoopJournal:
         return Journal(self.file, journal.header, at=journal.cut(step, keeps_dev=True))
 
 
-def _begun(file: Path, update: SeededUpdate, recipe: Recipe) -> Journal:
+def _begun(file: Path, update: SeededUpdate, recipe: ReplaySpec) -> Journal:
     if file.exists():
         ways = (
             "opt.steps = lezo.apply_journal(model, path) goes on with it; else remove it or name another file"
@@ -117,8 +117,8 @@ def _begun(file: Path, update: SeededUpdate, recipe: Recipe) -> Journal:
     return Journal(file, Header(origin, recipe))
 
 
-def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> Recipe:
-    return Recipe(
+def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> ReplaySpec:
+    return ReplaySpec(
         model=type(update.model).__name__,
         path=None,
         revision=None,
@@ -134,10 +134,10 @@ def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> Rec
     )
 
 
-def _origin(model: nn.Module, layout: Layout) -> Origin:
+def _origin(model: nn.Module, layout: Layout) -> Provenance:
     """What is known of it without reading the weights. ``config`` stands for what is trained, sorted by blocks."""
-    tensors = json.dumps([layout.always, layout.blocks]).encode()
-    return Origin(
+    tensors = json.dumps([layout.non_block, layout.blocks]).encode()
+    return Provenance(
         weights="",
         tokenizer="",
         data="",
@@ -151,7 +151,7 @@ def _origin(model: nn.Module, layout: Layout) -> Origin:
 def _differences(journal: JournalFile, model: nn.Module, layout: Layout) -> Iterator[str]:
     then, now = journal.header.origin, _origin(model, layout)
     if then.config != now.config:
-        trained = sum(map(len, (layout.always, *layout.blocks)))
+        trained = sum(map(len, (layout.non_block, *layout.blocks)))
         yield (
             f"other tensors were trained than the {trained} that are trainable here; build the {type(model).__name__} "
             "as it was, with the same requires_grad"

@@ -81,7 +81,7 @@ class LeZO(torch.optim.Optimizer):
         self.model = model
         self.blocks = _blocks(model, blocks, sparsity)
         self.layout = layout_of(model, self.blocks)
-        _refuse(settings, len(self.blocks), bool(self.layout.always))
+        _refuse(settings, len(self.blocks), bool(self.layout.non_block))
         self.last: StepReport | None = None
         self._probed: Tensor | None = None
         self._journal = None if journal is None else LoopJournal(Path(journal))
@@ -163,7 +163,7 @@ class LeZO(torch.optim.Optimizer):
     def _zeroth_order(self) -> ZerothOrder:
         """The step by the present settings."""
         now = self._settings
-        _refuse(now, len(self.blocks), bool(self.layout.always))
+        _refuse(now, len(self.blocks), bool(self.layout.non_block))
         devices = sorted({str(p.device) for p in now["params"]})
         if len(devices) > 1:
             raise ValueError(

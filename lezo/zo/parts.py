@@ -23,7 +23,7 @@ from lezo.model.layout import Layout
 from lezo.model.loss import total
 from lezo.records.files import FolderError
 from lezo.records.journal import JournalError
-from lezo.records.schema import Recipe
+from lezo.records.schema import ReplaySpec
 from lezo.tasks.registry import Registry, RegistryError
 from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
 from lezo.zo.direction import GAUSSIAN, Direction
@@ -111,7 +111,7 @@ def uniform(sparsity: float) -> Composition:
     return Composition(Part("uniform", {"sparsity": sparsity}))
 
 
-def composition_of(recipe: Recipe) -> Composition:
+def composition_of(recipe: ReplaySpec) -> Composition:
     """The parts that a journal names; one of before names none, and was LeZO's. Raises PartError."""
     if recipe.composition is None:
         return uniform(recipe.sparsity)
@@ -121,7 +121,7 @@ def composition_of(recipe: Recipe) -> Composition:
         raise PartError(str(error)) from None
 
 
-def refuse_unknown(recipe: Recipe, file: Path) -> None:
+def refuse_unknown(recipe: ReplaySpec, file: Path) -> None:
     """Raise JournalError where a part that makes the updates of the journal ``file`` is not registered here."""
     try:
         parts = composition_of(recipe)
@@ -135,7 +135,7 @@ def refuse_unknown(recipe: Recipe, file: Path) -> None:
         raise JournalError(f"{file}: its method cannot be made here: {error}") from None
 
 
-def updates_of(recipe: Recipe, model: nn.Module, layout: Layout) -> SeededUpdate:
+def updates_of(recipe: ReplaySpec, model: nn.Module, layout: Layout) -> SeededUpdate:
     """What makes a journal's updates again on ``model``, whose tensors ``layout`` sorts.
 
     Raises PartError where a part of the method is not registered here. What measured the losses is not needed.

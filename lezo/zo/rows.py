@@ -204,7 +204,7 @@ def _sample(model: nn.Module, layout: Layout) -> list[str]:
     """
     sizes = {name: model.get_parameter(name).numel() for names in layout.blocks for name in names}
     rounded = {name for name in sizes if is_16_bit_norm(model.get_submodule(name.rpartition(".")[0]))}
-    chosen, kinds = dict.fromkeys(layout.always), dict[str, list[str]]()
+    chosen, kinds = dict.fromkeys(layout.non_block), dict[str, list[str]]()
     for number, block in enumerate(layout.blocks):
         matrices = [name for name in block if model.get_parameter(name).ndim > 1]
         vectors = [name for name in block if name not in rounded and name not in matrices]

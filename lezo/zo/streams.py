@@ -53,7 +53,7 @@ class Streams(Network):
         }
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
-        self._always = _by_owner(_slots(model, layout.always))
+        self._non_block = _by_owner(_slots(model, layout.non_block))
         self._scratch: dict[Any, Pair] = {}
         self._active: frozenset[str] = frozenset()
         self._batch: Batch | None = None
@@ -64,7 +64,7 @@ class Streams(Network):
         """While it lasts, the network is two streams, moved along z(seed) on the active tensors."""
         self._active, self._seed, self._eps = frozenset(active), seed, eps
         with ExitStack() as stack:
-            for module, slots in (self._blocks | self._always).items():
+            for module, slots in (self._blocks | self._non_block).items():
                 moving = [slot for slot in slots if slot[0] in self._active]
                 if moving and module is not self.head:
                     self._part(stack, module, moving)
@@ -87,7 +87,7 @@ class Streams(Network):
         """Whether an embedding or projection moves: all that is always on but the head and norms, which come late."""
         early = [
             slots
-            for module, slots in self._always.items()
+            for module, slots in self._non_block.items()
             if module is not self.head and not _is_norm(module)
         ]
         return any(slot[0] in self._active for slots in early for slot in slots)

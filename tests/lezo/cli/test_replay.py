@@ -19,7 +19,7 @@ from lezo.model import adapter
 from lezo.model.hashes import weights_hash
 from lezo.model.load import TINY
 from lezo.records.journal import Journal, read_journal
-from lezo.runs.session import run as carried_out
+from lezo.runs.session import run as replayed
 from tests.lezo.whole_runs import SMALL, Ran, Runner, typed
 
 SETTINGS = ["model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "seed=4"]
@@ -38,7 +38,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original") / "out"
     composed = compose([*SMALL, *SETTINGS, "save_model=true", f"hydra.run.dir={folder}"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    assert carried_out(composed, command([*SMALL, *SETTINGS, "save_model=true"])) == 0
+    assert replayed(composed, command([*SMALL, *SETTINGS, "save_model=true"])) == 0
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return folder

@@ -47,7 +47,7 @@ def test_the_lm_loss_sees_only_the_answers_to_train_on():
 
 
 def test_what_is_judged_is_the_examples_themselves():
-    for loss, split in (("judged choices", "scored"), ("judged texts", "prompts")):
+    for loss, split in (("metric of choices", "scored"), ("metric of texts", "prompts")):
         with batches(loss=loss, micro_batch_size=3) as found:
             parts = found(0)
             assert [len(part) for part in parts] == [3, 1]

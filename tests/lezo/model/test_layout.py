@@ -29,7 +29,7 @@ def mlp(depth: int = 3) -> nn.Sequential:
 def test_blocks_of_a_language_model_are_its_decoder_blocks(name):
     model = small_model(name)
     known, made = layout(model), layout_of(model, found(model))
-    assert (made.always, made.blocks) == (known.always, known.blocks)
+    assert (made.non_block, made.blocks) == (known.non_block, known.blocks)
     assert found(model) == tuple(f"{known.path}.{i}" for i in range(len(known.blocks)))
 
 
@@ -59,7 +59,7 @@ def test_a_layout_has_each_trainable_tensor_once():
         ("layers.2.0.weight", "layers.2.2.weight", "layers.2.2.bias"),
     )
     others = ("layers.1.0.weight", "layers.1.0.bias", "layers.1.2.weight", "layers.1.2.bias")
-    assert made.always == ("stem.weight", *others, "head.bias")
+    assert made.non_block == ("stem.weight", *others, "head.bias")
 
 
 def test_a_tensor_that_two_blocks_share_is_the_first_ones():

@@ -38,18 +38,18 @@ def test_layout_sorts_every_trainable_tensor(name):
     assert len(found.blocks) == CONFIGS[name].num_hidden_layers
     assert len({len(block) for block in found.blocks}) == 1
     assert sorted(found.active(range(len(found.blocks)))) == sorted(n for n, _ in model.named_parameters())
-    assert any("embed" in n for n in found.always)
+    assert any("embed" in n for n in found.non_block)
 
 
 def test_tied_head_appears_once():
-    assert "lm_head.weight" not in layout(small_model("opt")).always
-    assert "lm_head.weight" in layout(small_model("llama")).always
+    assert "lm_head.weight" not in layout(small_model("opt")).non_block
+    assert "lm_head.weight" in layout(small_model("llama")).non_block
 
 
 def test_frozen_tensors_take_no_part():
     model = small_model()
     model.get_input_embeddings().weight.requires_grad_(False)
-    assert not any("embed_tokens" in name for name in layout(model).always)
+    assert not any("embed_tokens" in name for name in layout(model).non_block)
 
 
 def test_a_model_without_blocks_is_refused():

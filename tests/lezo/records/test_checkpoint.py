@@ -16,13 +16,13 @@ from lezo.records import checkpoint as checkpoints_module
 from lezo.records.checkpoint import Checkpoint, Checkpoints, find_checkpoints, remove
 from lezo.records.files import FolderError
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import Origin
+from lezo.records.schema import Provenance
 from lezo.zo.first_order import FirstOrder
 from lezo.zo.timeline import Timeline, model_state
 from tests.lezo.small_models import Bowl, weights
 from tests.lezo.whole_runs import limited
 
-ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
+ORIGIN = Provenance("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
 STATE = {"model.a": torch.arange(6.0).view(2, 3), "model.b": torch.tensor(2.0)}
 
 

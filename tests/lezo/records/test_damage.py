@@ -15,7 +15,7 @@ from lezo.records.files import FolderError
 from lezo.records.journal import MAGIC, RECORD, JournalFile, read_journal
 from lezo.records.strict import read_result, read_rows
 from lezo.runs.finished import summary_of
-from lezo.runs.resume import Past, refuse_changes, told_by_rows
+from lezo.runs.resume import ResumeState, refuse_changes, told_by_rows
 from lezo.zo.timeline import Timeline
 from tests.lezo.records.test_checkpoint import Writer, first_order, model_state
 from tests.lezo.runs.test_resume import EVENTS, Run
@@ -145,7 +145,7 @@ def test_damaged_metrics_beside_their_journal(
     file.write_bytes(whole["metrics.jsonl"])
     true = told_by_rows(read_rows(file))
     file.write_bytes(damaged(whole["metrics.jsonl"], damages))
-    past: Past | None = refused(run.past)
+    past: ResumeState | None = refused(run.past)
     if past is not None:  # a digit of a score may be another one: nothing else has it; what decides is not
         told = told_by_rows(past.rows)
         assert told == true[: len(told)]
@@ -162,7 +162,7 @@ def test_both_files_damaged(
 ) -> None:
     (run.folder / "metrics.jsonl").write_bytes(damaged(whole["metrics.jsonl"], damages))
     (run.folder / "journal.bin").write_bytes(damaged(whole["journal.bin"], others))
-    past: Past | None = refused(run.past)
+    past: ResumeState | None = refused(run.past)
     if past is not None:
         assert past.journal is not None
         cut = (run.folder / "journal.bin").read_bytes()[: past.journal_end]
@@ -210,7 +210,7 @@ def test_rows_of_other_values(tmp_path_factory: pytest.TempPathFactory, row: dic
     file.write_text(json.dumps(row) + "\n")
     rows = refused(lambda: read_rows(file))
     if rows is not None:
-        past = Past(rows=rows)
+        past = ResumeState(rows=rows)
         assert past.progress().step in (0, 1) and past.progress().elapsed == row["seconds"]
         assert past.zero_shot is None or rows[0].kind == "test"
 

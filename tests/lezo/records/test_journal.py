@@ -15,11 +15,11 @@ import pytest
 from lezo.records.files import FolderError
 from lezo.records.journal import MAGIC, RECORD, Journal, JournalError, Kind, Record, read_journal
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.schema import Header, Provenance, ReplaySpec
 from tests.lezo.whole_runs import limited
 
-ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
-RECIPE = Recipe("tiny", None, None, None, True, None, 3, 0.75, 1e-5, "nearest")
+ORIGIN = Provenance("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
+RECIPE = ReplaySpec("tiny", None, None, None, True, None, 3, 0.75, 1e-5, "nearest")
 HEADER = Header(ORIGIN, RECIPE)
 RECORDS = [
     Record(0, Kind.dev, 0.75),
@@ -103,8 +103,8 @@ def test_the_bytes_are_those_of_the_documented_format(path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [None, {"num_hidden_layers": 2, "do_layer_norm_before": False}])
 def test_every_field_of_the_header_comes_back(shape: dict[str, Any] | None, path: Path) -> None:
-    recipe = Recipe("hf", "a/b", "main", shape, False, "Zoë", 2**63, 0.0, 0.0, "stochastic")
-    origin = Origin("1", "2", "3", "bfloat16", 7, "4", "0.1.0 abc+changes")
+    recipe = ReplaySpec("hf", "a/b", "main", shape, False, "Zoë", 2**63, 0.0, 0.0, "stochastic")
+    origin = Provenance("1", "2", "3", "bfloat16", 7, "4", "0.1.0 abc+changes")
     for header in (Header(origin, recipe), Header(origin, replace(recipe, blocks=["layers.0", ""]))):
         write(path, [], header)
         assert read_journal(str(path)).header == header

@@ -47,9 +47,9 @@ def lezo_run(overrides: list[str], folder: Path, prepare: Callable[[], None], se
 
 def _finished(overrides: list[str], folder: Path) -> int:
     from lezo.config.compose import compose
-    from lezo.runs.session import run as carried_out
+    from lezo.runs.session import run as replayed
 
-    return carried_out(compose([*overrides, "resume=auto", f"hydra.run.dir={folder}"]), "killed")
+    return replayed(compose([*overrides, "resume=auto", f"hydra.run.dir={folder}"]), "killed")
 
 
 def die() -> None:

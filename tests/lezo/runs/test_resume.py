@@ -18,15 +18,15 @@ from lezo.records.files import FolderError
 from lezo.records.folder import RunFolder
 from lezo.records.journal import RECORD, Journal, Kind, read_journal
 from lezo.records.rows import DevRow, TrainRow
-from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.records.strict import read_rows
 from lezo.runs.loop import Progress, train, train_row
-from lezo.runs.resume import Past, grows, read_past, refuse_changes
+from lezo.runs.resume import ResumeState, grows, read_resume_state, refuse_changes
 from lezo.zo.step import StepReport
 from tests.lezo.whole_runs import timeless
 
-ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
-RECIPE = Recipe("tiny", None, None, None, True, None, 3, 0.75, 1e-5, "nearest")
+ORIGIN = Provenance("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
+RECIPE = ReplaySpec("tiny", None, None, None, True, None, 3, 0.75, 1e-5, "nearest")
 STEPS, EVAL_EVERY = 7, 3
 EVENTS = ["dev 0", 1, 2, 3, "dev 3", 4, 5, 6, "dev 6", 7, "dev 7"]
 LOSSES = {0: 0.1, 3: 0.7, 6: math.nan, 7: 0.7}  # dev losses; the best step is 3
@@ -42,10 +42,10 @@ class Run:
         self.folder, self.journaled, self.every, self.keep = folder, journaled, every, keep
         self.losses = dict(LOSSES)
 
-    def trained(self, past: Past | None = None, steps: int = STEPS) -> list[Progress]:
+    def trained(self, past: ResumeState | None = None, steps: int = STEPS) -> list[Progress]:
         """Train, or go on from ``past``; returns the progress after every event of EVENTS that was made."""
         folder = RunFolder(self.folder, resume=True)
-        past = past or Past()
+        past = past or ResumeState()
         folder.begin(b"".join(row.line for row in past.rows))
         past.forget()
         folder.text("config.yaml", "")
@@ -77,9 +77,11 @@ class Run:
             best=lambda: progress.best_step,
         )
 
-    def past(self, steps: int = STEPS, origin: Origin = ORIGIN, recipe: Recipe = RECIPE) -> Past:
+    def past(
+        self, steps: int = STEPS, origin: Provenance = ORIGIN, recipe: ReplaySpec = RECIPE
+    ) -> ResumeState:
         given = recipe if self.journaled else None
-        return read_past(self.folder, origin, given, steps=steps, eval_every=EVAL_EVERY)
+        return read_resume_state(self.folder, origin, given, steps=steps, eval_every=EVAL_EVERY)
 
     @property
     def lines(self) -> list[bytes]:
@@ -533,7 +535,7 @@ def test_a_damaged_configuration_is_refused(content: bytes, tmp_path: Path) -> N
 
 def test_origins_are_compared_field_by_field() -> None:
     other: dict[str, Any] = {name: "x" for name in asdict(ORIGIN)} | {"noise": 2}
-    named = [line.split(":")[0] for line in ORIGIN.differences(Origin(**other))]
+    named = [line.split(":")[0] for line in ORIGIN.differences(Provenance(**other))]
     assert named == [
         "base weights",
         "tokenizer",

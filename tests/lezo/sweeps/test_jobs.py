@@ -8,7 +8,7 @@ import pytest
 from lezo.config.compose import compose
 from lezo.config.identity import config_hash
 from lezo.config.schema import ConfigError
-from lezo.sweeps.jobs import NOT_STARTED, Standing, SweepJob, jobs, left, standing
+from lezo.sweeps.jobs import NOT_STARTED, JobState, SweepJob, jobs, outcome_of, state_of
 
 
 @pytest.fixture(autouse=True)
@@ -100,16 +100,16 @@ def test_two_jobs_in_one_folder_are_refused() -> None:
 def test_the_folder_says_what_became_of_a_job(result: str | None, status: str) -> None:
     found = job("seed=1")
     holding(found, config=found.composed.yaml, result=result)
-    assert standing(found).status == status
-    assert standing(found).row()["status"] == status
+    assert state_of(found).status == status
+    assert state_of(found).row()["status"] == status
 
 
 def test_a_folder_without_a_run_is_not_started() -> None:
     found = job("seed=1")
-    assert standing(found).status == NOT_STARTED
+    assert state_of(found).status == NOT_STARTED
     holding(found)
     (found.folder / "console.log").touch()
-    assert standing(found).status == NOT_STARTED
+    assert state_of(found).status == NOT_STARTED
 
 
 @pytest.mark.parametrize("config", [compose(["seed=2"]).yaml, "", "seed: [", "\0", "- a"])
@@ -118,18 +118,18 @@ def test_a_folder_with_another_configuration_is_refused(config: str) -> None:
     with pytest.raises(
         ConfigError, match="holds a run of another configuration; hydra.sweep.dir=DIR chooses"
     ):
-        standing(found)
+        state_of(found)
 
 
 def test_with_resume_off_no_folder_may_hold_a_run() -> None:
     found = job("seed=1", "resume=off")
-    assert standing(found).status == NOT_STARTED
+    assert state_of(found).status == NOT_STARTED
     holding(found, config=found.composed.yaml, result='{"status": "finished"}')
     with pytest.raises(
         ConfigError, match="already holds a run; resume=auto goes on with it, hydra.sweep.dir"
     ):
-        standing(found)
-    assert standing(job("seed=1", "resume=auto")).status == standing(job("seed=1")).status == "finished"
+        state_of(found)
+    assert state_of(job("seed=1", "resume=auto")).status == state_of(job("seed=1")).status == "finished"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_with_resume_off_no_folder_may_hold_a_run() -> None:
 )
 def test_how_a_job_ended(code: int, stopped: bool, result: str | None, status: str, is_its_own: bool) -> None:
     found = holding(job("seed=1"), result=result and f'{{"status": "{result}", "test": 0.5}}')
-    ended = Standing(found, "running")
+    ended = JobState(found, "running")
     ended.end(code, stopped=stopped)
     assert ended.status == status
     assert ended.row()["test"] == (0.5 if is_its_own else None)
@@ -158,5 +158,5 @@ def test_how_a_job_ended(code: int, stopped: bool, result: str | None, status: s
 def test_a_row_takes_numbers_only() -> None:
     strange = {"dev": "high", "test": [1], "seconds": 3, "peak_memory_bytes": {"device": 0, "host": 5}}
     found = holding(job("seed=1"), result=json.dumps({"status": "finished"} | strange))
-    row = left(found).row()
+    row = outcome_of(found).row()
     assert [row[key] for key in ("dev", "test", "seconds", "memory")] == [None, None, None, 5]

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lezo.records.files import json_line
 from lezo.records.rows import DevRow, TrainRow
-from lezo.sweeps.jobs import NOT_STARTED, RUNNING, Standing, jobs
-from lezo.sweeps.table import Metrics, SweepStory, final_table, window
+from lezo.sweeps.jobs import NOT_STARTED, RUNNING, JobState, jobs
+from lezo.sweeps.table import Metrics, SweepProgress, final_table, window
 
 
 def rows(*steps: int, dev: float | None = None) -> bytes:
@@ -30,17 +30,17 @@ def test_metrics_are_read_as_they_grow(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     metrics = Metrics(path)
     metrics.read()
-    assert (metrics.step, metrics.dev, metrics.left(100, None)) == (0, None, None)
+    assert (metrics.step, metrics.dev, metrics.seconds_left(100, None)) == (0, None, None)
     append(path, rows(1, 2, dev=0.5) + rows(3)[:-9])
     metrics.read()
     assert (metrics.step, metrics.seconds, metrics.dev) == (2, 1.0, 0.5)
     append(path, rows(3)[-9:] + rows(4))
     metrics.read()
     assert (metrics.step, metrics.dev) == (4, 0.5)
-    assert metrics.left(100, None) == 48.0
-    assert metrics.left(100, 12.0) == 10.0
-    assert metrics.left(100, 1.0) == 0.0
-    assert metrics.left(3, None) is None
+    assert metrics.seconds_left(100, None) == 48.0
+    assert metrics.seconds_left(100, 12.0) == 10.0
+    assert metrics.seconds_left(100, 1.0) == 0.0
+    assert metrics.seconds_left(3, None) is None
 
 
 def test_metrics_follow_a_file_that_was_cut(tmp_path: Path) -> None:
@@ -67,10 +67,10 @@ def test_metrics_pass_over_what_is_no_row(junk: bytes, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def standings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Standing]:
+def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[JobState]:
     """Three jobs of 100 steps; the first one finished."""
     monkeypatch.chdir(tmp_path)
-    found = [Standing(job, NOT_STARTED) for job in jobs(["seed=0,1,2", "train.steps=100"])]
+    found = [JobState(job, NOT_STARTED) for job in jobs(["seed=0,1,2", "train.steps=100"])]
     found[0].status, found[0].result = "finished", {"metric": "f1", "steps": 100, "dev": 0.75, "test": 0.5}
     return found
 
@@ -87,43 +87,43 @@ def last(out: Console) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines}
 
 
-def test_the_live_table_shows_how_far_each_job_is(standings: list[Standing]) -> None:
+def test_the_live_table_shows_how_far_each_job_is(states: list[JobState]) -> None:
     out = screen()
-    with SweepStory(out, standings) as story:
-        standings[1].status = RUNNING
-        story.started(standings[1], before=NOT_STARTED)
+    with SweepProgress(out, states) as progress:
+        states[1].status = RUNNING
+        progress.started(states[1], before=NOT_STARTED)
         assert last(out)["seed=1"] == ["running", "0/100", "-", "-"]
-        standings[1].job.folder.mkdir(parents=True)
-        append(standings[1].job.folder / "metrics.jsonl", rows(*range(1, 41), dev=0.625))
-        story.refresh(now=True)
+        states[1].job.folder.mkdir(parents=True)
+        append(states[1].job.folder / "metrics.jsonl", rows(*range(1, 41), dev=0.625))
+        progress.refresh(now=True)
         assert last(out) == {
             "seed=0": ["finished", "100/100", "0.7500", "-"],
             "seed=1": ["running", "40/100", "0.6250", "0:30"],
             "seed=2": ["not started", "-", "-", "-"],
         }
         before = len(out.file.getvalue())  # type: ignore[attr-defined]
-        story.refresh()
+        progress.refresh()
         assert len(out.file.getvalue()) == before  # type: ignore[attr-defined]
-        standings[1].status = "failed"
-        story.ended(standings[1], ["first", "second"])
+        states[1].status = "failed"
+        progress.ended(states[1], ["first", "second"])
     drawn = out.file.getvalue()  # type: ignore[attr-defined]
     assert "[2/3] failed: seed=1; the end of " in drawn and "    | first\n    | second\n" in drawn
     assert "[2/3] started" not in drawn  # the table shows that
 
 
-def test_off_a_terminal_a_line_says_each_start_and_end(standings: list[Standing]) -> None:
+def test_off_a_terminal_a_line_says_each_start_and_end(states: list[JobState]) -> None:
     out = Console(file=io.StringIO(), width=200)
-    with SweepStory(out, standings) as story:
-        story.started(standings[1], before=NOT_STARTED)
-        story.started(standings[2], before="failed")
-        story.refresh(now=True)
-        standings[2].status = "interrupted"
-        story.ended(standings[2], [])
-        standings[1].status, standings[1].result = (
+    with SweepProgress(out, states) as progress:
+        progress.started(states[1], before=NOT_STARTED)
+        progress.started(states[2], before="failed")
+        progress.refresh(now=True)
+        states[2].status = "interrupted"
+        progress.ended(states[2], [])
+        states[1].status, states[1].result = (
             "finished",
-            standings[0].result | {"seconds": {"total": 75}},
+            states[0].result | {"seconds": {"total": 75}},
         )
-        story.ended(standings[1], [])
+        progress.ended(states[1], [])
     assert out.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
         "[2/3] started: seed=1",
         "[3/3] goes on (failed before): seed=2",
@@ -132,8 +132,8 @@ def test_off_a_terminal_a_line_says_each_start_and_end(standings: list[Standing]
     ]
 
 
-def test_where_not_all_fit_the_running_ones_are_shown(standings: list[Standing]) -> None:
-    many = [Standing(standings[0].job, "finished") for _ in range(50)]
+def test_where_not_all_fit_the_running_ones_are_shown(states: list[JobState]) -> None:
+    many = [JobState(states[0].job, "finished") for _ in range(50)]
     assert window(many, 60) == many
     for index, expected in ((0, 0), (5, 3), (30, 28), (48, 42)):
         many[index].status = RUNNING
@@ -142,9 +142,9 @@ def test_where_not_all_fit_the_running_ones_are_shown(standings: list[Standing])
         many[index].status = "finished"
 
 
-def test_the_last_table_says_what_was_finished_before(standings: list[Standing]) -> None:
+def test_the_last_table_says_what_was_finished_before(states: list[JobState]) -> None:
     out = screen()
-    out.print(final_table(standings, before=1))
+    out.print(final_table(states, before=1))
     assert last(out)["seed=0"] == ["f1", "0.7500", "0.5000", "-", "-", "finished"]
     assert last(out)["seed=2"] == ["-", "-", "-", "-", "-", "not started"]
     assert "1 of 3 were finished before" in out.file.getvalue()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from lezo.config.compose import replay_options
 from lezo.records.files import FolderError
 from lezo.records.journal import RECORD, Journal, JournalError, Kind, read_journal
 from lezo.records.schema import Header
-from lezo.runs.replay import carried_out
+from lezo.runs.replay import replayed
 from lezo.zo.optimizers import LeZO, MeZO
 from tests.lezo.small_models import Bowl
 
@@ -180,7 +180,7 @@ def test_a_step_beyond_it_is_refused_and_damage_is_noticed(file):
 
 def test_the_command_and_the_function_send_each_others_journals_back(file, capsys, tmp_path):
     train(Bowl(), file)
-    assert carried_out(file, replay_options([f"replay.out={tmp_path / 'out'}"])) == 1
+    assert replayed(file, replay_options([f"replay.out={tmp_path / 'out'}"])) == 1
     assert "written by a program of one's own for its Bowl" in capsys.readouterr().err
     header = read_journal(file).header
     Journal(file, Header(header.origin, replace(header.recipe, blocks=None))).close()

@@ -133,10 +133,10 @@ def test_theta_and_forward_are_as_before_when_the_forward_fails():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
     model = named(name)
-    for tensor in layout(model).always:
+    for tensor in layout(model).non_block:
         model.get_parameter(tensor).requires_grad_(False)
     found = layout(model)
-    assert not found.always
+    assert not found.non_block
     batch, active = candidate_batch(examples(), pad=1, device=CPU), found.active([1])
     rows = []
     blocks = model.get_submodule(found.path)
@@ -151,7 +151,7 @@ def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
 
 def test_a_trainable_final_norm_and_head_part_the_streams_at_the_end_only():
     model = named("llama")
-    late = [name for name in layout(model).always if "embed" not in name]
+    late = [name for name in layout(model).non_block if "embed" not in name]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in late)
     batch, rows = candidate_batch(examples(), pad=1, device=CPU), []

@@ -123,7 +123,7 @@ def test_the_check_copies_about_a_block():
     """All vectors, and one matrix of each kind in another block: no second model, which might not fit."""
     model = small_model()
     found, chosen = layout(model), rows._sample(model, layout(model))
-    where = [name.split(".", 4)[3:] for name in chosen if name not in found.always]
+    where = [name.split(".", 4)[3:] for name in chosen if name not in found.non_block]
     assert len(where) == len({tuple(place) for place in where})
     matrices = [
         (block, kind)

@@ -17,7 +17,7 @@ from lezo.records.checkpoint import Checkpoints, find_checkpoints
 from lezo.records.files import FolderError
 from lezo.records.journal import Journal, JournalFile, Kind, read_journal
 from lezo.records.rows import DevRow
-from lezo.records.schema import Header, Origin, Recipe
+from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.runs.loop import train_row
 from lezo.zo.blocks import UniformBlocks
 from lezo.zo.first_order import FirstOrder
@@ -26,8 +26,8 @@ from lezo.zo.timeline import Timeline, model_state
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import CONFIGS, CPU, Bowl, small_model, weights
 
-ORIGIN = Origin("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
-HEADER = Header(ORIGIN, Recipe("tiny", None, None, None, True, None, 3, 0.5, 1e-5, "nearest"))
+ORIGIN = Provenance("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
+HEADER = Header(ORIGIN, ReplaySpec("tiny", None, None, None, True, None, 3, 0.5, 1e-5, "nearest"))
 STEPS = 8
 SKIPPED = (3, 6)  # steps, counted from 1, whose losses are not finite
 
