@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -61,10 +62,19 @@ def room_of(module: str) -> str:
     return module.split(".")[0]
 
 
-def imports(file: Path, *, at_start: bool = False) -> Iterator[str]:
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(file: Path, *, at_start: bool = False) -> frozenset[str]:
     """The modules a file imports, in full; ``at_start``: only those that importing it imports."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in _at_start(tree) if at_start else ast.walk(tree):
+    return frozenset(_imported(file, _at_start(parsed(file)) if at_start else ast.walk(parsed(file))))
+
+
+def _imported(file: Path, nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -107,11 +117,11 @@ def arrows() -> dict[tuple[str, str], int]:
 
 def drawing() -> str:
     """The rooms by floor, the lowest first, with what each imports."""
-    lines = []
+    lines, counts = [], sorted(arrows().items())
     for floor, rooms in enumerate(FLOORS):
         for room in rooms:
             size = sum(room_of(module) == room for module in MODULES)
-            goes = ", ".join(f"{to} {n}" for (of, to), n in sorted(arrows().items()) if of == room)
+            goes = ", ".join(f"{to} {n}" for (of, to), n in counts if of == room)
             lines.append(f"{floor}  {room:<9} {size:>3} files  -> {goes or 'nothing'}")
     return "\n".join(lines)
 
@@ -125,7 +135,7 @@ def test_imports_between_rooms_go_one_way() -> None:
 def test_every_module_is_in_a_room_that_says_its_law() -> None:
     assert {room_of(module) for module in MODULES} == {"", *FLOOR}
     for room in FLOOR:
-        assert ast.get_docstring(ast.parse(MODULES[room].read_text(encoding="utf-8"))), room
+        assert ast.get_docstring(parsed(MODULES[room])), room
 
 
 def test_no_two_modules_need_each_other() -> None:
@@ -150,11 +160,11 @@ def test_rooms_without_torch(room: str) -> None:
             assert not {name.split(".")[0] for name in imports(file)} & {"torch", "transformers"}, module
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_are_named_after_concepts(module: str) -> None:
-    name = module.rpartition(".")[2]
-    assert name not in {"utils", "util", "common", "misc", "helpers", "helper", "tools"}
-    assert name not in sys.stdlib_module_names
+def test_files_are_named_after_concepts() -> None:
+    vague = {"utils", "util", "common", "misc", "helpers", "helper", "tools"}
+    for module in MODULES:
+        name = module.rpartition(".")[2]
+        assert name not in vague | sys.stdlib_module_names, module
 
 
 def test_every_test_stands_where_the_module_does() -> None:
@@ -197,7 +207,7 @@ def test_the_noise_needs_neither_compiler_before_its_first_use() -> None:
 
 
 def test_the_loop_is_under_fifty_lines() -> None:
-    tree = ast.parse(MODULES["runs.loop"].read_text(encoding="utf-8"))
-    (loop,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    body = parsed(MODULES["runs.loop"]).body
+    (loop,) = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == "train")
     assert loop.end_lineno is not None
     assert loop.end_lineno - loop.lineno + 1 < 50
