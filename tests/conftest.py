@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +27,18 @@ def pytest_configure() -> None:
 
 
 def _remember() -> None:
-    """What a run takes longest for without being what it is about: parsed interpolations and the sample's rows.
+    """What a run takes longest for without being what it is about: its configuration and the sample's rows.
 
-    OmegaConf parses each interpolation of a configuration anew, a third of a composition, to trees that nobody changes.
+    Hydra composes the same overrides again and again, and OmegaConf parses each interpolation anew, to trees that
+    nobody changes.
     """
     from omegaconf import grammar_parser
 
+    from lezo.config import compose, diagnosis
     from lezo.data import source
+
+    once = _composing_once(compose.hydra_compose)
+    vars(compose)["hydra_compose"] = vars(diagnosis)["hydra_compose"] = once
 
     real = grammar_parser.parse
     remembered = cache(real)
@@ -39,6 +46,25 @@ def _remember() -> None:
         if name.startswith("omegaconf") and vars(module).get("parse") is real:
             vars(module)["parse"] = remembered
     source.sample_rows = cache(source.sample_rows)
+
+
+def _composing_once(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Hydra's compose, which gives a copy of what it gave for the same overrides; other configurations in between."""
+    from lezo.config.methods import METHODS
+    from lezo.tasks import TASKS
+
+    known: dict[tuple[str, ...], Any] = {}
+
+    def composed(name: str, overrides: Sequence[str] = (), **options: Any) -> Any:
+        elsewhere = any("hydra.searchpath" in text for text in overrides)
+        if elsewhere or METHODS.installed() or TASKS.installed():
+            return real(name, [*overrides], **options)
+        key = (name, *overrides, str(options))
+        if key not in known:
+            known[key] = real(name, [*overrides], **options)
+        return deepcopy(known[key])
+
+    return composed
 
 
 @pytest.fixture(scope="session")
