@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from lezo.config.checks import check, is_folder, load_problem
+from lezo.config.checks import check, load_problem, path_is
 from lezo.config.diagnosis import (
     ADDED_GROUPS,
     COMPOSE_ERRORS,
@@ -40,7 +40,7 @@ from lezo.config.diagnosis import (
     expected_value,
     likely_keys,
     options_of,
-    unknown_option,
+    unknown_choice,
 )
 from lezo.config.identity import job_name
 from lezo.config.methods import METHODS, Method, ZerothOrderConfig
@@ -55,6 +55,7 @@ from lezo.config.schema import (
 from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig)
+_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # but words of Hydra's
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,38 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
 
     Override errors are reported one at a time, values out of range and bad combinations all at once.
     """
-    refuse_missing(config_dir)
     parsed = parse(overrides)
     for override in parsed:
-        _refuse_sweep(override)
-        _refuse_additions(override, config_dir)
+        if override.is_sweep_override():
+            raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])
         _refuse_names(override)
+    with _composition(parsed, config_dir) as tree:
+        hydra = tree.hydra
+        dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
+        composed = converted(tree, *dirs, job_name=str(hydra.sweep.subdir))
+    check(composed.config, weights=weights)
+    _refuse_folders(composed)
+    return composed
+
+
+def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
+    """What the configuration itself sweeps over (hydra.sweeper.params). Raises ConfigError."""
+    with _composition(parse(overrides), config_dir) as tree:
+        return {str(key): str(value) for key, value in (tree.hydra.sweeper.params or {}).items()}
+
+
+@contextmanager
+def _composition(overrides: Sequence[Override], config_dir: str | None) -> Iterator[DictConfig]:
+    """What Hydra composes; its errors, also those of values resolved meanwhile, become a ConfigError."""
+    refuse_missing(config_dir)
+    for override in overrides:
+        _refuse_additions(override, config_dir)
     with hydra_on(config_dir) as extra:
+        words = [*(override.input_line or "" for override in overrides), *extra]
         try:
-            composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-            hydra = composed.hydra
-            dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
-            result = converted(composed, *dirs, job_name=str(hydra.sweep.subdir))
+            yield hydra_compose("run", words, return_hydra_config=True)
         except COMPOSE_ERRORS as error:
-            raise ConfigError([diagnosed(parsed, extra, config_dir, error)]) from None
-    check(result.config, weights=weights)
-    _refuse_folders(result)
-    return result
+            raise ConfigError([diagnosed(overrides, config_dir, error)]) from None
 
 
 def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
@@ -106,48 +122,30 @@ def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
     return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
 
 
-def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
-    """What the configuration itself sweeps over (hydra.sweeper.params). Raises ConfigError."""
-    refuse_missing(config_dir)
-    parsed = parse(overrides)
-    for override in parsed:
-        _refuse_additions(override, config_dir)
-    with hydra_on(config_dir) as extra:
-        try:
-            composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-        except COMPOSE_ERRORS as error:
-            raise ConfigError([diagnosed(parsed, extra, config_dir, error)]) from None
-        return {str(key): str(value) for key, value in (composed.hydra.sweeper.params or {}).items()}
-
-
 def refuse_missing(config_dir: str | None) -> None:
     """Raise ConfigError where the folder of the user's own configuration is not there."""
-    if config_dir is not None and not is_folder(config_dir):
+    if config_dir is not None and not path_is(Path.is_dir, config_dir):
         raise ConfigError([f"--config-dir {config_dir}: no such folder"])
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
+    """Each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
     parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        try:
-            text.encode()
-            parsed.append(parser.parse_override(text))
-        except (HydraException, RecursionError):
-            expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
-            raise ConfigError(
-                [f"{text}: {did_you_mean(_choices(text))}{expected}; lezo-run --help lists them"]
-            ) from None
-        except UnicodeEncodeError:  # bytes of the command line that Python could not read
-            encoding = sys.getfilesystemencoding()
-            way_out = (
-                ""
-                if encoding == "utf-8"
-                else f", and Python reads {encoding}; say LC_ALL=C.UTF-8 before the command"
-            )
-            raise ConfigError([f"{text}: expected UTF-8 text{way_out}"]) from None
-    return parsed
+    return [_parsed(parser, text) for text in overrides]
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        text.encode()
+        return parser.parse_override(text)
+    except UnicodeEncodeError:  # bytes of the command line that Python could not read
+        encoding = sys.getfilesystemencoding()
+        way_out = f", and Python reads {encoding}; say LC_ALL=C.UTF-8 before the command"
+        raise ConfigError([f"{text}: expected UTF-8 text{'' if encoding == 'utf-8' else way_out}"]) from None
+    except (HydraException, RecursionError):
+        expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
+        likely = did_you_mean(_choices(text))
+        raise ConfigError([f"{text}: {likely}{expected}; lezo-run --help lists them"]) from None
 
 
 def _choices(word: str) -> list[str]:
@@ -164,23 +162,9 @@ def meant(given: str, value: str | None = None) -> list[str]:
         return likely_keys(given.replace("-", "_"), hydra_compose("run"), value)
 
 
-def replay_options(overrides: Sequence[str]) -> ReplayConfig:
-    """The options replay.* of lezo-replay. Raises ConfigError with the first that is not one."""
-    return _command_options("replay", ReplayConfig, overrides)
-
-
-def report_options(overrides: Sequence[str]) -> ReportConfig:
-    """The options report.* of lezo-report. Raises ConfigError with the first that is not one."""
-    return _command_options("report", ReportConfig, overrides)
-
-
-def board_options(overrides: Sequence[str]) -> BoardConfig:
-    """The options board.* of lezo-dashboard. Raises ConfigError with the first that is not one."""
-    return _command_options("board", BoardConfig, overrides)
-
-
-def _command_options(name: str, schema: type[_Options], overrides: Sequence[str]) -> _Options:
-    options = OmegaConf.structured(schema)
+def command_options(schema: type[_Options], overrides: Sequence[str]) -> _Options:
+    """The options of a command: replay.* of `ReplayConfig`, and so on. Raises ConfigError with the first that is not one."""
+    name, options = schema.__name__.removesuffix("Config").lower(), OmegaConf.structured(schema)
     for override in parse(overrides):
         key, text = override.key_or_group.removeprefix(f"{name}."), override.input_line
         if key not in options or override.is_sweep_override():
@@ -195,9 +179,6 @@ def _command_options(name: str, schema: type[_Options], overrides: Sequence[str]
     return result
 
 
-_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # but words of Hydra's
-
-
 def quoted(value: str) -> str:
     r"""A text in Hydra's override grammar, whatever characters it has.
 
@@ -205,9 +186,7 @@ def quoted(value: str) -> str:
     """
     if re.fullmatch(r"(\.{0,2}/)?[a-zA-Z_][\w./-]*", value, re.ASCII) and value.lower() not in _NO_TEXTS:
         return value
-    escaped = re.sub(
-        r"(\\*)('|\$\{|\Z)", lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), value
-    )
+    escaped = re.sub(r"(\\*)('|\$\{|\Z)", lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), value)
     return f"'{escaped}'"
 
 
@@ -271,11 +250,8 @@ def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
     """Hydra initialised on our conf/; yields the overrides that ``--config-dir`` amounts to."""
     register_schema()
     with _closed_environment(), initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
-        yield [] if config_dir is None else [f"hydra.searchpath=[{_address(config_dir)}]"]
-
-
-def _address(folder: str) -> str:
-    return quoted(f"file://{Path(folder).expanduser().resolve()}")
+        address = None if config_dir is None else quoted(f"file://{Path(config_dir).expanduser().resolve()}")
+        yield [] if address is None else [f"hydra.searchpath=[{address}]"]
 
 
 @contextmanager
@@ -316,41 +292,39 @@ def _job(*, _root_: DictConfig) -> str:
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:
+    """Hydra takes any key behind a ``+``, which would have no effect; only recipes are added, and of Hydra's own anything."""
     text, key = override.input_line, override.key_or_group
-    if not (override.is_add() or override.is_force_add() or override.is_delete()):
-        return
-    if key.split("/")[0].split(".")[0] == "hydra":
-        return
-    if key in ADDED_GROUPS:  # where there is no such option, Hydra would add a key of that name
-        if (
-            problem := unknown_option(override, str(override.value()), options_of(key, config_dir))
-        ) is not None:
-            raise ConfigError([problem])
+    added = override.is_add() or override.is_force_add()
+    if re.split("[/.]", key)[0] == "hydra":
         return
     if override.is_delete():
         raise ConfigError([f"{text}: no key can be deleted; give it another value instead"])
-    raise ConfigError([f"{text}: a key that lezo does not know would have no effect; leave out the '+'"])
+    if key in ADDED_GROUPS and not added:
+        raise ConfigError([f"{text}: did you mean +{text}? a recipe is added to what the groups choose"])
+    if key in ADDED_GROUPS and (problem := unknown_choice(override, config_dir)) is not None:
+        raise ConfigError([problem])
+    if key not in ADDED_GROUPS and added:
+        raise ConfigError([f"{text}: a key that lezo does not know would have no effect; leave out the '+'"])
 
 
 def _refuse_names(override: Override) -> None:
     """A group's choice is one of the files there, and its name is that file's."""
+    text, value = override.input_line, override.value()
     group, _, key = override.key_or_group.partition(".")
-    value = override.value()
     if group not in GROUPS:
         return
     if not key and group in REGISTERED and (problem := load_problem(REGISTERED[group], str(value))):
-        raise ConfigError([f"{override.input_line}: {problem}"])
+        raise ConfigError([f"{text}: {problem}"])
+    if not key and ".." in str(value).split("/"):
+        raise ConfigError([f"{text}: expected an option of {group}, not a path to elsewhere"])
     if key == "name" or isinstance(value, dict) and "name" in value:
-        text, options = override.input_line, options_of(group, None)
-        known = ", ".join(f"{group}={option}" for option in options)
+        options = options_of(group, None)
         close = difflib.get_close_matches(str(value).lower(), options, n=1)
         likely = did_you_mean([f"{group}={option}" for option in close])
+        known = ", ".join(f"{group}={option}" for option in options)
         labels = "; log.group=NAME and log.tags=[NAME] label a run" if group == "log" else ""
-        raise ConfigError(
-            [f"{text}: a name is chosen with its settings; {likely}expected one of {known}{labels}"]
-        )
-    if not key and ".." in str(value).split("/"):
-        raise ConfigError([f"{override.input_line}: expected an option of {group}, not a path to elsewhere"])
+        reason = "a name is chosen with its settings"
+        raise ConfigError([f"{text}: {reason}; {likely}expected one of {known}{labels}"])
 
 
 def _refuse_folders(composed: Composed) -> None:
@@ -362,8 +336,3 @@ def _refuse_folders(composed: Composed) -> None:
         if given is not None and Path(given).expanduser().resolve() == (composed.run_dir / "model").resolve():
             reason = "is where this run's own model would be; move it, or choose another hydra.run.dir"
             raise ConfigError([f"{key}={given}: {reason}"])
-
-
-def _refuse_sweep(override: Override) -> None:
-    if override.is_sweep_override():
-        raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])
