@@ -114,9 +114,9 @@ class Encoder:
             )
 
 
-def padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Left-padded ids and their mask, both (rows, length) int64."""
-    length = max(map(len, sequences))
+def padded(sequences: Sequence[Sequence[int]], pad: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and their mask, both (rows, length) int64; the length is a ``multiple``."""
+    length = -(-max(map(len, sequences)) // multiple) * multiple
     ids = torch.tensor([[pad] * (length - len(s)) + list(s) for s in sequences])
     mask = torch.tensor([[0] * (length - len(s)) + [1] * len(s) for s in sequences])
     return ids, mask

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lezo.bench.timing import loaded, timed
-from lezo.bench.variants import make_variant, typical_work
+from lezo.bench.variants import Setup, make_variant, typical_work
 from lezo.cli.replay import main as replay
 from lezo.config.compose import compose
 from lezo.config.schema import BenchVariant
@@ -117,7 +117,7 @@ def test_what_lezo_bench_times(
         plan = make_plan(config)
         network, work = loaded(config, plan), typical_work(config, plan)
         for name in variants:
-            timed(make_variant(config, plan, work, network, name), 0, plan.device)
+            timed(make_variant(Setup(config, plan, work, network), name), 0, plan.device)
     assert [len(waits) for waits in gpu.steps] == [1] * steps  # of mezo and lezo
 
 
