@@ -27,11 +27,9 @@ Objective = Literal["candidates", "lm", "metric of choices", "metric of texts"]
 
 
 class Batches:
-    """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or to be judged an EvalSet each.
+    """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or an EvalSet each for a metric.
 
-    ``plain``: not packed, a sequence a row.
-
-    The batch of the next step is prepared on a thread of its own while this one is worked on.
+    ``plain``: not packed, a sequence a row. A thread prepares the batch of the next step while this one is worked on.
     """
 
     def __init__(
@@ -56,10 +54,9 @@ class Batches:
         }
         self._collate = collates[loss]
         self._ahead: tuple[int, Future[list[Any]]] | None = None
-        use = (
-            partial(torch.cuda.set_device, device) if device.type == "cuda" else None
-        )  # a thread has its own
-        self._thread = ThreadPoolExecutor(1, "batches", initializer=use)
+        cuda = device.type == "cuda"  # whose current device is a thread's own
+        choose = partial(torch.cuda.set_device, device) if cuda else None
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=choose)
 
     def __call__(self, step: int) -> list[Any]:
         """The batch of ``step``; the one after it is begun."""

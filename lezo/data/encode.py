@@ -95,23 +95,20 @@ class Encoder:
 
     def _check_answer(self, index: int, answer: str, size: int) -> None:
         if size < 1:
-            raise EncodeError(
-                f"example {index}: the answer {_shortened(answer)} adds no token to its prompt with this tokenizer; "
-                "expected at least one (a row with an answer in it, another model.tokenizer, or a task whose answers it knows)"
-            )
+            ways = "a row with an answer in it, another model.tokenizer, or a task whose answers it knows"
+            problem = f"the answer {_shortened(answer)} adds no token to its prompt with this tokenizer"
+            raise EncodeError(f"example {index}: {problem}; expected at least one ({ways})")
         if size > self.max_length - max(len(self.before), 1):
             before = len(self.before) if len(self.before) > 1 else "at least one"
-            raise EncodeError(
-                f"example {index}: the answer {_shortened(answer)} has {size} tokens, and with {before} before "
-                f"it the model holds {self.max_length}; expected a shorter answer or a model with more positions"
-            )
+            problem = f"the answer {_shortened(answer)} has {size} tokens, and with {before} before it the model holds"
+            expected = "expected a shorter answer or a model with more positions"
+            raise EncodeError(f"example {index}: {problem} {self.max_length}; {expected}")
 
     def _check_prompt(self, index: int, ids: Sequence[int]) -> None:
         if not ids:
-            raise EncodeError(
-                f"example {index}: the prompt has no token with this tokenizer, which puts none first either; expected "
-                "at least one before the answer (model.bos=ID puts one there)"
-            )
+            problem = "the prompt has no token with this tokenizer, which puts none first either"
+            expected = "expected at least one before the answer (model.bos=ID puts one there)"
+            raise EncodeError(f"example {index}: {problem}; {expected}")
 
 
 def padded(sequences: Sequence[Sequence[int]], pad: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
