@@ -1,7 +1,6 @@
 """From the command line's overrides to a checked RunConfig, or to an error that says the way out.
 
-Hydra composes; this module adds what its messages lack: suggestions, choices, and a refusal of keys that
-``+`` would add silently. Nothing here imports torch.
+Hydra composes; this module refuses what Hydra would take silently, and `diagnosis` says what Hydra refuses. No torch.
 """
 
 from __future__ import annotations
@@ -144,20 +143,20 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
         raise ConfigError([f"{text}: expected UTF-8 text{'' if encoding == 'utf-8' else way_out}"]) from None
     except (HydraException, RecursionError):
         expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
-        likely = did_you_mean(_choices(text))
+        likely = did_you_mean(_likely_options(text))
         raise ConfigError([f"{text}: {likely}{expected}; lezo-run --help lists them"]) from None
 
 
-def _choices(word: str) -> list[str]:
-    """What a bare word, or one with a colon, may have been meant for: an option of one of the groups."""
+def _likely_options(word: str) -> list[str]:
+    """What a bare word, or one with a colon, may be meant for: an option of one of the groups."""
     group, _, option = word.partition(":")
     if option and group in GROUPS:
         return [f"{group}={option.strip()}"]
     return [f"{group}={word.lower()}" for group in GROUPS if word.lower() in options_of(group, None)]
 
 
-def meant(given: str, value: str | None = None) -> list[str]:
-    """What lezo-run has for a name that is no key of it, as on a flag: --steps 10 is train.steps=10."""
+def suggestions(given: str, value: str | None = None) -> list[str]:
+    """What a flag may be meant for: train.steps=10 for --steps 10."""
     with hydra_on(None):
         return likely_keys(given.replace("-", "_"), hydra_compose("run"), value)
 
@@ -205,23 +204,21 @@ def _method(*, _root_: DictConfig) -> str:
 
 def _installed() -> str:
     """For the help: what other packages have registered, a line; nothing where there are none."""
-    found = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
-    return f"\n  of installed packages: {' '.join(found)}" if found else ""
+    options = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
+    return f"\n  of installed packages: {' '.join(options)}" if options else ""
 
 
 def register_schema() -> None:
     """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
-    OmegaConf.register_new_resolver("lezo_job", _job, replace=True)
-    OmegaConf.register_new_resolver("lezo_method", _method, replace=True)
-    OmegaConf.register_new_resolver("lezo_installed", _installed, replace=True)
-    _store(
-        tuple(filter(None, map(METHODS.get, METHODS))), tuple(METHODS.installed()), tuple(TASKS.installed())
-    )
+    for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
+        OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
+    methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
+    _store(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
 
 
 @cache
 def _store(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple[str, ...]) -> None:
-    """Once for the same registered methods and tasks: Hydra keeps what it was told."""
+    """Once for the same registered methods and tasks: Hydra keeps what is stored."""
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, kind in PEFT_SCHEMAS.items():
@@ -249,17 +246,12 @@ def _defaults(method: Method) -> DictConfig:
 def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
     """Hydra initialised on our conf/; yields the overrides that ``--config-dir`` amounts to."""
     register_schema()
-    with _closed_environment(), initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
-        address = None if config_dir is None else quoted(f"file://{Path(config_dir).expanduser().resolve()}")
-        yield [] if address is None else [f"hydra.searchpath=[{address}]"]
-
-
-@contextmanager
-def _closed_environment() -> Iterator[None]:
-    """Meanwhile no interpolation reads the environment: what it holds may be secret, and a run writes its settings."""
+    # No interpolation reads the environment: what it holds may be secret, and a run writes its settings.
     OmegaConf.register_new_resolver("oc.env", _refused_variable, replace=True)
     try:
-        yield
+        with initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
+            folder = None if config_dir is None else Path(config_dir).expanduser().resolve()
+            yield [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 

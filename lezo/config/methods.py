@@ -196,7 +196,8 @@ _OWN = (
 )
 
 
-def _made(name: str, value: Any) -> Method:
+def _method(name: str, value: Any) -> Method:
+    """What a package has registered, checked. Raises TypeError."""
     if not isinstance(value, Method) or value.name != name:
         raise TypeError(f"expected a lezo.config.methods.Method whose name is {name!r}")
     training = ZerothOrderConfig if value.zeroth_order else FirstOrderConfig
@@ -207,4 +208,4 @@ def _made(name: str, value: Any) -> Method:
     return value
 
 
-METHODS = Registry("lezo.methods", {method.name: method for method in _OWN}, _made)
+METHODS = Registry("lezo.methods", {method.name: method for method in _OWN}, _method)

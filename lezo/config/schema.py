@@ -240,8 +240,8 @@ class RunConfig:
     @property
     def method(self) -> Method:
         """The method of ``optim``; `NO_METHOD` where its settings are another one's."""
-        found = METHODS.get(self.optim.name)
-        return found if found is not None and found.schema is type(self.optim) else NO_METHOD
+        method = METHODS.get(self.optim.name)
+        return method if method is not None and method.schema is type(self.optim) else NO_METHOD
 
     @property
     def composition(self) -> Composition | None:
@@ -297,7 +297,7 @@ class ReplayConfig:
 
 @dataclass
 class ReportConfig:
-    """For lezo-report. ``target_loss``, ``target_score`` (0..1): what "to target" means, where it is not what all reached."""
+    """For lezo-report. ``target_loss``, ``target_score`` (0..1): what "to target" means; by default what all reached."""
 
     out: str = "."
     watch: bool = False
@@ -316,9 +316,5 @@ class BoardConfig:
     dry_run: bool = False
 
 
-PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {
-    "none": PeftConfig,
-    "lora": LoraConfig,
-    "prefix": PrefixConfig,
-    "head": PeftConfig,
-}
+PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {"none": PeftConfig, "lora": LoraConfig, "prefix": PrefixConfig}
+PEFT_SCHEMAS |= {"head": PeftConfig}
