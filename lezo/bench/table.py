@@ -98,9 +98,7 @@ def _variant(samples: Sequence[Sample], peak: Peak) -> dict[str, Any]:
 def _phases(samples: Sequence[Sample]) -> dict[str, float]:
     """The phases of the median step, which add up to it; ``other`` is what it took outside them."""
     ranked = sorted(samples, key=lambda sample: sample.seconds)
-    middle = ranked[
-        (len(ranked) - 1) // 2 : len(ranked) // 2 + 1
-    ]  # the one or two that the median is made of
+    middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]  # one or two, as the median has it
     if not middle:
         return {}
     means = {name: statistics.mean(s.phases.get(name, 0.0) for s in middle) for name in PHASES}

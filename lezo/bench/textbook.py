@@ -1,9 +1,9 @@
 """The published zeroth-order step as a reference to time and to test against; lezo never trains with it.
 
 Restated from the published code's behaviour: the weights themselves are moved by +eps, -2 eps and +eps along noise
-that is drawn again in every pass, in each tensor's own dtype, and a fourth pass updates them. Every candidate is a row of its own, padded on the left; the forward keeps a key/value cache
-and scores the whole vocabulary at every position. Left out are its waits for the device between kernels, so a
-comparison with it is on the cautious side.
+that is drawn again in every pass, in each tensor's own dtype, and a fourth pass updates them. Every candidate is a row
+of its own, padded on the left; the forward keeps a key/value cache and scores the whole vocabulary at every position.
+Left out are its waits for the device between kernels, so a comparison with it is on the cautious side.
 """
 
 from __future__ import annotations

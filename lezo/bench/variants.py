@@ -80,7 +80,7 @@ def typical_work(config: RunConfig, plan: Plan, *, plain: bool = False) -> Work:
     middle = [statistics.median(sizes) for sizes in zip(*loads, strict=True)]
     far = [sum(abs(a / b - 1) for a, b in zip(load, middle, strict=True)) for load in loads]
     place = far.index(min(far))
-    ours = sum(part.tokens for part in make_batches(config, plan, plain=plain).made(place))
+    ours = sum(part.tokens for part in make_batches(config, plan, plain=plain).make(place))
     return Work(place, drawn[place], *loads[place], ours)
 
 
@@ -106,7 +106,7 @@ def _floor(setup: Setup, watch: Stopwatch) -> Callable[[int], object]:
 
     def step(_: int) -> None:
         with watch("data"):
-            parts = batches.made(setup.work.place)
+            parts = batches.make(setup.work.place)
         with watch("forward"), torch.inference_mode():
             for part in [*parts, *parts]:
                 setup.network.hidden(part)
@@ -131,7 +131,7 @@ def _engine(setup: Setup, blocks: UniformBlocks, watch: Stopwatch) -> Callable[[
 
     def step(i: int) -> object:
         with watch("data"):
-            parts = batches.made(setup.work.place)
+            parts = batches.make(setup.work.place)
         start = time.perf_counter()
         report = optimizer.step(i, parts)  # waits for the device at its end
         forward = time.perf_counter() - start - sum(report.phases.values())

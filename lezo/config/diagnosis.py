@@ -49,8 +49,8 @@ def diagnosed(overrides: Sequence[Override], config_dir: str | None, error: Exce
     fault = next((one for one in causes if isinstance(one, OmegaConfBaseException) and one.full_key), None)
     if isinstance(error, MissingConfigException):
         return _missing_option(error, overrides, config_dir)
-    if (said := _IN_FILE.match(str(error))) is not None:
-        return _file_problem(_file(said[1], config_dir), said[2].rstrip("."), fault)
+    if (quote := _IN_FILE.match(str(error))) is not None:
+        return _file_problem(_file(quote[1], config_dir), quote[2].rstrip("."), fault)
     return _override_problem(overrides, error, fault)
 
 
@@ -87,12 +87,14 @@ def _missing_option(
     """Of an option that a file asks for, or a recipe."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     problem = _unknown(option, error.options or [])
+    if group == "hydra/launcher":
+        problem += "; pip install 'lezo[submitit]' adds submitit_slurm and submitit_local"
     for override in overrides:
         if override.key_or_group == group:
             return f"{override.input_line}: {problem}"
-    said = _IN_FILE.match(str(error))
+    quote = _IN_FILE.match(str(error))
     recipe = next((o.input_line for o in overrides if o.key_or_group in ADDED_GROUPS), "run")
-    where = recipe if said is None or said[1] == "run" else _file(said[1], config_dir)
+    where = recipe if quote is None or quote[1] == "run" else _file(quote[1], config_dir)
     return f"{where}: {group}={option}: {problem}"
 
 
@@ -223,6 +225,6 @@ def expected_value(base: DictConfig, key: str) -> str:
     return words + (" or null" if node._metadata.optional else "")
 
 
-def did_you_mean(meant: Sequence[str]) -> str:
+def did_you_mean(likely: Sequence[str]) -> str:
     """The question, with a space behind it; nothing where nothing is likely."""
-    return f"did you mean {' or '.join(meant)}? " if meant else ""
+    return f"did you mean {' or '.join(likely)}? " if likely else ""

@@ -61,11 +61,11 @@ class Batches:
     def __call__(self, step: int) -> list[Any]:
         """The batch of ``step``; the one after it is begun."""
         ahead = self._ahead
-        batch = ahead[1].result() if ahead and ahead[0] == step else self.made(step)
-        self._ahead = step + 1, self._thread.submit(self.made, step + 1)
+        batch = ahead[1].result() if ahead and ahead[0] == step else self.make(step)
+        self._ahead = step + 1, self._thread.submit(self.make, step + 1)
         return batch
 
-    def drawn(self, step: int) -> list[Encoded]:
+    def examples_of(self, step: int) -> list[Encoded]:
         """The examples of ``step``."""
         chosen = batch_indices(self.seed, step, examples=len(self.examples), batch_size=self.batch_size)
         return [self.examples[i] for i in chosen]
@@ -74,8 +74,8 @@ class Batches:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def made(self, step: int) -> list[Any]:
+    def make(self, step: int) -> list[Any]:
         """The batch of ``step``, prepared now."""
-        drawn, size = self.drawn(step), self.micro_batch_size
-        chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
+        examples, size = self.examples_of(step), self.micro_batch_size
+        chunks = [examples[at : at + size] for at in range(0, len(examples), size)]
         return [self._collate(chunk) for chunk in chunks]

@@ -52,8 +52,8 @@ def own_sizes(
     train = usual[0] if num_train is None else num_train
     if num_dev is not None or rows in (0, published) or rows >= 3 * usual[1]:
         return train, usual[1] if num_dev is None else num_dev
-    left = rows - num_train if num_train is not None and num_train < rows else rows
-    return train, max(min(rows // 3, left), 1)
+    most = rows - num_train if num_train is not None and num_train < rows else rows
+    return train, max(min(rows // 3, most), 1)
 
 
 def split(

@@ -33,10 +33,7 @@ def load(task: Task, source: str, *, path: str | None = None, revision: str | No
         return _sample(task)
     if source == "hub":
         return _hub(task, revision)
-    if path is None:
-        raise DataError(
-            "data=local reads a folder: give data.path=DIR with <task>/train.jsonl and val.jsonl in it"
-        )
+    assert path is not None  # config.check saw to it
     folder = Path(path).expanduser()
     train, val = (_read(task, folder / task.name / f"{part}.jsonl") for part in ("train", "val"))
     return Pools(train, val, str(folder))
@@ -44,13 +41,9 @@ def load(task: Task, source: str, *, path: str | None = None, revision: str | No
 
 def _sample(task: Task) -> Pools:
     if task.name not in SAMPLED:
-        known, own = (
-            ", ".join(SAMPLED),
-            f"add data=local data.path=DIR, with rows of your own in DIR/{task.name}",
-        )
-        raise DataError(
-            f"data=sample: there are no made-up rows for task={task.name}, only for {known}; {own}"
-        )
+        known = f"there are no made-up rows for task={task.name}, only for {', '.join(SAMPLED)}"
+        own = f"add data=local data.path=DIR, with rows of your own in DIR/{task.name}"
+        raise DataError(f"data=sample: {known}; {own}")
     train, val = ([_one(task, row) for row in part] for part in sample_rows(task.name))
     return Pools(train, val, "sample")
 

@@ -15,8 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, RunMode
 
-from lezo.config.compose import hydra_on, parse
-from lezo.config.schema import ConfigError
+from lezo.config.compose import hydra_on
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
 from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of
@@ -32,7 +31,6 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
 
     Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError as a sweep of our own does.
     """
-    _refuse_unknown(overrides, config_dir)
     out, planned = console(), [state_of(job) for job in jobs(overrides, config_dir)]
     record = Record(planned)
     todo = [state.job for state in planned if state.status != FINISHED]
@@ -49,16 +47,6 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     Record(states)
     out.print(final_table(states, before))
     return ending(states, out, stopped=stopped)
-
-
-def _refuse_unknown(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Raise ConfigError where no such launcher is installed."""
-    with hydra_on(config_dir):
-        known = sorted(GlobalHydra.instance().config_loader().get_group_options("hydra/launcher"))
-    for override in parse(overrides):
-        if override.key_or_group == "hydra/launcher" and override.value() not in known:
-            extra = "pip install 'lezo[submitit]' adds submitit_slurm and submitit_local"
-            raise ConfigError([f"{override.input_line}: not among {', '.join(known)}; {extra}"])
 
 
 def _outcome(

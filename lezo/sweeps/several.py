@@ -26,16 +26,16 @@ def several(environment: Mapping[str, str]) -> tuple[int, str] | None:
         in_a_shell = launcher == "srun" and "SLURM_PTY_PORT" in environment  # srun --pty bash
         if rank.isdecimal() and size.isdecimal() and int(size) > 1 and not in_a_shell:
             ways = f"start one (srun -n 1, no torchrun), or unset {count}; -m runs a job on each visible GPU"
-            found = f"one of {size} processes by {launcher} ({number}={rank}, {count}={size})"
-            return int(rank), f"{found}: several processes or GPUs for one run are not there yet; {ways}"
+            place = f"one of {size} processes by {launcher} ({number}={rank}, {count}={size})"
+            return int(rank), f"{place}: several processes or GPUs for one run are not there yet; {ways}"
     return None
 
 
 def refuse_several() -> None:
     """Exit with 2 where this process is one of several; the first says why."""
-    if (found := several(os.environ)) is None:
+    if (process := several(os.environ)) is None:
         return
-    rank, problem = found
+    rank, problem = process
     if rank == 0:
         print(f"error: {problem}", file=sys.stderr)
     else:

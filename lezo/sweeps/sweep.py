@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -134,12 +133,11 @@ class Record:
 
 @dataclass
 class _Running:
-    """A job's process, the slot it fills, its log and where in it this attempt begins (in bytes)."""
+    """A job's process, the slot it fills, and where in its log this attempt begins (in bytes)."""
 
     state: JobState
     process: subprocess.Popen[bytes]
     place: dict[str, str]
-    log: Path
     start: int
 
 
@@ -185,10 +183,8 @@ class Driver:
         self._save()
 
     def _launched(self, state: JobState, place: dict[str, str]) -> _Running:
-        folder = state.job.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / CONSOLE
-        with log.open("ab") as output:
+        state.job.folder.mkdir(parents=True, exist_ok=True)
+        with (state.job.folder / CONSOLE).open("ab") as output:
             start = output.tell()
             # A session of its own: Ctrl-C reaches the job through us only, and it can write its result.
             process = subprocess.Popen(
@@ -200,7 +196,7 @@ class Driver:
                 pass_fds=self._lifeline.inherited,
                 env={**os.environ, **place, **self._lifeline.environment},
             )
-        return _Running(state, process, place, log, start)
+        return _Running(state, process, place, start)
 
     def _pass_on(self, requests: StopRequests) -> None:
         """Tell the jobs to stop, one signal at a time, and end those that do not listen."""
@@ -240,7 +236,7 @@ def _shown(running: _Running) -> list[str]:
     status = running.state.status
     if not status.startswith(("failed", PLANNED)):
         return []
-    with running.log.open("rb") as log:
+    with (running.state.job.folder / CONSOLE).open("rb") as log:
         log.seek(running.start)
         lines = log.read().decode(errors="replace").splitlines()
     return lines if status == PLANNED else lines[-_TAIL:]

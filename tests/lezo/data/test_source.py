@@ -271,11 +271,6 @@ def test_local_path_may_start_at_home(read, monkeypatch, tmp_path):
     assert list(load(TASKS["rte"], "local", path=f"~/{tmp_path.name}").train) == [SHOWN]
 
 
-def test_local_without_a_path():
-    with refused(DataError, "data.path=DIR"):
-        load(TASKS["rte"], "local")
-
-
 @pytest.mark.parametrize(
     ("line", "named"),
     [
