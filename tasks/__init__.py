@@ -1,4 +1,4 @@
-"""The papers' eleven tasks, and those of installed packages: rows to prompts and candidates, and how answers are judged."""
+"""The papers' eleven tasks, and those of installed packages: rows to prompts and candidates, and metrics."""
 
 from typing import Any
 

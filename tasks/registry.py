@@ -1,7 +1,8 @@
 """What goes by a name: lezo's own things, and those that installed packages have registered.
 
-A package registers by an entry point in its metadata, which stands there since somebody installed it. A name that a
-configuration, a journal or a data folder says is only ever looked up here: nothing is imported by what a file says.
+A package registers by an entry point in its metadata, which stands there since somebody installed it. A name
+that a configuration, a journal or a data folder says is only ever looked up here: nothing is imported by what
+a file says.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ class RegistryError(KeyError):
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """``own`` by their names, and behind them the entry points of ``group``, each imported when it is first asked for.
+    """``own`` by their names, then the entry points of ``group``, each imported when it is first asked for.
 
-    ``convert`` turns what an entry point names into what the registry holds; it raises TypeError for what is none.
-    ``get`` takes what cannot be loaded as absent, ``[]`` raises RegistryError with the reason.
+    ``convert`` turns what an entry point names into what the registry holds; it raises TypeError for what is
+    none. ``get`` takes what cannot be loaded as absent, ``[]`` raises RegistryError with the reason.
     """
 
     def __init__(self, group: str, own: Mapping[str, T], convert: Callable[[str, Any], T]) -> None:
@@ -77,7 +78,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 @cache
 def declared(group: str) -> EntryPoints:
-    """What the packages installed for this process register in a group; to read it takes some milliseconds."""
+    """What installed packages register in a group; to read it takes some milliseconds."""
     return entry_points(group=group)
 
 

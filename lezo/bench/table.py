@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Peak:
-    """A variant alone in a process: its bytes at most, and its first step's seconds; or why it has neither."""
+    """A variant alone in a process: its most bytes and its first step's seconds, or why it has neither."""
 
     bytes: int | None = None
     seconds: float | None = None
@@ -47,7 +47,7 @@ class Peak:
 
 
 def findings(samples: Sequence[Sample], peaks: Mapping[BenchVariant, Peak]) -> dict[str, Any]:
-    """``variants`` and ``ratios`` of bench.json. A variant without samples has null for what they would say."""
+    """``variants`` and ``ratios`` of bench.json; of a variant without samples they are null."""
     variants = {
         name.value: _variant([sample for sample in samples if sample.variant is name], peak)
         for name, peak in peaks.items()

@@ -1,9 +1,10 @@
 """The published zeroth-order step as a reference to time and to test against; lezo never trains with it.
 
-Restated from the published code's behaviour: the weights themselves are moved by +eps, -2 eps and +eps along noise
-that is drawn again in every pass, in each tensor's own dtype, and a fourth pass updates them. Every candidate is a row
-of its own, padded on the left; the forward keeps a key/value cache and scores the whole vocabulary at every position.
-Left out are its waits for the device between kernels, so a comparison with it is on the cautious side.
+Restated from the published code's behaviour: the weights themselves are moved by +eps, -2 eps and +eps along
+noise that is drawn again in every pass, in each tensor's own dtype, and a fourth pass updates them. Every
+candidate is a row of its own, padded on the left; the forward keeps a key/value cache and scores the whole
+vocabulary at every position. Left out are its waits for the device between kernels, so a comparison with it
+is on the cautious side.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _NO_DECAY = ("bias", "layer_norm", "layernorm")
 class Rows:
     """A batch in the published form, R rows of T tokens, T a multiple of 8.
 
-    ``input_ids``, ``attention_mask``: (R, T) int64. ``scored``: (R, T - 1) bool, the targets that belong to an
-    answer. ``candidates``: how many rows each example has. ``gold``: (examples,) int64, None for the LM loss.
+    ``input_ids``, ``attention_mask``: (R, T) int64. ``scored``: (R, T - 1) bool, the targets that belong to
+    an answer. ``candidates``: how many rows each example has. ``gold``: (examples,) int64, None for the LM
+    loss.
     """
 
     input_ids: Tensor
@@ -76,7 +78,7 @@ class Textbook:
         self.lr, self.eps, self.weight_decay, self.seed = lr, eps, weight_decay, seed
 
     def step(self, step: int, examples: Sequence[Encoded]) -> TextbookReport:
-        """Four passes over the active tensors and two forwards. The weights are left as rounding leaves them."""
+        """Four passes over the active tensors and two forwards; the weights stay as rounding leaves them."""
         seed = seeds.step_seed(self.seed, step)
         active = self.layout.active(self.blocks(step, seed))
         with self.watch("data"):

@@ -178,7 +178,7 @@ def schedule(first: Mapping[BenchVariant, float], repeats: int, textbook_repeats
 
 
 def _spread(count: int, rounds: int) -> set[int]:
-    """``count`` of the rounds 1 to ``rounds``, evenly: one is the middle one, amid what it is compared with."""
+    """``count`` of the rounds 1 to ``rounds``, evenly; a single one is the middle one."""
     return {-(-(2 * i - 1) * rounds // (2 * count)) for i in range(1, count + 1)}
 
 
@@ -232,11 +232,11 @@ def _at_rest(device: torch.device) -> None:
 def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> str:
     batch, repeats, textbook = described["batch"], config.bench.repeats, config.bench.textbook_repeats or 1
     lengths, tokens = batch["lengths"], batch["tokens"]
+    sequences = f"sequences of {lengths['median']:g} tokens (median) to {lengths['longest']}"
+    weights = f"{count(described['parameters'])} parameters, {described['dtype']} on {described['device']}"
     rows = {
-        "task": f"{described['title']}: {batch['examples']} examples a step, sequences of {lengths['median']:g} tokens "
-        f"(median) to {lengths['longest']}",
-        "model": f"{described['model']}: {count(described['parameters'])} parameters, {described['dtype']} on "
-        f"{described['device']}" + (", random weights" if described["random_weights"] else ""),
+        "task": f"{described['title']}: {batch['examples']} examples a step, {sequences}",
+        "model": f"{described['model']}: {weights}" + (", random weights" * described["random_weights"]),
         "tokens": f"{tokens['padded']} in the textbook's forward, {tokens['real']} without its padding, "
         f"{tokens['ours']} in ours",
         "lezo": f"{described['blocks']} each step",

@@ -1,4 +1,4 @@
-"""What lezo-bench times: ours, the textbook's, and the floor under both, all on one typical batch of the task."""
+"""What lezo-bench times: ours, the textbook's, and the floor under both, on one typical batch of the task."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Setup:
 
 
 def typical_work(config: RunConfig, plan: Plan, *, plain: bool = False) -> Work:
-    """The first epoch's batch closest to its medians of real and padded tokens; ``plain``: our rows are not packed.
+    """The first epoch's batch closest to its medians of real and padded tokens. ``plain``: not packed.
 
     With one batch for all, a variant that is timed less often than another has still done the same work.
     """
@@ -85,7 +85,7 @@ def typical_work(config: RunConfig, plan: Plan, *, plain: bool = False) -> Work:
 
 
 def lezo_blocks(config: RunConfig, plan: Plan) -> UniformBlocks:
-    """What lezo and textbook_lezo choose from: optim.sparsity, or lezo's default where optim=mezo has none."""
+    """What lezo and textbook_lezo choose from: by optim.sparsity, or lezo's default where there is none."""
     return UniformBlocks(len(plan.layout.blocks), getattr(config.optim, "sparsity", LezoConfig.sparsity))
 
 

@@ -1,4 +1,4 @@
-"""Every rule about values: what is out of its range, and what does not go together. All problems at once. No torch."""
+"""Every rule about values: what is out of its range, and what does not go together. All problems at once."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
 
 
 def _refuse_other_settings(config: RunConfig) -> None:
-    """Raise ConfigError for a group that a reference made nothing of, or another group: the schema lets that pass."""
-    groups = [one for one in fields(config) if isinstance(one.default_factory, type)]
-    wrong = [one.name for one in groups if not isinstance(getattr(config, one.name), one.default_factory)]  # type: ignore[arg-type]
+    """Raise ConfigError for a group that refers to nothing or to another one, which the schema lets pass."""
+    kinds: dict[str, Any] = {one.name: one.default_factory for one in fields(config)}
+    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    wrong = [name for name, kind in groups.items() if not isinstance(getattr(config, name), kind)]
     if wrong:
         raise ConfigError([f"{name}: expected settings of its own, each by its key" for name in wrong])
 
@@ -63,15 +64,15 @@ def _name_problems(config: RunConfig) -> Iterator[str]:
     if PEFT_SCHEMAS.get(config.peft.name) is not type(config.peft):
         yield _not_of_its_settings("peft", config.peft.name, PEFT_SCHEMAS)
     if not NAME.fullmatch(config.model.name):
-        yield (
-            f"model: name {config.model.name!r} would be part of the run folder's path; expected at most 100 letters, "
-            "digits, dots, dashes and underscores, a letter or digit first"
-        )
+        expected = "at most 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+        problem = f"model: name {config.model.name!r} would be part of the run folder's path"
+        yield f"{problem}; expected {expected}"
 
 
 def _not_of_its_settings(group: str, name: str, known: Mapping[str, Any]) -> str:
     given = f"defaults: [/schema/{group}/<name>@_here_, _self_]"
-    return f"{group}: name {name!r} is not that of its settings; expected one of {', '.join(known)}, with {given}"
+    expected = f"expected one of {', '.join(known)}, with {given}"
+    return f"{group}: name {name!r} is not that of its settings; {expected}"
 
 
 def load_problem(registry: Mapping[str, Any], name: str) -> str | None:
@@ -98,7 +99,7 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.revision={data.revision}: only data=hub has revisions"
     rows = _train_rows(config)
     if config.task.demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
-        yield f"task.demos={config.task.demos}: demonstrations come from the {rows} train rows (task.num_train)"
+        yield f"task.demos={config.task.demos}: expected at most the {rows} train rows (task.num_train)"
 
 
 def _train_rows(config: RunConfig) -> int:
@@ -111,14 +112,17 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
     task, optim = config.task, config.optim
     own = task.demo_sets is DemoSets.each
     if own and config.learns:
-        yield f"task.demo_sets=each: each test example has demonstrations of its own; only optim=none and icl take them, not {optim.name}"
+        takers = f"only optim=none and icl take them, not {optim.name}"
+        yield f"task.demo_sets=each: each test example has demonstrations of its own; {takers}"
     if own and task.demos == 0:
         yield "task.demo_sets=each: expected task.demos of at least 1"
     if config.method.own_demos and not own:
-        yield f"optim={optim.name}: expected task.demo_sets=each (optim=none task.demos=K shows every example the same K)"
+        other = "optim=none task.demos=K shows every example the same K"
+        yield f"optim={optim.name}: expected task.demo_sets=each ({other})"
     generates = TASKS.get(task.name, Task).generates
     if config.eval.calibration is not Calibration.none and generates:
-        yield f"eval.calibration={config.eval.calibration.name}: {task.name} generates its answers; only candidates are calibrated"
+        reason = f"{task.name} generates its answers; only candidates are calibrated"
+        yield f"eval.calibration={config.eval.calibration.name}: {reason}"
     if config.eval.calibration is Calibration.icl_sfc and task.demos == 0:
         yield "eval.calibration=icl_sfc: expected task.demos of at least 1 (sfc needs none)"
     if config.fits_head and config.task.num_train == 0:
@@ -130,7 +134,7 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
     if model.name == "tiny" and model.path is not None:
         yield f"model.path={model.path}: model=tiny is part of lezo; add model=hf to use a folder or a hub id"
     if model.name != "tiny" and model.path is None:
-        yield f"model={model.name}: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
+        yield f"model={model.name}: expected a folder or hub id; add model.path=DIR or model.path=OWNER/NAME"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
         if path is not None and (problem := _path_problem(path)) is not None:
             yield f"{key}={path}: {problem}"
@@ -147,7 +151,7 @@ def _path_problem(path: str) -> str | None:
 
 
 def path_is(kind: Callable[[Path], bool], path: str) -> bool:
-    """Whether ``path``, perhaps from somebody's home (~), is a folder (``Path.is_dir``) or a file (``Path.is_file``)."""
+    """Whether there is such a folder (``Path.is_dir``) or file (``Path.is_file``); ~ is somebody's home."""
     try:
         return path != "" and kind(Path(path).expanduser())
     except (OSError, RuntimeError):  # a name too long, a folder closed to us, a home of nobody
@@ -182,8 +186,8 @@ def _peft_problems(config: RunConfig) -> Iterator[str]:
     if not config.model.compile:
         return
     if config.first_order:
-        yield f"model.compile=true: {config.optim.name} runs the blocks as they are; expected a zeroth-order optim"
+        yield f"model.compile=true: {config.optim.name} runs blocks as they are; expected a zeroth-order one"
     if config.minimises_metric:
-        yield "model.compile=true: optim.objective=metric evaluates the blocks as they are; leave out one of them"
+        yield "model.compile=true: optim.objective=metric runs blocks as they are; leave out one of them"
     if name == "prefix":
         yield "model.compile=true: blocks read their prefix as they run; only peft=none and lora compile them"

@@ -1,6 +1,7 @@
 """From the command line's overrides to a checked RunConfig, or to an error that says the way out.
 
-Hydra composes; this module refuses what Hydra would take silently, and `diagnosis` says what Hydra refuses. No torch.
+Hydra composes; this module refuses what Hydra would take silently; `diagnosis` says what Hydra refuses. No
+torch.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def suggestions(given: str, value: str | None = None) -> list[str]:
 
 
 def command_options(schema: type[_Options], overrides: Sequence[str]) -> _Options:
-    """The options of a command: replay.* of `ReplayConfig`, and so on. Raises ConfigError with the first that is not one."""
+    """A command's options, as replay.* of `ReplayConfig`. Raises ConfigError with the first that is none."""
     name, options = schema.__name__.removesuffix("Config").lower(), OmegaConf.structured(schema)
     for override in parse(overrides):
         key, text = override.key_or_group.removeprefix(f"{name}."), override.input_line
@@ -209,7 +210,7 @@ def _installed() -> str:
 
 
 def register_schema() -> None:
-    """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
+    """Make known to Hydra what the files of conf/ name: typed schemas, and how jobs and folders are named."""
     for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
@@ -232,7 +233,7 @@ def _store(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple
 
 
 def _defaults(method: Method) -> DictConfig:
-    """What conf/optim/<name>.yaml would be: the schema's defaults, learning rate and eps those of the model."""
+    """As conf/optim/<name>.yaml: the schema's defaults, but learning rate and eps are those of the model."""
     node = OmegaConf.structured(method.schema(name=method.name))
     if method.trains and node.lr is None:
         node.lr = f"${{peft.lr.{method.rate}}}"
@@ -263,7 +264,7 @@ def _refused_variable(name: str, *_: Any) -> str:
 
 
 def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
-    """The dataclasses of a composed configuration, which loses Hydra's own part, every interpolation resolved.
+    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
 
     Raises ConfigError where a value still looks like one: whoever reads the YAML would resolve it again.
     """
@@ -284,7 +285,7 @@ def _job(*, _root_: DictConfig) -> str:
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:
-    """Hydra takes any key behind a ``+``, which would have no effect; only recipes are added, and of Hydra's own anything."""
+    """Hydra adds any key behind a ``+``, to no effect; lezo adds only recipes, and what is Hydra's own."""
     text, key = override.input_line, override.key_or_group
     added = override.is_add() or override.is_force_add()
     if re.split("[/.]", key)[0] == "hydra":

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration that Hydra refuses, in words: the key, what it expects, what was likely meant."""
+"""What is wrong with a configuration that Hydra refuses: the key, what it expects, what was likely meant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _IN_FILE = re.compile(r"In '([^']+)': (?:\w+ raised while composing config:\n)?(
 
 
 def diagnosed(overrides: Sequence[Override], config_dir: str | None, error: Exception) -> str:
-    """What is wrong, behind the override or the file that is at fault; else what Hydra says. Within `hydra_on`."""
+    """What is wrong, with the override or file that is at fault; else what Hydra says. Within `hydra_on`."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ConfigError):  # of one of our resolvers
@@ -62,7 +62,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def options_of(group: str, config_dir: str | None) -> list[str]:
-    """The options of a group: files of conf/ and of the user's own folder, and what installed packages register."""
+    """A group's options: files of conf/ and of the user's own folder, and those of installed packages."""
     folders = [CONF, *([Path(config_dir).expanduser()] if config_dir else [])]
     files = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
     return sorted(files.union(REGISTERED[group].installed() if group in REGISTERED else ()))
@@ -128,7 +128,7 @@ def _file_hint(file: Path, fault: OmegaConfBaseException) -> str | None:
 def _override_problem(
     overrides: Sequence[Override], error: Exception, fault: OmegaConfBaseException | None
 ) -> str:
-    """What is wrong with the override that Hydra quotes, that sets the key OmegaConf names, or that fails alone."""
+    """Of the override that Hydra quotes, that sets the key which OmegaConf names, or that fails alone."""
     named = re.search(r"full_key: (\S+)", str(error))
     key = str(fault.full_key).partition("[")[0] if fault else named[1] if named else None
     quoted = (o for o in overrides if f"override {o.input_line}\n" in f"{error}\n")
@@ -186,7 +186,7 @@ def _unknown_key(fault: OmegaConfBaseException, value: str | None = None) -> str
 
 
 def likely_keys(given: str, base: DictConfig, value: str | None = None) -> list[str]:
-    """The keys and groups that a name may stand for: those that end in it, else the one most like it; with ``value``."""
+    """The keys and groups that a name may stand for: those that end in it, else the one most like it."""
     if given in ADDED_GROUPS:
         return [f"+{given}" if value is None else f"+{given}={value}"]
     leaves = [key for key in _leaves(base) if not within(key, ["hydra"])]

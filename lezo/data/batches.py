@@ -1,4 +1,4 @@
-"""Which examples does a step see? Each epoch is a permutation of its own, a function of (seed, epoch) alone."""
+"""Which examples does a step see? Each epoch is a permutation, a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Objective = Literal["candidates", "lm", "metric of choices", "metric of texts"]
 
 
 class Batches:
-    """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or an EvalSet each for a metric.
+    """A step's micro-batches, by (seed, step) alone: packed, or an EvalSet each for a metric.
 
-    ``plain``: not packed, a sequence a row. A thread prepares the batch of the next step while this one is worked on.
+    ``plain``: a sequence a row. A thread prepares the batch of the next step while this one is worked on.
     """
 
     def __init__(

@@ -2,10 +2,11 @@
 
 The candidates of an example share the longest beginning that their sequences have in common (the prompt, and
 where every candidate is one token, everything that is read); what follows it are branches, which see the
-shared part and themselves. Several examples stand in one row, and a block-diagonal causal mask keeps them apart.
+shared part and themselves. Several examples stand in one row, and a block-diagonal causal mask keeps them
+apart.
 
-For a model that cannot follow such a mask there are plain rows: a sequence a row, filled up behind its end, where a
-causal model does not look.
+For a model that cannot follow such a mask there are plain rows: a sequence a row, filled up behind its end,
+where a causal model does not look.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Request = tuple[Encoded, Sequence[int]]
 
 @dataclass(frozen=True)
 class Places:
-    """Where plain rows are read, int64: ``columns`` (distinct,); of each read (reads,) its ``row`` and its ``column``'s number."""
+    """Where plain rows are read, int64: ``columns`` (distinct,), of each read (reads,) ``row`` and which ``column``."""
 
     columns: Tensor
     row: Tensor
@@ -39,16 +40,16 @@ class Places:
 class Batch:
     """Examples packed for one forward, and where their answers are scored.
 
-    ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True where
-    attention may look; None where each sequence has a row of its own, and ``places`` say where that is read.
-    ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64, which of them is at each
-    place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden states predict answer tokens.
-    For each answer token, (tokens,) int64: ``token_read``, which of the reads predicts it;
-    ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and where.
-    ``answer_lens``, ``example``, ``candidate``: (sequences,) int64. ``gold``: (examples,) int64. ``longest``: the
-    longest answer; ``most``: one more than the highest candidate. ``weight``: what the mean loss counts, examples
-    or answer tokens. ``columns_only``: the loss needs no normaliser over the vocabulary, since every candidate
-    of an example is one token after the same prompt.
+    ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True
+    where attention may look; None where each sequence has a row of its own, and ``places`` say where that is
+    read. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64, which of
+    them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden
+    states predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads
+    predicts it; ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and
+    where. ``answer_lens``, ``example``, ``candidate``: (sequences,) int64. ``gold``: (examples,) int64.
+    ``longest``: the longest answer; ``most``: one more than the highest candidate. ``weight``: what the mean
+    loss counts, examples or answer tokens. ``columns_only``: the loss needs no normaliser over the
+    vocabulary, since every candidate of an example is one token after the same prompt.
     """
 
     kind: Literal["candidates", "lm"]
@@ -81,7 +82,7 @@ class Batch:
 def candidate_batch(
     examples: Sequence[Encoded], *, pad: int, device: torch.device, plain: bool = False
 ) -> Batch:
-    """Every candidate of every example, for the loss over candidates; the weight is the number of examples."""
+    """Every candidate of every example, for the loss over candidates; its weight: the number of examples."""
     requests = [(e, range(len(e.input_ids))) for e in examples]
     return pack(requests, "candidates", pad=pad, device=device, plain=plain)
 
@@ -99,7 +100,7 @@ def pack(
     device: torch.device,
     plain: bool = False,
 ) -> Batch:
-    """Lay the requested candidates out in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends."""
+    """The requested candidates in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends."""
     apart = [(example, [k]) for example, chosen in requests for k in chosen]
     units = [_Unit(example, chosen) for example, chosen in (apart if plain else requests)]
     sizes = [len(unit.ids) for unit in units]
@@ -228,7 +229,7 @@ _RowsOfUnits = tuple[list[list[tuple[int, int]]], int]
 def _laid_out(sizes: Sequence[int]) -> _RowsOfUnits:
     """The cheapest number of rows.
 
-    A place costs one, plus its attention over the row's length: fewer rows waste fewer places, and attend further.
+    A place costs one, plus its attention over the row: fewer rows waste fewer places, and attend further.
     """
     return min((_balanced(sizes, rows) for rows in range(1, len(sizes) + 1)), key=_cost)
 
@@ -250,7 +251,7 @@ def _balanced(sizes: Sequence[int], rows: int) -> _RowsOfUnits:
 
 
 def _mask(unit: Tensor, branch: Tensor) -> Tensor:
-    """(rows, 1, length, length) bool: earlier places of the same unit, in its shared part or in the same branch."""
+    """(rows, 1, length, length) bool: earlier places of the unit, in its shared part or the same branch."""
     place = torch.arange(unit.shape[1], device=unit.device)
     same = unit[:, :, None] == unit[:, None, :]
     seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])

@@ -1,4 +1,4 @@
-"""Which runs does a -m command mean, and what has become of each? A run is found by its configuration's hash."""
+"""Which runs does a -m command mean, and what became of each? A run is found by its configuration's hash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One combination: all its overrides, the swept ones as its label, its hash, and the folder it writes to."""
+    """One combination: its overrides, the swept ones as its label, its hash, and the folder it writes to."""
 
     number: int
     label: str
@@ -46,7 +46,7 @@ class SweepJob:
         return self.sets_resume and self.composed.config.resume is Resume.off
 
     def resume_overrides(self, group: str) -> list[str]:
-        """What a sweep adds: to go on with what the folder holds, and wandb's ``group``, unless the user says other."""
+        """What a sweep adds unless the user says other: to resume what is there, and wandb's ``group``."""
         resume = [] if self.sets_resume else ["resume=auto"]
         own_group = self.composed.config.log.group or os.environ.get("WANDB_RUN_GROUP")
         return resume if own_group else [*resume, f"log.group={group}"]
@@ -61,7 +61,7 @@ class JobState:
     result: dict[str, Any] = field(default_factory=dict)
 
     def end(self, code: int, *, stopped: bool) -> None:
-        """Take in that the job's process has ended with an exit code, after it was ``stopped`` or by itself."""
+        """The job's process has ended with an exit code, by itself or because it was ``stopped``."""
         status, result = _STATUS.get(code), read_result(self.job.folder, [])
         if status is not None and result.get("status") == status:
             self.status, self.result = status, result
@@ -141,7 +141,7 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
 
 
 def state_of(job: SweepJob) -> JobState:
-    """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
+    """What a job's folder says of it. Raises ConfigError for another run, or one not to be resumed."""
     state, config = outcome_of(job), job.folder / CONFIG
     if config.exists() and not _is_of(config, job):
         raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])

@@ -34,14 +34,14 @@ def hand_over() -> None:
 class LaunchedRun:
     """Hydra's task function: Hydra composed the run and chose its folder.
 
-    Unpickled, as in a launcher's own process, it makes known what conf/ names, and runs print to ``console.log``.
+    Unpickled, as in a launcher's process, it makes known what conf/ names, and prints to ``console.log``.
     """
 
     def __init__(self, config_dir: str | None = None, *, apart: bool = False) -> None:
         self._config_dir, self._apart = config_dir, apart
 
     def __call__(self, config: DictConfig) -> None:
-        """Check and run. Raises CompactHydraException where the run failed, SystemExit where it was interrupted."""
+        """Check and run. Raises CompactHydraException for a failed run, SystemExit for an interrupted one."""
         if (problem := several(os.environ)) is not None:
             raise CompactHydraException(problem[1])
         job = HydraConfig.get()
@@ -68,7 +68,7 @@ class LaunchedRun:
 class Notice:
     """A scheduler's notice that a job's time is up, for which a launcher listens by SIGUSR1 or SIGUSR2.
 
-    Its handler would end the run in the middle of a step. So the run stops first, as on SIGTERM; then ``pass_on``.
+    Its handler would end the run amid a step. So the run stops first, as on SIGTERM; then ``pass_on``.
     """
 
     def __init__(self) -> None:

@@ -70,7 +70,7 @@ def _outcome(
 def run_jobs(
     todo: Sequence[Sequence[str]], overrides: Sequence[str], config_dir: str | None
 ) -> Sequence[JobReturn]:
-    """What Hydra's sweeper does with its launcher. Raises what the launcher raises; failed jobs raise nothing."""
+    """As Hydra's sweeper runs jobs. Raises what the launcher raises; failed jobs raise nothing."""
     with hydra_on(config_dir) as extra:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -88,6 +88,6 @@ def _why(end: JobReturn) -> str:
 
 
 def _overrides(job: SweepJob, group: str) -> list[str]:
-    """The job's overrides without Hydra's own, which the launcher has: it goes on with what its folder holds."""
+    """The job's overrides without Hydra's own, which the launcher has, and what resumes it."""
     own = [text for text in job.overrides if not text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     return [*own, *job.resume_overrides(group)]

@@ -1,6 +1,6 @@
 """How does a job learn that its sweep is gone? It holds the read end of a pipe that nobody ever writes to.
 
-However the sweep ends, kill -9 included, the system closes the write end, and whoever reads sees the end of file.
+However the sweep ends, kill -9 included, the system closes the write end, and readers see the end of file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Lifeline:
 
 
 def end_with_the_sweep() -> None:
-    """In a job: SIGTERM to itself once the sweep is gone; to be called before anything slow. Else without effect."""
+    """In a job: SIGTERM to itself once the sweep is gone; to be called before anything slow."""
     try:
         end = int(os.environ.pop(_VARIABLE, ""))  # the job's own children have no part in it
         os.set_inheritable(end, False)

@@ -1,4 +1,4 @@
-"""Is this process one of several that a launcher started on one command? What the commands do is one process's work."""
+"""Is this process one of several that a launcher started on one command? The commands are for one process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Mapping
 
-# Which variables give a process its number, and how many there are. Slurm's are those of a step, which srun starts: in
-# a batch script, or a shell in an allocation, SLURM_NTASKS is more than one too, and the command runs once.
+# Variables with a process's number, and with how many there are. Slurm's are those of a step, which srun starts:
+# a batch script, or a shell in an allocation, has SLURM_NTASKS too, and there the command runs once.
 _LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE"),
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),

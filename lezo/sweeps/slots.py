@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")  # a driver's devices: Linux, Jetson, WSL
-COUNT = "import torch; print(torch.cuda.devicegpu_count())"
+COUNT = "import torch; print(torch.cuda.device_count())"
 
 
 def environments(slots: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
@@ -28,7 +28,7 @@ def environments(slots: int | None, devices: Sequence[str]) -> list[dict[str, st
 
 
 def visible_gpus() -> list[str]:
-    """What to call each GPU in CUDA_VISIBLE_DEVICES: as it stands there already (number or UUID), else by number."""
+    """Each GPU as CUDA_VISIBLE_DEVICES names it already (number or UUID), else by number."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = None if given is None else [name.strip() for name in given.split(",")]
     if not has_driver() or (names is not None and names[0] in ("", "-1")):

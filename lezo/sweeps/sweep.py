@@ -61,7 +61,7 @@ def finished_before(count: int) -> str:
 
 
 def _slots(planned: Sequence[SweepJob]) -> int | None:
-    """The jobs' sweep.slots. Raises ConfigError where they differ, or where a job names a GPU that its slot hides."""
+    """The jobs' sweep.slots. Raises ConfigError where they differ, or for a GPU that a slot hides."""
     slots = {job.composed.config.sweep.slots for job in planned}
     if len(slots) > 1:
         raise ConfigError([f"sweep.slots: expected one number for all jobs, not {sorted(map(str, slots))}"])
@@ -110,7 +110,7 @@ def stop_requests() -> Iterator[StopRequests]:
 
 
 class Record:
-    """The sweep's file, a row a job. Its name comes from the jobs: the same command has the same, another its own."""
+    """The sweep's file, a row a job. It is named by its jobs' hash: the same command has the same."""
 
     def __init__(self, states: Sequence[JobState]) -> None:
         """Raises ConfigError where the folder cannot be written."""

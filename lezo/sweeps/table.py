@@ -1,4 +1,4 @@
-"""What does the user see of a sweep? A live table on a terminal, plain lines elsewhere, and the table at its end."""
+"""What does the user see of a sweep? On a terminal a live table, elsewhere lines, and a table at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OTHER_LINES = 8  # of a terminal's, beside the jobs: the table's frame and some
 
 
 class Metrics:
-    """How far a run is by its metrics.jsonl: step, seconds of training, last dev score. ``read`` reads what is new."""
+    """How far a run is by its metrics.jsonl: step, seconds of training, last dev score."""
 
     def __init__(self, path: Path) -> None:
         self.step, self.seconds = 0, 0.0
@@ -136,7 +136,7 @@ def window(states: Sequence[JobState], lines: int) -> Sequence[JobState]:
 
 
 def final_table(states: Sequence[JobState], before: int) -> Table:
-    """A row a job: scores, seconds, memory and what became of it; ``before`` of them were finished already."""
+    """A row a job: scores, seconds, memory and status; ``before`` of them were finished already."""
     caption = f"{before} of {len(states)} were finished before" if before else None
     table = Table("job", "metric", "dev", "test", "seconds", "memory", "status", caption=caption)
     for row in (state.row() for state in states):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from lezo.cli import run
+from lezo.sweeps.launched import LaunchedRun
 from tests.lezo.refusals import names
 from tests.lezo.sweeps.composed import compose_once
 from tests.lezo.whole_runs import SMALL, typed
@@ -63,13 +65,12 @@ def statuses(folder: Path) -> list[str]:
 
 
 def test_a_sweep_is_told_as_one_of_our_own(lezo: Command, handlers: None) -> None:
-    small = [*SMALL, "train.steps=1"]
-    code, out, err = lezo(*BASIC, *small, "seed=0,1")
+    code, out, err = lezo(*BASIC, *SCORING, "seed=0,1")
     assert (code, err) == (0, "")
     assert "sweep of 2 jobs in out" in out and out.count("finished \u2502") == 2
-    assert [result(Path("out"), *small, f"seed={seed}")["seed"] for seed in (0, 1)] == [0, 1]
+    assert [result(Path("out"), *SCORING, f"seed={seed}")["seed"] for seed in (0, 1)] == [0, 1]
     assert statuses(Path("out")) == ["finished", "finished"]
-    code, out, _ = lezo(*BASIC, *small, "seed=0,1")
+    code, out, _ = lezo(*BASIC, *SCORING, "seed=0,1")
     assert code == 0 and "2 of them finished before" in out and "running" not in out
 
 
@@ -149,19 +150,30 @@ def test_a_launcher_that_fails_is_quoted(lezo: Command, monkeypatch: pytest.Monk
     assert (code, err) == (1, "error: hydra/launcher: no srun here\n")
 
 
-def test_submitit_runs_a_sweep(tmp_path: Path, lezo: Command, handlers: None) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    scoring = [*SMALL, "optim=none", "task.num_train=0"]
-    refused = tmp_path / "out" / compose_once([*scoring, "seed=1"]).job_name
+SCORING = [*SMALL, "optim=none", "task.num_train=0"]
+
+
+def test_a_job_that_fails_in_a_process_apart_says_why_in_its_console_log(
+    lezo: Command, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, with what a launcher unpickles in another."""
+    apart = lambda config_dir: pickle.loads(pickle.dumps(LaunchedRun(config_dir)))  # noqa: E731
+    monkeypatch.setattr("lezo.sweeps.launchers.LaunchedRun", apart)
+    refused = Path("out") / compose_once([*SCORING, "seed=1"]).job_name
     refused.mkdir(parents=True)
     (refused / "journal.bin").touch()
-    submitit = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=2"]
-    sweep = ["-m", *submitit, *scoring, "seed=0,1", "hydra.sweep.dir=out"]
-    code, out, err = lezo(*sweep)
+    code, out, err = lezo(*BASIC, *SCORING, "seed=1")
     assert (code, err) == (1, "")
-    assert f"[2/2] failed: seed=1: {refused}; " in out and "1 of 2 jobs " in out
-    assert statuses(tmp_path / "out") == ["finished", "failed"]
+    assert f"[1/1] failed: single: {refused}; console.log" in out and "1 of 1 jobs " in out
+    assert statuses(Path("out")) == ["failed"]
     assert "holds the journal.bin" in (refused / "console.log").read_text()
-    finished = compose_once([*scoring, "seed=0"]).job_name
-    assert result(tmp_path / "out", *scoring, "seed=0")["status"] == "finished"
-    assert "test accuracy" in (tmp_path / "out" / finished / "console.log").read_text()
+
+
+def test_submitit_runs_a_sweep(lezo: Command) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    submitit = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=2"]
+    code, _, err = lezo("-m", *submitit, *SCORING, "seed=0", "hydra.sweep.dir=out")
+    assert (code, err, statuses(Path("out"))) == (0, "", ["finished"])
+    assert result(Path("out"), *SCORING, "seed=0")["status"] == "finished"
+    log = Path("out") / compose_once([*SCORING, "seed=0"]).job_name / "console.log"
+    assert "test accuracy" in log.read_text()
