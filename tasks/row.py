@@ -36,7 +36,7 @@ class Row:
         return value
 
     def label(self, column: str, names: Sequence[str]) -> int:
-        """The column's class index, stored as index, as one of ``names``, or, for False and True, as boolean."""
+        """The column's class index, stored as index, as one of ``names``, or, False and True, as boolean."""
         value = self._value(column)
         if isinstance(value, str) and value in names:
             return list(names).index(value)

@@ -32,9 +32,10 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
 
 def _refuse_other_settings(config: RunConfig) -> None:
     """Raise ConfigError for a group that refers to nothing or to another one, which the schema lets pass."""
-    kinds: dict[str, Any] = {one.name: one.default_factory for one in fields(config)}
-    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
-    wrong = [name for name, kind in groups.items() if not isinstance(getattr(config, name), kind)]
+    default = RunConfig()
+    kinds = {one.name: type(getattr(default, one.name)) for one in fields(config)}
+    groups = [name for name, kind in kinds.items() if is_dataclass(kind)]
+    wrong = [name for name in groups if not isinstance(getattr(config, name), kinds[name])]
     if wrong:
         raise ConfigError([f"{name}: expected settings of its own, each by its key" for name in wrong])
 

@@ -214,11 +214,11 @@ def register_schema() -> None:
     for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
-    _store(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
+    store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
 
 
 @cache
-def _store(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple[str, ...]) -> None:
+def store_options(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple[str, ...]) -> None:
     """Once for the same registered methods and tasks: Hydra keeps what is stored."""
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)

@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Composition:
-    """A zeroth-order method: the blocks a step moves, along what, what it measures, how far. By default MeZO."""
+    """A zeroth-order method: which blocks a step moves, along what, by what, how far. By default MeZO."""
 
     blocks: Part = Part("all")
     direction: Part = Part("gaussian")

@@ -29,7 +29,7 @@ Request = tuple[Encoded, Sequence[int]]
 
 @dataclass(frozen=True)
 class Places:
-    """Where plain rows are read, int64: ``columns`` (distinct,), of each read (reads,) ``row`` and which ``column``."""
+    """Where plain rows are read, int64: ``columns`` (distinct,), of each read (reads,) row and column."""
 
     columns: Tensor
     row: Tensor

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-# Variables with a process's number, and with how many there are. Slurm's are those of a step, which srun starts:
+# Variables with a process's number, and with how many there are. Slurm's are of a step that srun starts:
 # a batch script, or a shell in an allocation, has SLURM_NTASKS too, and there the command runs once.
 _LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE"),
@@ -16,7 +16,7 @@ _LAUNCHERS = {
     "mpiexec": ("PMI_RANK", "PMI_SIZE"),
     "submitit": ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS"),
 }
-_GRACE_SECONDS = 2.0  # a launcher ends all its processes with the first, and process 0 has yet to speak
+GRACE_SECONDS = 2.0  # a launcher ends all its processes with the first, and process 0 has yet to speak
 
 
 def several(environment: Mapping[str, str]) -> tuple[int, str] | None:
@@ -39,5 +39,5 @@ def refuse_several() -> None:
     if rank == 0:
         print(f"error: {problem}", file=sys.stderr)
     else:
-        time.sleep(_GRACE_SECONDS)
+        time.sleep(GRACE_SECONDS)
     sys.exit(2)
