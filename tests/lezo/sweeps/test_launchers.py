@@ -164,7 +164,7 @@ def test_a_job_that_fails_in_a_process_apart_says_why_in_its_console_log(
     (refused / "journal.bin").touch()
     code, out, err = lezo(*BASIC, *SCORING, "seed=1")
     assert (code, err) == (1, "")
-    assert f"[1/1] failed: single: {refused}; console.log" in out and "1 of 1 jobs " in out
+    assert f"[1/1] failed: single: {refused.resolve()}; console.log" in out and "1 of 1 jobs " in out
     assert statuses(Path("out")) == ["failed"]
     assert "holds the journal.bin" in (refused / "console.log").read_text()
 
