@@ -1,4 +1,4 @@
-"""The papers' eleven tasks, and those of installed packages: rows to prompts and candidates, and how answers are judged."""
+"""The papers' eleven tasks, and those of installed packages: rows to prompts and candidates, and metrics."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ from lezo.tasks.wsc import WSC
 _ALL = (SST2(), RTE(), CB(), BoolQ(), WSC(), WIC(), MultiRC(), Copa(), ReCoRD(), SQuAD(), DROP())
 
 
-def _made(name: str, value: Any) -> Task:
+def _task(name: str, value: Any) -> Task:
     task = value() if isinstance(value, type) else value
     if not isinstance(task, Task) or task.name != name:
         raise TypeError(f"expected a lezo.tasks.Task, or its class, whose name is {name!r}")
     return task
 
 
-TASKS = Registry[Task]("lezo.tasks", {task.name: task for task in _ALL}, _made)
+TASKS = Registry[Task]("lezo.tasks", {task.name: task for task in _ALL}, _task)
 
 __all__ = ["TASKS", "Example", "Task"]

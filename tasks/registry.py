@@ -1,7 +1,8 @@
 """What goes by a name: lezo's own things, and those that installed packages have registered.
 
-A package registers by an entry point in its metadata, which stands there since somebody installed it. A name that a
-configuration, a journal or a data folder says is only ever looked up here: nothing is imported by what a file says.
+A package registers by an entry point in its metadata, which stands there since somebody installed it. A name
+that a configuration, a journal or a data folder says is only ever looked up here: nothing is imported by what
+a file says.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class RegistryError(KeyError):
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """``own`` by their names, and behind them the entry points of ``group``, each imported when it is first asked for.
+    """``own`` by their names, then the entry points of ``group``, each imported when it is first asked for.
 
-    ``made`` turns what an entry point names into what the registry holds; it raises TypeError for what is none.
-    ``get`` takes what cannot be loaded as absent, ``[]`` raises RegistryError with the reason.
+    ``convert`` turns what an entry point names into what the registry holds; it raises TypeError for what is
+    none. ``get`` takes what cannot be loaded as absent, ``[]`` raises RegistryError with the reason.
     """
 
-    def __init__(self, group: str, own: Mapping[str, T], made: Callable[[str, Any], T]) -> None:
-        self.group, self._own, self._made = group, own, made
+    def __init__(self, group: str, own: Mapping[str, T], convert: Callable[[str, Any], T]) -> None:
+        self.group, self._own, self._convert = group, own, convert
 
     def __getitem__(self, name: str) -> T:
         return self._own[name] if name in self._own else self._load(self._declared(name))
@@ -56,11 +57,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def _declared(self, name: str) -> EntryPoint:
         points = [point for point in self._points() if point.name == name]
         if not points:
-            known = ", ".join(self) or "none"
-            raise RegistryError(
-                f"{name!r} is registered by no installed package (entry points of {self.group}; known: {known}); "
-                "install the package that registers it"
-            )
+            groups = f"entry points of {self.group}; known: {', '.join(self) or 'none'}"
+            way_out = "install the package that registers it"
+            raise RegistryError(f"{name!r} is registered by no installed package ({groups}); {way_out}")
         if len({point.value for point in points}) > 1:
             owners = " and ".join(sorted(_owner(point) for point in points))
             raise RegistryError(f"{name!r} of {self.group} is registered by {owners}; uninstall one of them")
@@ -68,18 +67,18 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _load(self, point: EntryPoint) -> T:
         try:
-            return self._made(point.name, point.load())
+            return self._convert(point.name, point.load())
         except Exception as error:  # what others' modules do when they are imported
-            said = str(error).partition("\n")[0]
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            problem = f"{point.value} of {_owner(point)} cannot be used ({reason})"
             raise RegistryError(
-                f"{point.name!r} of {self.group}: {point.value} of {_owner(point)} cannot be used "
-                f"({type(error).__name__}: {said}); mend or uninstall that package"
+                f"{point.name!r} of {self.group}: {problem}; mend or uninstall that package"
             ) from error
 
 
 @cache
 def declared(group: str) -> EntryPoints:
-    """What the packages installed for this process register in a group; to read it takes some milliseconds."""
+    """What installed packages register in a group; to read it takes some milliseconds."""
     return entry_points(group=group)
 
 

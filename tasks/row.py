@@ -36,7 +36,7 @@ class Row:
         return value
 
     def label(self, column: str, names: Sequence[str]) -> int:
-        """The column's class index: stored as the index, as one of ``names``, or, for False and True, as a boolean."""
+        """The column's class index, stored as index, as one of ``names``, or, False and True, as boolean."""
         value = self._value(column)
         if isinstance(value, str) and value in names:
             return list(names).index(value)
@@ -87,7 +87,7 @@ def _wrong(column: str, value: Any, expected: str) -> RowError:
 
 
 def _whole(text: str) -> bool:
-    r"""Whether no half of a surrogate pair, such as "\ud800", stands alone: no tokenizer and no file takes those."""
+    r"""Whether no half of a surrogate pair, as "\ud800", stands alone: no tokenizer and no file takes it."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -51,10 +51,10 @@ def super_glue(config: str, train_rows: int, val_rows: int) -> Hub:
 class Task(ABC):
     """Renders one release or hub row to examples, and says how they are trained and judged.
 
-    ``loss``: "candidates" is cross-entropy over the candidates' mean log-probabilities, "lm" is
-    cross-entropy over the gold answer's tokens. ``generates``: the answer is decoded, not chosen.
-    ``num_train``, ``num_dev``: the rows that the published scripts draw from the train set. ``hub`` None: the task
-    is on no hub, and its rows are always one's own (data=local).
+    ``loss``: "candidates" is cross-entropy over the candidates' mean log-probabilities, "lm" is cross-entropy
+    over the gold answer's tokens. ``generates``: the answer is decoded, not chosen. ``num_train``,
+    ``num_dev``: the rows that the published scripts draw from the train set. ``hub`` None: the task is on no
+    hub, and its rows are always one's own (data=local).
     """
 
     name: ClassVar[str]

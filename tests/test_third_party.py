@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 import lezo
 from lezo.cli import replay, report, run
+from lezo.config.compose import store_options
 from lezo.tasks.registry import declared
 from tests.lezo.whole_runs import SMALL, typed
 
@@ -179,6 +180,7 @@ def command(
 def forget() -> None:
     """What a process knows once it has looked: the next command is another process."""
     declared.cache_clear()
+    store_options.cache_clear()
     for group, name in (("optim", "greedy"), ("task", "mood")):
         ConfigStore.instance().repo.get(group, {}).pop(f"{name}.yaml", None)
 

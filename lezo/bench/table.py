@@ -1,4 +1,4 @@
-"""What the bench found: medians and ratios from samples, as JSON, as a table, as a picture. No torch."""
+"""What the bench measured: medians and ratios from samples, as JSON, as a table, as a picture. No torch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RATIOS = (
-    ("textbook_mezo", "lezo"),
-    ("textbook_lezo", "lezo"),
-    ("textbook_mezo", "mezo"),
-    ("lezo", "floor"),
-    ("mezo", "floor"),
+    *(("textbook_mezo", "lezo"), ("textbook_lezo", "lezo"), ("textbook_mezo", "mezo")),
+    *(("lezo", "floor"), ("mezo", "floor")),
 )
 _BUSY = 1.5  # slowest over fastest step of a variant
 _ORDER = ("textbook_mezo", "textbook_lezo", "mezo", "lezo", "floor")  # from slow to fast, we expect
 _LEGEND = {"perturb": "perturb (noise and copies)", "other": "other (outside the phases)"}
-_COLOURS = {
-    "data": "#cc79a7",
-    "forward": "#0072b2",
-    "perturb": "#e69f00",
-    "update": "#009e73",
-    "other": "#999999",
-}
+_PARTS = (*PHASES, "other")
+_COLOURS = {"data": "#cc79a7", "forward": "#0072b2", "perturb": "#e69f00", "update": "#009e73"}
+_COLOURS |= {"other": "#999999"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Peak:
-    """A variant alone in a process: its bytes at most, and its first step's seconds; or why it has neither."""
+    """A variant alone in a process: its most bytes and its first step's seconds, or why it has neither."""
 
     bytes: int | None = None
     seconds: float | None = None
@@ -54,23 +47,25 @@ class Peak:
 
 
 def findings(samples: Sequence[Sample], peaks: Mapping[BenchVariant, Peak]) -> dict[str, Any]:
-    """``variants`` and ``ratios`` of bench.json. A variant without samples has null for what they would say."""
+    """``variants`` and ``ratios`` of bench.json; of a variant without samples they are null."""
     variants = {
-        name.value: _of([sample for sample in samples if sample.variant is name], peak)
+        name.value: _variant([sample for sample in samples if sample.variant is name], peak)
         for name, peak in peaks.items()
     }
-    return {"variants": variants, "ratios": {f"{a}/{b}": _ratio(variants, a, b) for a, b in RATIOS}}
+    seconds = {name: variant["step_seconds"] for name, variant in variants.items()}
+    pairs = {f"{a}/{b}": (seconds.get(a), seconds.get(b)) for a, b in RATIOS}
+    return {"variants": variants, "ratios": {n: a / b if a and b else None for n, (a, b) in pairs.items()}}
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The table: a row a variant, seconds by phase, memory, and the ratios below it."""
-    head = ["variant", "step s", "min", "max", *PHASES, "other", "peak memory", "steps"]
+    head = ["variant", "step s", "min", "max", *_PARTS, "peak memory", "steps"]
     variants = {name: result["variants"][name] for name in _ORDER}
     rows = [head, [":-", *["-:"] * (len(head) - 1)], *map(_row, variants.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in rows]
     ratios = [f"- {name}: {_number(value)}" for name, value in result["ratios"].items()]
-    missing = [f"- {name}: {found['error']}" for name, found in variants.items() if found["error"]]
+    missing = [f"- {name}: {one['error']}" for name, one in variants.items() if one["error"]]
     return "\n".join([_heading(result), "", *lines, "", *ratios, *missing, *_caution(variants)]) + "\n"
 
 
@@ -92,23 +87,18 @@ def picture(result: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _of(samples: Sequence[Sample], peak: Peak) -> dict[str, Any]:
-    seconds = [sample.seconds for sample in samples]
+def _variant(samples: Sequence[Sample], peak: Peak) -> dict[str, Any]:
+    seconds = sorted(sample.seconds for sample in samples)
     middle = statistics.median(seconds) if samples else None
-    spread = {"min": min(seconds), "median": middle, "max": max(seconds)} if samples else None
-    return {
-        "step_seconds": middle,
-        "peak_bytes": peak.bytes,
-        "phases": _phases(samples),
-        "spread": spread,
-        "steps": len(samples),
-        "error": peak.error,
-    }
+    spread = {"min": seconds[0], "median": middle, "max": seconds[-1]} if samples else None
+    measured = {"step_seconds": middle, "peak_bytes": peak.bytes, "phases": _phases(samples)}
+    return {**measured, "spread": spread, "steps": len(samples), "error": peak.error}
 
 
 def _phases(samples: Sequence[Sample]) -> dict[str, float]:
     """The phases of the median step, which add up to it; ``other`` is what it took outside them."""
-    middle = _middle(samples)
+    ranked = sorted(samples, key=lambda sample: sample.seconds)
+    middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]  # one or two, as the median has it
     if not middle:
         return {}
     means = {name: statistics.mean(s.phases.get(name, 0.0) for s in middle) for name in PHASES}
@@ -116,42 +106,29 @@ def _phases(samples: Sequence[Sample]) -> dict[str, float]:
     return {**means, "other": max(rest, 0.0)}
 
 
-def _middle(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """The one or two samples that the median is made of."""
-    ranked = sorted(samples, key=lambda sample: sample.seconds)
-    return ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
-
-
-def _ratio(variants: Mapping[str, Any], above: str, below: str) -> float | None:
-    times = [variants.get(name, {}).get("step_seconds") for name in (above, below)]
-    return None if None in times else times[0] / times[1]
-
-
 def _heading(result: Mapping[str, Any]) -> str:
-    batch = result["batch"]
+    batch, tokens = result["batch"], result["batch"]["tokens"]
     weights = " (random weights)" if result["random_weights"] else ""
-    return (
-        f"{result['title']}, {result['model']}{weights}, {result['dtype']} on {result['device']}; lezo: {result['blocks']}; "
-        f"{batch['examples']} examples: {batch['tokens']['padded']} tokens padded, {batch['tokens']['real']} real, "
-        f"{batch['tokens']['ours']} in our forward"
-    )
+    what = f"{result['title']}, {result['model']}{weights}, {result['dtype']} on {result['device']}"
+    counts = f"{tokens['padded']} tokens padded, {tokens['real']} real, {tokens['ours']} in our forward"
+    return f"{what}; lezo: {result['blocks']}; {batch['examples']} examples: {counts}"
 
 
 def _caution(variants: Mapping[str, Any]) -> list[str]:
     """A line where steps of one variant differ so much that something else must have had the machine."""
-    ranges = {name: found["spread"] for name, found in variants.items() if found["spread"]}
-    busy = [name for name, spread in ranges.items() if spread["max"] > _BUSY * spread["min"]]
+    spreads = {name: variant["spread"] for name, variant in variants.items() if variant["spread"]}
+    busy = [name for name, spread in spreads.items() if spread["max"] > _BUSY * spread["min"]]
     reason = f"the slowest step took more than {_BUSY:g} times the fastest; was the machine busy?"
     return [f"- rough, of {', '.join(busy)} {reason}"] if busy else []
 
 
 def _row(item: tuple[str, Mapping[str, Any]]) -> list[str]:
-    name, found = item
-    spread = found["spread"] or {}
-    seconds = [found["step_seconds"], spread.get("min"), spread.get("max")]
-    phases = [found["phases"].get(phase) for phase in (*PHASES, "other")]
-    peak = "-" if found["peak_bytes"] is None else size(found["peak_bytes"])
-    return [name, *map(_number, [*seconds, *phases]), peak, str(found["steps"])]
+    name, variant = item
+    spread = variant["spread"] or {}
+    seconds = [variant["step_seconds"], spread.get("min"), spread.get("max")]
+    phases = [variant["phases"].get(part) for part in _PARTS]
+    peak = "-" if variant["peak_bytes"] is None else size(variant["peak_bytes"])
+    return [name, *map(_number, [*seconds, *phases]), peak, str(variant["steps"])]
 
 
 def _number(value: float | None) -> str:
@@ -166,24 +143,18 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
 
 
-def _bars(axes: Axes, shown: Mapping[str, Mapping[str, Any]]) -> None:
-    names, starts = list(shown), [0.0] * len(shown)
-    for phase in (*PHASES, "other"):
-        widths = [shown[name]["phases"][phase] for name in names]
-        axes.barh(names, widths, left=starts, color=_COLOURS[phase], label=_LEGEND.get(phase, phase))
+def _bars(axes: Axes, variants: Mapping[str, Mapping[str, Any]]) -> None:
+    names, starts = list(variants), [0.0] * len(variants)
+    for part in _PARTS:
+        widths = [variants[name]["phases"][part] for name in names]
+        axes.barh(names, widths, left=starts, color=_COLOURS[part], label=_LEGEND.get(part, part))
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    longest = max((shown[name]["spread"]["max"] for name in names), default=1.0)
-    for place, name in enumerate(names):
-        _beside(axes, place, shown[name], longest)
+    longest = max((variant["spread"]["max"] for variant in variants.values()), default=1.0)
+    for place, variant in enumerate(variants.values()):
+        spread, peak = variant["spread"], variant["peak_bytes"]
+        axes.hlines(place, spread["min"], spread["max"], colors="black", linewidth=1.5)
+        text = f"{_number(variant['step_seconds'])} s" + ("" if peak is None else f", {size(peak)}")
+        axes.text(spread["max"] + 0.01 * longest, place, text, va="center", fontsize=9)
     axes.set_xlim(0, 1.3 * longest)
     axes.invert_yaxis()
     axes.legend(loc="lower right", frameon=False, fontsize=9)
-
-
-def _beside(axes: Axes, place: int, found: Mapping[str, Any], longest: float) -> None:
-    """The range as a line through the bar's end, and the numbers behind it."""
-    spread = found["spread"]
-    axes.hlines(place, spread["min"], spread["max"], colors="black", linewidth=1.5)
-    peak = "" if found["peak_bytes"] is None else f", {size(found['peak_bytes'])}"
-    text = f"{_number(found['step_seconds'])} s{peak}"
-    axes.text(spread["max"] + 0.01 * longest, place, text, va="center", fontsize=9)

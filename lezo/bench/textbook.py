@@ -1,10 +1,10 @@
 """The published zeroth-order step as a reference to time and to test against; lezo never trains with it.
 
-Restated from the published code's behaviour: the weights themselves are moved
-by +eps, -2 eps and +eps along noise that is drawn again in every pass, in each tensor's own dtype, and a fourth
-pass updates them. Every candidate is a row of its own, padded on the left; the forward keeps a key/value cache
-and scores the whole vocabulary at every position. Left out are its waits for the device between kernels, so a
-comparison with it is on the cautious side.
+Restated from the published code's behaviour: the weights themselves are moved by +eps, -2 eps and +eps along
+noise that is drawn again in every pass, in each tensor's own dtype, and a fourth pass updates them. Every
+candidate is a row of its own, padded on the left; the forward keeps a key/value cache and scores the whole
+vocabulary at every position. Left out are its waits for the device between kernels, so a comparison with it
+is on the cautious side.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lezo.data.encode import Encoded
+from lezo.data.encode import Encoded, padded
 from lezo.model.layout import Layout
 from lezo.noise import seeds
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.step import Stopwatch
 
-_MULTIPLE = 8  # what rows are padded to
+MULTIPLE = 8  # what rows are padded to
 _IGNORED = -100
 _NO_DECAY = ("bias", "layer_norm", "layernorm")
 
@@ -32,8 +32,9 @@ _NO_DECAY = ("bias", "layer_norm", "layernorm")
 class Rows:
     """A batch in the published form, R rows of T tokens, T a multiple of 8.
 
-    ``input_ids``, ``attention_mask``: (R, T) int64. ``scored``: (R, T - 1) bool, the targets that belong to an
-    answer. ``candidates``: how many rows each example has. ``gold``: (examples,) int64, None for the LM loss.
+    ``input_ids``, ``attention_mask``: (R, T) int64. ``scored``: (R, T - 1) bool, the targets that belong to
+    an answer. ``candidates``: how many rows each example has. ``gold``: (examples,) int64, None for the LM
+    loss.
     """
 
     input_ids: Tensor
@@ -77,7 +78,7 @@ class Textbook:
         self.lr, self.eps, self.weight_decay, self.seed = lr, eps, weight_decay, seed
 
     def step(self, step: int, examples: Sequence[Encoded]) -> TextbookReport:
-        """Four passes over the active tensors and two forwards. The weights are left as rounding leaves them."""
+        """Four passes over the active tensors and two forwards; the weights stay as rounding leaves them."""
         seed = seeds.step_seed(self.seed, step)
         active = self.layout.active(self.blocks(step, seed))
         with self.watch("data"):
@@ -125,19 +126,11 @@ def candidate_rows(examples: Sequence[Encoded], *, lm: bool, pad: int, device: t
     """A row for every candidate of every example, example by example; for the LM loss the gold one's only."""
     kept = [(example.gold[0],) if lm else range(len(example.input_ids)) for example in examples]
     chosen = [(example, k) for example, ks in zip(examples, kept, strict=True) for k in ks]
-    sequences = [example.input_ids[k] for example, k in chosen]
-    length = padded_length([len(sequence) for sequence in sequences])
-    ids = torch.tensor([[pad] * (length - len(s)) + list(s) for s in sequences])
-    mask = torch.tensor([[0] * (length - len(s)) + [1] * len(s) for s in sequences])
+    ids, mask = padded([example.input_ids[k] for example, k in chosen], pad, MULTIPLE)
     sizes = torch.tensor([example.answer_lens[k] for example, k in chosen])
-    scored = torch.arange(length - 1, 0, -1) <= sizes[:, None]
+    scored = torch.arange(ids.shape[1] - 1, 0, -1) <= sizes[:, None]
     gold = None if lm else torch.tensor([example.gold[0] for example in examples]).to(device)
     return Rows(ids.to(device), mask.to(device), scored.to(device), tuple(map(len, kept)), gold)
-
-
-def padded_length(lengths: Sequence[int]) -> int:
-    """T: the longest, rounded up to a multiple of 8."""
-    return -(-max(lengths) // _MULTIPLE) * _MULTIPLE
 
 
 def textbook_loss(model: nn.Module, rows: Rows) -> Tensor:
@@ -150,11 +143,7 @@ def textbook_loss(model: nn.Module, rows: Rows) -> Tensor:
         return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
     token = logits.log_softmax(-1).gather(2, targets[:, :, None]).squeeze(2)
     means = token.masked_fill(~rows.scored, 0).sum(1) / rows.scored.sum(1)
-    return _over_candidates(means, rows.candidates, rows.gold)
-
-
-def _over_candidates(means: Tensor, candidates: Sequence[int], gold: Tensor) -> Tensor:
-    if len(set(candidates)) == 1:
-        return functional.cross_entropy(means.view(len(gold), -1), gold)
-    apart = zip(torch.split(means, list(candidates)), gold, strict=True)
+    if len(set(rows.candidates)) == 1:
+        return functional.cross_entropy(means.view(len(rows.gold), -1), rows.gold)
+    apart = zip(torch.split(means, list(rows.candidates)), rows.gold, strict=True)
     return torch.stack([functional.cross_entropy(scores, right) for scores, right in apart]).mean()

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lezo import __version__
 from lezo.bench.table import Peak, Sample, findings, markdown, picture
-from lezo.bench.variants import Variant, Work, lezo_blocks, make_variant, typical_work
+from lezo.bench.variants import Setup, Variant, Work, lezo_blocks, make_variant, typical_work
 from lezo.config.compose import Composed
 from lezo.config.schema import BenchConfig, BenchVariant, RunConfig
 from lezo.model.forward import Network
@@ -28,7 +28,6 @@ from lezo.records.environment import environment, forget_peak_memory, peak_memor
 from lezo.records.folder import BENCH, CONFIG, ENVIRONMENT, RunFolder
 from lezo.records.format import clock, count, table
 from lezo.runs import banner, console
-from lezo.runs.build import make_batches
 from lezo.runs.outcome import failed, out_of_memory
 from lezo.runs.plan import Plan, make_plan
 from lezo.zo.rows import network_for
@@ -76,15 +75,16 @@ def alone(config: RunConfig, name: BenchVariant) -> Peak:
     """One step of one variant in this process, which does nothing else."""
     plan = make_plan(config)
     try:
-        network = loaded(config, plan)
+        setup = Setup(config, plan, typical_work(config, plan), loaded(config, plan))
         forget_peak_memory()  # of loading, and of finding out how the model runs
-        variant = make_variant(config, plan, typical_work(config, plan), network, name)
-        sample = timed(variant, 0, plan.device)
+        sample = timed(make_variant(setup, name), 0, plan.device)
     except Exception as error:
         if not out_of_memory(error):
             raise
         return Peak(error="out of memory")
-    return Peak(_peak_bytes(plan.device), sample.seconds)
+    cuda = plan.device.type == "cuda"
+    used = torch.cuda.max_memory_allocated(plan.device) if cuda else peak_memory()["host"]
+    return Peak(used, sample.seconds)
 
 
 def bench(composed: Composed, child: Sequence[str], command: str, out: Console) -> None:
@@ -102,12 +102,16 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     network = loaded(config, plan)
     if network.plain is not None:
         out.print(f"rows {network.rows}")
-        work = replace(work, ours=_plain_tokens(config, plan, work))
+        work = typical_work(config, plan, plain=True)
         described = _described(config, plan, work, command) | {"rows": network.rows}
-    rounds = Rounds(plan.device, partial(make_variant, config, plan, work, network), peaks)
-    samples = [_kept(sample, folder) for sample in rounds(config.bench, out)]
-    found = findings([s for s in samples if s.step], rounds.peaks)
-    result = described | found | {"seconds": time.perf_counter() - start}
+    rounds = Rounds(plan.device, partial(make_variant, Setup(config, plan, work, network)), peaks)
+    samples = []
+    for sample in rounds(config.bench, out):
+        row = {"step": sample.step, "variant": sample.variant.value, "seconds": sample.seconds}
+        folder.row(row | dict(sample.phases))
+        samples.append(sample)
+    measured = findings([sample for sample in samples if sample.step], rounds.peaks)
+    result = described | measured | {"seconds": time.perf_counter() - start}
     folder.json(BENCH, result)
     folder.text("table.md", markdown(result))
     folder.data("steps.png", picture(result))
@@ -138,9 +142,9 @@ class Rounds:
             if turn.variant in self._expected:
                 left = clock(sum(self._expected.get(later.variant, 0) for later in turns[number:]))
                 out.print(f"timing {number + 1}/{len(turns)}: {turn}, about {left} left")
-                yield from self.taken(turn)
+                yield from self.take(turn)
 
-    def taken(self, turn: Turn) -> list[Sample]:
+    def take(self, turn: Turn) -> list[Sample]:
         """The turn's sample, or none for want of memory."""
         try:
             if turn.variant not in self._variants:
@@ -164,10 +168,9 @@ def schedule(first: Mapping[BenchVariant, float], repeats: int, textbook_repeats
     are timed once where ``textbook_repeats`` does not say more.
     """
     slow = {name for name, seconds in first.items() if seconds > SLOW}
-    steps = {name: repeats for name in first}
-    for name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo):
-        if name in steps:
-            steps[name] = textbook_repeats or (1 if name in slow else repeats)
+    steps = dict.fromkeys(first, repeats)
+    for name in first.keys() & {BenchVariant.textbook_mezo, BenchVariant.textbook_lezo}:
+        steps[name] = textbook_repeats or (1 if name in slow else repeats)
     rounds = max(steps.values(), default=0)
     spread = {name: _spread(count, rounds) for name, count in steps.items()}
     warm = [Turn(name, 0) for name in first if name not in slow]
@@ -175,7 +178,7 @@ def schedule(first: Mapping[BenchVariant, float], repeats: int, textbook_repeats
 
 
 def _spread(count: int, rounds: int) -> set[int]:
-    """``count`` of the rounds 1 to ``rounds``, evenly: one is the middle one, amid what it is compared with."""
+    """``count`` of the rounds 1 to ``rounds``, evenly; a single one is the middle one."""
     return {-(-(2 * i - 1) * rounds // (2 * count)) for i in range(1, count + 1)}
 
 
@@ -196,20 +199,16 @@ def loaded(config: RunConfig, plan: Plan) -> Network:
     return network_for(model, plan.layout, longest=plan.lengths[1])
 
 
-def _plain_tokens(config: RunConfig, plan: Plan, work: Work) -> int:
-    return sum(part.tokens for part in make_batches(config, plan, plain=True).made(work.place))
-
-
 def _peaks(child: Sequence[str], out: Console) -> dict[BenchVariant, Peak]:
     """Each variant's memory, one process after the other, before this one loads anything."""
     peaks = {}
     for number, name in enumerate(BenchVariant, 1):
         out.print(f"memory {number}/{len(BenchVariant)}: {name.value}, one step in a process of its own")
-        peaks[name] = _child([*child, f"bench.variant={name.value}"])
+        peaks[name] = measured_in_a_child([*child, f"bench.variant={name.value}"])
     return peaks
 
 
-def _child(command: Sequence[str]) -> Peak:
+def measured_in_a_child(command: Sequence[str]) -> Peak:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == -signal.SIGKILL:  # as the kernel ends who takes the memory of all
         return Peak(error="killed, as for want of memory")
@@ -218,21 +217,10 @@ def _child(command: Sequence[str]) -> Peak:
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _peak_bytes(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()["host"]
-
-
-def _kept(sample: Sample, folder: RunFolder) -> Sample:
-    """The sample, which is now a row of metrics.jsonl too."""
-    row = {"step": sample.step, "variant": sample.variant.value, "seconds": sample.seconds}
-    folder.row(row | dict(sample.phases))
-    return sample
-
-
 def _profile(rounds: Rounds, folder: RunFolder) -> None:
     """A torch profiler trace of one lezo step, for chrome://tracing or Perfetto."""
     with torch.profiler.profile() as profiler:
-        rounds.taken(Turn(BenchVariant.lezo, 0))
+        rounds.take(Turn(BenchVariant.lezo, 0))
     profiler.export_chrome_trace(str(folder.path / "trace.json"))
 
 
@@ -241,25 +229,18 @@ def _at_rest(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _device(device: torch.device) -> str:
-    """Its name, and for a CPU how much of it is used."""
-    threads = "" if device.type == "cuda" else f", threads: {torch.get_num_threads()}"
-    return f"{environment(device)['device']}{threads}"
-
-
 def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> str:
-    batch, repeats = described["batch"], config.bench.repeats
+    batch, repeats, textbook = described["batch"], config.bench.repeats, config.bench.textbook_repeats or 1
     lengths, tokens = batch["lengths"], batch["tokens"]
+    sequences = f"sequences of {lengths['median']:g} tokens (median) to {lengths['longest']}"
+    weights = f"{count(described['parameters'])} parameters, {described['dtype']} on {described['device']}"
     rows = {
-        "task": f"{described['title']}: {batch['examples']} examples a step, sequences of {lengths['median']:g} tokens "
-        f"(median) to {lengths['longest']}",
-        "model": f"{described['model']}: {count(described['parameters'])} parameters, {described['dtype']} on "
-        f"{described['device']}" + (", random weights" if described["random_weights"] else ""),
+        "task": f"{described['title']}: {batch['examples']} examples a step, {sequences}",
+        "model": f"{described['model']}: {weights}" + (", random weights" * described["random_weights"]),
         "tokens": f"{tokens['padded']} in the textbook's forward, {tokens['real']} without its padding, "
         f"{tokens['ours']} in ours",
         "lezo": f"{described['blocks']} each step",
-        "timing": f"{repeats} steps each in turns; a textbook step above {SLOW:g} s: "
-        f"{config.bench.textbook_repeats or 1}",
+        "timing": f"{repeats} steps each in turns; a textbook step above {SLOW:g} s: {textbook}",
         "folder": str(folder),
     }
     return table(rows, f"lezo-bench {__version__}")
@@ -268,6 +249,7 @@ def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> st
 def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
     """What was timed, for bench.json and the headings."""
     blocks, lengths = lezo_blocks(config, plan), work.lengths
+    threads = "" if plan.device.type == "cuda" else f", threads: {torch.get_num_threads()}"
     return {
         "task": config.task.name,
         "title": banner.title(config),
@@ -276,7 +258,7 @@ def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[
         "random_weights": config.model.random_weights,
         "parameters": plan.parameters,
         "dtype": plan.dtype_name,
-        "device": _device(plan.device),
+        "device": f"{environment(plan.device)['device']}{threads}",
         "sparsity": blocks.sparsity,
         "blocks": f"{blocks.total - blocks.keep} of {blocks.total} blocks skipped",
         "seed": config.seed,

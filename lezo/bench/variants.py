@@ -1,4 +1,4 @@
-"""What lezo-bench times: ours, the textbook's, and the floor under both, all on one typical batch of the task."""
+"""What lezo-bench times: ours, the textbook's, and the floor under both, on one typical batch of the task."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property
 
 import torch
-from torch import nn
 
-from lezo.bench.textbook import Textbook, padded_length
+from lezo.bench.textbook import MULTIPLE, Textbook
 from lezo.config.methods import LezoConfig, ZerothOrderConfig
 from lezo.config.schema import BenchVariant, RunConfig
-from lezo.data.batches import batch_indices
+from lezo.data.batches import Batches, batch_indices
 from lezo.data.encode import Encoded
 from lezo.model.forward import Network
 from lezo.runs.build import make_batches, make_optimizer
@@ -50,11 +48,26 @@ class Work:
     @property
     def lengths(self) -> list[int]:
         """The tokens of each sequence, every candidate counted."""
-        return [len(ids) for example in self.examples for ids in example.input_ids]
+        return _lengths(self.examples)
 
 
-def typical_work(config: RunConfig, plan: Plan) -> Work:
-    """The first epoch's batch closest to its medians of real and padded tokens.
+@dataclass(frozen=True)
+class Setup:
+    """What all variants have in common; those of one model move the same weights."""
+
+    config: RunConfig
+    plan: Plan
+    work: Work
+    network: Network
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Makes the work anew, as the engine's forward takes it."""
+        return make_batches(self.config, self.plan, plain=self.network.plain is not None)
+
+
+def typical_work(config: RunConfig, plan: Plan, *, plain: bool = False) -> Work:
+    """The first epoch's batch closest to its medians of real and padded tokens. ``plain``: not packed.
 
     With one batch for all, a variant that is timed less often than another has still done the same work.
     """
@@ -67,67 +80,58 @@ def typical_work(config: RunConfig, plan: Plan) -> Work:
     middle = [statistics.median(sizes) for sizes in zip(*loads, strict=True)]
     far = [sum(abs(a / b - 1) for a, b in zip(load, middle, strict=True)) for load in loads]
     place = far.index(min(far))
-    ours = sum(part.tokens for part in make_batches(config, plan).made(place))
+    ours = sum(part.tokens for part in make_batches(config, plan, plain=plain).make(place))
     return Work(place, drawn[place], *loads[place], ours)
 
 
 def lezo_blocks(config: RunConfig, plan: Plan) -> UniformBlocks:
-    """What lezo and textbook_lezo choose from: optim.sparsity, or lezo's default where optim=mezo has none."""
+    """What lezo and textbook_lezo choose from: by optim.sparsity, or lezo's default where there is none."""
     return UniformBlocks(len(plan.layout.blocks), getattr(config.optim, "sparsity", LezoConfig.sparsity))
 
 
-def make_variant(config: RunConfig, plan: Plan, work: Work, network: Network, name: BenchVariant) -> Variant:
-    """The variant, ready to step. Variants of one model move the same weights, by steps of a training run's size."""
-    watch = Stopwatch(plan.device)
+def make_variant(setup: Setup, name: BenchVariant) -> Variant:
+    """The variant, ready to take steps of a training run's size."""
+    watch, total = Stopwatch(setup.plan.device), len(setup.plan.layout.blocks)
     skips = name in (BenchVariant.lezo, BenchVariant.textbook_lezo)
-    blocks = lezo_blocks(config, plan) if skips else UniformBlocks(len(plan.layout.blocks), 0.0)
+    blocks = lezo_blocks(setup.config, setup.plan) if skips else UniformBlocks(total, 0.0)
     if name is BenchVariant.floor:
-        step = _floor(config, plan, work, network, watch)
-    elif name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo):
-        step = _textbook(config, plan, work, network.model, blocks, watch)
-    else:
-        step = _engine(config, plan, work, network, blocks, watch)
-    return Variant(name, step, watch)
+        return Variant(name, _floor(setup, watch), watch)
+    published = name in (BenchVariant.textbook_mezo, BenchVariant.textbook_lezo)
+    return Variant(name, (_textbook if published else _engine)(setup, blocks, watch), watch)
 
 
-def _floor(
-    config: RunConfig, plan: Plan, work: Work, network: Network, watch: Stopwatch
-) -> Callable[[int], object]:
+def _floor(setup: Setup, watch: Stopwatch) -> Callable[[int], object]:
     """Two forwards over our engine's batch, not even with a head, and nothing else."""
-    made = make_batches(config, plan, plain=network.plain is not None).made
+    batches = setup.batches
 
     def step(_: int) -> None:
         with watch("data"):
-            parts = made(work.place)
+            parts = batches.make(setup.work.place)
         with watch("forward"), torch.inference_mode():
             for part in [*parts, *parts]:
-                network.hidden(part)
+                setup.network.hidden(part)
 
     return step
 
 
-def _textbook(
-    config: RunConfig, plan: Plan, work: Work, model: nn.Module, blocks: UniformBlocks, watch: Stopwatch
-) -> Callable[[int], object]:
-    lm, pad = plan.parts.task.loss == "lm", plan.parts.pad
-    textbook = Textbook(model, plan.layout, blocks, watch, lm=lm, pad=pad, **_settings(config))
-    return partial(_on, textbook, work.examples)
+def _textbook(setup: Setup, blocks: UniformBlocks, watch: Stopwatch) -> Callable[[int], object]:
+    optim, parts = setup.config.optim, setup.plan.parts
+    assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # the command and check saw to it
+    settings = {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay}
+    lm, seed = parts.task.loss == "lm", setup.config.seed
+    model, layout = setup.network.model, setup.plan.layout
+    textbook = Textbook(model, layout, blocks, watch, lm=lm, pad=parts.pad, seed=seed, **settings)
+    return lambda step: textbook.step(step, setup.work.examples)
 
 
-def _on(textbook: Textbook, examples: Sequence[Encoded], step: int) -> object:
-    return textbook.step(step, examples)
-
-
-def _engine(
-    config: RunConfig, plan: Plan, work: Work, network: Network, blocks: UniformBlocks, watch: Stopwatch
-) -> Callable[[int], object]:
+def _engine(setup: Setup, blocks: UniformBlocks, watch: Stopwatch) -> Callable[[int], object]:
     """The optimizer that lezo-run trains with, on batches that are not prepared ahead, so that they count."""
-    made = make_batches(config, plan, plain=network.plain is not None).made
-    optimizer = make_optimizer(config, network, plan.layout, blocks)
+    batches = setup.batches
+    optimizer = make_optimizer(setup.config, setup.network, setup.plan.layout, blocks)
 
     def step(i: int) -> object:
         with watch("data"):
-            parts = made(work.place)
+            parts = batches.make(setup.work.place)
         start = time.perf_counter()
         report = optimizer.step(i, parts)  # waits for the device at its end
         forward = time.perf_counter() - start - sum(report.phases.values())
@@ -137,13 +141,11 @@ def _engine(
     return step
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
-    optim = config.optim
-    assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # the command and check saw to it
-    return {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay, "seed": config.seed}
+def _lengths(examples: Sequence[Encoded]) -> list[int]:
+    return [len(ids) for example in examples for ids in example.input_ids]
 
 
 def _load(examples: Sequence[Encoded]) -> tuple[int, int]:
     """Padded and real tokens of all candidates."""
-    lengths = [len(ids) for example in examples for ids in example.input_ids]
-    return padded_length(lengths) * len(lengths), sum(lengths)
+    lengths = _lengths(examples)
+    return -(-max(lengths) // MULTIPLE) * MULTIPLE * len(lengths), sum(lengths)

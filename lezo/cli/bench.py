@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from lezo.cli.run import command_line, complain
@@ -61,8 +60,9 @@ def _benched(arguments: Any) -> int:
     composed, overrides, config_dir = _composed(arguments), arguments.overrides, arguments.config_dir
     from lezo.bench.timing import benchmark  # torch and transformers take seconds to import: only now
 
-    repeat = command(overrides, config_dir, "lezo-bench")
-    return benchmark(composed, _child(overrides, config_dir), repeat)
+    folder = ["--config-dir", config_dir] if config_dir else []
+    child = [sys.executable, "-m", "lezo.cli.bench", *folder, *overrides]
+    return benchmark(composed, child, command(overrides, config_dir, "lezo-bench"))
 
 
 def _composed(arguments: Any) -> Composed:
@@ -70,22 +70,16 @@ def _composed(arguments: Any) -> Composed:
     if arguments.multirun:
         raise ConfigError(["-m: lezo-bench times one configuration; run it once for each"])
     composed = compose([_FOLDER, *arguments.overrides], config_dir=arguments.config_dir)
-    optim, adapter = composed.config.optim, composed.config.peft.name
-    if adapter != "none" or composed.config.minimises_metric:
-        given = f"peft={adapter}" if adapter != "none" else "optim.objective=metric"
-        raise ConfigError(
-            [f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"]
-        )
-    if composed.config.method.family != "lezo":
-        raise ConfigError(
-            [f"optim={optim.name}: lezo-bench times two-point steps; expected optim=lezo or optim=mezo"]
-        )
-    return composed
-
-
-def _child(overrides: Sequence[str], config_dir: str | None) -> list[str]:
-    folder = ["--config-dir", config_dir] if config_dir else []
-    return [sys.executable, "-m", "lezo.cli.bench", *folder, *overrides]
+    config = composed.config
+    if config.peft.name != "none" or config.minimises_metric:
+        given = f"peft={config.peft.name}" if config.peft.name != "none" else "optim.objective=metric"
+        problem = f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"
+    elif config.method.family != "lezo":
+        reason = "lezo-bench times two-point steps; expected optim=lezo or optim=mezo"
+        problem = f"optim={config.optim.name}: {reason}"
+    else:
+        return composed
+    raise ConfigError([problem])
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ def main() -> None:
 
 
 def _answer(said: list[str]) -> int:
-    from lezo.config.compose import board_options
+    from lezo.config.compose import command_options
+    from lezo.config.schema import BoardConfig
     from lezo.tracking.workspace import WorkspaceError, save, told
 
-    board = board_options(said)
+    board = command_options(BoardConfig, said)
     name, project = board.name, board.project or os.environ.get("WANDB_PROJECT") or "lezo"
     entity = board.entity or os.environ.get("WANDB_ENTITY") or None
     try:

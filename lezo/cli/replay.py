@@ -41,8 +41,8 @@ def main() -> None:
 
 
 def _answer(said: list[str]) -> int:
-    from lezo.config.compose import replay_options
-    from lezo.config.schema import ConfigError
+    from lezo.config.compose import command_options
+    from lezo.config.schema import ConfigError, ReplayConfig
 
     if not said:
         print(HELP, end="")
@@ -51,7 +51,7 @@ def _answer(said: list[str]) -> int:
     runs = [word for word in said if word not in options]
     if len(runs) != 1:
         raise ConfigError([f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"])
-    return replayed(Path(runs[0]), replay_options(options))
+    return replayed(Path(runs[0]), command_options(ReplayConfig, options))
 
 
 def replayed(run: Path, options: Any) -> int:

@@ -45,13 +45,14 @@ def main() -> None:
 
 
 def _answer(words: list[str]) -> int:
-    from lezo.config.compose import report_options
+    from lezo.config.compose import command_options
+    from lezo.config.schema import ReportConfig
     from lezo.report.write import NoRunError, watch, write
 
     options = [word for word in words if word.startswith("report.") and "=" in word]
     roots = [Path(word) for word in words if word not in options] or [Path("runs")]
     try:
-        chosen = report_options(options)
+        chosen = command_options(ReportConfig, options)
         _refuse(_problems(chosen) or _missing(roots))
         (watch if chosen.watch else write)(roots, chosen)
         return 0

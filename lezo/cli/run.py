@@ -68,9 +68,9 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"lezo {__version__}")
     found, flags = parser.parse_known_intermixed_args()
     if flags:
-        from lezo.config.compose import meant
+        from lezo.config.compose import suggestions
 
-        sys.exit(_unknown_flag(flags[0], sys.argv[1:], meant))
+        sys.exit(_unknown_flag(flags[0], sys.argv[1:], suggestions))
     return found
 
 

@@ -68,7 +68,7 @@ def _refuse_flags(given: argparse.Namespace) -> None:
     ]
     if flags:
         expected = (
-            "lezo-inspect takes key=value, group=option, --config-dir and --help, and shows one configuration"
+            "lezo-inspect shows one configuration; expected key=value, group=option, --config-dir or --help"
         )
         raise ConfigError([f"{', '.join(flags)}: {expected}"])
 
@@ -125,10 +125,8 @@ def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
     """The example in words: the prompt, and each candidate's scored tokens between guillemets."""
     from lezo.model.evaluate import gold
 
-    lines = [
-        f"--- {split} {example.index}: gold {gold(example)!r}"
-        + (" (cut from the left)" if example.truncated else "")
-    ]
+    cut = " (cut from the left)" if example.truncated else ""
+    lines = [f"--- {split} {example.index}: gold {gold(example)!r}{cut}"]
     for k, (ids, size) in enumerate(zip(example.input_ids, example.answer_lens, strict=True)):
         prompt, answer = ids[: len(ids) - size], ids[len(ids) - size :]
         marked = "".join(f"«{tokenizer.decode([token])}»" for token in answer)

@@ -1,10 +1,10 @@
-"""Every rule about values: what is out of its range, and what does not go together. All problems at once. No torch."""
+"""Every rule about values: what is out of its range, and what does not go together. All problems at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets,
 from lezo.tasks import TASKS, Task
 from lezo.tasks.registry import NAME, RegistryError
 
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
 
 def check(config: RunConfig, *, weights: bool = True) -> None:
     """Raise ConfigError with every value out of range and every pair of values that do not go together.
 
     ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
     """
-    _refuse_no_settings(config)
+    _refuse_other_settings(config)
     problems = [*_out_of_range(config), *_name_problems(config)]
     problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
     if weights:
@@ -28,14 +30,14 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
         raise ConfigError(problems)
 
 
-def _refuse_no_settings(config: RunConfig) -> None:
-    """Raise ConfigError for a group that an interpolation made nothing of: the schema lets that pass."""
-    groups = [one.name for one in fields(config) if one.default_factory is not MISSING]
-    none = [name for name in groups if not is_dataclass(getattr(config, name))]
-    if none:
-        raise ConfigError(
-            [f"{name}={getattr(config, name)}: expected its settings, each by its key" for name in none]
-        )
+def _refuse_other_settings(config: RunConfig) -> None:
+    """Raise ConfigError for a group that refers to nothing or to another one, which the schema lets pass."""
+    default = RunConfig()
+    kinds = {one.name: type(getattr(default, one.name)) for one in fields(config)}
+    groups = [name for name, kind in kinds.items() if is_dataclass(kind)]
+    wrong = [name for name in groups if not isinstance(getattr(config, name), kinds[name])]
+    if wrong:
+        raise ConfigError([f"{name}: expected settings of its own, each by its key" for name in wrong])
 
 
 def _out_of_range(node: Any, path: str = "") -> Iterator[str]:
@@ -54,25 +56,24 @@ def _name_problems(config: RunConfig) -> Iterator[str]:
         name = getattr(config, group).name
         if name not in names and not (group == "data" and name is None):  # which has words of its own
             yield f"{group}: name {name!r} is unknown; expected one of {', '.join(names)}"
-    for registry, given in ((TASKS, config.task.name), (METHODS, config.optim.name)):
-        if (problem := load_problem(registry, given)) is not None:
-            yield problem
-    if config.method is NO_METHOD and load_problem(METHODS, config.optim.name) is None:
-        yield (
-            f"optim: name {config.optim.name!r} is not that of its settings; expected one of {', '.join(METHODS)}, "
-            "with defaults: [/schema/optim/<name>@_here_, _self_]"
-        )
-    peft = config.peft
-    if PEFT_SCHEMAS.get(peft.name) is not type(peft):
-        yield (
-            f"peft: name {peft.name!r} is not that of its settings; expected one of {', '.join(PEFT_SCHEMAS)}, with "
-            "defaults: [/schema/peft/<name>@_here_, _self_]"
-        )
+    if (problem := load_problem(TASKS, config.task.name)) is not None:
+        yield problem
+    if (problem := load_problem(METHODS, config.optim.name)) is not None:
+        yield problem
+    elif config.method is NO_METHOD:
+        yield _not_of_its_settings("optim", config.optim.name, METHODS)
+    if PEFT_SCHEMAS.get(config.peft.name) is not type(config.peft):
+        yield _not_of_its_settings("peft", config.peft.name, PEFT_SCHEMAS)
     if not NAME.fullmatch(config.model.name):
-        yield (
-            f"model: name {config.model.name!r} would be part of the run folder's path; expected at most 100 letters, "
-            "digits, dots, dashes and underscores, a letter or digit first"
-        )
+        expected = "at most 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+        problem = f"model: name {config.model.name!r} would be part of the run folder's path"
+        yield f"{problem}; expected {expected}"
+
+
+def _not_of_its_settings(group: str, name: str, known: Mapping[str, Any]) -> str:
+    given = f"defaults: [/schema/{group}/<name>@_here_, _self_]"
+    expected = f"expected one of {', '.join(known)}, with {given}"
+    return f"{group}: name {name!r} is not that of its settings; {expected}"
 
 
 def load_problem(registry: Mapping[str, Any], name: str) -> str | None:
@@ -87,18 +88,19 @@ def load_problem(registry: Mapping[str, Any], name: str) -> str | None:
 def _data_problems(config: RunConfig) -> Iterator[str]:
     data = config.data
     if data.name is None:
-        yield f"data: model={config.model.name} has no data of its own; add data=local data.path=DIR, data=hub or data=sample"
+        ways = "add data=local data.path=DIR, data=hub or data=sample"
+        yield f"data: model={config.model.name} has no data of its own; {ways}"
     if data.name == "local" and data.path is None:
         yield "data=local: expected a folder; add data.path=DIR, which holds <task>/train.jsonl and val.jsonl"
     if data.path is not None and data.name != "local":
         yield f"data.path={data.path}: only data=local reads a folder; add data=local"
-    if data.path is not None and not is_folder(data.path):
+    if data.path is not None and not path_is(Path.is_dir, data.path):
         yield f"data.path={data.path}: no such folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
     rows = _train_rows(config)
     if config.task.demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
-        yield f"task.demos={config.task.demos}: demonstrations come from the {rows} train rows (task.num_train)"
+        yield f"task.demos={config.task.demos}: expected at most the {rows} train rows (task.num_train)"
 
 
 def _train_rows(config: RunConfig) -> int:
@@ -111,14 +113,17 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
     task, optim = config.task, config.optim
     own = task.demo_sets is DemoSets.each
     if own and config.learns:
-        yield f"task.demo_sets=each: each test example has demonstrations of its own; only optim=none and icl take them, not {optim.name}"
+        takers = f"only optim=none and icl take them, not {optim.name}"
+        yield f"task.demo_sets=each: each test example has demonstrations of its own; {takers}"
     if own and task.demos == 0:
         yield "task.demo_sets=each: expected task.demos of at least 1"
     if config.method.own_demos and not own:
-        yield f"optim={optim.name}: expected task.demo_sets=each (optim=none task.demos=K shows every example the same K)"
+        other = "optim=none task.demos=K shows every example the same K"
+        yield f"optim={optim.name}: expected task.demo_sets=each ({other})"
     generates = TASKS.get(task.name, Task).generates
     if config.eval.calibration is not Calibration.none and generates:
-        yield f"eval.calibration={config.eval.calibration.name}: {task.name} generates its answers; only candidates are calibrated"
+        reason = f"{task.name} generates its answers; only candidates are calibrated"
+        yield f"eval.calibration={config.eval.calibration.name}: {reason}"
     if config.eval.calibration is Calibration.icl_sfc and task.demos == 0:
         yield "eval.calibration=icl_sfc: expected task.demos of at least 1 (sfc needs none)"
     if config.fits_head and config.task.num_train == 0:
@@ -130,38 +135,28 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
     if model.name == "tiny" and model.path is not None:
         yield f"model.path={model.path}: model=tiny is part of lezo; add model=hf to use a folder or a hub id"
     if model.name != "tiny" and model.path is None:
-        yield f"model={model.name}: expected a folder or a hub id; add model.path=DIR or model.path=OWNER/NAME"
+        yield f"model={model.name}: expected a folder or hub id; add model.path=DIR or model.path=OWNER/NAME"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
-        if path is None or is_folder(path):
-            continue
-        if path.lower().endswith(".gguf"):
-            if not is_file(path):
-                yield f"{key}={path}: no such file"
-        elif is_file(path):
-            yield f"{key}={path}: a file; expected the folder it is in, or a .gguf file"
-        elif not _is_hub_id(path):
-            yield f"{key}={path}: no such folder"
+        if path is not None and (problem := _path_problem(path)) is not None:
+            yield f"{key}={path}: {problem}"
 
 
-def is_folder(path: str) -> bool:
-    """Whether there is such a folder, which may be given from somebody's home (~)."""
-    return path != "" and _found(path, Path.is_dir)
+def _path_problem(path: str) -> str | None:
+    """What is wrong with a model's path: a folder, a GGUF file or a hub id."""
+    is_file = path_is(Path.is_file, path)
+    if path.lower().endswith(".gguf"):
+        return None if is_file or path_is(Path.is_dir, path) else "no such file"
+    if is_file:
+        return "a file; expected the folder it is in, or a .gguf file"
+    return None if path_is(Path.is_dir, path) or HUB_ID.fullmatch(path) else "no such folder"
 
 
-def is_file(path: str) -> bool:
-    """Whether there is such a file, which may be given from somebody's home (~)."""
-    return _found(path, Path.is_file)
-
-
-def _found(path: str, kind: Callable[[Path], bool]) -> bool:
+def path_is(kind: Callable[[Path], bool], path: str) -> bool:
+    """Whether there is such a folder (``Path.is_dir``) or file (``Path.is_file``); ~ is somebody's home."""
     try:
-        return kind(Path(path).expanduser())
+        return path != "" and kind(Path(path).expanduser())
     except (OSError, RuntimeError):  # a name too long, a folder closed to us, a home of nobody
         return False
-
-
-def _is_hub_id(path: str) -> bool:
-    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path))
 
 
 def _training_problems(config: RunConfig) -> Iterator[str]:
@@ -170,11 +165,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             yield f"peft={config.peft.name}: optim={config.optim.name} takes no step; leave out one of them"
         return
     if getattr(config.optim, "lr", None) is None:
-        with_peft = "" if config.peft.name == "none" else f" with peft={config.peft.name}"
-        yield (
-            f"optim.lr: model={config.model.name} has no default learning rate for {config.optim.name}{with_peft}; "
-            "add optim.lr=..."
-        )
+        what = config.optim.name + ("" if config.peft.name == "none" else f" with peft={config.peft.name}")
+        yield f"optim.lr: model={config.model.name} has no default learning rate for {what}; add optim.lr=..."
     yield from _peft_problems(config)
     for key, size in (("num_train", config.task.num_train), ("num_dev", config.task.num_dev)):
         if size == 0:
@@ -182,20 +174,21 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     if 0 < config.task.demos == _train_rows(config):
         yield f"task.demos={config.task.demos}: leaves none of the {config.task.demos} train rows to train on"
     if config.first_order and config.model.dtype is DType.float16:
-        yield (
-            f"model.dtype=float16: {config.optim.name} needs weights that small gradients can change; "
-            "expected auto, float32 or bfloat16"
-        )
-    if config.first_order and config.model.compile:
-        yield f"model.compile=true: {config.optim.name} runs the blocks as they are; only mezo and lezo compile them"
+        reason = f"{config.optim.name} needs weights that small gradients can change"
+        yield f"model.dtype=float16: {reason}; expected auto, float32 or bfloat16"
     yield from config.method.problems(config.optim)
 
 
 def _peft_problems(config: RunConfig) -> Iterator[str]:
+    """What the kind of training leaves no place for: nothing to skip, or nothing to compile."""
     name = config.peft.name
     if name == "head" and config.composition is not None and config.composition.blocks != Part("all"):
         yield "peft=head: leaves no decoder block anything to skip; expected optim=mezo, fo-sgd or fo-adamw"
-    if config.minimises_metric and config.model.compile:
-        yield "model.compile=true: optim.objective=metric evaluates the blocks as they are; leave out one of them"
-    if name == "prefix" and config.model.compile:
+    if not config.model.compile:
+        return
+    if config.first_order:
+        yield f"model.compile=true: {config.optim.name} runs blocks as they are; expected a zeroth-order one"
+    if config.minimises_metric:
+        yield "model.compile=true: optim.objective=metric runs blocks as they are; leave out one of them"
+    if name == "prefix":
         yield "model.compile=true: blocks read their prefix as they run; only peft=none and lora compile them"

@@ -1,7 +1,7 @@
 """From the command line's overrides to a checked RunConfig, or to an error that says the way out.
 
-Hydra composes; this module adds what its messages lack: suggestions, choices, and a refusal of keys that
-``+`` would add silently. Nothing here imports torch.
+Hydra composes; this module refuses what Hydra would take silently; `diagnosis` says what Hydra refuses. No
+torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from lezo.config.checks import check, is_folder, load_problem
+from lezo.config.checks import check, load_problem, path_is
 from lezo.config.diagnosis import (
     ADDED_GROUPS,
     COMPOSE_ERRORS,
@@ -40,7 +40,7 @@ from lezo.config.diagnosis import (
     expected_value,
     likely_keys,
     options_of,
-    unknown_option,
+    unknown_choice,
 )
 from lezo.config.identity import job_name
 from lezo.config.methods import METHODS, Method, ZerothOrderConfig
@@ -55,6 +55,7 @@ from lezo.config.schema import (
 from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig)
+_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # but words of Hydra's
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,38 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
 
     Override errors are reported one at a time, values out of range and bad combinations all at once.
     """
-    refuse_missing(config_dir)
     parsed = parse(overrides)
     for override in parsed:
-        _refuse_sweep(override)
-        _refuse_additions(override, config_dir)
+        if override.is_sweep_override():
+            raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])
         _refuse_names(override)
+    with _composition(parsed, config_dir) as tree:
+        hydra = tree.hydra
+        dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
+        composed = converted(tree, *dirs, job_name=str(hydra.sweep.subdir))
+    check(composed.config, weights=weights)
+    _refuse_folders(composed)
+    return composed
+
+
+def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
+    """What the configuration itself sweeps over (hydra.sweeper.params). Raises ConfigError."""
+    with _composition(parse(overrides), config_dir) as tree:
+        return {str(key): str(value) for key, value in (tree.hydra.sweeper.params or {}).items()}
+
+
+@contextmanager
+def _composition(overrides: Sequence[Override], config_dir: str | None) -> Iterator[DictConfig]:
+    """What Hydra composes; its errors, also those of values resolved meanwhile, become a ConfigError."""
+    refuse_missing(config_dir)
+    for override in overrides:
+        _refuse_additions(override, config_dir)
     with hydra_on(config_dir) as extra:
+        words = [*(override.input_line or "" for override in overrides), *extra]
         try:
-            composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-            hydra = composed.hydra
-            dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
-            result = converted(composed, *dirs, job_name=str(hydra.sweep.subdir))
+            yield hydra_compose("run", words, return_hydra_config=True)
         except COMPOSE_ERRORS as error:
-            raise ConfigError([diagnosed(parsed, extra, config_dir, error)]) from None
-    check(result.config, weights=weights)
-    _refuse_folders(result)
-    return result
+            raise ConfigError([diagnosed(overrides, config_dir, error)]) from None
 
 
 def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
@@ -106,81 +122,49 @@ def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
     return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
 
 
-def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
-    """What the configuration itself sweeps over (hydra.sweeper.params). Raises ConfigError."""
-    refuse_missing(config_dir)
-    parsed = parse(overrides)
-    for override in parsed:
-        _refuse_additions(override, config_dir)
-    with hydra_on(config_dir) as extra:
-        try:
-            composed = hydra_compose("run", [*overrides, *extra], return_hydra_config=True)
-        except COMPOSE_ERRORS as error:
-            raise ConfigError([diagnosed(parsed, extra, config_dir, error)]) from None
-        return {str(key): str(value) for key, value in (composed.hydra.sweeper.params or {}).items()}
-
-
 def refuse_missing(config_dir: str | None) -> None:
     """Raise ConfigError where the folder of the user's own configuration is not there."""
-    if config_dir is not None and not is_folder(config_dir):
+    if config_dir is not None and not path_is(Path.is_dir, config_dir):
         raise ConfigError([f"--config-dir {config_dir}: no such folder"])
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
+    """Each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
     parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        try:
-            text.encode()
-            parsed.append(parser.parse_override(text))
-        except (HydraException, RecursionError):
-            expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
-            raise ConfigError(
-                [f"{text}: {did_you_mean(_choices(text))}{expected}; lezo-run --help lists them"]
-            ) from None
-        except UnicodeEncodeError:  # bytes of the command line that Python could not read
-            encoding = sys.getfilesystemencoding()
-            way_out = (
-                ""
-                if encoding == "utf-8"
-                else f", and Python reads {encoding}; say LC_ALL=C.UTF-8 before the command"
-            )
-            raise ConfigError([f"{text}: expected UTF-8 text{way_out}"]) from None
-    return parsed
+    return [_parsed(parser, text) for text in overrides]
 
 
-def _choices(word: str) -> list[str]:
-    """What a bare word, or one with a colon, may have been meant for: an option of one of the groups."""
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        text.encode()
+        return parser.parse_override(text)
+    except UnicodeEncodeError:  # bytes of the command line that Python could not read
+        encoding = sys.getfilesystemencoding()
+        way_out = f", and Python reads {encoding}; say LC_ALL=C.UTF-8 before the command"
+        raise ConfigError([f"{text}: expected UTF-8 text{'' if encoding == 'utf-8' else way_out}"]) from None
+    except (HydraException, RecursionError):
+        expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
+        likely = did_you_mean(_likely_options(text))
+        raise ConfigError([f"{text}: {likely}{expected}; lezo-run --help lists them"]) from None
+
+
+def _likely_options(word: str) -> list[str]:
+    """What a bare word, or one with a colon, may be meant for: an option of one of the groups."""
     group, _, option = word.partition(":")
     if option and group in GROUPS:
         return [f"{group}={option.strip()}"]
     return [f"{group}={word.lower()}" for group in GROUPS if word.lower() in options_of(group, None)]
 
 
-def meant(given: str, value: str | None = None) -> list[str]:
-    """What lezo-run has for a name that is no key of it, as on a flag: --steps 10 is train.steps=10."""
+def suggestions(given: str, value: str | None = None) -> list[str]:
+    """What a flag may be meant for: train.steps=10 for --steps 10."""
     with hydra_on(None):
         return likely_keys(given.replace("-", "_"), hydra_compose("run"), value)
 
 
-def replay_options(overrides: Sequence[str]) -> ReplayConfig:
-    """The options replay.* of lezo-replay. Raises ConfigError with the first that is not one."""
-    return _command_options("replay", ReplayConfig, overrides)
-
-
-def report_options(overrides: Sequence[str]) -> ReportConfig:
-    """The options report.* of lezo-report. Raises ConfigError with the first that is not one."""
-    return _command_options("report", ReportConfig, overrides)
-
-
-def board_options(overrides: Sequence[str]) -> BoardConfig:
-    """The options board.* of lezo-dashboard. Raises ConfigError with the first that is not one."""
-    return _command_options("board", BoardConfig, overrides)
-
-
-def _command_options(name: str, schema: type[_Options], overrides: Sequence[str]) -> _Options:
-    options = OmegaConf.structured(schema)
+def command_options(schema: type[_Options], overrides: Sequence[str]) -> _Options:
+    """A command's options, as replay.* of `ReplayConfig`. Raises ConfigError with the first that is none."""
+    name, options = schema.__name__.removesuffix("Config").lower(), OmegaConf.structured(schema)
     for override in parse(overrides):
         key, text = override.key_or_group.removeprefix(f"{name}."), override.input_line
         if key not in options or override.is_sweep_override():
@@ -195,9 +179,6 @@ def _command_options(name: str, schema: type[_Options], overrides: Sequence[str]
     return result
 
 
-_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # but words of Hydra's
-
-
 def quoted(value: str) -> str:
     r"""A text in Hydra's override grammar, whatever characters it has.
 
@@ -205,9 +186,7 @@ def quoted(value: str) -> str:
     """
     if re.fullmatch(r"(\.{0,2}/)?[a-zA-Z_][\w./-]*", value, re.ASCII) and value.lower() not in _NO_TEXTS:
         return value
-    escaped = re.sub(
-        r"(\\*)('|\$\{|\Z)", lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), value
-    )
+    escaped = re.sub(r"(\\*)('|\$\{|\Z)", lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), value)
     return f"'{escaped}'"
 
 
@@ -226,23 +205,21 @@ def _method(*, _root_: DictConfig) -> str:
 
 def _installed() -> str:
     """For the help: what other packages have registered, a line; nothing where there are none."""
-    found = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
-    return f"\n  of installed packages: {' '.join(found)}" if found else ""
+    options = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
+    return f"\n  of installed packages: {' '.join(options)}" if options else ""
 
 
 def register_schema() -> None:
-    """Make known to Hydra what conf/run.yaml, conf/optim/ and conf/peft/ name: the typed schemas, and a job's name."""
-    OmegaConf.register_new_resolver("lezo_job", _job, replace=True)
-    OmegaConf.register_new_resolver("lezo_method", _method, replace=True)
-    OmegaConf.register_new_resolver("lezo_installed", _installed, replace=True)
-    _store(
-        tuple(filter(None, map(METHODS.get, METHODS))), tuple(METHODS.installed()), tuple(TASKS.installed())
-    )
+    """Make known to Hydra what the files of conf/ name: typed schemas, and how jobs and folders are named."""
+    for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
+        OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
+    methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
+    store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
 
 
 @cache
-def _store(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple[str, ...]) -> None:
-    """Once for the same registered methods and tasks: Hydra keeps what it was told."""
+def store_options(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple[str, ...]) -> None:
+    """Once for the same registered methods and tasks: Hydra keeps what is stored."""
     store = ConfigStore.instance()
     store.store(name="lezo_schema", node=RunConfig)
     for name, kind in PEFT_SCHEMAS.items():
@@ -256,7 +233,7 @@ def _store(methods: tuple[Method, ...], installed: tuple[str, ...], tasks: tuple
 
 
 def _defaults(method: Method) -> DictConfig:
-    """What conf/optim/<name>.yaml would be: the schema's defaults, learning rate and eps those of the model."""
+    """As conf/optim/<name>.yaml: the schema's defaults, but learning rate and eps are those of the model."""
     node = OmegaConf.structured(method.schema(name=method.name))
     if method.trains and node.lr is None:
         node.lr = f"${{peft.lr.{method.rate}}}"
@@ -270,20 +247,12 @@ def _defaults(method: Method) -> DictConfig:
 def hydra_on(config_dir: str | None) -> Iterator[list[str]]:
     """Hydra initialised on our conf/; yields the overrides that ``--config-dir`` amounts to."""
     register_schema()
-    with _closed_environment(), initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
-        yield [] if config_dir is None else [f"hydra.searchpath=[{_address(config_dir)}]"]
-
-
-def _address(folder: str) -> str:
-    return quoted(f"file://{Path(folder).expanduser().resolve()}")
-
-
-@contextmanager
-def _closed_environment() -> Iterator[None]:
-    """Meanwhile no interpolation reads the environment: what it holds may be secret, and a run writes its settings."""
+    # No interpolation reads the environment: what it holds may be secret, and a run writes its settings.
     OmegaConf.register_new_resolver("oc.env", _refused_variable, replace=True)
     try:
-        yield
+        with initialize_config_dir(str(CONF), job_name="lezo-run", version_base="1.3"):
+            folder = None if config_dir is None else Path(config_dir).expanduser().resolve()
+            yield [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
@@ -295,7 +264,7 @@ def _refused_variable(name: str, *_: Any) -> str:
 
 
 def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
-    """The dataclasses of a composed configuration, which loses Hydra's own part, every interpolation resolved.
+    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
 
     Raises ConfigError where a value still looks like one: whoever reads the YAML would resolve it again.
     """
@@ -316,41 +285,39 @@ def _job(*, _root_: DictConfig) -> str:
 
 
 def _refuse_additions(override: Override, config_dir: str | None) -> None:
+    """Hydra adds any key behind a ``+``, to no effect; lezo adds only recipes, and what is Hydra's own."""
     text, key = override.input_line, override.key_or_group
-    if not (override.is_add() or override.is_force_add() or override.is_delete()):
-        return
-    if key.split("/")[0].split(".")[0] == "hydra":
-        return
-    if key in ADDED_GROUPS:  # where there is no such option, Hydra would add a key of that name
-        if (
-            problem := unknown_option(override, str(override.value()), options_of(key, config_dir))
-        ) is not None:
-            raise ConfigError([problem])
+    added = override.is_add() or override.is_force_add()
+    if re.split("[/.]", key)[0] == "hydra":
         return
     if override.is_delete():
         raise ConfigError([f"{text}: no key can be deleted; give it another value instead"])
-    raise ConfigError([f"{text}: a key that lezo does not know would have no effect; leave out the '+'"])
+    if key in ADDED_GROUPS and not added:
+        raise ConfigError([f"{text}: did you mean +{text}? a recipe is added to what the groups choose"])
+    if key in ADDED_GROUPS and (problem := unknown_choice(override, config_dir)) is not None:
+        raise ConfigError([problem])
+    if key not in ADDED_GROUPS and added:
+        raise ConfigError([f"{text}: a key that lezo does not know would have no effect; leave out the '+'"])
 
 
 def _refuse_names(override: Override) -> None:
     """A group's choice is one of the files there, and its name is that file's."""
+    text, value = override.input_line, override.value()
     group, _, key = override.key_or_group.partition(".")
-    value = override.value()
     if group not in GROUPS:
         return
     if not key and group in REGISTERED and (problem := load_problem(REGISTERED[group], str(value))):
-        raise ConfigError([f"{override.input_line}: {problem}"])
+        raise ConfigError([f"{text}: {problem}"])
+    if not key and ".." in str(value).split("/"):
+        raise ConfigError([f"{text}: expected an option of {group}, not a path to elsewhere"])
     if key == "name" or isinstance(value, dict) and "name" in value:
-        text, options = override.input_line, options_of(group, None)
-        known = ", ".join(f"{group}={option}" for option in options)
+        options = options_of(group, None)
         close = difflib.get_close_matches(str(value).lower(), options, n=1)
         likely = did_you_mean([f"{group}={option}" for option in close])
+        known = ", ".join(f"{group}={option}" for option in options)
         labels = "; log.group=NAME and log.tags=[NAME] label a run" if group == "log" else ""
-        raise ConfigError(
-            [f"{text}: a name is chosen with its settings; {likely}expected one of {known}{labels}"]
-        )
-    if not key and ".." in str(value).split("/"):
-        raise ConfigError([f"{override.input_line}: expected an option of {group}, not a path to elsewhere"])
+        reason = "a name is chosen with its settings"
+        raise ConfigError([f"{text}: {reason}; {likely}expected one of {known}{labels}"])
 
 
 def _refuse_folders(composed: Composed) -> None:
@@ -362,8 +329,3 @@ def _refuse_folders(composed: Composed) -> None:
         if given is not None and Path(given).expanduser().resolve() == (composed.run_dir / "model").resolve():
             reason = "is where this run's own model would be; move it, or choose another hydra.run.dir"
             raise ConfigError([f"{key}={given}: {reason}"])
-
-
-def _refuse_sweep(override: Override) -> None:
-    if override.is_sweep_override():
-        raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from lezo.tasks import TASKS
 
-APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # they say how a run is made, not which
+APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # how a run is made, not which
 HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_CONTENT = (
     "model.path",
@@ -44,10 +44,9 @@ def job_name(yaml: str) -> str:
 
     Names may come from a user's own files: what is no plain file name in them becomes "_".
     """
-    said = settings(yaml)
-    peft = said["peft.name"]
-    adapter = [] if peft == "none" else [peft]
-    names = (said["task.name"], said["model.name"], said["optim.name"], *adapter, f"seed{said['seed']}")
+    values = settings(yaml)
+    groups = [values[f"{group}.name"] for group in ("task", "model", "optim", "peft")]
+    names = [*groups[: 3 if groups[3] == "none" else 4], f"seed{values['seed']}"]
     plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "_", "-".join(str(name) for name in names))
     return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
 
@@ -72,25 +71,21 @@ def differences(before: str, now: str) -> list[str]:
 
 def settings(yaml: str) -> dict[str, Any]:
     """The configuration's values by their dotted keys; sizes that it leaves open are the published ones."""
-    given = _given(yaml)
-    return {**given, **_usual(given)}
+    return {**_values(yaml), **open_sizes(yaml)}
 
 
 def open_sizes(yaml: str) -> dict[str, int]:
     """The published values of the sizes that a configuration leaves open, by their dotted keys."""
-    return _usual(_given(yaml))
+    values = _values(yaml)
+    task = TASKS.get(str(values.get("task.name")))
+    names = [name for name in ("num_train", "num_dev") if values.get(f"task.{name}", 0) is None]
+    return {} if task is None else {f"task.{name}": getattr(task, name) for name in names}
 
 
 @lru_cache(maxsize=64)
-def _given(yaml: str) -> Mapping[str, Any]:
+def _values(yaml: str) -> Mapping[str, Any]:
     """What it says itself. Parsing takes longer than composing did, and each run asks several times."""
     return dict(_flat(OmegaConf.to_container(OmegaConf.create(yaml)), ""))
-
-
-def _usual(given: Mapping[str, Any]) -> dict[str, int]:
-    task = TASKS.get(str(given.get("task.name")))
-    left = [name for name in ("num_train", "num_dev") if given.get(f"task.{name}", 0) is None]
-    return {} if task is None else {f"task.{name}": getattr(task, name) for name in left}
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,9 @@
-"""Which methods are there, and what is each made of? The one place where a kind of optimizer is told from another.
+"""Which methods are there, and what is each made of? Only here is one kind of optimizer told from another.
 
-Config, help, banner, report, resume and replay ask a `Method`; none of them knows one by name. A package of others
-registers a method as an entry point of the group ``lezo.methods``, and its parts in groups of theirs (`lezo.zo.parts`).
-A module that registers a `Method` is imported by commands that do without torch, so it should too.
+Config, help, banner, report, resume and replay ask a `Method`; none of them knows one by name. A package of
+others registers a method as an entry point of the group ``lezo.methods``, and its parts in groups of theirs
+(`lezo.zo.parts`). A module that registers a `Method` is imported by commands that do without torch, so it
+should too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Composition:
-    """A zeroth-order method: which blocks a step moves, along what, what it measures, how far it goes. By default MeZO."""
+    """A zeroth-order method: which blocks a step moves, along what, by what, how far. By default MeZO."""
 
     blocks: Part = Part("all")
     direction: Part = Part("gaussian")
@@ -122,13 +123,13 @@ class Method:
     """What all else asks about ``optim=name``.
 
     ``schema``: its settings, a dataclass of `OptimConfig`; of a zeroth-order method of `ZerothOrderConfig`.
-    ``compose``: of a zeroth-order method its parts, from its settings and the steps of the run. ``algorithm``: of a
-    first-order one torch's optimizer. Without either the method takes no step: it scores, with demonstrations of each
-    test example's own (``own_demos``), or first fits the head at once (``fits_head``).
-    ``rate``: which of a model's default learning rates it takes. ``sparsity``: the share of blocks it skips, where that
-    is no setting of it. ``forwards``: from its settings how often a step runs its batch, where that is not twice, or once
-    with a gradient. ``family``: methods that differ in their sparsity only.
-    ``problems``: of its settings, what is wrong beyond the ranges of each.
+    ``compose``: of a zeroth-order method its parts, from its settings and the steps of the run.
+    ``algorithm``: of a first-order one torch's optimizer. Without either the method takes no step: it scores,
+    with demonstrations of each test example's own (``own_demos``), or first fits the head at once
+    (``fits_head``). ``rate``: which of a model's default learning rates it takes. ``sparsity``: the share of
+    blocks it skips, where that is no setting of it. ``forwards``: from its settings how often a step runs its
+    batch, where that is not twice, or once with a gradient. ``family``: methods that differ in their sparsity
+    only. ``problems``: of its settings, what is wrong beyond the ranges of each.
     """
 
     name: str
@@ -196,7 +197,8 @@ _OWN = (
 )
 
 
-def _made(name: str, value: Any) -> Method:
+def _method(name: str, value: Any) -> Method:
+    """What a package has registered, checked. Raises TypeError."""
     if not isinstance(value, Method) or value.name != name:
         raise TypeError(f"expected a lezo.config.methods.Method whose name is {name!r}")
     training = ZerothOrderConfig if value.zeroth_order else FirstOrderConfig
@@ -207,4 +209,4 @@ def _made(name: str, value: Any) -> Method:
     return value
 
 
-METHODS = Registry("lezo.methods", {method.name: method for method in _OWN}, _made)
+METHODS = Registry("lezo.methods", {method.name: method for method in _OWN}, _method)

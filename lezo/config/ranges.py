@@ -36,7 +36,7 @@ TEXTS = Range(lambda v: all(isinstance(text, str) for text in v), "a list of tex
 
 
 def ranged(default: Any, within: Range) -> Any:
-    """A dataclass field of ``default`` (a list is copied) whose value, where it is not None, lies ``within``."""
+    """A dataclass field of ``default`` (a list is copied) whose value, unless it is None, lies ``within``."""
     metadata = {"range": within}
     if isinstance(default, list):
         return field(default_factory=lambda: [*default], metadata=metadata)

@@ -1,4 +1,4 @@
-"""What can be configured: the typed schema, each value's range beside it (`checks` has the rules between them). No torch.
+"""What can be configured: the typed schema, each value's range beside it; `checks` has the other rules.
 
 The YAML files in conf/ hold the values; a run receives one RunConfig.
 """
@@ -79,7 +79,7 @@ class BenchVariant(Enum):
 
 @dataclass
 class TaskConfig:
-    """``num_train``, ``num_dev`` None: as published, and of small data of one's own what the rows allow (`lezo.data.sampling`)."""
+    """``num_train``, ``num_dev`` None: as published; of small data of one's own, see `lezo.data.sampling`."""
 
     name: str = MISSING
     num_train: int | None = ranged(None, COUNT_OR_0)
@@ -240,8 +240,8 @@ class RunConfig:
     @property
     def method(self) -> Method:
         """The method of ``optim``; `NO_METHOD` where its settings are another one's."""
-        found = METHODS.get(self.optim.name)
-        return found if found is not None and found.schema is type(self.optim) else NO_METHOD
+        method = METHODS.get(self.optim.name)
+        return method if method is not None and method.schema is type(self.optim) else NO_METHOD
 
     @property
     def composition(self) -> Composition | None:
@@ -297,7 +297,7 @@ class ReplayConfig:
 
 @dataclass
 class ReportConfig:
-    """For lezo-report. ``target_loss``, ``target_score`` (0..1): what "to target" means, where it is not what all reached."""
+    """For lezo-report. ``target_loss``, ``target_score`` (0..1): the target; None what all runs reached."""
 
     out: str = "."
     watch: bool = False
@@ -316,9 +316,5 @@ class BoardConfig:
     dry_run: bool = False
 
 
-PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {
-    "none": PeftConfig,
-    "lora": LoraConfig,
-    "prefix": PrefixConfig,
-    "head": PeftConfig,
-}
+PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {"none": PeftConfig, "lora": LoraConfig, "prefix": PrefixConfig}
+PEFT_SCHEMAS |= {"head": PeftConfig}

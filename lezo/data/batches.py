@@ -1,4 +1,4 @@
-"""Which examples does a step see? Each epoch is a permutation of its own, a function of (seed, epoch) alone."""
+"""Which examples does a step see? Each epoch is a permutation, a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ Objective = Literal["candidates", "lm", "metric of choices", "metric of texts"]
 
 
 class Batches:
-    """step -> its micro-batches on ``device``, a function of (seed, step) alone: packed, or to be judged an EvalSet each.
+    """A step's micro-batches, by (seed, step) alone: packed, or an EvalSet each for a metric.
 
-    ``plain``: not packed, a sequence a row.
-
-    The batch of the next step is prepared on a thread of its own while this one is worked on.
+    ``plain``: a sequence a row. A thread prepares the batch of the next step while this one is worked on.
     """
 
     def __init__(
@@ -56,19 +54,18 @@ class Batches:
         }
         self._collate = collates[loss]
         self._ahead: tuple[int, Future[list[Any]]] | None = None
-        use = (
-            partial(torch.cuda.set_device, device) if device.type == "cuda" else None
-        )  # a thread has its own
-        self._thread = ThreadPoolExecutor(1, "batches", initializer=use)
+        cuda = device.type == "cuda"  # whose current device is a thread's own
+        choose = partial(torch.cuda.set_device, device) if cuda else None
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=choose)
 
     def __call__(self, step: int) -> list[Any]:
         """The batch of ``step``; the one after it is begun."""
         ahead = self._ahead
-        batch = ahead[1].result() if ahead and ahead[0] == step else self.made(step)
-        self._ahead = step + 1, self._thread.submit(self.made, step + 1)
+        batch = ahead[1].result() if ahead and ahead[0] == step else self.make(step)
+        self._ahead = step + 1, self._thread.submit(self.make, step + 1)
         return batch
 
-    def drawn(self, step: int) -> list[Encoded]:
+    def examples_of(self, step: int) -> list[Encoded]:
         """The examples of ``step``."""
         chosen = batch_indices(self.seed, step, examples=len(self.examples), batch_size=self.batch_size)
         return [self.examples[i] for i in chosen]
@@ -77,8 +74,8 @@ class Batches:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def made(self, step: int) -> list[Any]:
+    def make(self, step: int) -> list[Any]:
         """The batch of ``step``, prepared now."""
-        drawn, size = self.drawn(step), self.micro_batch_size
-        chunks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
+        examples, size = self.examples_of(step), self.micro_batch_size
+        chunks = [examples[at : at + size] for at in range(0, len(examples), size)]
         return [self._collate(chunk) for chunk in chunks]

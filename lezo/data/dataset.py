@@ -10,7 +10,7 @@ from lezo.data.encode import Encoded
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A split to evaluate. ``scored`` gives the loss and chooses a candidate; ``prompts`` are to be continued.
+    """A split to evaluate. ``scored`` gives loss and chosen candidates; ``prompts`` are to be continued.
 
     ``blanks``: where scores are calibrated, ``scored`` with prompts without content.
     """

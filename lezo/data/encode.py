@@ -23,10 +23,11 @@ class EncodeError(ValueError):
 class Encoded:
     """An example as token ids.
 
-    ``input_ids``: one sequence a candidate, behind what the tokenizer puts before a text, cut from the left where
-    too long. ``answer_lens``: how many of its last tokens are the answer (0: nothing to score, a prompt to continue).
-    ``gold``: the right candidates, the first being the one to train on. ``after``: what the tokenizer puts after each
-    text. It is shown and never run: a causal model scores the answer before it sees any of it.
+    ``input_ids``: one sequence a candidate, behind what the tokenizer puts before a text, cut from the left
+    where too long. ``answer_lens``: how many of its last tokens are the answer (0: nothing to score, a prompt
+    to continue). ``gold``: the right candidates, the first being the one to train on. ``after``: what the
+    tokenizer puts after each text. It is shown and never run: a causal model scores the answer before it sees
+    any of it.
     """
 
     index: int
@@ -42,10 +43,10 @@ class Encoded:
 class Encoder:
     """Turns a split's examples into ids. ``max_length`` counts ``before`` and answer.
 
-    ``tokenizer`` maps a list of texts to lists of ids without special tokens; ``before`` and ``after`` are those that
-    stand around each text. An end token ``after`` is no part of an answer: counted from the last token, as published
-    for tokenizers that add none, a one-word answer's score would be that of the end token alone. A prompt to
-    continue has nothing after it.
+    ``tokenizer`` maps a list of texts to lists of ids without special tokens; ``before`` and ``after`` are
+    those that stand around each text. An end token ``after`` is no part of an answer: counted from the last
+    token, as published for tokenizers that add none, a one-word answer's score would be that of the end token
+    alone. A prompt to continue has nothing after it.
     """
 
     tokenizer: Callable[[list[str]], list[list[int]]]
@@ -95,28 +96,26 @@ class Encoder:
 
     def _check_answer(self, index: int, answer: str, size: int) -> None:
         if size < 1:
-            raise EncodeError(
-                f"example {index}: the answer {_shortened(answer)} adds no token to its prompt with this tokenizer; "
-                "expected at least one (a row with an answer in it, another model.tokenizer, or a task whose answers it knows)"
-            )
+            ways = "a row with an answer in it, another model.tokenizer, or a task whose answers it knows"
+            problem = f"the answer {_shortened(answer)} adds no token to its prompt with this tokenizer"
+            raise EncodeError(f"example {index}: {problem}; expected at least one ({ways})")
         if size > self.max_length - max(len(self.before), 1):
             before = len(self.before) if len(self.before) > 1 else "at least one"
-            raise EncodeError(
-                f"example {index}: the answer {_shortened(answer)} has {size} tokens, and with {before} before "
-                f"it the model holds {self.max_length}; expected a shorter answer or a model with more positions"
-            )
+            has = f"the answer {_shortened(answer)} has {size} tokens"
+            problem = f"{has}, and with {before} before it the model holds"
+            expected = "expected a shorter answer or a model with more positions"
+            raise EncodeError(f"example {index}: {problem} {self.max_length}; {expected}")
 
     def _check_prompt(self, index: int, ids: Sequence[int]) -> None:
         if not ids:
-            raise EncodeError(
-                f"example {index}: the prompt has no token with this tokenizer, which puts none first either; expected "
-                "at least one before the answer (model.bos=ID puts one there)"
-            )
+            problem = "the prompt has no token with this tokenizer, which puts none first either"
+            expected = "expected at least one before the answer (model.bos=ID puts one there)"
+            raise EncodeError(f"example {index}: {problem}; {expected}")
 
 
-def padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Left-padded ids and their mask, both (rows, length) int64."""
-    length = max(map(len, sequences))
+def padded(sequences: Sequence[Sequence[int]], pad: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and their mask, both (rows, length) int64; the length is a ``multiple``."""
+    length = -(-max(map(len, sequences)) // multiple) * multiple
     ids = torch.tensor([[pad] * (length - len(s)) + list(s) for s in sequences])
     mask = torch.tensor([[0] * (length - len(s)) + [1] * len(s) for s in sequences])
     return ids, mask

@@ -2,10 +2,11 @@
 
 The candidates of an example share the longest beginning that their sequences have in common (the prompt, and
 where every candidate is one token, everything that is read); what follows it are branches, which see the
-shared part and themselves. Several examples stand in one row, and a block-diagonal causal mask keeps them apart.
+shared part and themselves. Several examples stand in one row, and a block-diagonal causal mask keeps them
+apart.
 
-For a model that cannot follow such a mask there are plain rows: a sequence a row, filled up behind its end, where a
-causal model does not look.
+For a model that cannot follow such a mask there are plain rows: a sequence a row, filled up behind its end,
+where a causal model does not look.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ Request = tuple[Encoded, Sequence[int]]
 
 @dataclass(frozen=True)
 class Places:
-    """Where plain rows are read. ``columns``: (distinct,) int64; of each read, (reads,) int64, its ``row`` and ``column``, the
-    number of one of the columns.
-    """
+    """Where plain rows are read, int64: ``columns`` (distinct,), of each read (reads,) row and column."""
 
     columns: Tensor
     row: Tensor
@@ -41,15 +40,16 @@ class Places:
 class Batch:
     """Examples packed for one forward, and where their answers are scored.
 
-    ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True where
-    attention may look; None where each sequence has a row of its own, and ``places`` say where that is read.
-    ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64, which of them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden states
-    predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads predicts it;
-    ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and where.
-    ``answer_lens``, ``example``, ``candidate``: (sequences,) int64. ``gold``: (examples,) int64. ``longest``: the
-    longest answer; ``most``: one more than the highest candidate. ``weight``: what the mean loss counts, examples
-    or answer tokens. ``columns_only``: the loss needs no normaliser over the vocabulary, since every candidate
-    of an example is one token after the same prompt.
+    ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True
+    where attention may look; None where each sequence has a row of its own, and ``places`` say where that is
+    read. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64, which of
+    them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden
+    states predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads
+    predicts it; ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and
+    where. ``answer_lens``, ``example``, ``candidate``: (sequences,) int64. ``gold``: (examples,) int64.
+    ``longest``: the longest answer; ``most``: one more than the highest candidate. ``weight``: what the mean
+    loss counts, examples or answer tokens. ``columns_only``: the loss needs no normaliser over the
+    vocabulary, since every candidate of an example is one token after the same prompt.
     """
 
     kind: Literal["candidates", "lm"]
@@ -82,7 +82,7 @@ class Batch:
 def candidate_batch(
     examples: Sequence[Encoded], *, pad: int, device: torch.device, plain: bool = False
 ) -> Batch:
-    """Every candidate of every example, for the loss over candidates; the weight is the number of examples."""
+    """Every candidate of every example, for the loss over candidates; its weight: the number of examples."""
     requests = [(e, range(len(e.input_ids))) for e in examples]
     return pack(requests, "candidates", pad=pad, device=device, plain=plain)
 
@@ -100,16 +100,13 @@ def pack(
     device: torch.device,
     plain: bool = False,
 ) -> Batch:
-    """Lay the requested candidates out in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends."""
-    if plain:
-        units = [_Unit(example, [k]) for example, chosen in requests for k in chosen]
-    else:
-        units = [_Unit(example, chosen) for example, chosen in requests]
+    """The requested candidates in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends."""
+    apart = [(example, [k]) for example, chosen in requests for k in chosen]
+    units = [_Unit(example, chosen) for example, chosen in (apart if plain else requests)]
     sizes = [len(unit.ids) for unit in units]
-    rows, length = _one_a_row(sizes) if plain else _laid_out(sizes)
+    rows, length = ([[(u, 0)] for u in range(len(sizes))], max(sizes)) if plain else _laid_out(sizes)
     grid = _Grid(len(rows), length, pad)
-    places = [grid.put(units[u], u, r, at) for r, row in enumerate(rows) for u, at in row]
-    starts = dict(places)
+    starts = dict(grid.put(units[u], u, r, at) for r, row in enumerate(rows) for u, at in row)
     tokens = _tokens(units, starts)
     reads = sorted({place for place, _, _ in tokens})
     number = {place: i for i, place in enumerate(reads)}
@@ -155,9 +152,8 @@ def _numbers(values: Iterable[int], device: torch.device) -> Tensor:
 
 def unit_length(example: Encoded, chosen: Sequence[int] | None = None) -> int:
     """Tokens of one example's requested candidates (default: all), the shared beginning counted once."""
-    inputs = [
-        example.input_ids[k][:-1] for k in (range(len(example.input_ids)) if chosen is None else chosen)
-    ]
+    chosen = range(len(example.input_ids)) if chosen is None else chosen
+    inputs = [example.input_ids[k][:-1] for k in chosen]
     return sum(map(len, inputs)) - (len(inputs) - 1) * _common(inputs)
 
 
@@ -186,9 +182,8 @@ class _Unit:
             places = range(len(tokens) - size, len(tokens))  # of the tokens that predict the answer's
             offsets = [place if place < shared else at + place - shared for place in places]
             self.answers.append(list(zip(offsets, example.input_ids[k][-size:], strict=True)))
-        self.one_token = len({tuple(offset for offset, _ in answer) for answer in self.answers}) == 1 and all(
-            len(answer) == 1 for answer in self.answers
-        )
+        read = {tuple(offset for offset, _ in answer) for answer in self.answers}
+        self.one_token = len(read) == 1 and all(len(answer) == 1 for answer in self.answers)
 
 
 class _Grid:
@@ -227,24 +222,24 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(shortest) if any(s[i] != first[i] for s in sequences)), shortest)
 
 
-def _one_a_row(sizes: Sequence[int]) -> tuple[list[list[tuple[int, int]]], int]:
-    return [[(unit, 0)] for unit in range(len(sizes))], max(sizes)
+_RowsOfUnits = tuple[list[list[tuple[int, int]]], int]
+"""Rows, each of (unit, first column), and their length."""
 
 
-def _laid_out(sizes: Sequence[int]) -> tuple[list[list[tuple[int, int]]], int]:
-    """Rows of units, each a list of (unit, first column), and their length: the cheapest number of rows.
+def _laid_out(sizes: Sequence[int]) -> _RowsOfUnits:
+    """The cheapest number of rows.
 
-    A place costs one, plus its attention over the row's length: fewer rows waste fewer places, and attend further.
+    A place costs one, plus its attention over the row: fewer rows waste fewer places, and attend further.
     """
     return min((_balanced(sizes, rows) for rows in range(1, len(sizes) + 1)), key=_cost)
 
 
-def _cost(layout: tuple[list[list[tuple[int, int]]], int]) -> float:
+def _cost(layout: _RowsOfUnits) -> float:
     rows, length = layout
     return len(rows) * length * (1 + length / ATTENTION_COSTS_AS_MUCH_AT)
 
 
-def _balanced(sizes: Sequence[int], rows: int) -> tuple[list[list[tuple[int, int]]], int]:
+def _balanced(sizes: Sequence[int], rows: int) -> _RowsOfUnits:
     """The longest unit first, each into the row that is emptiest."""
     filled: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
     used = [0] * rows
@@ -256,7 +251,7 @@ def _balanced(sizes: Sequence[int], rows: int) -> tuple[list[list[tuple[int, int
 
 
 def _mask(unit: Tensor, branch: Tensor) -> Tensor:
-    """(rows, 1, length, length) bool: earlier places of the same unit, in its shared part or in the same branch."""
+    """(rows, 1, length, length) bool: earlier places of the unit, in its shared part or the same branch."""
     place = torch.arange(unit.shape[1], device=unit.device)
     same = unit[:, :, None] == unit[:, None, :]
     seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])

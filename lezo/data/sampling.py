@@ -44,16 +44,16 @@ def demo_sets(
 def own_sizes(
     rows: int, published: int, usual: tuple[int, int], num_train: int | None, num_dev: int | None
 ) -> tuple[int, int]:
-    """How many of ``rows`` train rows of one's own to train on and to take for dev; None is what was left open.
+    """How many of ``rows`` train rows of one's own to train on and to take for dev; None is left open.
 
-    ``usual`` as published, where there are as many rows as the ``published`` set has, or three times the dev set;
-    fewer give a third of them to dev, or what a given ``num_train`` leaves, and at least one.
+    ``usual`` as published, where there are as many rows as the ``published`` set has, or three times the dev
+    set; fewer give a third of them to dev, or what a given ``num_train`` leaves, and at least one.
     """
     train = usual[0] if num_train is None else num_train
     if num_dev is not None or rows in (0, published) or rows >= 3 * usual[1]:
         return train, usual[1] if num_dev is None else num_dev
-    left = rows - num_train if num_train is not None and num_train < rows else rows
-    return train, max(min(rows // 3, left), 1)
+    most = rows - num_train if num_train is not None and num_train < rows else rows
+    return train, max(min(rows // 3, most), 1)
 
 
 def split(

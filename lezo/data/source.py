@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -33,19 +33,17 @@ def load(task: Task, source: str, *, path: str | None = None, revision: str | No
         return _sample(task)
     if source == "hub":
         return _hub(task, revision)
-    if path is None:
-        raise DataError(
-            "data=local reads a folder: give data.path=DIR with <task>/train.jsonl and val.jsonl in it"
-        )
-    return _local(task, Path(path).expanduser())
+    assert path is not None  # config.check saw to it
+    folder = Path(path).expanduser()
+    train, val = (_read(task, folder / task.name / f"{part}.jsonl") for part in ("train", "val"))
+    return Pools(train, val, str(folder))
 
 
 def _sample(task: Task) -> Pools:
     if task.name not in SAMPLED:
-        raise DataError(
-            f"data=sample: there are no made-up rows for task={task.name}, only for {', '.join(SAMPLED)}; add "
-            "data=local data.path=DIR, with rows of your own in DIR/" + task.name
-        )
+        known = f"there are no made-up rows for task={task.name}, only for {', '.join(SAMPLED)}"
+        own = f"add data=local data.path=DIR, with rows of your own in DIR/{task.name}"
+        raise DataError(f"data=sample: {known}; {own}")
     train, val = ([_one(task, row) for row in part] for part in sample_rows(task.name))
     return Pools(train, val, "sample")
 
@@ -54,29 +52,20 @@ def _one(task: Task, columns: Any) -> Example:
     return next(iter(task.examples(Row(columns))))
 
 
-def _local(task: Task, folder: Path) -> Pools:
-    train, val = (_read(task, folder / task.name / f"{part}.jsonl") for part in ("train", "val"))
-    return Pools(train, val, str(folder))
-
-
 def _read(task: Task, file: Path) -> list[Example]:
     """The file's examples; every row is checked, also those that the sampling leaves out."""
     examples: list[Example] = []
-    for number, line in enumerate(_lines(file), start=1):
-        if line.strip():
-            examples += _line_examples(task, line, f"{file}, line {number}")
-    if not examples:
-        raise DataError(f"{file}: no rows, expected one JSON object a line")
-    return examples
-
-
-def _lines(file: Path) -> Iterator[bytes]:
     try:
-        with file.open("rb") as opened:
-            yield from opened
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    examples += _line_examples(task, line, f"{file}, line {number}")
     except OSError as error:
         expected = "expected one JSON object a line in <data.path>/<task>/{train,val}.jsonl"
         raise DataError(f"{file}: {error.strerror or error}; {expected}") from None
+    if not examples:
+        raise DataError(f"{file}: no rows, expected one JSON object a line")
+    return examples
 
 
 def _line_examples(task: Task, line: bytes, where: str) -> list[Example]:
@@ -127,29 +116,23 @@ class HubSplit(Sequence[Example]):
 def _hub(task: Task, revision: str | None) -> Pools:
     if task.hub is None:
         raise DataError(f"data=hub: task={task.name} is on no hub; add data=local data.path=DIR")
-    parts = {
-        part: HubSplit(task, _hub_rows(task.hub, part, revision), f"{task.hub.id} {part}")
-        for part in ("train", "validation")
-    }
-    _check_length(task.hub, "train", parts["train"], task.hub.train_rows)
-    _check_length(task.hub, "validation", parts["validation"], task.hub.val_rows)
-    return Pools(parts["train"], parts["validation"], task.hub.id)
+    train = _hub_split(task, task.hub, "train", revision, task.hub.train_rows)
+    val = _hub_split(task, task.hub, "validation", revision, task.hub.val_rows)
+    return Pools(train, val, task.hub.id)
 
 
-def _hub_rows(hub: Hub, part: str, revision: str | None) -> Any:
+def _hub_split(task: Task, hub: Hub, part: str, revision: str | None, expected: int) -> HubSplit:
     from datasets import load_dataset  # seconds to import: only who asks for the hub pays
 
     try:
-        return load_dataset(hub.id, hub.config, split=part, revision=revision or hub.revision)
+        rows = load_dataset(hub.id, hub.config, split=part, revision=revision or hub.revision)
     except (OSError, ValueError, RuntimeError) as error:  # datasets raises all three for "not reachable"
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         way_out = "connect, or fill the cache where there is a connection, or use data=local data.path=DIR"
         shown = hub.id if hub.config is None else f"{hub.id} ({hub.config})"
         raise DataError(f"cannot read {shown} from the Hugging Face hub ({reason}); {way_out}") from error
-
-
-def _check_length(hub: Hub, part: str, rows: Sequence[Example], expected: int) -> None:
     if len(rows) != expected:
         reason = "the published sampling permutes row indices, so another length gives other examples"
         way_out = "ask for the original with data.revision=..., or use data=local for rows of your own"
         raise DataError(f"{hub.id} {part} has {len(rows)} rows, expected {expected}: {reason}; {way_out}")
+    return HubSplit(task, rows, f"{hub.id} {part}")

@@ -1,4 +1,4 @@
-"""Which runs does a -m command mean, and what has become of each? A run is found by its configuration's hash."""
+"""Which runs does a -m command mean, and what became of each? A run is found by its configuration's hash."""
 
 from __future__ import annotations
 
@@ -18,21 +18,15 @@ from lezo.config.schema import ConfigError, Resume
 from lezo.records.folder import CONFIG
 from lezo.records.reader import read_result
 
-NOT_STARTED, RUNNING, STOPPING, FINISHED, FAILED, PLANNED = (
-    "not started",
-    "running",
-    "stopping",
-    "finished",
-    "failed",
-    "planned",
-)
-_USUAL = {0: FINISHED, 1: FAILED, 130: "interrupted"}  # what a run's exit code says of its result
+NOT_STARTED, RUNNING, STOPPING = "not started", "running", "stopping"
+FINISHED, FAILED, INTERRUPTED, PLANNED = "finished", "failed", "interrupted", "planned"
+_STATUS = {0: FINISHED, 1: FAILED, 130: INTERRUPTED}  # a run's exit codes, and the status in its result
 _ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One combination: all its overrides, the swept ones as its label, its hash, and the folder it writes to."""
+    """One combination: its overrides, the swept ones as its label, its hash, and the folder it writes to."""
 
     number: int
     label: str
@@ -41,20 +35,21 @@ class SweepJob:
     identity: str
     folder: Path
 
-    def says(self, key: str) -> bool:
-        """Whether the command gives ``key`` a value."""
-        return any(text.lstrip("+").split("=")[0] == key for text in self.overrides)
-
-    def way_on(self, group: str) -> list[str]:
-        """What a sweep adds: to go on with what the folder holds, and wandb's ``group``, unless the user says other."""
-        resume = [] if self.says("resume") else ["resume=auto"]
-        theirs = self.composed.config.log.group or os.environ.get("WANDB_RUN_GROUP")
-        return resume if theirs else [*resume, f"log.group={group}"]
+    @property
+    def sets_resume(self) -> bool:
+        """Whether the command itself says resume=..."""
+        return any(text.lstrip("+").split("=")[0] == "resume" for text in self.overrides)
 
     @property
     def refuses_runs(self) -> bool:
         """Whether the command wants no run in the job's folder."""
-        return self.says("resume") and self.composed.config.resume is Resume.off
+        return self.sets_resume and self.composed.config.resume is Resume.off
+
+    def resume_overrides(self, group: str) -> list[str]:
+        """What a sweep adds unless the user says other: to resume what is there, and wandb's ``group``."""
+        resume = [] if self.sets_resume else ["resume=auto"]
+        own_group = self.composed.config.log.group or os.environ.get("WANDB_RUN_GROUP")
+        return resume if own_group else [*resume, f"log.group={group}"]
 
 
 @dataclass
@@ -66,30 +61,24 @@ class JobState:
     result: dict[str, Any] = field(default_factory=dict)
 
     def end(self, code: int, *, stopped: bool) -> None:
-        """Take in that the job's process has ended with an exit code, after it was ``stopped`` or by itself."""
-        status, result = _USUAL.get(code), read_result(self.job.folder, [])
+        """The job's process has ended with an exit code, by itself or because it was ``stopped``."""
+        status, result = _STATUS.get(code), read_result(self.job.folder, [])
         if status is not None and result.get("status") == status:
             self.status, self.result = status, result
         elif code == 0 and self.job.composed.config.dry_run:
             self.status = PLANNED
         elif code == 130 or stopped:
-            self.status = "interrupted"
+            self.status = INTERRUPTED
         else:  # whatever result lies there is an earlier attempt's
             self.status = f"failed (exit code {code})"
 
     def row(self) -> dict[str, Any]:
         """The job as a row of the table and of the sweep's file: scores 0..1, seconds, bytes."""
-        used = self.result.get("peak_memory_bytes", {})
-        return {
-            "job": self.job.label,
-            "metric": self.result.get("metric"),
-            "dev": self.result.get("dev"),
-            "test": self.result.get("test"),
-            "seconds": self.result.get("seconds", {}).get("total"),
-            "memory": used.get("device") or used.get("host"),
-            "status": self.status,
-            "folder": str(self.job.folder),
-        }
+        scores = {name: self.result.get(name) for name in ("metric", "dev", "test")}
+        used, seconds = self.result.get("peak_memory_bytes", {}), self.result.get("seconds", {}).get("total")
+        costs = {"seconds": seconds, "memory": used.get("device") or used.get("host")}
+        where = {"status": self.status, "folder": str(self.job.folder)}
+        return {"job": self.job.label, **scores, **costs, **where}
 
 
 def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJob]:
@@ -99,16 +88,19 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
     """
     parsed = parse([*recipe_values(overrides, config_dir), *overrides])
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-    found: list[SweepJob] = []
-    for combination in _combinations(parsed):
+    made: list[SweepJob] = []
+    for number, combination in enumerate(_combinations(parsed)):
         label = " ".join(text for text in combination if text.split("=")[0] in swept) or "single"
-        composed = _composed(f"job {len(found)} ({label})", combination, config_dir)
-        folder = found[0].composed.sweep_dir if found else composed.sweep_dir  # should it hold the time: one
+        try:
+            composed = compose(combination, config_dir=config_dir)
+        except ConfigError as error:
+            raise ConfigError([f"job {number} ({label}): {problem}" for problem in error.problems]) from None
+        folder = made[0].composed.sweep_dir if made else composed.sweep_dir  # should it hold the time: one
         identity = config_hash(composed.yaml)
-        job = SweepJob(len(found), label, tuple(combination), composed, identity, folder / composed.job_name)
-        _refuse_twin(job, found)
-        found.append(job)
-    return found
+        job = SweepJob(number, label, tuple(combination), composed, identity, folder / composed.job_name)
+        _refuse_twin(job, made)
+        made.append(job)
+    return made
 
 
 def recipe_values(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
@@ -123,10 +115,10 @@ def recipe_values(overrides: Sequence[str], config_dir: str | None = None) -> li
     if len(recipes) > 1 or recipes[0].is_sweep_override():
         text = " ".join(recipe.input_line or "" for recipe in recipes)
         raise ConfigError([f"{text}: a recipe has values of its own to sweep; expected one recipe a command"])
-    said = {override.key_or_group for override in parsed}
+    given = {override.key_or_group for override in parsed}
     alone = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     values = swept_values(alone, config_dir)
-    return [f"{key}={value}" for key, value in values.items() if key not in said]
+    return [f"{key}={value}" for key, value in values.items() if key not in given]
 
 
 def _combinations(parsed: Sequence[Override]) -> list[list[str]]:
@@ -134,16 +126,8 @@ def _combinations(parsed: Sequence[Override]) -> list[list[str]]:
         return BasicSweeper.split_arguments(list(parsed), None)[0]
     except HydraException:  # glob(...) and interval(...)
         swept = " ".join(override.input_line or "" for override in parsed if override.is_sweep_override())
-        raise ConfigError(
-            [f"{swept}: expected values with commas between, choice(...) or range(...)"]
-        ) from None
-
-
-def _composed(name: str, combination: Sequence[str], config_dir: str | None) -> Composed:
-    try:
-        return compose(combination, config_dir=config_dir)
-    except ConfigError as error:
-        raise ConfigError([f"{name}: {problem}" for problem in error.problems]) from None
+        expected = "expected values with commas between, choice(...) or range(...)"
+        raise ConfigError([f"{swept}: {expected}"]) from None
 
 
 def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
@@ -157,13 +141,13 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
 
 
 def state_of(job: SweepJob) -> JobState:
-    """What a job's folder says of it. Raises ConfigError where it holds another run, or where the job must not go on."""
-    found, config = outcome_of(job), job.folder / CONFIG
-    if config.exists() and (_hash(config) != job.identity or _sizes_given(config, job)):
+    """What a job's folder says of it. Raises ConfigError for another run, or one not to be resumed."""
+    state, config = outcome_of(job), job.folder / CONFIG
+    if config.exists() and not _is_of(config, job):
         raise ConfigError([f"{job.folder}: holds a run of another configuration; {_ELSEWHERE}"])
-    if found.status != NOT_STARTED and job.refuses_runs:
+    if state.status != NOT_STARTED and job.refuses_runs:
         raise ConfigError([f"{job.folder}: already holds a run; resume=auto goes on with it, {_ELSEWHERE}"])
-    return found
+    return state
 
 
 def outcome_of(job: SweepJob) -> JobState:
@@ -171,16 +155,13 @@ def outcome_of(job: SweepJob) -> JobState:
     result = read_result(job.folder, [])
     if not ((job.folder / CONFIG).exists() or result):
         return JobState(job, NOT_STARTED)
-    return JobState(job, str(result.get("status", "interrupted")), result)
+    return JobState(job, str(result.get("status", INTERRUPTED)), result)
 
 
-def _sizes_given(config: Path, job: SweepJob) -> bool:
-    """Whether the job says a size, as published, that the run's data of its own decided."""
-    return bool(differences(config.read_text(encoding="utf-8"), job.composed.yaml))
-
-
-def _hash(config: Path) -> str:
+def _is_of(config: Path, job: SweepJob) -> bool:
+    """Whether a run's configuration is the job's; a size that the run's own rows decided is no given one."""
     try:
-        return config_hash(config.read_text(encoding="utf-8"))
+        yaml = config.read_text(encoding="utf-8")
+        return config_hash(yaml) == job.identity and not differences(yaml, job.composed.yaml)
     except Exception:  # whatever stands there, it is no configuration of ours
-        return ""
+        return False

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,33 +34,32 @@ def hand_over() -> None:
 class LaunchedRun:
     """Hydra's task function: Hydra composed the run and chose its folder.
 
-    Unpickled, as in a launcher's own process, it makes known what conf/ names, and runs speak to ``console.log``.
+    Unpickled, as in a launcher's process, it makes known what conf/ names, and prints to ``console.log``.
     """
 
     def __init__(self, config_dir: str | None = None, *, apart: bool = False) -> None:
         self._config_dir, self._apart = config_dir, apart
 
     def __call__(self, config: DictConfig) -> None:
-        """Check and run. Raises CompactHydraException where the run failed, SystemExit where it was interrupted."""
-        if (found := several(os.environ)) is not None:
-            raise CompactHydraException(found[1])
+        """Check and run. Raises CompactHydraException for a failed run, SystemExit for an interrupted one."""
+        if (problem := several(os.environ)) is not None:
+            raise CompactHydraException(problem[1])
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
         composed = converted(config, folder, Path(job.sweep.dir), folder.name)
         check(composed.config)
-        with _speaking_to(folder / CONSOLE) if self._apart else nullcontext():
+        with _printing_to(folder / CONSOLE) if self._apart else nullcontext():
             from lezo.records.environment import forget_peak_memory
             from lezo.runs import session  # the launcher's own process needs no torch
 
             forget_peak_memory()  # of the process's runs before this one
-            asked = Notice()
+            notice = Notice()
             code = session.run(composed, command(list(job.overrides.task), self._config_dir))
         if code == 130:
-            asked.pass_on()
+            notice.pass_on()
             sys.exit(130)  # no result for the launcher: it ends too, or its scheduler starts the job again
         if code != 0:
-            told = "; console.log there says why" if self._apart else ""
-            raise CompactHydraException(f"{folder}{told}")
+            raise CompactHydraException(f"{folder}{f'; {CONSOLE} there says why' if self._apart else ''}")
 
     def __reduce__(self) -> tuple[Callable[[str | None], LaunchedRun], tuple[str | None]]:
         return _unpickled, (self._config_dir,)
@@ -69,12 +68,12 @@ class LaunchedRun:
 class Notice:
     """A scheduler's notice that a job's time is up, for which a launcher listens by SIGUSR1 or SIGUSR2.
 
-    Its handler would end the run in the middle of a step. So the run stops first, as on SIGTERM; then ``pass_on``.
+    Its handler would end the run amid a step. So the run stops first, as on SIGTERM; then ``pass_on``.
     """
 
     def __init__(self) -> None:
-        found = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
-        self._handlers = {number: handler for number, handler in found.items() if callable(handler)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+        self._handlers = {number: handler for number, handler in before.items() if callable(handler)}
         self._heard: signal.Signals | None = None
         for number in self._handlers:
             signal.signal(number, self._hear)
@@ -92,13 +91,12 @@ class Notice:
 
 
 @contextmanager
-def _speaking_to(log: Path) -> Iterator[None]:
-    with (
-        log.open("ab") as file,
-        steady(file.fileno(), "utf-8", lines=True) as said,
-        redirect_stdout(said),
-        redirect_stderr(said),
-    ):
+def _printing_to(log: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        file = stack.enter_context(log.open("ab"))
+        text = stack.enter_context(steady(file.fileno(), "utf-8", lines=True))
+        stack.enter_context(redirect_stdout(text))
+        stack.enter_context(redirect_stderr(text))
         yield
 
 

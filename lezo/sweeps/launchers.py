@@ -15,13 +15,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, RunMode
 
-from lezo.config.compose import hydra_on, parse
-from lezo.config.schema import ConfigError
+from lezo.config.compose import hydra_on
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
 from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of
 from lezo.sweeps.launched import LaunchedRun
-from lezo.sweeps.sweep import Record, ending
+from lezo.sweeps.sweep import Record, ending, finished_before
 from lezo.sweeps.table import final_table
 
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")  # we say what there is to say
@@ -32,34 +31,22 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
 
     Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError as a sweep of our own does.
     """
-    _refuse_unknown(overrides, config_dir)
-    out, found = console(), jobs(overrides, config_dir)
-    before = [state_of(job) for job in found]
-    record = Record(before)
-    todo = [each.job for each in before if each.status != FINISHED]
-    left_alone = f", {len(found) - len(todo)} of them finished before" if len(todo) < len(found) else ""
-    out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}")
+    out, planned = console(), [state_of(job) for job in jobs(overrides, config_dir)]
+    record = Record(planned)
+    todo = [state.job for state in planned if state.status != FINISHED]
+    before = len(planned) - len(todo)
+    out.print(f"sweep of {len(planned)} jobs in {record.path.parent}" + finished_before(before))
     if todo:
         out.print(f"running; {CONSOLE} in a job's folder says how far it is")
     stopped, failures = _outcome(todo, overrides, config_dir, record.name) if todo else (False, {})
-    after = [outcome_of(each.job) for each in before]
-    for each in after:
-        if (failure := failures.get(each.job.number)) is not None:
-            each.status = FAILED
-            out.print(f"[{each.job.number + 1}/{len(found)}] failed: {each.job.label}: {failure}")
-    Record(after)
-    out.print(final_table(after, len(found) - len(todo)))
-    return ending(after, out, stopped=stopped)
-
-
-def _refuse_unknown(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Raise ConfigError where no such launcher is installed."""
-    with hydra_on(config_dir):
-        known = sorted(GlobalHydra.instance().config_loader().get_group_options("hydra/launcher"))
-    for override in parse(overrides):
-        if override.key_or_group == "hydra/launcher" and override.value() not in known:
-            extra = "pip install 'lezo[submitit]' adds submitit_slurm and submitit_local"
-            raise ConfigError([f"{override.input_line}: not among {', '.join(known)}; {extra}"])
+    states = [outcome_of(state.job) for state in planned]
+    for state in states:
+        if (failure := failures.get(state.job.number)) is not None:
+            state.status = FAILED
+            out.print(f"[{state.job.number + 1}/{len(states)}] failed: {state.job.label}: {failure}")
+    Record(states)
+    out.print(final_table(states, before))
+    return ending(states, out, stopped=stopped)
 
 
 def _outcome(
@@ -70,27 +57,25 @@ def _outcome(
     Says why where the launcher itself failed: nobody knows then what its other jobs do.
     """
     try:
-        returned = _run([_words(job, group) for job in todo], overrides, config_dir)
+        returned = run_jobs([_overrides(job, group) for job in todo], overrides, config_dir)
     except (KeyboardInterrupt, SystemExit):
         return True, {}
-    except (
-        Exception
-    ) as error:  # a launcher's own, such as that there is no Slurm here, or that a job was killed
+    except Exception as error:  # a launcher's own: no Slurm here, or a job was killed
         print(f"error: hydra/launcher: {str(error).strip() or repr(error)}", file=sys.stderr)
         return False, {}
     pairs = zip(todo, returned, strict=True)
     return False, {job.number: _why(end) for job, end in pairs if end.status is not JobStatus.COMPLETED}
 
 
-def _run(
+def run_jobs(
     todo: Sequence[Sequence[str]], overrides: Sequence[str], config_dir: str | None
 ) -> Sequence[JobReturn]:
-    """What Hydra's sweeper does with its launcher. Raises what the launcher raises; failed jobs raise nothing."""
+    """As Hydra's sweeper runs jobs. Raises what the launcher raises; failed jobs raise nothing."""
     with hydra_on(config_dir) as extra:
-        own = GlobalHydra.instance().hydra
-        assert own is not None
-        config = own.compose_config("run", [*_QUIET, *overrides, *extra], run_mode=RunMode.MULTIRUN)
-        context = HydraContext(config_loader=own.config_loader, callbacks=Callbacks(config))
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        config = hydra.compose_config("run", [*_QUIET, *overrides, *extra], run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=LaunchedRun(config_dir), config=config
         )
@@ -102,7 +87,7 @@ def _why(end: JobReturn) -> str:
     return str(error) if isinstance(error, CompactHydraException) else repr(error)
 
 
-def _words(job: SweepJob, group: str) -> list[str]:
-    """The job's overrides without Hydra's own, which the launcher has: it goes on with what its folder holds."""
+def _overrides(job: SweepJob, group: str) -> list[str]:
+    """The job's overrides without Hydra's own, which the launcher has, and what resumes it."""
     own = [text for text in job.overrides if not text.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    return [*own, *job.way_on(group)]
+    return [*own, *job.resume_overrides(group)]

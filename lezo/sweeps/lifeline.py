@@ -1,6 +1,6 @@
 """How does a job learn that its sweep is gone? It holds the read end of a pipe that nobody ever writes to.
 
-However the sweep ends, kill -9 included, the system closes the write end, and whoever reads sees the end of file.
+However the sweep ends, kill -9 included, the system closes the write end, and readers see the end of file.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from types import TracebackType
 
 _VARIABLE = "LEZO_SWEEP_PIPE"
 
@@ -24,20 +23,15 @@ class Lifeline:
     def __enter__(self) -> Lifeline:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._read)
         os.close(self._write)
 
 
 def end_with_the_sweep() -> None:
-    """In a job: SIGTERM to itself once the sweep is gone; to be called before anything slow. Else without effect."""
-    given = os.environ.pop(_VARIABLE, None)  # the job's own children have no part in it
-    if given is None:
-        return
+    """In a job: SIGTERM to itself once the sweep is gone; to be called before anything slow."""
     try:
-        end = int(given)
+        end = int(os.environ.pop(_VARIABLE, ""))  # the job's own children have no part in it
         os.set_inheritable(end, False)
     except (ValueError, OSError):  # not from a sweep
         return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")  # a driver's devices: Linux, Jetson, WSL
-_COUNT = "import torch; print(torch.cuda.device_count())"
+COUNT = "import torch; print(torch.cuda.device_count())"
 
 
 def environments(slots: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
@@ -23,34 +23,33 @@ def environments(slots: int | None, devices: Sequence[str]) -> list[dict[str, st
     count = min(slots or max(len(gpus), 1), len(devices))
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(count)]
-    if count > 1 and "OMP_NUM_THREADS" not in os.environ:
-        return [{"OMP_NUM_THREADS": str(max(_cores() // count, 1))} for _ in range(count)]
-    return [{} for _ in range(count)]
+    shared = count > 1 and "OMP_NUM_THREADS" not in os.environ
+    return [{"OMP_NUM_THREADS": str(max(cores() // count, 1))} if shared else {} for _ in range(count)]
 
 
 def visible_gpus() -> list[str]:
-    """What to call each GPU in CUDA_VISIBLE_DEVICES: as it stands there already (number or UUID), else by number."""
+    """Each GPU as CUDA_VISIBLE_DEVICES names it already (number or UUID), else by number."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = None if given is None else [name.strip() for name in given.split(",")]
-    if not _signs() or (names is not None and names[0] in ("", "-1")):
+    if not has_driver() or (names is not None and names[0] in ("", "-1")):
         return []
-    count = _count()
+    count = gpu_count()
     return [str(i) for i in range(count)] if names is None else names[:count]
 
 
-def _signs() -> bool:
+def has_driver() -> bool:
     """Whether it is worth the seconds to ask torch."""
     return any(Path(sign).exists() for sign in _SIGNS) or shutil.which("nvidia-smi") is not None
 
 
-def _count() -> int:
+def gpu_count() -> int:
     """The GPUs that torch sees; asked in a process of its own, since the sweep itself stays light."""
-    done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True)
-    said = done.stdout.split()[-1:]
-    return int(said[0]) if done.returncode == 0 and said and said[0].isdigit() else 0
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
+    last = (done.stdout.split() or [""])[-1]
+    return int(last) if done.returncode == 0 and last.isdigit() else 0
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -33,7 +32,7 @@ from lezo.sweeps.table import SweepProgress, final_table
 
 _TAIL = 12  # lines of a failed job that are shown
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 5.0  # between "stop at once" and SIGKILL
+GRACE_SECONDS = 5.0  # between "stop at once" and SIGKILL
 
 
 def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
@@ -42,28 +41,31 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError, before anything runs, with the
     first job that cannot be configured, or where the folder cannot take the sweep.
     """
-    out, found = console(), jobs(overrides, config_dir)
-    slots = _slots(found)
-    states = [state_of(job) for job in found]
+    out, planned = console(), jobs(overrides, config_dir)
+    slots = _slots(planned)
+    states = [state_of(job) for job in planned]
     todo = [state for state in states if state.status != FINISHED]
-    record = Record(states)
-    before = len(found) - len(todo)
-    left_alone = f", {before} of them finished before" if before else ""
+    record, before = Record(states), len(states) - len(todo)
     places = environments(slots, [state.job.composed.config.model.device for state in todo])
     at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
-    out.print(f"sweep of {len(found)} jobs in {record.path.parent}{left_alone}{at_a_time}")
-    with listening() as asked, Lifeline() as lifeline, SweepProgress(out, states) as progress:
-        Driver(todo, places, config_dir, lifeline=lifeline, progress=progress, record=record).drive(asked)
+    out.print(f"sweep of {len(states)} jobs in {record.path.parent}{finished_before(before)}{at_a_time}")
+    with stop_requests() as requests, Lifeline() as lifeline, SweepProgress(out, states) as progress:
+        Driver(todo, places, config_dir, lifeline, progress, record).drive(requests)
     out.print(final_table(states, before))
-    return ending(states, out, stopped=asked.times > 0)
+    return ending(states, out, stopped=requests.count > 0)
 
 
-def _slots(found: Sequence[SweepJob]) -> int | None:
-    """The jobs' sweep.slots. Raises ConfigError where they differ, or where a job names a GPU that its slot hides."""
-    slots = {job.composed.config.sweep.slots for job in found}
+def finished_before(count: int) -> str:
+    """Of a sweep's first line: how many jobs need not run."""
+    return f", {count} of them finished before" if count else ""
+
+
+def _slots(planned: Sequence[SweepJob]) -> int | None:
+    """The jobs' sweep.slots. Raises ConfigError where they differ, or for a GPU that a slot hides."""
+    slots = {job.composed.config.sweep.slots for job in planned}
     if len(slots) > 1:
         raise ConfigError([f"sweep.slots: expected one number for all jobs, not {sorted(map(str, slots))}"])
-    for device in (job.composed.config.model.device for job in found):
+    for device in (job.composed.config.model.device for job in planned):
         if device.startswith("cuda:") and device != "cuda:0":
             way_out = f"say CUDA_VISIBLE_DEVICES={device[5:]} before the command instead"
             raise ConfigError([f"model.device={device}: a job of a sweep sees one GPU only; {way_out}"])
@@ -72,43 +74,43 @@ def _slots(found: Sequence[SweepJob]) -> int | None:
 
 def ending(states: Sequence[JobState], out: Console, *, stopped: bool) -> int:
     """Say how to go on where something is left to do. Returns the exit code."""
-    left = [state.job for state in states if state.status not in (FINISHED, PLANNED)]
-    if not left:
+    todo = [state.job for state in states if state.status not in (FINISHED, PLANNED)]
+    if not todo:
         return 0
-    with_auto = " with resume=auto" if any(job.refuses_runs for job in left) else ""
-    unfinished = f"{len(left)} of {len(states)} jobs did not finish"
+    command = f"the same command{' with resume=auto' if any(job.refuses_runs for job in todo) else ''}"
+    unfinished = f"{len(todo)} of {len(states)} jobs did not finish"
     if stopped:
-        out.print(f"interrupted; {unfinished}; the same command{with_auto} goes on where this stopped")
+        out.print(f"interrupted; {unfinished}; {command} goes on where this stopped")
         return 130
-    out.print(f"{unfinished}; the same command{with_auto} tries them again")
+    out.print(f"{unfinished}; {command} tries them again")
     return 1
 
 
 @dataclass
-class Asked:
+class StopRequests:
     """How often the sweep was asked to stop: once is after each job's step, twice is at once."""
 
-    times: int = 0
+    count: int = 0
 
-    def signalled(self, number: int, frame: FrameType | None) -> None:
+    def hear(self, number: int, frame: FrameType | None) -> None:
         """A second SIGTERM is the first one again: schedulers send it to everyone."""
-        self.times = max(self.times, 1) if number == signal.SIGTERM else self.times + 1
+        self.count = max(self.count, 1) if number == signal.SIGTERM else self.count + 1
 
 
 @contextmanager
-def listening() -> Iterator[Asked]:
+def stop_requests() -> Iterator[StopRequests]:
     """Ctrl-C and a scheduler's SIGTERM are counted meanwhile, and end nothing by themselves."""
-    asked, numbers = Asked(), (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, asked.signalled) for number in numbers]
+    requests, numbers = StopRequests(), (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, requests.hear) for number in numbers]
     try:
-        yield asked
+        yield requests
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 
 class Record:
-    """The sweep's file, a row a job. Its name comes from the jobs: the same command has the same, another its own."""
+    """The sweep's file, a row a job. It is named by its jobs' hash: the same command has the same."""
 
     def __init__(self, states: Sequence[JobState]) -> None:
         """Raises ConfigError where the folder cannot be written."""
@@ -131,12 +133,11 @@ class Record:
 
 @dataclass
 class _Running:
-    """A job's process, the slot it fills, its log and where in it this attempt begins (in bytes)."""
+    """A job's process, the slot it fills, and where in its log this attempt begins (in bytes)."""
 
     state: JobState
     process: subprocess.Popen[bytes]
     place: dict[str, str]
-    log: Path
     start: int
 
 
@@ -148,7 +149,6 @@ class Driver:
         todo: Sequence[JobState],
         places: Sequence[dict[str, str]],
         config_dir: str | None,
-        *,
         lifeline: Lifeline,
         progress: SweepProgress,
         record: Record,
@@ -156,27 +156,22 @@ class Driver:
         """``places``: each slot's environment variables."""
         self._waiting, self._free = deque(todo), list(places)
         self._running: list[_Running] = []
-        self._config_dir, self._lifeline, self._progress, self._record = (
-            config_dir,
-            lifeline,
-            progress,
-            record,
-        )
-        self._told, self._deadline = 0, float("inf")
+        self._config_dir, self._lifeline = config_dir, lifeline
+        self._progress, self._record = progress, record
+        self._signals, self._deadline = 0, float("inf")  # sent to the jobs, and when to kill them
 
-    def drive(self, asked: Asked) -> None:
+    def drive(self, requests: StopRequests) -> None:
         """Run the jobs. On return none of them runs."""
-        while self._running or (self._waiting and not asked.times):
-            while self._waiting and self._free and not asked.times:
+        while self._running or (self._waiting and not requests.count):
+            while self._waiting and self._free and not requests.count:
                 self._start(self._waiting.popleft())
-            self._pass_on(asked)
+            self._pass_on(requests)
             self._collect()
             self._progress.refresh()
             time.sleep(_TICK_SECONDS)
 
     def _start(self, state: JobState) -> None:
-        before, state.status = state.status, RUNNING
-        state.result = {}
+        before, state.status, state.result = state.status, RUNNING, {}
         place = self._free.pop(0)
         self._progress.started(state, before=before)
         try:
@@ -188,14 +183,12 @@ class Driver:
         self._save()
 
     def _launched(self, state: JobState, place: dict[str, str]) -> _Running:
-        folder = state.job.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / CONSOLE
-        with log.open("ab") as output:
+        state.job.folder.mkdir(parents=True, exist_ok=True)
+        with (state.job.folder / CONSOLE).open("ab") as output:
             start = output.tell()
             # A session of its own: Ctrl-C reaches the job through us only, and it can write its result.
             process = subprocess.Popen(
-                _command(state.job, self._record.name, self._config_dir),
+                job_command(state.job, self._record.name, self._config_dir),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -203,34 +196,30 @@ class Driver:
                 pass_fds=self._lifeline.inherited,
                 env={**os.environ, **place, **self._lifeline.environment},
             )
-        return _Running(state, process, place, log, start)
+        return _Running(state, process, place, start)
 
-    def _pass_on(self, asked: Asked) -> None:
-        """Tell the jobs what we were asked, one signal at a time, and end those that do not listen."""
-        if self._told < min(asked.times, 2):
-            self._told += 1
-            self._tell(at_once=self._told == 2)
+    def _pass_on(self, requests: StopRequests) -> None:
+        """Tell the jobs to stop, one signal at a time, and end those that do not listen."""
+        if self._signals < min(requests.count, 2):
+            self._signals += 1
+            at_once = self._signals == 2
+            after = "after each job's step; Ctrl-C again stops at once"
+            self._progress.say(f"stopping {'at once' if at_once else after}")
+            self._deadline = time.monotonic() + GRACE_SECONDS if at_once else self._deadline
+            for running in self._running:
+                running.process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
+                running.state.status = STOPPING
         if time.monotonic() > self._deadline:
             for running in self._running:
                 with suppress(ProcessLookupError):  # with whatever it started
                     os.killpg(running.process.pid, signal.SIGKILL)
-
-    def _tell(self, *, at_once: bool) -> None:
-        words = (
-            "stopping at once" if at_once else "stopping after each job's step; Ctrl-C again stops at once"
-        )
-        self._progress.say(words)
-        self._deadline = time.monotonic() + _GRACE_SECONDS if at_once else self._deadline
-        for running in self._running:
-            running.process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
-            running.state.status = STOPPING
 
     def _collect(self) -> None:
         """Take in the jobs that have ended, and fill their slots again later."""
         for running in [running for running in self._running if running.process.poll() is not None]:
             self._running.remove(running)
             self._free.append(running.place)
-            running.state.end(running.process.returncode, stopped=self._told > 0)
+            running.state.end(running.process.returncode, stopped=self._signals > 0)
             self._progress.ended(running.state, _shown(running))
             self._save()
 
@@ -238,9 +227,8 @@ class Driver:
         try:
             self._record.save()
         except OSError as error:
-            self._progress.say(
-                f"{self._record.path}: cannot write there ({error.strerror}); the jobs' results stay"
-            )
+            problem = f"{self._record.path}: cannot write there ({error.strerror})"
+            self._progress.say(f"{problem}; the jobs' results stay")
 
 
 def _shown(running: _Running) -> list[str]:
@@ -248,15 +236,15 @@ def _shown(running: _Running) -> list[str]:
     status = running.state.status
     if not status.startswith(("failed", PLANNED)):
         return []
-    with running.log.open("rb") as log:
+    with (running.state.job.folder / CONSOLE).open("rb") as log:
         log.seek(running.start)
         lines = log.read().decode(errors="replace").splitlines()
     return lines if status == PLANNED else lines[-_TAIL:]
 
 
-def _command(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
+def job_command(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
     """lezo-run on one job, which goes on with what its folder holds."""
     folder = ["--config-dir", config_dir] if config_dir else []
     own = [text for text in job.overrides if not text.startswith("hydra.sweep.")]
     where = f"hydra.run.dir={quoted(str(job.folder))}"
-    return [sys.executable, "-m", "lezo.cli.run", *folder, *own, *job.way_on(group), where]
+    return [sys.executable, "-m", "lezo.cli.run", *folder, *own, *job.resume_overrides(group), where]

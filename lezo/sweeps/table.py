@@ -1,12 +1,10 @@
-"""What does the user see of a sweep? A live table on a terminal, plain lines elsewhere, and the table at its end."""
+"""What does the user see of a sweep? On a terminal a live table, elsewhere lines, and a table at its end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
@@ -18,11 +16,11 @@ from lezo.records.rows import DevRow, row_of
 from lezo.sweeps.jobs import FINISHED, NOT_STARTED, RUNNING, STOPPING, JobState
 
 _REFRESH_SECONDS = 0.5
-_OTHER_LINES = 8  # of a terminal's, beside the jobs: the table's frame and some of what was said before
+_OTHER_LINES = 8  # of a terminal's, beside the jobs: the table's frame and some earlier output
 
 
 class Metrics:
-    """How far a run is by its metrics.jsonl: step, seconds of training, last dev score. ``read`` reads what is new."""
+    """How far a run is by its metrics.jsonl: step, seconds of training, last dev score."""
 
     def __init__(self, path: Path) -> None:
         self.step, self.seconds = 0, 0.0
@@ -41,43 +39,37 @@ class Metrics:
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
-            self._take(line)
+            try:
+                row = row_of(line)
+            except ValueError:  # cut while we read
+                continue
+            self.step, self.seconds = row.step, row.seconds
+            self.dev = row.score if isinstance(row, DevRow) else self.dev
 
     def seconds_left(self, steps: int, max_seconds: float | None) -> float | None:
         """Seconds until training ends, if it goes on as so far; None where nothing tells."""
         if not (0 < self.step <= steps and self.seconds > 0):
             return None
-        left = (steps - self.step) * self.seconds / self.step
-        return left if max_seconds is None else max(min(left, max_seconds - self.seconds), 0.0)
-
-    def _take(self, line: bytes) -> None:
-        try:
-            row = row_of(line)
-        except ValueError:  # cut while we read
-            return
-        self.step, self.seconds = row.step, row.seconds
-        self.dev = row.score if isinstance(row, DevRow) else self.dev
+        seconds = (steps - self.step) * self.seconds / self.step
+        return seconds if max_seconds is None else max(min(seconds, max_seconds - self.seconds), 0.0)
 
 
 class SweepProgress:
-    """Tells of each job's start and end; on a terminal also how far those are that run."""
+    """Prints each job's start and end; on a terminal also how far those are that run."""
 
     def __init__(self, out: Console, states: Sequence[JobState]) -> None:
         self._out, self._states, self._shown = out, states, 0.0
         self._metrics: dict[int, Metrics] = {}
-        self._stack = ExitStack()
-        self._live: Live | None = None
+        self._live = Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else None
 
     def __enter__(self) -> SweepProgress:
-        if self._out.is_terminal:
-            live = Live(console=self._out, auto_refresh=False, transient=True)
-            self._live = self._stack.enter_context(live)
+        if self._live is not None:
+            self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
 
     def started(self, state: JobState, *, before: str) -> None:
         """A job starts, or goes on with what it left ``before``."""
@@ -88,14 +80,16 @@ class SweepProgress:
         self.refresh(now=True)
 
     def ended(self, state: JobState, tail: Sequence[str]) -> None:
-        """A job has ended; ``tail`` are the lines to show of what it said."""
-        row, lines = state.row(), [f"    | {line}" for line in tail]
+        """A job has ended; ``tail`` are the lines of its log to show."""
+        row = state.row()
         if state.status == FINISHED:
-            how = f"{row['metric']} dev {score(row['dev'])} test {score(row['test'])} in {clock(row['seconds'] or 0)}"
+            scores = f"{row['metric']} dev {score(row['dev'])} test {score(row['test'])}"
+            outcome = f"{scores} in {clock(row['seconds'] or 0)}"
         else:
-            how = state.job.label + (f"; the end of {state.job.folder / CONSOLE}:" if tail else "")
+            outcome = state.job.label + (f"; the end of {state.job.folder / CONSOLE}:" if tail else "")
         if self._live is None or tail:
-            self._out.print("\n".join([f"{self._number(state)} {state.status}: {how}", *lines]))
+            lines = [f"{self._number(state)} {state.status}: {outcome}", *(f"    | {line}" for line in tail)]
+            self._out.print("\n".join(lines))
         self.refresh(now=True)
 
     def say(self, text: str) -> None:
@@ -118,10 +112,10 @@ class SweepProgress:
         for heading in ("job", "status", "step", "dev", "left"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
         for state in window(self._states, max(self._out.height - _OTHER_LINES, 3)):
-            table.add_row(state.job.label, state.status, *self._far(state))
+            table.add_row(state.job.label, state.status, *self._progress(state))
         return table
 
-    def _far(self, state: JobState) -> tuple[str, str, str]:
+    def _progress(self, state: JobState) -> tuple[str, str, str]:
         """Step, dev score and time left of a job."""
         train = state.job.composed.config.train
         steps = train.steps if state.job.composed.config.trains else 0
@@ -142,14 +136,12 @@ def window(states: Sequence[JobState], lines: int) -> Sequence[JobState]:
 
 
 def final_table(states: Sequence[JobState], before: int) -> Table:
-    """A row a job: scores, seconds, memory and what became of it; ``before`` of them were finished already."""
+    """A row a job: scores, seconds, memory and status; ``before`` of them were finished already."""
     caption = f"{before} of {len(states)} were finished before" if before else None
     table = Table("job", "metric", "dev", "test", "seconds", "memory", "status", caption=caption)
     for row in (state.row() for state in states):
         seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
         memory = "-" if row["memory"] is None else size(row["memory"])
-        metric = str(row["metric"] or "-")
-        table.add_row(
-            row["job"], metric, score(row["dev"]), score(row["test"]), seconds, memory, row["status"]
-        )
+        scores = str(row["metric"] or "-"), score(row["dev"]), score(row["test"])
+        table.add_row(row["job"], *scores, seconds, memory, row["status"])
     return table

@@ -7,10 +7,10 @@ import pytest
 
 
 @contextmanager
-def refused(kind: type[Exception], *named: str) -> Iterator[None]:
+def refused(kind: type[Exception], *named: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
     """The block ends with that error, of one line, which names all of these."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     names(str(caught.value), *named)
 
 

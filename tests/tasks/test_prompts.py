@@ -7,6 +7,7 @@ import pytest
 
 from lezo.tasks import TASKS, Example
 from lezo.tasks.row import Row, RowError
+from tests.lezo.refusals import refused
 
 # Entities out of order and twice: the rendered ones are a sorted set.
 VOYAGE = (
@@ -387,8 +388,7 @@ def test_released_wsc_spans_end_up_in_their_texts(shared):
 def test_record_span_outside_the_passage(span):
     start, end = span
     passage = {"text": VOYAGE, "entities": [{"start": start, "end": end}]}
-    message = f"^entity span {start}..{end} lies outside the passage of 98 characters$"
-    with pytest.raises(RowError, match=message):
+    with refused(RowError, f"{start}..{end}", "98 characters"):
         rendered("record", [release_record(passage=passage)])
 
 
@@ -401,19 +401,19 @@ def test_record_span_ends_with_its_last_character():
 
 @pytest.mark.parametrize("answers", [["Oslo"], ["Cork", "Oslo"]])
 def test_record_answer_that_is_no_entity(answers):
-    with pytest.raises(RowError, match=r"column 'answers' has \['Oslo'\], expected entities .*Cork"):
+    with refused(RowError, "'answers'", "['Oslo']", "Cork"):
         one("record", answers=answers)
 
 
 def test_record_query_without_answers():
-    with pytest.raises(RowError, match="column 'answers' has nothing, expected entities"):
+    with refused(RowError, "'answers'", "nothing"):
         rendered("record", [release_record(qas=[{"query": WHO_QUERY, "answers": []}])])
 
 
 @pytest.mark.parametrize("task, answers", [("squad", {"text": []}), ("drop", [])])
 def test_generation_needs_an_answer(task, answers):
     row = {**CASES[task][0][0], "answers": answers}
-    with pytest.raises(RowError, match="expected at least one text"):
+    with refused(RowError, "at least one text"):
         rendered(task, [row])
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from lezo.bench import timing as contest
 from lezo.bench.table import Peak, Sample
-from lezo.bench.timing import SLOW, ChildError, Rounds, Turn, schedule, timed
+from lezo.bench.timing import SLOW, ChildError, Rounds, Turn, measured_in_a_child, schedule, timed
 from lezo.bench.variants import Variant
 from lezo.config.schema import BenchConfig, BenchVariant
 from lezo.zo.step import Stopwatch
+from tests.lezo.refusals import refused
 
 CPU = torch.device("cpu")
 FLOOR, MEZO, LEZO = BenchVariant.floor, BenchVariant.mezo, BenchVariant.lezo
@@ -111,7 +111,7 @@ def test_a_trace_of_a_variant_without_memory_is_empty_and_no_failure() -> None:
         raise torch.OutOfMemoryError("no more")
 
     taking, samples, _ = rounds({LEZO: step})
-    assert (samples, taking.taken(Turn(LEZO, 0))) == ([], [])
+    assert (samples, taking.take(Turn(LEZO, 0))) == ([], [])
 
 
 def test_what_is_no_want_of_memory_is_not_hidden() -> None:
@@ -133,10 +133,9 @@ def test_what_is_no_want_of_memory_is_not_hidden() -> None:
     ],
 )
 def test_a_child_says_its_peak_or_was_killed(code: str, expected: Peak) -> None:
-    # `_child` is private: by way of a bench each would be a process that imports torch.
-    assert contest._child([sys.executable, "-c", code]) == expected
+    assert measured_in_a_child([sys.executable, "-c", code]) == expected
 
 
 def test_a_child_that_fails_is_quoted() -> None:
-    with pytest.raises(ChildError, match="^error: no such weights$"):
-        contest._child([sys.executable, "-c", "import sys; sys.exit('error: no such weights')"])
+    with refused(ChildError, "error: no such weights"):
+        measured_in_a_child([sys.executable, "-c", "import sys; sys.exit('error: no such weights')"])

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lezo.bench.timing import loaded
-from lezo.bench.variants import Work, lezo_blocks, make_variant, typical_work
+from lezo.bench.variants import Setup, Work, lezo_blocks, make_variant, typical_work
 from lezo.config.compose import compose
 from lezo.config.schema import BenchVariant, RunConfig
+from lezo.model.forward import Network
 from lezo.noise import seeds
 from lezo.runs.plan import Plan, make_plan
 from lezo.zo.blocks import UniformBlocks
@@ -55,12 +56,19 @@ def test_few_examples_are_one_batch(planned: tuple[RunConfig, Plan]) -> None:
     assert (work.place, len(work.examples)) == (0, 3)
 
 
+@pytest.fixture(scope="module")
+def network(planned: tuple[RunConfig, Plan]) -> Network:
+    return loaded(*planned)
+
+
 @pytest.mark.parametrize("name", BenchVariant)
-def test_a_step_moves_the_blocks_its_name_says(name: BenchVariant, planned: tuple[RunConfig, Plan]) -> None:
+def test_a_step_moves_the_blocks_its_name_says(
+    name: BenchVariant, planned: tuple[RunConfig, Plan], network: Network
+) -> None:
     config, plan = planned
-    network, work = loaded(config, plan), typical_work(config, plan)
+    work = typical_work(config, plan)
     before, model = weights(network.model), network.model
-    variant = make_variant(config, plan, work, network, name)
+    variant = make_variant(Setup(config, plan, work, network), name)
     variant.step(1)
     changed = {n for n, theta in weights(model).items() if not torch.equal(theta, before[n])}
     share = UniformBlocks(plan.blocks.total, 0.5 if "lezo" in name.value else 0.0)
@@ -71,7 +79,7 @@ def test_a_step_moves_the_blocks_its_name_says(name: BenchVariant, planned: tupl
 
 def test_lezos_own_sparsity_stands_in_where_mezo_has_none(planned: tuple[RunConfig, Plan]) -> None:
     _, plan = planned
-    given = lezo_blocks(compose([*SMALL]).config, plan)
+    given = lezo_blocks(planned[0], plan)
     absent = lezo_blocks(compose([*SMALL[:-1], "optim=mezo"]).config, plan)
     assert (given.sparsity, absent.sparsity) == (0.5, 0.75)
 

@@ -13,7 +13,7 @@ from lezo.config.schema import ConfigError
 
 SECRET = "a-value-that-must-not-be-shown"
 FUZZ = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 KEYS = st.sampled_from(
@@ -119,7 +119,7 @@ def test_any_override_is_taken_or_refused(overrides: list[str]) -> None:
     assert ".." not in found.run_dir.parts or "hydra.run.dir" in asked
 
 
-@settings(FUZZ, max_examples=12)
+@settings(FUZZ, max_examples=6)
 @given(
     st.text(
         st.sampled_from("\\'${}a:.b\"[,é/ \n%#=~1") | st.characters(exclude_categories=["Cs"]), max_size=12

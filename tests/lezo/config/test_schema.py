@@ -24,6 +24,7 @@ from lezo.config.schema import (
     TaskConfig,
     WandbMode,
 )
+from tests.lezo.refusals import names
 
 SGD, ADAMW = (FirstOrderConfig(name=name, lr=0.1) for name in ("fo-sgd", "fo-adamw"))
 NONE = OptimConfig(name="none")
@@ -130,48 +131,54 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "named"),
     [
-        ({"data.name": None}, "add data=local data.path=DIR, data=hub or data=sample"),
-        ({"data.name": "local"}, "add data.path=DIR"),
-        ({"data.path": "."}, "only data=local reads a folder; add data=local"),
-        ({"data.name": "local", "data.path": "/no/where"}, "data.path=/no/where: no such folder"),
-        ({"data.name": "local", "data.path": ""}, "data.path=: no such folder"),
-        ({"data.name": "local", "data.path": "~no-such-user/x"}, "data.path=~no-such-user/x: no such folder"),
-        ({"data.name": "local", "data.path": "x" * 300}, "x: no such folder"),
-        ({"data.name": "local", "data.path": "a\0b"}, r"data.path=a\x00b: no such folder"),
-        ({"data.revision": "main"}, "only data=hub has revisions"),
-        ({"task.name": "mine"}, "name 'mine' is unknown; expected one of boolq, cb,"),
-        ({"task.demos": 1001}, "demonstrations come from the 1000 train rows"),
-        ({"task.demos": 1000}, "leaves none of the 1000 train rows"),
-        ({"task.num_train": 0}, "task.num_train=0: training needs at least 1"),
-        ({"task.num_dev": 0}, "task.num_dev=0: training needs at least 1"),
-        ({"task.demo_sets": DemoSets.each, "task.demos": 4}, "only optim=none and icl take them, not lezo"),
-        ({"task.demo_sets": DemoSets.each, "optim": NONE}, "expected task.demos of at least 1"),
-        ({"optim": OptimConfig("icl")}, "optim=icl: expected task.demo_sets=each"),
-        ({"eval.calibration": Calibration.sfc, "task.name": "drop"}, "sfc: drop generates its answers"),
-        ({"eval.calibration": Calibration.icl_sfc}, "icl_sfc: expected task.demos of at least 1"),
-        ({"optim": OptimConfig("lp"), "task.num_train": 0}, "optim=lp fits the head to at least 1 row"),
-        ({"peft": PeftConfig("head")}, "leaves no decoder block anything to skip; expected optim=mezo"),
-        ({"peft": PrefixConfig("prefix"), "model.compile": True}, "only peft=none and lora compile them"),
-        ({"optim.objective": Objective.metric, "model.compile": True}, "evaluates the blocks as they are"),
-        ({"peft": LoraConfig("lora"), "optim": NONE}, "peft=lora: optim=none takes no step"),
-        ({"peft": LoraConfig("lora"), "optim.lr": None}, "no default learning rate for lezo with peft=lora"),
-        ({"peft": PeftConfig("lora")}, "peft: name 'lora' is not that of its settings"),
-        ({"model.name": "hf"}, "add model.path=DIR or model.path=OWNER/NAME"),
-        ({"model.path": "."}, "add model=hf"),
-        ({"model.name": "hf", "model.path": "./no/where"}, "model.path=./no/where: no such folder"),
-        ({"model.tokenizer": "/no/where"}, "model.tokenizer=/no/where: no such folder"),
-        ({"model.name": "hf", "model.path": "small.gguf"}, "model.path=small.gguf: no such file"),
-        ({"model.name": "hf", "model.path": __file__}, "expected the folder it is in, or a .gguf file"),
-        ({"optim.lr": None}, "no default learning rate for lezo; add optim.lr=..."),
-        ({"optim": SGD, "model.dtype": DType.float16}, "expected auto, float32 or bfloat16"),
-        ({"optim": ADAMW, "optim.momentum": 0.9}, "AdamW has its own"),
+        ({"data.name": None}, ["data: model=tiny", "data=local data.path=DIR, data=hub or data=sample"]),
+        ({"data.name": "local"}, ["data=local: ", "data.path=DIR"]),
+        ({"data.path": "."}, ["data.path=.: ", "data=local"]),
+        ({"data.name": "local", "data.path": "/no/where"}, ["data.path=/no/where: "]),
+        ({"data.name": "local", "data.path": ""}, ["data.path=: "]),
+        ({"data.name": "local", "data.path": "~no-such-user/x"}, ["data.path=~no-such-user/x: "]),
+        ({"data.name": "local", "data.path": "x" * 300}, ["data.path=xxx"]),
+        ({"data.name": "local", "data.path": "a\0b"}, [r"data.path=a\x00b: "]),
+        ({"data.revision": "main"}, ["data.revision=main: ", "data=hub"]),
+        ({"task.name": "mine"}, ["task: ", "'mine'", "boolq, cb,"]),
+        ({"task.demos": 1001}, ["task.demos=1001: ", "1000 train rows", "task.num_train"]),
+        ({"task.demos": 1000}, ["task.demos=1000: "]),
+        ({"task.num_train": 0}, ["task.num_train=0: ", "optim=none"]),
+        ({"task.num_dev": 0}, ["task.num_dev=0: ", "optim=none"]),
+        (
+            {"task.demo_sets": DemoSets.each, "task.demos": 4},
+            ["task.demo_sets=each: ", "optim=none", "not lezo"],
+        ),
+        ({"task.demo_sets": DemoSets.each, "optim": NONE}, ["task.demo_sets=each: ", "task.demos"]),
+        ({"optim": OptimConfig("icl")}, ["optim=icl: ", "task.demo_sets=each"]),
+        ({"eval.calibration": Calibration.sfc, "task.name": "drop"}, ["eval.calibration=sfc: ", "drop"]),
+        ({"eval.calibration": Calibration.icl_sfc}, ["eval.calibration=icl_sfc: ", "task.demos"]),
+        ({"optim": OptimConfig("lp"), "task.num_train": 0}, ["task.num_train=0: ", "optim=lp"]),
+        ({"peft": PeftConfig("head")}, ["peft=head: ", "optim=mezo"]),
+        ({"peft": PrefixConfig("prefix"), "model.compile": True}, ["model.compile=true: ", "prefix", "lora"]),
+        ({"optim": SGD, "model.compile": True}, ["model.compile=true: ", "fo-sgd"]),
+        (
+            {"optim.objective": Objective.metric, "model.compile": True},
+            ["model.compile=true: ", "objective=metric"],
+        ),
+        ({"peft": LoraConfig("lora"), "optim": NONE}, ["peft=lora: ", "optim=none"]),
+        ({"peft": LoraConfig("lora"), "optim.lr": None}, ["optim.lr: ", "lezo with peft=lora"]),
+        ({"peft": PeftConfig("lora")}, ["peft: ", "'lora'", "/schema/peft/"]),
+        ({"model.name": "hf"}, ["model=hf: ", "model.path=OWNER/NAME"]),
+        ({"model.path": "."}, ["model.path=.: ", "model=hf"]),
+        ({"model.name": "hf", "model.path": "./no/where"}, ["model.path=./no/where: "]),
+        ({"model.tokenizer": "/no/where"}, ["model.tokenizer=/no/where: "]),
+        ({"model.name": "hf", "model.path": "small.gguf"}, ["model.path=small.gguf: "]),
+        ({"model.name": "hf", "model.path": __file__}, [f"model.path={__file__}: ", ".gguf"]),
+        ({"optim.lr": None}, ["optim.lr: ", "model=tiny"]),
+        ({"optim": SGD, "model.dtype": DType.float16}, ["model.dtype=float16: ", "fo-sgd", "bfloat16"]),
+        ({"optim": ADAMW, "optim.momentum": 0.9}, ["optim.momentum: ", "fo-sgd"]),
     ],
 )
-def test_settings_that_do_not_go_together_say_the_way_out(changes: dict[str, Any], words: str) -> None:
-    (problem,) = problems(changes)
-    assert words in problem
+def test_settings_that_do_not_go_together_say_the_way_out(changes: dict[str, Any], named: list[str]) -> None:
+    names("\n".join(problems(changes)), *named)
 
 
 @pytest.mark.parametrize(
@@ -208,50 +215,33 @@ def test_inspecting_needs_no_learning_rate_and_no_train_rows() -> None:
 
 def test_defaults_are_the_ones_promised() -> None:
     run = compose([]).config
-    assert (run.task.name, run.optim.name, run.model.name, run.data.name, run.log.name) == (
-        "rte",
-        "lezo",
-        "tiny",
-        "sample",
-        "files",
-    )
+    groups = (run.task, run.optim, run.model, run.data, run.log)
+    assert [group.name for group in groups] == ["rte", "lezo", "tiny", "sample", "files"]
     assert isinstance(run.optim, LezoConfig)
     assert (run.optim.sparsity, run.optim.eps, run.optim.weight_decay) == (0.75, 1e-3, 0.0)
-    assert (run.task.num_train, run.task.num_dev, run.task.num_test, run.task.data_seed) == (
-        None,
-        None,
-        1000,
-        0,
-    )
+    task = run.task
+    assert (task.num_train, task.num_dev, task.num_test, task.data_seed) == (None, None, 1000, 0)
     assert (run.seed, run.train.batch_size, run.train.steps, run.train.eval_every) == (0, 16, 1500, 300)
     assert (run.model.dtype, run.log.mode) == (DType.auto, WandbMode.auto)
 
 
-@pytest.mark.parametrize(
-    ("optim", "lr"), [("lezo", 1e-6), ("mezo", 1e-6), ("fo-sgd", 1e-3), ("fo-adamw", 1e-5)]
-)
+@pytest.mark.parametrize(("optim", "lr"), [("mezo", 1e-6), ("fo-sgd", 1e-3), ("fo-adamw", 1e-5)])
 def test_published_sizes_have_the_papers_schedule_data_and_learning_rate(optim: str, lr: float) -> None:
     run = compose(["model=opt-13b", f"optim={optim}"]).config
     assert (run.train.steps, run.train.eval_every, run.data.name) == (20000, 4000, "hub")
     assert getattr(run.optim, "lr", None) == lr
-
-
-def test_the_published_adamw_decays_linearly_and_clips() -> None:
-    optim = compose(["optim=fo-adamw"]).config.optim
-    assert isinstance(optim, FirstOrderConfig)
-    assert (optim.schedule.value, optim.clip_norm, optim.dropout) == ("linear", 1.0, None)
+    if isinstance(run.optim, FirstOrderConfig) and optim == "fo-adamw":
+        assert (run.optim.schedule.value, run.optim.clip_norm, run.optim.dropout) == ("linear", 1.0, None)
 
 
 def test_any_model_must_be_given_data_and_a_learning_rate() -> None:
     with pytest.raises(ConfigError) as caught:
         compose(["model=hf", "model.path=gpt2"])
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["data", "optim.lr"]
-    assert compose(["model=hf", "model.path=gpt2", "data=sample", "optim=none"]).config.model.name == "hf"
 
 
-@pytest.mark.parametrize("overrides", [["data=sample", "model=opt-125m"], ["model=opt-125m", "data=sample"]])
-def test_data_on_the_command_line_beats_the_models(overrides: list[str]) -> None:
-    assert compose(overrides).config.data.name == "sample"
+def test_data_on_the_command_line_beats_the_models() -> None:
+    assert compose(["data=sample", "model=opt-125m"]).config.data.name == "sample"
 
 
 def test_a_problem_is_one_line_of_bounded_length() -> None:

@@ -41,7 +41,7 @@ def test_micro_batches_are_the_batch_in_parts():
 def test_the_lm_loss_sees_only_the_answers_to_train_on():
     with batches(loss="lm") as found:
         (batch,) = found(0)
-        drawn = found.drawn(0)
+        drawn = found.examples_of(0)
     assert batch.weight == sum(e.answer_lens[e.gold[0]] for e in drawn)
     assert batch.candidate.tolist() == [e.gold[0] for e in drawn]
 
@@ -51,4 +51,4 @@ def test_what_is_judged_is_the_examples_themselves():
         with batches(loss=loss, micro_batch_size=3) as found:
             parts = found(0)
             assert [len(part) for part in parts] == [3, 1]
-            assert [e for part in parts for e in getattr(part, split)] == found.drawn(0)
+            assert [e for part in parts for e in getattr(part, split)] == found.examples_of(0)

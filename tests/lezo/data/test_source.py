@@ -15,6 +15,7 @@ from datasets import ClassLabel, Features, List, Value
 from lezo.data import source as source_module
 from lezo.data.source import DataError, load
 from lezo.tasks import TASKS, Example
+from tests.lezo.refusals import refused
 
 RTE = {"premise": "Owls hunt.", "hypothesis": "Owls sleep.", "label": "not_entailment", "idx": 0}
 PROMPT = 'Owls hunt.\nDoes this mean that "Owls sleep." is true? Yes or No?\n'
@@ -270,44 +271,34 @@ def test_local_path_may_start_at_home(read, monkeypatch, tmp_path):
     assert list(load(TASKS["rte"], "local", path=f"~/{tmp_path.name}").train) == [SHOWN]
 
 
-def test_local_without_a_path():
-    with pytest.raises(DataError, match=r"give data\.path=DIR with <task>/train\.jsonl and val\.jsonl"):
-        load(TASKS["rte"], "local")
-
-
 @pytest.mark.parametrize(
-    "line, message",
+    ("line", "named"),
     [
-        (b'{"premise": "Owls', "not valid JSON (Unterminated string starting at at column 13)"),
-        (b"[1, 2]", "expected a JSON object, found [1, 2]"),
-        (b"NaN", "expected a JSON object, found nan"),
-        (b'{"premise": "P.", "label": 0}', "column 'hypothesis' is missing; the row has premise, label"),
+        (b'{"premise": "Owls', ["column 13"]),
+        (b"[1, 2]", ["[1, 2]"]),
+        (b'{"premise": "P.", "label": 0}', ["'hypothesis'", "premise, label"]),
         (
             GOOD.replace(b"not_entailment", b"perhaps"),
-            "column 'label' is 'perhaps', expected one of 0 (entailment), 1 (not_entailment)",
+            ["'label'", "'perhaps'", "0 (entailment), 1 (not_entailment)"],
         ),
-        (b'{"premise": "\xff"}', "not UTF-8 text at byte 14 of the line"),
-        (b'{"label": 0, "premise": "P.", "label": 1}', "column 'label' is there more than once"),
-        (
-            GOOD.replace(b"Owls hunt.", rb"Owls\ud800 hunt."),
-            "column 'premise' is 'Owls\\ud800 hunt.', expected text of whole characters",
-        ),
-        (b"[" * 100_000, "JSON nested too deeply"),
-        (b'{"a":' * 100_000, "JSON nested too deeply"),
-        (b"9" * 5000, "Exceeds the limit (4300 digits) for integer string conversion"),
+        (b'{"premise": "\xff"}', ["UTF-8", "byte 14"]),
+        (b'{"label": 0, "premise": "P.", "label": 1}', ["'label'"]),
+        (GOOD.replace(b"Owls hunt.", rb"Owls\ud800 hunt."), ["'premise'", "'Owls\\ud800 hunt.'"]),
+        (b"[" * 100_000, ["nested"]),
+        (b'{"a":' * 100_000, ["nested"]),
+        (b"9" * 5000, ["4300 digits"]),
     ],
     ids=lambda value: repr(value[:24]),
 )
-@pytest.mark.parametrize("before", [0, 1000])  # beyond the first block that is read, too
-def test_local_error_names_file_line_and_expectation(read, tmp_path, line, message, before):
-    place = f"{tmp_path / 'rte' / 'train.jsonl'}, line {before + 2}: "
-    with pytest.raises(DataError, match="^" + re.escape(place + message)):
+def test_local_error_names_file_line_and_expectation(read, tmp_path, line, named):
+    before = 1000 if named == ["[1, 2]"] else 0  # beyond the first block that is read, too
+    with refused(DataError, f"{tmp_path / 'rte' / 'train.jsonl'}, line {before + 2}: ", *named):
         read(b"\n" + GOOD * before + line)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n  \n"])
-def test_local_empty_file(read, content):
-    with pytest.raises(DataError, match=r"train\.jsonl: no rows, expected one JSON object a line$"):
+def test_local_empty_file(read, tmp_path, content):
+    with refused(DataError, f"{tmp_path / 'rte' / 'train.jsonl'}: "):
         read(content)
 
 
@@ -315,24 +306,20 @@ def test_local_nested_rows_without_examples(tmp_path):
     (tmp_path / "multirc").mkdir()
     row = {"passage": {"text": "P.", "questions": []}}
     (tmp_path / "multirc" / "train.jsonl").write_text(json.dumps(row))
-    with pytest.raises(DataError, match=r"train\.jsonl: no rows"):
+    with refused(DataError, "train.jsonl: "):
         load(TASKS["multirc"], "local", path=str(tmp_path))
 
 
-def test_local_missing_file(tmp_path):
-    file = tmp_path / "rte" / "train.jsonl"
-    expected = r"; expected one JSON object a line in <data\.path>/<task>/\{train,val\}\.jsonl$"
-    with pytest.raises(DataError, match=f"^{re.escape(str(file))}: No such file.*{expected}"):
+def test_local_missing_files(read, tmp_path):
+    file, expected = tmp_path / "rte" / "train.jsonl", "<data.path>/<task>/{train,val}.jsonl"
+    with refused(DataError, f"{file}: No such file", expected):
         load(TASKS["rte"], "local", path=str(tmp_path))
     file.mkdir(parents=True)
-    with pytest.raises(DataError, match=f"^{re.escape(str(file))}: Is a directory{expected}"):
+    with refused(DataError, f"{file}: Is a directory", expected):
         load(TASKS["rte"], "local", path=str(tmp_path))
-
-
-def test_local_missing_val_file(read, tmp_path):
-    read(GOOD)
-    (tmp_path / "rte" / "val.jsonl").unlink()
-    with pytest.raises(DataError, match=r"val\.jsonl: No such file"):
+    file.rmdir()
+    file.write_bytes(GOOD)
+    with refused(DataError, f"{file.with_name('val.jsonl')}: No such file"):
         load(TASKS["rte"], "local", path=str(tmp_path))
 
 
@@ -371,8 +358,7 @@ def test_a_label_outside_the_candidates_is_named_with_the_right_ones(task, value
     if value is True and task in TRUTHS:
         assert len(load(TASKS[task], "local", path=str(tmp_path)).train) == 2
         return
-    said = rf"train\.jsonl, line 2: column 'label' is {re.escape(repr(value))}, expected one of 0 \(.*1 \("
-    with pytest.raises(DataError, match=said):
+    with refused(DataError, "train.jsonl, line 2: ", "'label'", repr(value), "0 (", "1 ("):
         load(TASKS[task], "local", path=str(tmp_path))
 
 
@@ -384,7 +370,7 @@ def test_symbolic_links_are_followed(read, tmp_path):
         (tmp_path / "elsewhere" / "rte" / f"{part}.jsonl").symlink_to(tmp_path / "kept.jsonl")
     assert list(load(TASKS["rte"], "local", path=str(tmp_path / "linked")).train) == [SHOWN]
     (tmp_path / "kept.jsonl").unlink()
-    with pytest.raises(DataError, match=r"train\.jsonl: No such file or directory; expected one JSON"):
+    with refused(DataError, "train.jsonl: No such file"):
         load(TASKS["rte"], "local", path=str(tmp_path / "linked"))
 
 
@@ -426,15 +412,17 @@ def test_hub_rows_keep_their_order_and_are_sliced(hub, monkeypatch):
     assert train[-1] == train[4]
 
 
+def test_every_hub_revision_is_a_commit():
+    assert all(re.fullmatch("[0-9a-f]{40}", task.hub.revision) for task in TASKS.values() if task.hub)
+
+
 @pytest.mark.parametrize("asked", [None, "0123abc"])
-@pytest.mark.parametrize("task", TASKS)
-def test_hub_revision_is_pinned(task, asked, hub, monkeypatch):
-    row, features = HUB[task]
+def test_hub_revision_is_pinned(asked, hub, monkeypatch):
+    row, features = HUB["rte"]
     calls = hub({"train": [row], "validation": [row]}, features)
-    of_length(monkeypatch, TASKS[task], 1, 1)
-    load(TASKS[task], "hub", revision=asked)
-    pinned = TASKS[task].hub
-    assert re.fullmatch("[0-9a-f]{40}", pinned.revision)
+    of_length(monkeypatch, TASKS["rte"], 1, 1)
+    load(TASKS["rte"], "hub", revision=asked)
+    pinned = TASKS["rte"].hub
     assert calls == [
         ((pinned.id, pinned.config), {"split": part, "revision": asked or pinned.revision})
         for part in ("train", "validation")
@@ -442,17 +430,16 @@ def test_hub_revision_is_pinned(task, asked, hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "train, val, message",
+    "train, val, named",
     [
-        (2489, 277, "aps/super_glue train has 2489 rows, expected 2490"),
-        (2490, 3, "aps/super_glue validation has 3 rows, expected 277"),
+        (2489, 277, ["aps/super_glue train ", "2489", "2490"]),
+        (2490, 3, ["aps/super_glue validation ", "3", "277"]),
     ],
 )
-def test_hub_of_another_length_is_refused(hub, train, val, message):
+def test_hub_of_another_length_is_refused(hub, train, val, named):
     row, features = HUB["rte"]
     hub({"train": [row] * train, "validation": [row] * val}, features)
-    way_out = r".*data\.revision=\.\.\., or use data=local"
-    with pytest.raises(DataError, match=f"^{message}: .*permutes row indices{way_out}"):
+    with refused(DataError, *named, "data.revision=...", "data=local"):
         load(TASKS["rte"], "hub")
 
 
@@ -462,7 +449,7 @@ def test_hub_error_names_data_set_split_and_row(hub, monkeypatch):
     of_length(monkeypatch, TASKS["rte"], 2, 1)
     train = load(TASKS["rte"], "hub").train
     assert train[0].gold == (1,)
-    with pytest.raises(DataError, match=r"^aps/super_glue train, row 1: column 'label' is -1, expected"):
+    with refused(DataError, "aps/super_glue train, row 1: ", "'label'", "-1"):
         train[1]
 
 
@@ -471,17 +458,13 @@ def test_hub_error_names_data_set_split_and_row(hub, monkeypatch):
     [ConnectionError("no route\nto host"), ValueError("no route"), RuntimeError("no route")],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("task, shown", [("rte", r"aps/super_glue \(rte\)"), ("squad", "rajpurkar/squad")])
+@pytest.mark.parametrize("task, shown", [("rte", "aps/super_glue (rte)"), ("squad", "rajpurkar/squad")])
 def test_hub_out_of_reach(monkeypatch, error, task, shown):
     def load_dataset(*args, **options):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    reason = rf"\({type(error).__name__}: no route\)"
-    way_out = "connect, or .* data=local data.path=DIR"
-    with pytest.raises(
-        DataError, match=f"^cannot read {shown} from the Hugging Face hub {reason}; {way_out}$"
-    ):
+    with refused(DataError, shown, f"{type(error).__name__}: no route", "data=local data.path=DIR"):
         load(TASKS[task], "hub")
 
 

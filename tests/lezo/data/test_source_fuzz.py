@@ -47,7 +47,7 @@ NESTED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 FUZZ = settings(
-    max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 ODD = st.sampled_from(

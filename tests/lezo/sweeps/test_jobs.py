@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from lezo.config.compose import compose
 from lezo.config.identity import config_hash
 from lezo.config.schema import ConfigError
 from lezo.sweeps.jobs import NOT_STARTED, JobState, SweepJob, jobs, outcome_of, state_of
+from tests.lezo.refusals import refused
+from tests.lezo.sweeps.composed import compose_once
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lezo.sweeps.jobs.compose", compose_once)
 
 
 def job(*overrides: str) -> SweepJob:
@@ -31,22 +33,23 @@ def holding(job: SweepJob, *, config: str | None = None, result: str | None = No
 
 
 def test_jobs_are_labelled_by_what_differs_and_named_by_what_they_are() -> None:
-    found = jobs(["task=rte", "optim=mezo,lezo", "optim.lr=1e-6,1e-7", "seed=range(2)"])
-    assert [job.number for job in found] == list(range(8))
-    assert found[0].label == "optim=mezo optim.lr=1e-06 seed=0"  # as Hydra writes the number
+    found = jobs(["task=rte", "optim=mezo,lezo", "optim.lr=1e-6", "seed=range(2)"])
+    assert [job.number for job in found] == list(range(4))
+    assert found[0].label == "optim=mezo seed=0"
+    assert "optim.lr=1e-06" in jobs(["optim.lr=1e-6,1"])[0].label  # as Hydra writes the number
     assert found[0].overrides[0] == "task=rte"
     assert {job.folder.parent for job in found} == {Path("runs/sweeps")}
     for job in found:
         assert job.identity == config_hash(job.composed.yaml)
         optim, seed = job.composed.config.optim.name, job.composed.config.seed
         assert job.folder.name == f"rte-tiny-{optim}-seed{seed}-{job.identity[:8]}"
-    assert len({job.folder for job in found}) == 8
+    assert len({job.folder for job in found}) == 4
 
 
 def test_a_job_has_the_same_folder_in_every_command() -> None:
     found = jobs(["seed=3,1,2", "train.steps=7", "log.project=x"])
     assert found[1].folder == jobs(["train.steps=7", "seed=1", "resume=auto", "sweep.slots=3"])[0].folder
-    assert found[1].folder.name == compose(["train.steps=7", "seed=1"]).job_name
+    assert found[1].folder.name == compose_once(["train.steps=7", "seed=1"]).job_name
 
 
 def test_a_folder_that_holds_the_time_is_one_for_all() -> None:
@@ -67,20 +70,18 @@ def test_a_sweep_adds_what_its_user_has_not_said(
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_GROUP", theirs)
     (job,) = jobs(given)
-    assert job.way_on("sweep") == expected
+    assert job.resume_overrides("sweep") == expected
 
 
-@pytest.mark.parametrize("apart", ["log.tags=[a],[b]", "sweep.slots=1,2", "resume=off,auto", "seed=0,0"])
+@pytest.mark.parametrize("apart", ["log.tags=[a],[b]", "resume=off,auto", "seed=0,0"])
 def test_two_jobs_that_are_one_run_are_refused(apart: str) -> None:
     key = apart.split("=")[0]
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, f"jobs 0 ({key}=", f" and 1 ({key}="):
         jobs(["task=sst2", apart])
-    assert str(caught.value).startswith(f"jobs 0 ({key}=") and f" and 1 ({key}=" in str(caught.value)
-    assert "the same run twice" in str(caught.value)
 
 
 def test_two_jobs_in_one_folder_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"both would write to runs/sweeps/0; leave out hydra.sweep.subdir"):
+    with refused(ConfigError, "jobs 0 ", " and 1 ", "runs/sweeps/0", "hydra.sweep.subdir"):
         jobs(["optim=mezo,lezo", "hydra.sweep.subdir=${seed}"])
 
 
@@ -112,12 +113,12 @@ def test_a_folder_without_a_run_is_not_started() -> None:
     assert state_of(found).status == NOT_STARTED
 
 
-@pytest.mark.parametrize("config", [compose(["seed=2"]).yaml, "", "seed: [", "\0", "- a"])
+@pytest.mark.parametrize("config", ["seed: 2", "", "seed: [", "\0", "- a"])
 def test_a_folder_with_another_configuration_is_refused(config: str) -> None:
-    found = holding(job("seed=1"), config=config, result='{"status": "finished"}')
-    with pytest.raises(
-        ConfigError, match="holds a run of another configuration; hydra.sweep.dir=DIR chooses"
-    ):
+    found = job("seed=1")
+    config = found.composed.yaml.replace("seed: 1\n", "seed: 2\n") if config == "seed: 2" else config
+    holding(found, config=config, result='{"status": "finished"}')
+    with refused(ConfigError, f"{found.folder}: ", "hydra.sweep.dir=DIR"):
         state_of(found)
 
 
@@ -125,9 +126,7 @@ def test_with_resume_off_no_folder_may_hold_a_run() -> None:
     found = job("seed=1", "resume=off")
     assert state_of(found).status == NOT_STARTED
     holding(found, config=found.composed.yaml, result='{"status": "finished"}')
-    with pytest.raises(
-        ConfigError, match="already holds a run; resume=auto goes on with it, hydra.sweep.dir"
-    ):
+    with refused(ConfigError, f"{found.folder}: ", "resume=auto", "hydra.sweep.dir=DIR"):
         state_of(found)
     assert state_of(job("seed=1", "resume=auto")).status == state_of(job("seed=1")).status == "finished"
 

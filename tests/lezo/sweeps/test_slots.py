@@ -11,18 +11,18 @@ AUTO = ["auto"] * 9
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Eight cores, no GPU, nothing set. What is private there asks the machine, which no test can make another one."""
+    """Eight cores, no GPU, nothing set."""
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(slots, "_cores", lambda: 8)
-    monkeypatch.setattr(slots, "_signs", lambda: False)
-    monkeypatch.setattr(slots, "_count", lambda: pytest.fail("asked torch"))
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(slots, "has_driver", lambda: False)
+    monkeypatch.setattr(slots, "gpu_count", lambda: pytest.fail("asked torch"))
     return monkeypatch
 
 
 def with_gpus(machine: pytest.MonkeyPatch, count: int) -> None:
-    machine.setattr(slots, "_signs", lambda: True)
-    machine.setattr(slots, "_count", lambda: count)
+    machine.setattr(slots, "has_driver", lambda: True)
+    machine.setattr(slots, "gpu_count", lambda: count)
 
 
 def test_a_slot_for_each_gpu(machine: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_what_the_user_made_visible_stays(
 
 @pytest.mark.parametrize("given", ["", "-1"])
 def test_where_the_user_hides_all_gpus_torch_is_not_asked(given: str, machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(slots, "_signs", lambda: True)
+    machine.setattr(slots, "has_driver", lambda: True)
     machine.setenv("CUDA_VISIBLE_DEVICES", given)
     assert environments(None, AUTO) == [{}]
 
@@ -63,7 +63,7 @@ def test_without_a_gpu_one_job_runs_at_a_time_and_torch_is_not_asked(machine: py
 
 
 def test_jobs_on_the_cpu_need_no_gpu(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(slots, "_signs", lambda: True)
+    machine.setattr(slots, "has_driver", lambda: True)
     assert environments(None, ["cpu", "cpu"]) == [{}]
 
 
@@ -76,14 +76,17 @@ def test_slots_share_the_cores_unless_the_user_decided(machine: pytest.MonkeyPat
 
 
 def test_a_sweep_with_nothing_to_do_needs_no_slots(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(slots, "_signs", lambda: True)
+    machine.setattr(slots, "has_driver", lambda: True)
     assert environments(None, []) == environments(4, []) == []
 
 
-def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slots._count() == torch.cuda.device_count()
-    monkeypatch.setattr(slots, "_COUNT", "print('a warning'); print(3)")
-    assert slots._count() == 3
-    for broken in ("import no_such_module", "print('none')", ""):
-        monkeypatch.setattr(slots, "_COUNT", broken)
-        assert slots._count() == 0
+def test_torch_is_asked_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(slots.COUNT)  # here, where torch is imported already
+    assert int(capsys.readouterr().out) == torch.cuda.device_count()
+    monkeypatch.setattr(slots, "COUNT", "print('a warning'); print(3)")
+    assert slots.gpu_count() == 3
+    for broken in ("import no_such_module", "print('none')"):
+        monkeypatch.setattr(slots, "COUNT", broken)
+        assert slots.gpu_count() == 0

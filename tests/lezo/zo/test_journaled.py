@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import lezo
-from lezo.config.compose import replay_options
+from lezo.config.compose import command_options
+from lezo.config.schema import ReplayConfig
 from lezo.records.files import FolderError
 from lezo.records.journal import RECORD, Journal, JournalError, Kind, read_journal
 from lezo.records.schema import Header
@@ -180,7 +181,7 @@ def test_a_step_beyond_it_is_refused_and_damage_is_noticed(file):
 
 def test_the_command_and_the_function_send_each_others_journals_back(file, capsys, tmp_path):
     train(Bowl(), file)
-    assert replayed(file, replay_options([f"replay.out={tmp_path / 'out'}"])) == 1
+    assert replayed(file, command_options(ReplayConfig, [f"replay.out={tmp_path / 'out'}"])) == 1
     assert "written by a program of one's own for its Bowl" in capsys.readouterr().err
     header = read_journal(file).header
     Journal(file, Header(header.origin, replace(header.recipe, blocks=None))).close()
