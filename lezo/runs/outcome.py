@@ -1,4 +1,4 @@
-"""How a run can end: finished, failed or interrupted; its result, and the words for what went wrong."""
+"""How a run ends: finished, failed or interrupted; its result, and the message of what went wrong."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lezo.records.environment import peak_memory
 from lezo.records.files import FolderError
 from lezo.records.folder import TRACEBACK, RunFolder
 from lezo.records.rows import DevRow, TestRow
-from lezo.records.schema import Header, Result, Seconds
+from lezo.records.schema import Result, Seconds
 from lezo.runs import banner
-from lezo.runs.build import LoadedModel
+from lezo.runs.begin import Begun
 from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
 from lezo.runs.request import Request
@@ -41,20 +41,11 @@ class Ending:
     code: int = 0
 
 
-def result_of(
-    request: Request,
-    ending: Ending,
-    plan: Plan | None,
-    loaded: LoadedModel | None,
-    header: Header | None,
-    progress: Progress,
-    weights: str | None,
-) -> Result:
-    """What the run came to, as far as it came. Scores are fractions 0..1, seconds are wall-clock.
-
-    ``weights``: the hash of those that the run ends with.
-    """
+def result_of(request: Request, ending: Ending, plan: Plan | None, begun: Begun | None) -> Result:
+    """The run's result, as far as it came. Scores are fractions 0..1, seconds are wall-clock."""
     config, optim = request.config, request.config.optim
+    plan = begun.plan if begun else plan
+    progress = begun.progress if begun else Progress()
     dev = progress.best if config.trains else progress.dev
     return {
         "status": ending.status,
@@ -82,13 +73,13 @@ def result_of(
         "dev_loss": dev.loss if dev else None,
         "zero_shot": _score(progress.zero_shot),
         "best_step": progress.best_step,
-        "weights": weights,
-        "origin": asdict(header.origin) if header else None,
+        "weights": progress.weights,
+        "origin": asdict(begun.header.origin) if begun else None,
         "seconds": _seconds(progress, request.started),
         "peak_memory_bytes": peak_memory(),
-        "memory_bytes": _memory(plan, loaded),
+        "memory_bytes": _memory(plan, begun),
         "skipped_steps": progress.skipped,
-        "rows": loaded.network.rows if loaded else None,
+        "rows": begun.loaded.network.rows if begun else None,
         "truncated": plan.truncated if plan else None,
         "examples": {name: len(getattr(plan, name)) for name in ("train", "dev", "test")} if plan else None,
         "command": request.command,
@@ -99,12 +90,12 @@ def _score(row: DevRow | TestRow | None) -> float | None:
     return None if row is None else row.score
 
 
-def _memory(plan: Plan | None, loaded: LoadedModel | None) -> dict[str, int | None]:
+def _memory(plan: Plan | None, begun: Begun | None) -> dict[str, int | None]:
     """What the banner expected of the device, and the most that the run took of it beside what was held before."""
-    if plan is None or loaded is None:
+    if plan is None or begun is None:
         return {"expected": plan.memory.total if plan else None, "used": None}
     peak = peak_memory()
-    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - loaded.held, 0)
+    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - begun.loaded.held, 0)
     return {"expected": plan.memory.total, "used": used}
 
 
@@ -117,22 +108,22 @@ def _seconds(progress: Progress, started: float) -> Seconds:
 
 
 def failure(error: Exception, request: Request, folder: RunFolder, plan: Plan | None) -> Ending:
-    """Say what went wrong; a traceback goes into the folder where it may be a bug."""
-    words = in_words(error, request, plan, lasts=folder.begun)
-    if words is None and folder.begun:
+    """Print what went wrong; a traceback goes into the folder where it may be a bug."""
+    message = message_of(error, request, plan, can_go_on=folder.begun)
+    if message is None and folder.begun:
         folder.text(TRACEBACK, traceback.format_exc())
-    _complain(words)
-    return Ending("failed", words or repr(error), code=1)
+    _complain(message)
+    return Ending("failed", message or repr(error), code=1)
 
 
 def failed(error: Exception) -> int:
-    """Say what went wrong. Returns the exit code."""
-    _complain(in_words(error))
+    """Print what went wrong. Returns the exit code."""
+    _complain(message_of(error))
     return 1
 
 
-def _complain(words: str | None) -> None:
-    print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
+def _complain(message: str | None) -> None:
+    print(f"error: {message}" if message else traceback.format_exc(), file=sys.stderr)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -140,25 +131,27 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def in_words(
-    error: Exception, request: Request | None = None, plan: Plan | None = None, *, lasts: bool = False
+def message_of(
+    error: Exception, request: Request | None = None, plan: Plan | None = None, *, can_go_on: bool = False
 ) -> str | None:
-    """The message of what is nobody's bug; None for what may be one. ``lasts``: the run can be gone on with."""
-    if not out_of_memory(error):
-        return str(error) if isinstance(error, EXPECTED) else None
-    sizes, ways = ("", _LOWER) if request is None or plan is None else _sizes(request.config, plan)
-    more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
-    again = _nothing_lost(request) if request is not None and lasts else ""
-    return f"out of memory ({_said(error)}){sizes}; {ways}, {more}{again}"
+    """The message of an error that is nobody's bug; None for one that may be."""
+    if out_of_memory(error):
+        return _memory_message(error, request, plan, can_go_on)
+    if isinstance(error, DivergedError) and request is not None and plan is not None:
+        return f"{error}; weights in {plan.dtype_name}: {_what_to_try(request.config, plan)}"
+    return str(error) if isinstance(error, EXPECTED) else None
 
 
-_LOWER = "lower train.micro_batch_size or eval.batch_size"
-
-
-def _said(error: Exception) -> str:
-    """What was asked for and what there was; torch goes on about its allocator."""
+def _memory_message(error: Exception, request: Request | None, plan: Plan | None, can_go_on: bool) -> str:
+    """What was asked for and what there was, of which torch's later sentences are about its allocator; what to lower."""
     sentences = str(error).strip().split("\n")[0].split(". ")
-    return ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
+    asked = ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
+    sizes, lower = "", "lower train.micro_batch_size or eval.batch_size"
+    if request is not None and plan is not None:
+        sizes, lower = _sizes(request.config, plan)
+    more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
+    again = _nothing_lost(request) if request is not None and can_go_on else ""
+    return f"out of memory ({asked}){sizes}; {lower}, {more}{again}"
 
 
 def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
@@ -167,9 +160,10 @@ def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
     part = min(config.train.micro_batch_size or batch, batch)
     steps = f"steps of {batch} examples in forwards of {part}, " if config.trains else ""
     median, longest = plan.lengths
-    sizes = f" with {steps}evaluations of {rows} sequences a forward, {median} tokens at the median and {longest} at most"
+    lengths = f"{median} tokens at the median and {longest} at most"
     settings = [("train.micro_batch_size", part), ("eval.batch_size", rows)]
     lower = [f"{key} (now {size})" for key, size in settings if size > 1]
+    sizes = f" with {steps}evaluations of {rows} sequences a forward, {lengths}"
     return sizes, f"lower {' or '.join(lower)}" if lower else "take shorter rows"
 
 
@@ -178,8 +172,8 @@ def _nothing_lost(request: Request) -> str:
     return f"; nothing is lost: the same command with the smaller size and {where} goes on where this one stopped"
 
 
-def way_out(config: RunConfig, plan: Plan) -> str:
-    """What to try where losses are no longer finite."""
+def _what_to_try(config: RunConfig, plan: Plan) -> str:
+    """What to change where losses are no longer finite."""
     eps = " or optim.eps" if config.method.zeroth_order else ""
     wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
     return f"try a smaller optim.lr{eps}{wider}"

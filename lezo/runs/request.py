@@ -1,4 +1,4 @@
-"""What was asked for: one configuration, by whom it was typed, and where its story is told."""
+"""What was asked for: one configuration, the command that gave it, and where its output goes."""
 
 from __future__ import annotations
 
