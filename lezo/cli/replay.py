@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from lezo.runs.terminal import open_streams
 
@@ -40,25 +39,23 @@ def main() -> None:
         sys.exit(130)
 
 
-def _answer(said: list[str]) -> int:
+def _answer(given: list[str]) -> int:
+    """Replay, check or write. Returns the exit code."""
     from lezo.config.compose import replay_options
     from lezo.config.schema import ConfigError
 
-    if not said:
+    if not given:
         print(HELP, end="")
         return 2
-    options = [word for word in said if word.startswith("replay.")]
-    runs = [word for word in said if word not in options]
+    options = [word for word in given if word.startswith("replay.")]
+    runs = [word for word in given if word not in options]
     if len(runs) != 1:
         raise ConfigError([f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"])
-    return replayed(Path(runs[0]), replay_options(options))
+    settings = replay_options(options)
 
-
-def replayed(run: Path, options: Any) -> int:
-    """Replay, check or write. Returns the exit code."""
     from lezo.runs.replay import replayed  # torch and transformers take seconds to import: only now
 
-    return replayed(run, options)
+    return replayed(Path(runs[0]), settings)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lezo.cli import run
+from lezo.config.compose import compose
+from lezo.config.schema import RunConfig
 from tests.lezo.refusals import names
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
@@ -82,6 +86,29 @@ class Runner:
         self._kept.runs[overrides] = ran, store
         shutil.copytree(folder, store)
         return ran
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> RunConfig:
+    return compose(overrides).config
+
+
+def config_of(*overrides: str) -> RunConfig:
+    """A checked configuration, composed once, for a test to change: a folder that is not there yet may be "."."""
+    return deepcopy(_composed(overrides))
+
+
+def little_model(folder: str | Path) -> None:
+    """A model of four narrow blocks in ``folder``, with the embedded tokenizer."""
+    import torch  # not before a test needs it: every worker imports this module
+    from transformers import OPTForCausalLM
+
+    from lezo.model.load import TINY
+    from tests.lezo.small_models import opt_config
+
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", "*.safetensors"))
+    torch.manual_seed(0)
+    OPTForCausalLM(opt_config(vocab_size=1024, max_position_embeddings=512)).save_pretrained(folder)
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
