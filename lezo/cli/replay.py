@@ -16,12 +16,12 @@ Commands to copy
   lezo-replay journal.bin replay.out=DIR        the journal is all there is to share: a few hundred kilobytes
   lezo-replay journal.bin replay.base=DIR       where the base model lies elsewhere on this machine
 
-RUN is the folder of a zeroth-order run, or its journal.bin alone. Nothing is forwarded or trained: the journal's
-updates are added to the base weights, on any device to the same bits.
+RUN is the folder of a zeroth-order run, or its journal.bin alone. Nothing is forwarded or trained: the
+journal's updates are added to the base weights, on any device to the same bits.
 
 Options
   replay.step    the step whose model is wanted      [the one of the lowest dev loss, else the last]
-  replay.out     folder to write, not there yet      [RUN/model, which is always the result's, else RUN/model-step-N]
+  replay.out     folder to write, not there yet      [RUN/model for the result's step, else RUN/model-step-N]
   replay.verify  check everything, and write only to a replay.out that is given
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
@@ -29,7 +29,7 @@ Options
 
 
 def main() -> None:
-    """The command. Exits with 0, 1 where the model cannot be made or a check fails, 2 for bad options, 130 interrupted."""
+    """The command. Exits with 0, 1 for no model or a failed check, 2 for bad options, 130 interrupted."""
     open_streams()
     try:
         from lezo.cli.run import answered

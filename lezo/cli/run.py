@@ -41,7 +41,7 @@ def _answer() -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    """Have Hydra answer, a sweep, or one run. Each imports its own: torch takes seconds, and only a run needs it."""
+    """Have Hydra, a sweep or one run answer. Only a run imports torch, which takes seconds."""
     from lezo.config.compose import command, compose
 
     overrides, config_dir = given.overrides, given.config_dir
@@ -100,7 +100,7 @@ def words(program: str, given: Sequence[str], manual: str = "") -> tuple[list[st
 def _parsed(
     parser: argparse.ArgumentParser, given: Sequence[str], meant: Callable[[str, str | None], list[str]]
 ) -> argparse.Namespace:
-    """What the parser reads. Exits with 2 and the key=value that may have been meant where there is no such flag.
+    """What the parser reads. Exits with 2, and the key=value that may have been meant, for an unknown flag.
 
     Also where the working folder was removed: nothing that is named by a relative path is anywhere.
     """
@@ -127,7 +127,7 @@ def _exit(problem: str) -> NoReturn:
 
 
 def answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> int:
-    """What a command without flags does with its words: prints its manual, or answers. Returns the exit code."""
+    """Print the manual of a command without flags, or its answer to its words. Returns the exit code."""
     from lezo.config.schema import ConfigError
 
     given, help_wanted = words(program, sys.argv[1:], manual)

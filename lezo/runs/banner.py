@@ -60,7 +60,12 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
 
 def going_on(command: str, folder: Path) -> str:
     """The command that takes up a run where it stopped."""
-    return f"{command} {shlex.join(['resume=auto', f'hydra.run.dir={quoted(str(folder))}'])}"
+    return f"{command} {resume_words(folder)}"
+
+
+def resume_words(folder: Path) -> str:
+    """The words that a command takes to go on in a run's folder."""
+    return shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(folder))}"])
 
 
 def title(config: RunConfig) -> str:
@@ -88,7 +93,7 @@ def _task(config: RunConfig, plan: Plan) -> str:
 
 
 def _rows(config: RunConfig, plan: Plan) -> str:
-    """Which files, or published sets, the splits are drawn from; and where a size is less than the published one."""
+    """Which files, or published sets, the splits are drawn from, and whether dev has fewer than published."""
     own, usual, dev = config.data.name == "local", plan.parts.task.num_dev, len(plan.dev)
     train_from, test_from = ("train.jsonl", "val.jsonl") if own else ("the train set", "the validation set")
     few = f"; few rows: {dev} of them are dev, not {usual} (task.num_dev=N asks for N)"

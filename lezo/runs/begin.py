@@ -1,4 +1,4 @@
-"""Begin a run or go on with one: its folder, its model, what earlier sessions left, and what hears of its rows."""
+"""Begin a run or go on with one: its folder, its model, and what earlier sessions left."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def clear_failed_start(request: Request, folder: RunFolder) -> None:
 
 
 def with_sizes_of_folder(request: Request) -> Request:
-    """The request with the data sizes of the run in its folder, where it goes on with one and leaves them open."""
+    """The request with the sizes of the folder's run, where it goes on with one and leaves them open."""
     path, composed = request.folder, request.composed
     holds_run = (path / CONFIG).exists() and not made_no_step(path)
     if request.config.resume is not Resume.auto or not holds_run:
@@ -102,7 +102,7 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Begun:
     past = resume_state(request, folder, header)
     if not folder.begun:
         claim(request, folder, past)
-    if loaded.adapter is not None and (start := loaded.adapter.start()) is not None:
+    if (adapter := loaded.base.adapter) is not None and (start := adapter.start()) is not None:
         folder.data(START, start)
     shown = ConsoleSink(request.out, config.train.steps if config.trains else None, plan.parts.task.metric)
     evaluate = make_evaluator(loaded.plan, loaded.network, config.eval.batch_size)

@@ -1,4 +1,4 @@
-"""From a configuration and a plan to the parts of a run: model, evaluator, optimizer, batches, journal header."""
+"""From a configuration and a plan to the parts of a run: model, evaluator, optimizer, batches, header."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from lezo.zo.zeroth_order import ZerothOrder
 
 
 class BaseModel:
-    """A model just loaded, with or without an adapter: the way back to its first weights, and how it is saved."""
+    """A model just loaded, with or without an adapter; it can go back to its first weights, and be saved."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class BaseModel:
         self.adapter = Attached(self.model, adapter, seed=self.seed, start=known)
 
     def rebase(self, weights: str) -> None:
-        """Bring the first weights back, which have the hash ``weights``. Raises ModelError where they are others."""
+        """Bring the first weights back. Raises ModelError where their hash is not ``weights``."""
         if self.adapter is not None:
             self.adapter.rebase(weights)
         else:
@@ -93,14 +93,9 @@ class LoadedModel:
         """The whole of it, its adapter included."""
         return self.base.model
 
-    @property
-    def adapter(self) -> Attached | None:
-        """What is trained in place of the model, if anything."""
-        return self.base.adapter
-
 
 def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start: Path | None) -> LoadedModel:
-    """The model as training takes it. ``start``: the file of the first values of a prefix, where a run had one."""
+    """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one."""
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
     given = parts.source, parts.model_config, parts.tokenizer
@@ -145,7 +140,7 @@ def make_header(yaml: str, config: RunConfig, plan: Plan, model: nn.Module) -> H
 
 
 def provenance(yaml: str, plan: Plan, weights: str) -> Provenance:
-    """What a run of the configuration ``yaml`` starts from; ``weights``: the hash of them as they are loaded."""
+    """What a run of the configuration ``yaml`` starts from; ``weights``: their hash as they are loaded."""
     examples = [plan.train, plan.dev.scored, plan.dev.prompts, plan.test.scored, plan.test.prompts]
     return Provenance(
         weights=weights,
@@ -198,7 +193,7 @@ def make_optimizer(
     blocks: BlockChooser,
     evaluator: Evaluator | None = None,
 ) -> Optimizer:
-    """The configured optimizer over the model's trainable tensors; ``evaluator`` judges where the metric is the objective."""
+    """The configured optimizer over the trainable tensors; ``evaluator``: for a metric as objective."""
     model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
     if (parts := config.composition) is not None:
@@ -253,7 +248,7 @@ def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batch
 
 
 def replay_spec(config: RunConfig) -> ReplaySpec:
-    """What a journal must say for its updates to be made again; of a first-order run only where its model is."""
+    """What makes a journal's updates again; of a first-order run only where its model is."""
     optim, adapter = config.optim, adapter_of(config)
     lr, weight_decay = getattr(optim, "lr", None) or 0.0, getattr(optim, "weight_decay", 0.0)
     return ReplaySpec(

@@ -27,7 +27,7 @@ def console() -> Console:
 
 
 def print_table(out: Console, text: str) -> None:
-    """Print a table; on a terminal its lines end between words, and go on below the value that they are of."""
+    """Print a table; on a terminal its lines end between words, and go on below their value."""
     if not out.is_terminal:
         out.print(text)
         return
@@ -50,7 +50,7 @@ def _wrapped(name: str, value: str, width: int) -> str:
 
 
 class ConsoleSink:
-    """Rows as they come: a bar on a terminal, a line now and then elsewhere, with loss, dev score, rate and time left.
+    """Shows rows as they come, with the time left: a bar on a terminal, a line now and then elsewhere.
 
     ``steps``: how many there will be; None where nothing is trained.
     """
@@ -102,7 +102,7 @@ class ConsoleSink:
 
 @contextmanager
 def replaying(out: Console, step: int) -> Iterator[Callable[[int], None]]:
-    """Prints that the weights of ``step`` are brought back; yields what to call after each update, which counts them."""
+    """Prints that the weights of ``step`` are brought back; yields what to call after each update."""
     what, start = f"weights of step {step}", time.perf_counter()
     with out.status(f"{what}: reading") as status:
         yield lambda at: status.update(f"{what}: at {at}") if at % 100 == 0 else None

@@ -1,4 +1,4 @@
-"""A folder whose run has finished: print its summary again and, where it is wanted and missing, write its model."""
+"""A folder whose run has finished: print its summary again, and write its model where it is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lezo.runs.resume import asks_for_more, model_moved, refuse_changes, refuse_
 
 
 def plan_of_finished(request: Request, folder: RunFolder) -> Plan | None:
-    """The plan of the folder's run where nothing of it is left to do. Raises FolderError where it is another run."""
+    """The plan of the folder's run where it has finished. Raises FolderError where it is another run."""
     path, yaml, config = folder.path, request.composed.yaml, request.config
     if not folder.holds_run:
         return None
@@ -38,7 +38,7 @@ def plan_of_finished(request: Request, folder: RunFolder) -> Plan | None:
 
 
 def show_finished(request: Request, folder: RunFolder, plan: Plan) -> int:
-    """Print the summary of a finished run, and write its model where it is wanted and missing. Returns the exit code."""
+    """Print the summary, and write the model where it is wanted and missing. Returns the exit code."""
     result = read_result(folder.path)
     assert result is not None, "plan_of_finished read it"
     summary = summary_of(result, folder.path)
@@ -60,7 +60,7 @@ def summary_of(result: Result, folder: Path) -> str:
 
 
 def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:
-    """Write the model of a finished run, made again without a step. Raises FolderError where it is another."""
+    """Write the model of a finished run, made again without a step. Raises FolderError for another one."""
     config, path = request.config, folder.path
     loaded = load_model(config, plan, request.out.print, path / START)
     header = make_header(request.composed.yaml, config, plan, loaded.model)

@@ -1,4 +1,4 @@
-"""The loop: evaluate when it is time, step, make the row. Every sink decides for itself what to do with a row."""
+"""The loop: evaluate when it is time, step, make the row. Every sink decides what to do with a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Progress:
     """How far the run is; complete also after an interruption, and continued after a resume.
 
     ``bad``: non-finite losses in a row until now. ``evaluated_at``: the last step with a dev evaluation.
-    ``elapsed``: seconds of earlier sessions. ``dev``: the last evaluation. ``weights``: the hash of the run's last ones.
+    ``elapsed``: seconds of earlier sessions. ``dev``: the last evaluation. ``weights``: the hash of the last.
     """
 
     step: int = 0
@@ -81,9 +81,9 @@ def train(
     max_bad_steps: int,
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Train until ``steps`` updates or ``max_seconds``; the weights before the first and after the last are evaluated.
+    """Train until ``steps`` updates or ``max_seconds``; evaluate before the first and after the last.
 
-    Goes on from ``progress``. Each step with all that hears of it happens within ``held``. Raises
+    Goes on from ``progress``. Each step, and what the sinks do with it, happens within ``held``. Raises
     DivergedError after ``max_bad_steps`` steps in a row whose losses were not finite.
     """
     start = time.perf_counter() - progress.elapsed

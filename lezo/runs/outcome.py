@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 import sys
 import time
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from lezo.config.compose import quoted
 from lezo.config.schema import RunConfig
 from lezo.data.encode import EncodeError
 from lezo.data.source import DataError
@@ -91,7 +89,7 @@ def _score(row: DevRow | TestRow | None) -> float | None:
 
 
 def _memory(plan: Plan | None, begun: Begun | None) -> dict[str, int | None]:
-    """What the banner expected of the device, and the most that the run took of it beside what was held before."""
+    """What the banner expected of the device, and the most that the run took beside what was held before."""
     if plan is None or begun is None:
         return {"expected": plan.memory.total if plan else None, "used": None}
     peak = peak_memory()
@@ -143,14 +141,17 @@ def message_of(
 
 
 def _memory_message(error: Exception, request: Request | None, plan: Plan | None, can_go_on: bool) -> str:
-    """What was asked for and what there was, of which torch's later sentences are about its allocator; what to lower."""
+    """What was asked for, what there was, what to lower; torch's later sentences are about its allocator."""
     sentences = str(error).strip().split("\n")[0].split(". ")
     asked = ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
     sizes, lower = "", "lower train.micro_batch_size or eval.batch_size"
     if request is not None and plan is not None:
         sizes, lower = _sizes(request.config, plan)
     more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
-    again = _nothing_lost(request) if request is not None and can_go_on else ""
+    again = ""
+    if request is not None and can_go_on:
+        command = f"the same command with the smaller size and {banner.resume_words(request.folder)}"
+        again = f"; nothing is lost: {command} goes on where this one stopped"
     return f"out of memory ({asked}){sizes}; {lower}, {more}{again}"
 
 
@@ -165,11 +166,6 @@ def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
     lower = [f"{key} (now {size})" for key, size in settings if size > 1]
     sizes = f" with {steps}evaluations of {rows} sequences a forward, {lengths}"
     return sizes, f"lower {' or '.join(lower)}" if lower else "take shorter rows"
-
-
-def _nothing_lost(request: Request) -> str:
-    where = shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(request.folder))}"])
-    return f"; nothing is lost: the same command with the smaller size and {where} goes on where this one stopped"
 
 
 def _what_to_try(config: RunConfig, plan: Plan) -> str:

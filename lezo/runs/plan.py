@@ -41,7 +41,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run but its weights. ``lengths``: median and longest sequence, in tokens. ``trained``: of the parameters, an adapter's own included."""
+    """Everything about a run but its weights.
+
+    ``lengths``: median and longest sequence, in tokens. ``trained``: parameters, an adapter's own included.
+    """
 
     parts: Prepared
     adapter: Adapter | None
@@ -66,7 +69,7 @@ class Plan:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""
+    """Read data, tokenizer and model configuration; encode; estimate. Raises what reading raises."""
     device = device_of(config)
     dtype = dtype_of(config, device)
     parts = prepare(config, training=config.learns)
@@ -126,7 +129,7 @@ class ForwardSize:
         return int(tokens * (6 * hidden + 2 * wide) * self.dtype.itemsize)
 
     def head(self, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
-        """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, its logits, their exponentials."""
+        """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, logits, exponentials."""
         rows = min(chunk, int(self.config.vocab_size))
         return streams * rows * (int(self.config.hidden_size) + 2 * reads) * 4
 
@@ -146,7 +149,7 @@ class ForwardSize:
         return self.block(tokens) + self.head(1, reads)
 
     def generation(self, split: EvalSet, batch_size: int) -> int:
-        """The longest prompts, padded to one length, keys and values of all their tokens and answers, and logits."""
+        """The longest prompts, padded to one length; keys and values of prompts and answers; logits."""
         lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
         if not lengths:
             return 0
@@ -186,7 +189,7 @@ def _largest_forward(
 
 
 def _update_bytes(config: RunConfig, bones: nn.Module, tensors: Layout, blocks: BlockChooser) -> int:
-    """Two copies of the largest block, or one of all that moves; or gradients, and AdamW's two moments or SGD's momentum."""
+    """Two copies of the largest block, or one of all that moves; or gradients and the optimizer's moments."""
     named = dict(bones.named_parameters())
     if config.first_order:
         adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)

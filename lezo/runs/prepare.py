@@ -33,7 +33,7 @@ from lezo.tasks import TASKS, Example, Task
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's rows and how they become ids. ``pad``: any id that the model has, for places that nothing looks at.
+    """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
     ``dequantised``: how the weights are stored that become plain ones as they are read.
     """
@@ -184,8 +184,8 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
         return replace(splits, train=(), dev=(), own_demos=sets)
     if training and not splits.train:
         raise DataError(
-            f"{where}: {rows} train rows, of which task.num_dev={num_dev} and task.demos={wanted.demos} leave none "
-            "to train on; expected at least one (lower task.num_dev)"
+            f"{where}: {rows} train rows, of which task.num_dev={num_dev} and task.demos={wanted.demos} "
+            "leave none to train on; expected at least one (lower task.num_dev)"
         )
     if len(splits.demos) < wanted.demos:
         raise DataError(
@@ -205,7 +205,7 @@ def _sizes(config: RunConfig, task: Task, rows: int) -> tuple[int, int]:
 
 
 def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
-    """How many tokens prompt and answer may have; ``taken`` are a prefix's, and a generated answer gets its share."""
+    """How many tokens prompt and answer may have beside ``taken``, a prefix's, and a generated answer's."""
     most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
     length = most - taken - (MAX_NEW_TOKENS if task.generates else 0)
     if length < 2:
@@ -218,7 +218,7 @@ def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
 
 
 def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
-    """A tokenizer that loses the task's own words would score others in their place, and nobody would see it."""
+    """A tokenizer that loses the task's own words would score others in their place, unseen."""
     role = "which ends a generated answer" if task.generates else "an answer of the task"
     words = {"\n"} if task.generates else set[str]()
     if task.loss == "candidates":
@@ -227,8 +227,8 @@ def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -
         decoded = tokenizer.decode(tokenizer(word, add_special_tokens=False)["input_ids"])
         if (decoded.strip() or decoded).casefold() != (word.strip() or word).casefold():
             raise ModelError(
-                f"{path}: the tokenizer reads {word!r}, {role}, as {decoded!r}; expected one with tokens for it "
-                "(model.tokenizer=DIR)"
+                f"{path}: the tokenizer reads {word!r}, {role}, as {decoded!r}; expected one with tokens for "
+                "it (model.tokenizer=DIR)"
             )
 
 
@@ -237,7 +237,7 @@ Around = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> Around:
-    """What the tokenizer itself puts around a text; before it ``given`` (model.bos) instead, and 0 for OPT, as published."""
+    """What the tokenizer puts around a text, but before it ``given`` (model.bos) or, for OPT, 0."""
     if given is not None and given >= model_config.vocab_size:
         raise ModelError(
             f"model.bos={given}: expected an id below the vocabulary's {model_config.vocab_size}"
@@ -246,8 +246,9 @@ def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> 
     fitting = set.intersection(*(set(_added(tokenizer, text)) for text in _PROBES))
     if bos is None and not fitting:
         raise ModelError(
-            f"{path}: the tokenizer makes other tokens of a text itself when it adds its special ones, so that these "
-            "cannot be told apart; expected the same ones around every text (model.bos=ID says what stands before)"
+            f"{path}: the tokenizer makes other tokens of a text itself when it adds its special ones, so "
+            "that these cannot be told apart; expected the same ones around every text (model.bos=ID says "
+            "what stands before)"
         )
     before, after = min(fitting, key=lambda around: len(around[1]), default=((), ()))
     return before if bos is None else (bos,), after
@@ -265,7 +266,7 @@ def _added(tokenizer: Any, text: str) -> Iterator[Around]:
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []  # type: ignore[no-any-return]
+    return [*tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]] if texts else []
 
 
 def device_of(config: RunConfig) -> torch.device:

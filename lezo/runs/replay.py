@@ -109,7 +109,7 @@ class Replay:
             yield from self._result_problems(self.folder / RESULT, result)
 
     def _metrics_problems(self, file: Path) -> Iterator[str]:
-        """Where metrics.jsonl and the journal tell of different runs, or its lr * g is not the journal's coefficient."""
+        """Where metrics.jsonl and the journal differ, or a row's lr * g is not the journal's coefficient."""
         rows = read_rows(file)
         written, journaled = events_of_rows(rows), events_of_journal(self.journal)
         self.out.print(f"{len(written)} metrics rows")
@@ -148,7 +148,7 @@ class Replay:
             self.timeline.bring_to(step, self.journal, [], progress=replayed)
 
     def _loaded(self, recipe: ReplaySpec, options: ReplayConfig) -> BaseModel:
-        """The base model with the run's adapter. Raises ModelError where it is not the one that the run had."""
+        """The base model with the run's adapter. Raises ModelError where it is not the run's."""
         origin, source = self.journal.header.origin, _source(recipe, options.base)
         words = recipe.tokenizer or source.path
         tokenizer = load_tokenizer(words, None if recipe.tokenizer else source.revision)

@@ -24,8 +24,8 @@ from lezo.zo.zeroth_order import ZerothOrder
 class History:
     """Writes what ``optimizer`` does to the model, and brings the model to any step that was written.
 
-    A zeroth-order run has a journal, and checkpoints every train.checkpoint_every steps; a first-order run has no
-    journal, and checkpoints at its dev evaluations too.
+    A zeroth-order run has a journal, and checkpoints every train.checkpoint_every steps; a first-order run
+    has no journal, and checkpoints at its dev evaluations too.
     """
 
     def __init__(self, begun: Begun, optimizer: Optimizer) -> None:

@@ -23,8 +23,8 @@ from lezo.runs.loop import Progress
 class ResumeState:
     """What lasts of the earlier sessions: all of it is about steps up to ``step``.
 
-    ``journal_end``: the bytes of the journal that are kept; None where a new one begins. ``forgotten``: checkpoints of
-    later steps.
+    ``journal_end``: the bytes of the journal that are kept; None where a new one begins.
+    ``forgotten``: checkpoints of later steps.
     """
 
     step: int = 0
@@ -64,7 +64,7 @@ class ResumeState:
 
 
 def refuse_changes(folder: Path, yaml: str) -> None:
-    """Raise FolderError where the run in ``folder`` has another configuration, with each setting that differs."""
+    """Raise FolderError where the run in ``folder`` has another configuration, with what differs."""
     before = _config(folder)
     try:
         changed = differences(before, yaml)
@@ -75,7 +75,7 @@ def refuse_changes(folder: Path, yaml: str) -> None:
 
 
 def made_no_step(folder: Path) -> bool:
-    """Whether the run in ``folder`` neither made a step nor finished: it has nothing that another run may not replace.
+    """Whether the run in ``folder`` neither made a step nor finished, so that another run may replace it.
 
     A damaged run may have made some, and what a benchmark measured is no run at all.
     """
@@ -132,13 +132,13 @@ def _config(folder: Path) -> str:
 def read_resume_state(
     folder: Path, origin: Provenance, recipe: ReplaySpec | None, *, steps: int, eval_every: int
 ) -> ResumeState:
-    """What the run in ``folder`` has to go on from. ``recipe`` None: a first-order run, which needs checkpoints.
+    """What the run in ``folder`` goes on from. ``recipe`` None: a first-order run, which needs checkpoints.
 
     Raises FolderError where it is another run's, or damaged.
     """
     checkpoints = find_checkpoints(folder / CHECKPOINTS)
     for checkpoint in checkpoints:
-        _refuse(checkpoint.path, _changes(checkpoint.origin, origin))
+        refuse_other_provenance(checkpoint.path, checkpoint.origin, origin)
     rows = read_rows(folder / METRICS)
     _refuse_gaps(folder / METRICS, rows, eval_every)
     journal = None if recipe is None else _journal(folder, Header(origin, recipe))

@@ -34,7 +34,7 @@ from lezo.runs.resume import ResumeState
 
 
 def run(composed: Composed, command: str) -> int:
-    """Run, go on with a run or, with dry_run, plan. Returns the exit code: 0, 1 for a failure, 130 if interrupted."""
+    """Run, go on with a run or, with dry_run, plan. Returns the exit code: 0, 1 failed, 130 interrupted."""
     request = Request(composed, command, console())
     request.stop.listen()
     try:
