@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from omegaconf import OmegaConf
+from rich.console import Console
 
-from lezo.config.compose import with_sizes
+from lezo.config.compose import Composed, with_sizes
 from lezo.config.schema import Resume, RunConfig
 from lezo.model.evaluate import Evaluator
 from lezo.records.environment import environment
@@ -20,20 +23,41 @@ from lezo.runs.console import ConsoleSink, print_table
 from lezo.runs.loop import Progress
 from lezo.runs.plan import Plan, make_plan
 from lezo.runs.prepare import device_of
-from lezo.runs.request import Request
 from lezo.runs.resume import ResumeState, made_no_step, open_sizes_of, read_resume_state, same_run
+from lezo.runs.stop import Stop
 from lezo.tracking.mirror import WandbMirror
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A run that is ready to train and score. ``progress`` changes as it does; all else stays."""
+class Request:
+    """A run as it was asked for. ``started``: the clock (perf_counter) when it was."""
+
+    composed: Composed
+    command: str
+    out: Console
+    stop: Stop = field(default_factory=Stop)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def config(self) -> RunConfig:
+        """The checked configuration."""
+        return self.composed.config
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are."""
+        return self.composed.run_dir
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session of a run, ready to train and score. ``progress`` changes as it does; all else stays."""
 
     request: Request
     folder: RunFolder
     loaded: LoadedModel
     header: Header
-    past: ResumeState
+    resumed: ResumeState
     progress: Progress
     evaluate: Evaluator
     shown: ConsoleSink
@@ -80,7 +104,7 @@ def with_sizes_of_folder(request: Request) -> Request:
     holds_run = (path / CONFIG).exists() and not made_no_step(path)
     if request.config.resume is not Resume.auto or not holds_run:
         return request
-    return request.of(with_sizes(composed, open_sizes_of(path, composed.yaml)))
+    return replace(request, composed=with_sizes(composed, open_sizes_of(path, composed.yaml)))
 
 
 def show_plan(request: Request) -> Plan:
@@ -90,7 +114,7 @@ def show_plan(request: Request) -> Plan:
     return plan
 
 
-def begin(request: Request, folder: RunFolder, plan: Plan) -> Begun:
+def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
     """Load the model and find what there is to go on from; then the folder is this run's.
 
     Raises FolderError where the folder holds another run, or a damaged one, and what loading raises.
@@ -99,24 +123,24 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Begun:
     goes_on = folder.holds_run and not made_no_step(folder.path)
     loaded = load_model(config, plan, request.out.print, folder.path / START if goes_on else None)
     header = make_header(request.composed.yaml, config, loaded.plan, loaded.model)
-    past = resume_state(request, folder, header)
+    resumed = resume_state(request, folder, header)
     if not folder.begun:
-        claim(request, folder, past)
+        claim(request, folder, resumed)
     if (adapter := loaded.base.adapter) is not None and (start := adapter.start()) is not None:
         folder.data(START, start)
     shown = ConsoleSink(request.out, config.train.steps if config.trains else None, plan.parts.task.metric)
     evaluate = make_evaluator(loaded.plan, loaded.network, config.eval.batch_size)
     mirror = make_mirror(request, folder)
-    return Begun(request, folder, loaded, header, past, past.progress(), evaluate, shown, mirror)
+    return Session(request, folder, loaded, header, resumed, resumed.progress(), evaluate, shown, mirror)
 
 
-def claim(request: Request, folder: RunFolder, past: ResumeState) -> None:
+def claim(request: Request, folder: RunFolder, resumed: ResumeState) -> None:
     """Make the folder this run's, cut to the steps that it goes on from."""
-    folder.begin(b"".join(row.line for row in past.rows))
-    past.forget()
+    folder.begin(b"".join(row.line for row in resumed.rows))
+    resumed.forget()
     folder.text(CONFIG, request.composed.yaml)
-    session = {"command": request.command, "from_step": past.step}
-    folder.session({**session, **environment(device_of(request.config))})
+    origin = {"command": request.command, "from_step": resumed.step}
+    folder.session({**origin, **environment(device_of(request.config))})
 
 
 def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeState:
@@ -131,7 +155,7 @@ def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeS
     except FolderError:
         if not made_no_step(folder.path):
             raise
-        folder.clear()  # begun with other data or weights, and without a step
+        folder.clear()  # session with other data or weights, and without a step
         return ResumeState()
 
 

@@ -111,27 +111,21 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start:
     if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
         set_dropout(base.model, optim.dropout)
     if network.plain is not None:
-        plan = _in_plain_rows(config, plan, base.model)
-        say(f"rows {network.rows}; so {_plain_rows(config, plan)}")
+        plan, how = _in_plain_rows(config, plan, base.model)
+        say(f"rows {network.rows}; so {how}")
     return LoadedModel(plan, network, base, held)
 
 
-def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> Plan:
-    """The plan with the memory of probes of one sign after the other: copies of all active tensors."""
-    if not config.method.zeroth_order:
-        return plan
-    sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
-    both = max(sizes)  # of one tensor both copies
-    return replace(plan, memory=replace(plan.memory, update=sum(sizes) + both))
-
-
-def _plain_rows(config: RunConfig, plan: Plan) -> str:
-    """What is done instead of packed rows, and what it costs."""
-    how, memory = "one sequence a row by the model's own forward", plan.memory
+def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str]:
+    """The plan where rows are not packed, with the memory of probes of one sign; what is done instead."""
+    how = "one sequence a row by the model's own forward"
     if config.method.zeroth_order:
+        sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
+        copies = sum(sizes) + max(sizes)  # of one tensor both copies
+        plan = replace(plan, memory=replace(plan.memory, update=copies))
         how += ", one sign after the other on copies of all active tensors; about "
-        how += f"{size(memory.total)} expected in all, of which {size(memory.update)} copies"
-    return how + (", not compiled" if config.model.compile else "")
+        how += f"{size(plan.memory.total)} expected in all, of which {size(copies)} copies"
+    return plan, how + (", not compiled" if config.model.compile else "")
 
 
 def make_header(yaml: str, config: RunConfig, plan: Plan, model: nn.Module) -> Header:

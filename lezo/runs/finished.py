@@ -11,11 +11,10 @@ from lezo.records.folder import START, RunFolder
 from lezo.records.schema import Result
 from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
-from lezo.runs.begin import show_plan
+from lezo.runs.begin import Request, show_plan
 from lezo.runs.build import load_model, make_header, provenance
 from lezo.runs.console import print_table
 from lezo.runs.plan import Plan
-from lezo.runs.request import Request
 from lezo.runs.restore import bring_back
 from lezo.runs.resume import asks_for_more, model_moved, refuse_changes, refuse_other_provenance
 

@@ -17,13 +17,11 @@ from lezo.model.load import ModelError
 from lezo.records.environment import peak_memory
 from lezo.records.files import FolderError
 from lezo.records.folder import TRACEBACK, RunFolder
-from lezo.records.rows import DevRow, TestRow
 from lezo.records.schema import Result, Seconds
 from lezo.runs import banner
-from lezo.runs.begin import Begun
+from lezo.runs.begin import Request, Session
 from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
-from lezo.runs.request import Request
 from lezo.zo.parts import PartError
 
 # What a run may meet that is nobody's bug: one message, no traceback.
@@ -39,11 +37,11 @@ class Ending:
     code: int = 0
 
 
-def result_of(request: Request, ending: Ending, plan: Plan | None, begun: Begun | None) -> Result:
+def result_of(request: Request, ending: Ending, plan: Plan | None, session: Session | None) -> Result:
     """The run's result, as far as it came. Scores are fractions 0..1, seconds are wall-clock."""
     config, optim = request.config, request.config.optim
-    plan = begun.plan if begun else plan
-    progress = begun.progress if begun else Progress()
+    plan = session.plan if session else plan
+    progress = session.progress if session else Progress()
     dev = progress.best if config.trains else progress.dev
     return {
         "status": ending.status,
@@ -66,34 +64,30 @@ def result_of(request: Request, ending: Ending, plan: Plan | None, begun: Begun 
         "objective": "metric" if config.minimises_metric else "loss",
         "seed": config.seed,
         "data_seed": config.task.data_seed,
-        "test": _score(progress.test),
-        "dev": _score(dev),
+        "test": progress.test.score if progress.test else None,
+        "dev": dev.score if dev else None,
         "dev_loss": dev.loss if dev else None,
-        "zero_shot": _score(progress.zero_shot),
+        "zero_shot": progress.zero_shot.score if progress.zero_shot else None,
         "best_step": progress.best_step,
         "weights": progress.weights,
-        "origin": asdict(begun.header.origin) if begun else None,
+        "origin": asdict(session.header.origin) if session else None,
         "seconds": _seconds(progress, request.started),
         "peak_memory_bytes": peak_memory(),
-        "memory_bytes": _memory(plan, begun),
+        "memory_bytes": _memory(plan, session),
         "skipped_steps": progress.skipped,
-        "rows": begun.loaded.network.rows if begun else None,
+        "rows": session.loaded.network.rows if session else None,
         "truncated": plan.truncated if plan else None,
         "examples": {name: len(getattr(plan, name)) for name in ("train", "dev", "test")} if plan else None,
         "command": request.command,
     }
 
 
-def _score(row: DevRow | TestRow | None) -> float | None:
-    return None if row is None else row.score
-
-
-def _memory(plan: Plan | None, begun: Begun | None) -> dict[str, int | None]:
+def _memory(plan: Plan | None, session: Session | None) -> dict[str, int | None]:
     """What the banner expected of the device, and the most that the run took beside what was held before."""
-    if plan is None or begun is None:
+    if plan is None or session is None:
         return {"expected": plan.memory.total if plan else None, "used": None}
     peak = peak_memory()
-    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - begun.loaded.held, 0)
+    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - session.loaded.held, 0)
     return {"expected": plan.memory.total, "used": used}
 
 
@@ -136,7 +130,9 @@ def message_of(
     if out_of_memory(error):
         return _memory_message(error, request, plan, can_go_on)
     if isinstance(error, DivergedError) and request is not None and plan is not None:
-        return f"{error}; weights in {plan.dtype_name}: {_what_to_try(request.config, plan)}"
+        eps = " or optim.eps" if request.config.method.zeroth_order else ""
+        wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
+        return f"{error}; weights in {plan.dtype_name}: try a smaller optim.lr{eps}{wider}"
     return str(error) if isinstance(error, EXPECTED) else None
 
 
@@ -166,10 +162,3 @@ def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
     lower = [f"{key} (now {size})" for key, size in settings if size > 1]
     sizes = f" with {steps}evaluations of {rows} sequences a forward, {lengths}"
     return sizes, f"lower {' or '.join(lower)}" if lower else "take shorter rows"
-
-
-def _what_to_try(config: RunConfig, plan: Plan) -> str:
-    """What to change where losses are no longer finite."""
-    eps = " or optim.eps" if config.method.zeroth_order else ""
-    wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
-    return f"try a smaller optim.lr{eps}{wider}"

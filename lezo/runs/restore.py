@@ -11,10 +11,9 @@ from lezo.records.folder import CHECKPOINTS, JOURNAL
 from lezo.records.journal import Journal, read_journal
 from lezo.records.rows import StepSink
 from lezo.records.schema import Header
-from lezo.runs.begin import Begun
+from lezo.runs.begin import Request, Session
 from lezo.runs.build import LoadedModel
 from lezo.runs.console import replaying
-from lezo.runs.request import Request
 from lezo.zo.parts import updates_of
 from lezo.zo.step import Optimizer
 from lezo.zo.timeline import Timeline, model_state
@@ -28,11 +27,13 @@ class History:
     has no journal, and checkpoints at its dev evaluations too.
     """
 
-    def __init__(self, begun: Begun, optimizer: Optimizer) -> None:
-        self.begun, self.optimizer, self.path = begun, optimizer, begun.folder.path
-        loaded, header, settings = begun.loaded, begun.header, begun.config.train
+    def __init__(self, session: Session, optimizer: Optimizer) -> None:
+        self.session, self.optimizer, self.path = session, optimizer, session.folder.path
+        loaded, header, settings = session.loaded, session.header, session.config.train
         updates = optimizer.update if isinstance(optimizer, ZerothOrder) else None
-        self.journal = Journal(self.path / JOURNAL, header, at=begun.past.journal_end) if updates else None
+        self.journal = (
+            Journal(self.path / JOURNAL, header, at=session.resumed.journal_end) if updates else None
+        )
         self.checkpoints = Checkpoints(
             self.path / CHECKPOINTS,
             header.origin,
@@ -40,18 +41,18 @@ class History:
             every=settings.checkpoint_every,
             keep=settings.keep_checkpoints,
             at_evaluations=updates is None,
-            best=lambda: begun.progress.best_step,
+            best=lambda: session.progress.best_step,
         )
         self.timeline = Timeline(loaded.model, partial(loaded.base.rebase, header.origin.weights), updates)
 
     def sinks(self) -> list[StepSink]:
         """What must hear of a step, in this order: a later one may lack a step that an earlier one has."""
         journals = [self.journal] if self.journal else []
-        return [*journals, self.begun.folder, self.checkpoints, self.timeline]
+        return [*journals, self.session.folder, self.checkpoints, self.timeline]
 
     def bring_to(self, step: int) -> None:
         """The weights of ``step``, and the optimizer's state if a checkpoint has it."""
-        with replaying(self.begun.request.out, step) as replayed:
+        with replaying(self.session.request.out, step) as replayed:
             _bring_to(self.timeline, self.path, step, self.optimizer, replayed)
 
     def go_back(self) -> None:
@@ -59,10 +60,10 @@ class History:
 
         Makes up for what a kill prevented: a checkpoint, or the removal of old ones.
         """
-        step = self.begun.past.step
-        if step or self.begun.past.rows:
-            steps = self.begun.config.train.steps
-            self.begun.request.out.print(f"going on with this run after step {step} of {steps}")
+        step = self.session.resumed.step
+        if step or self.session.resumed.rows:
+            steps = self.session.config.train.steps
+            self.session.request.out.print(f"going on with this run after step {step} of {steps}")
         if step:
             self.bring_to(step)
             if self.checkpoints.due(step):

@@ -14,7 +14,8 @@ from lezo.records.folder import RESULT, RunFolder
 from lezo.records.rows import DevRow, TestRow
 from lezo.runs import banner
 from lezo.runs.begin import (
-    Begun,
+    Request,
+    Session,
     begin,
     claim,
     clear_failed_start,
@@ -28,7 +29,6 @@ from lezo.runs.finished import plan_of_finished, show_finished
 from lezo.runs.loop import DivergedError, Progress, train
 from lezo.runs.outcome import Ending, failed, failure, result_of
 from lezo.runs.plan import Plan
-from lezo.runs.request import Request
 from lezo.runs.restore import History
 from lezo.runs.resume import ResumeState
 
@@ -59,68 +59,68 @@ def run_in(request: Request, folder: RunFolder) -> int:
 def execute(request: Request, folder: RunFolder) -> int:
     """Plan, load, train and score; once the folder is this run's, its result is written whatever happens."""
     plan: Plan | None = None
-    begun: Begun | None = None
+    session: Session | None = None
     ending = Ending("finished")
     try:
         if not folder.holds_run:
             claim(request, folder, ResumeState())
         plan = show_plan(request)
-        begun = begin(request, folder, plan)
-        train_and_score(begun)
-        keep_model(begun)
+        session = begin(request, folder, plan)
+        train_and_score(session)
+        keep_model(session)
     except KeyboardInterrupt:
-        ending = Ending("interrupted", f"stopped at step {begun.progress.step if begun else 0}", code=130)
+        ending = Ending("interrupted", f"stopped at step {session.progress.step if session else 0}", code=130)
     except Exception as error:
-        ending = failure(error, request, folder, begun.plan if begun else plan)
-    return end(request, folder, ending, plan, begun) if folder.begun else ending.code
+        ending = failure(error, request, folder, session.plan if session else plan)
+    return end(request, folder, ending, plan, session) if folder.begun else ending.code
 
 
-def train_and_score(begun: Begun) -> None:
+def train_and_score(session: Session) -> None:
     """Score before training, train, and score after it."""
-    config, plan, progress = begun.config, begun.plan, begun.progress
-    if begun.past.zero_shot is None:
-        test(begun, "before training", last=not config.learns)
+    config, plan, progress = session.config, session.plan, session.progress
+    if session.resumed.zero_shot is None:
+        test(session, "before training", last=not config.learns)
     if config.trains:
-        with closing(begun.shown):
-            train_model(begun)
+        with closing(session.shown):
+            train_model(session)
         step = progress.best_step or progress.step
-        test(begun, f"at step {step}", step=step)
+        test(session, f"at step {step}", step=step)
     elif config.fits_head:
         start = time.perf_counter()
-        fit_head(begun.loaded.network, plan.train, batch_size=config.eval.batch_size, pad=plan.parts.pad)
+        fit_head(session.loaded.network, plan.train, batch_size=config.eval.batch_size, pad=plan.parts.pad)
         progress.train_seconds = time.perf_counter() - start
-        test(begun, f"with a head fitted to {len(plan.train)} rows")
+        test(session, f"with a head fitted to {len(plan.train)} rows")
     if not config.trains and len(plan.dev):
-        dev = begun.evaluate(plan.dev)
-        for sink in begun.sinks:
+        dev = session.evaluate(plan.dev)
+        for sink in session.sinks:
             sink.evaluated(DevRow(0, 0.0, dev.loss, dev.score))
-    progress.weights = weights_hash(begun.loaded.model)
+    progress.weights = weights_hash(session.loaded.model)
 
 
-def test(begun: Begun, weights: str, *, step: int = 0, last: bool = True) -> None:
+def test(session: Session, weights: str, *, step: int = 0, last: bool = True) -> None:
     """Score the test set by the present weights, which ``weights`` says in words."""
     start = time.perf_counter()
-    scored = begun.evaluate(begun.plan.test)
+    scored = session.evaluate(session.plan.test)
     seconds = time.perf_counter() - start
     row = TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, last, seconds)
-    for sink in begun.sinks:
+    for sink in session.sinks:
         sink.tested(row)
 
 
-def train_model(begun: Begun) -> None:
+def train_model(session: Session) -> None:
     """Go on from where the earlier sessions ended to the last step, and back to the best one."""
-    config, plan, progress, network = begun.config, begun.plan, begun.progress, begun.loaded.network
-    optimizer = make_optimizer(config, network, plan.layout, plan.blocks, begun.evaluate)
-    settings, stop = config.train, begun.request.stop
+    config, plan, progress, network = session.config, session.plan, session.progress, session.loaded.network
+    optimizer = make_optimizer(config, network, plan.layout, plan.blocks, session.evaluate)
+    settings, stop = config.train, session.request.stop
     batches = make_batches(config, plan, plain=network.plain is not None)
-    with closing(batches), closing(History(begun, optimizer)) as history:
+    with closing(batches), closing(History(session, optimizer)) as history:
         history.go_back()
         try:
             train(
                 optimizer,
                 batches,
-                partial(begun.evaluate, plan.dev),
-                [*history.sinks(), *begun.displays],
+                partial(session.evaluate, plan.dev),
+                [*history.sinks(), *session.displays],
                 progress,
                 steps=settings.steps,
                 eval_every=settings.eval_every,
@@ -138,26 +138,28 @@ def train_model(begun: Begun) -> None:
         history.bring_to(progress.best_step)
 
 
-def keep_model(begun: Begun) -> None:
+def keep_model(session: Session) -> None:
     """Write the model where it is wanted; no other stays in its place."""
-    if begun.config.save_model:
-        begun.loaded.base.save(begun.folder.model)
+    if session.config.save_model:
+        session.loaded.base.save(session.folder.model)
     else:
-        begun.folder.drop_model()  # that of an earlier end, which somebody replayed meanwhile
+        session.folder.drop_model()  # that of an earlier end, which somebody replayed meanwhile
 
 
-def end(request: Request, folder: RunFolder, ending: Ending, plan: Plan | None, begun: Begun | None) -> int:
+def end(
+    request: Request, folder: RunFolder, ending: Ending, plan: Plan | None, session: Session | None
+) -> int:
     """Write the result, finish the mirror, print the summary. Returns the exit code."""
-    result = result_of(request, ending, plan, begun)
+    result = result_of(request, ending, plan, session)
     try:
         folder.json(RESULT, result)
     except FolderError as unwritten:
         return failed(unwritten)
-    if begun is not None and begun.mirror is not None:
-        begun.mirror.close(result)
+    if session is not None and session.mirror is not None:
+        session.mirror.close(result)
     files = f"see {folder.path}"
     print_table(request.out, files if ending.status == "failed" else banner.summary(result, folder.path))
-    progress = begun.progress if begun else Progress()
+    progress = session.progress if session else Progress()
     lasts = ending.status == "interrupted" or progress.step > 0  # what failed before would fail again
     if ending.status != "finished" and lasts and progress.bad < request.config.train.max_bad_steps:
         request.out.print(f"go on with  {banner.going_on(request.command, folder.path)}")
