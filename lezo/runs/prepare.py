@@ -93,12 +93,11 @@ class Prepared:
 
     def _blanks(self, examples: Sequence[Example]) -> list[Encoded]:
         """The same candidates after a prompt without content, where scores are calibrated."""
+        if self.calibration is Calibration.none:
+            return []
         blank = [replace(example, prompt=example.blank or "") for example in examples]
-        match self.calibration:
-            case Calibration.none:
-                return []
-            case Calibration.sfc:
-                return self._checked(self.encoder.candidates(blank))
+        if self.calibration is Calibration.sfc:
+            return self._checked(self.encoder.candidates(blank))
         return self._checked(self.each(self.encoder.candidates, blank))
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
