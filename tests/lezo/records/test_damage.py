@@ -15,7 +15,7 @@ from lezo.records.files import FolderError
 from lezo.records.journal import MAGIC, RECORD, JournalFile, read_journal
 from lezo.records.strict import read_result, read_rows
 from lezo.runs.finished import summary_of
-from lezo.runs.resume import ResumeState, refuse_changes, events_of_rows
+from lezo.runs.resume import ResumeState, events_of_rows, refuse_changes
 from lezo.zo.timeline import Timeline
 from tests.lezo.records.test_checkpoint import Writer, first_order, model_state
 from tests.lezo.runs.test_resume import EVENTS, Run
