@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from lezo.runs.terminal import open_streams
 
@@ -17,12 +16,12 @@ Commands to copy
   lezo-replay journal.bin replay.out=DIR        the journal is all there is to share: a few hundred kilobytes
   lezo-replay journal.bin replay.base=DIR       where the base model lies elsewhere on this machine
 
-RUN is the folder of a zeroth-order run, or its journal.bin alone. Nothing is forwarded or trained: the journal's
-updates are added to the base weights, on any device to the same bits.
+RUN is the folder of a zeroth-order run, or its journal.bin alone. Nothing is forwarded or trained: the
+journal's updates are added to the base weights, on any device to the same bits.
 
 Options
   replay.step    the step whose model is wanted      [the one of the lowest dev loss, else the last]
-  replay.out     folder to write, not there yet      [RUN/model, which is always the result's, else RUN/model-step-N]
+  replay.out     folder to write, not there yet      [RUN/model for the result's step, else RUN/model-step-N]
   replay.verify  check everything, and write only to a replay.out that is given
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
@@ -30,7 +29,7 @@ Options
 
 
 def main() -> None:
-    """The command. Exits with 0, 1 where the model cannot be made or a check fails, 2 for bad options, 130 interrupted."""
+    """The command. Exits with 0, 1 for no model or a failed check, 2 for bad options, 130 interrupted."""
     open_streams()
     try:
         from lezo.cli.run import answered
@@ -39,26 +38,22 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
 
-
-def _answer(said: list[str]) -> int:
+    """Replay, check or write. Returns the exit code."""
     from lezo.config.compose import command_options
     from lezo.config.schema import ConfigError, ReplayConfig
 
-    if not said:
+    if not given:
         print(HELP, end="")
         return 2
-    options = [word for word in said if word.startswith("replay.")]
-    runs = [word for word in said if word not in options]
+    options = [word for word in given if word.startswith("replay.")]
+    runs = [word for word in given if word not in options]
     if len(runs) != 1:
         raise ConfigError([f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"])
-    return replayed(Path(runs[0]), command_options(ReplayConfig, options))
+    settings = command_options(ReplayConfig, options)
 
-
-def replayed(run: Path, options: Any) -> int:
-    """Replay, check or write. Returns the exit code."""
     from lezo.runs.replay import replayed  # torch and transformers take seconds to import: only now
 
-    return replayed(run, options)
+    return replayed(Path(runs[0]), settings)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the run says of itself before it starts and when it ends."""
+"""The table that a run prints before it starts, and the one when it ends."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from lezo.runs.plan import Plan
 
 def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line."""
-    rows = {"task": _task(config, plan), "rows": _rows(config, plan)}
-    rows |= {"model": _model(config, plan), "lengths": _lengths(plan)}
+    median, longest = plan.lengths
+    cut = f"; {plan.truncated} longer than {plan.parts.encoder.max_length} cut from the left"
+    rows = {
+        "task": _task(config, plan),
+        "rows": _rows(config, plan),
+        "model": _model(config, plan),
+        "lengths": f"median {median} tokens, longest {longest}{cut if plan.truncated else ''}",
+    }
     if plan.adapter is not None:
-        rows["trained"] = _trained(plan, plan.adapter)
+        rows["trained"] = f"{_adapter(plan.adapter)}: {count(plan.trained)} parameters"
     if config.task.demos:
         own = ", other ones for each test example" if plan.parts.splits.own_demos else ""
         rows["demos"] = f"{config.task.demos} solved examples in every prompt{own}"
     if config.eval.calibration is not Calibration.none:
         rows["calibration"] = f"{config.eval.calibration.name}: less the score after a prompt without content"
-    if config.fits_head:
-        fitted = f"logistic regression of the head's rows of the answers on {len(plan.train)} rows"
-        rows["training"] = f"{fitted}; no steps, and train.* has no effect"
-    if not config.trains and not config.fits_head:
-        rows["training"] = f"none: optim={config.optim.name} takes no step, and train.* has no effect"
     if config.trains:
-        rows |= {"optimizer": _optimizer(config, plan), "training": _training(config, plan)}
+        rows["optimizer"] = _optimizer(config, plan)
+    rows["training"] = _training(config, plan)
     rows |= {"forwards": _forwards(config, plan), "memory": _memory(plan)}
     rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
     return table(rows, f"lezo {__version__}")
@@ -41,17 +43,14 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
 
 def summary(result: Mapping[str, Any], folder: Path) -> str:
     """Scores, time and memory of a result, where its files are, and how to repeat it."""
-    seconds, metric = result["seconds"], result["metric"] or "score"
-    rows = {
-        "status": result["status"] if result["error"] is None else f"{result['status']}: {result['error']}"
-    }
+    metric, status, error = result["metric"] or "score", result["status"], result["error"]
+    rows = {"status": status if error is None else f"{status}: {error}"}
     if result["zero_shot"] is not None:
         rows[f"test {metric}"] = f"{score(result['test'])}  (before training {score(result['zero_shot'])})"
     if result["dev"] is not None:
         at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
         rows[f"dev {metric}"] = score(result["dev"]) + at
-    rows["time"] = _time(seconds)
-    rows["peak memory"] = _peak(result)
+    rows |= {"time": _time(result["seconds"]), "peak memory": _peak(result)}
     if result["skipped_steps"]:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
@@ -61,7 +60,12 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
 
 def going_on(command: str, folder: Path) -> str:
     """The command that takes up a run where it stopped."""
-    return f"{command} {shlex.join(['resume=auto', f'hydra.run.dir={quoted(str(folder))}'])}"
+    return f"{command} {resume_words(folder)}"
+
+
+def resume_words(folder: Path) -> str:
+    """The words that a command takes to go on in a run's folder."""
+    return shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(folder))}"])
 
 
 def title(config: RunConfig) -> str:
@@ -82,29 +86,28 @@ def skipped(plan: Plan) -> str:
 
 def _task(config: RunConfig, plan: Plan) -> str:
     sizes = f"{len(plan.train)} train, {len(plan.dev)} dev, {len(plan.test)} test"
-    warning = (
-        "; synthetic rows, not to be compared with published numbers" if config.data.name == "sample" else ""
+    warning = "; synthetic rows, not to be compared with published numbers"
+    return (
+        f"{title(config)}: {sizes}; {plan.parts.task.metric}{warning if config.data.name == 'sample' else ''}"
     )
-    return f"{title(config)}: {sizes}; {plan.parts.task.metric}{warning}"
 
 
 def _rows(config: RunConfig, plan: Plan) -> str:
-    """Which files, or published sets, the splits are drawn from, and where a size left open is not the published one."""
-    own, task, dev = config.data.name == "local", plan.parts.task, len(plan.dev)
+    """Which files, or published sets, the splits are drawn from, and whether dev has fewer than published."""
+    own, usual, dev = config.data.name == "local", plan.parts.task.num_dev, len(plan.dev)
     train_from, test_from = ("train.jsonl", "val.jsonl") if own else ("the train set", "the validation set")
-    few = own and config.task.num_dev is None and 0 < dev < task.num_dev
-    short = (
-        f"; few rows: {dev} of them are dev, not {task.num_dev} (task.num_dev=N asks for N)" if few else ""
-    )
-    return f"train and dev from {train_from}, test from {test_from}{short}"
+    few = f"; few rows: {dev} of them are dev, not {usual} (task.num_dev=N asks for N)"
+    fewer = own and config.task.num_dev is None and 0 < dev < usual
+    return f"train and dev from {train_from}, test from {test_from}{few if fewer else ''}"
 
 
 def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     if plan.parts.dequantised:
         weights = f", weights dequantised from {plan.parts.dequantised}"
-    parts = f"{count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
-    return f"{model_name(config)}: {parts}, {plan.dtype_name} on {plan.device}{weights}; {_around(plan)}"
+    sizes = f"{count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
+    where = f"{plan.dtype_name} on {plan.device}{weights}"
+    return f"{model_name(config)}: {sizes}, {where}; {_around(plan)}"
 
 
 def _around(plan: Plan) -> str:
@@ -115,51 +118,45 @@ def _around(plan: Plan) -> str:
     return before + (f", {decode(encoder.after)} after it" if encoder.after else "")
 
 
-def _trained(plan: Plan, adapter: Adapter) -> str:
-    words = {
-        "lora": f"LoRA of rank {adapter.rank}, alpha {adapter.alpha} on {', '.join(adapter.targets)}",
-        "prefix": f"a prefix of {adapter.tokens} keys and values in each block",
-        "head": "the head alone, untied from the embeddings",
-    }
-    return f"{words[adapter.name]}: {count(plan.trained)} parameters"
-
-
-def _lengths(plan: Plan) -> str:
-    median, longest = plan.lengths
-    cut = (
-        f"; {plan.truncated} longer than {plan.parts.encoder.max_length} cut from the left"
-        if plan.truncated
-        else ""
-    )
-    return f"median {median} tokens, longest {longest}{cut}"
+def _adapter(adapter: Adapter) -> str:
+    match adapter.name:
+        case "lora":
+            targets = ", ".join(adapter.targets)
+            return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha} on {targets}"
+        case "prefix":
+            return f"a prefix of {adapter.tokens} keys and values in each block"
+        case "head":
+            return "the head alone, untied from the embeddings"
 
 
 def _optimizer(config: RunConfig, plan: Plan) -> str:
-    optim = config.optim
+    optim, parts = config.optim, config.composition
     if isinstance(optim, ZerothOrderConfig):
         metric = f"; minimises 1 - {plan.parts.task.metric}" if config.minimises_metric else ""
-        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}{_others_parts(config)}"
+        others = ""
+        if parts is not None and config.method.family != "lezo":  # by their names in the journal
+            others = f"; blocks {parts.blocks}, direction {parts.direction}, losses {parts.estimator}"
+            others += f", step size {parts.step_size}"
+        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}{others}"
     assert isinstance(optim, FirstOrderConfig)
     clip = "" if optim.clip_norm is None else f", gradient norm at most {optim.clip_norm:g}"
     return f"{optim.name}: lr {optim.lr:g} {optim.schedule.value}{clip}; every block, through gradients"
 
 
-def _others_parts(config: RunConfig) -> str:
-    """The parts of a method that are none of lezo's own, by their names in the journal."""
-    parts = config.composition
-    if parts is None or config.method.family == "lezo":
-        return ""
-    return f"; blocks {parts.blocks}, direction {parts.direction}, losses {parts.estimator}, step size {parts.step_size}"
-
-
 def _training(config: RunConfig, plan: Plan) -> str:
+    if config.fits_head:
+        rows = f"logistic regression of the head's rows of the answers on {len(plan.train)} rows"
+        return f"{rows}; no steps, and train.* has no effect"
+    if not config.trains:
+        return f"none: optim={config.optim.name} takes no step, and train.* has no effect"
     settings = config.train
     size = min(settings.batch_size, len(plan.train))
     short = f" (all there are; train.batch_size={settings.batch_size})" if size < settings.batch_size else ""
     part = settings.micro_batch_size or size
     micro = f" in forwards of {part}" if part < size else ""
     limit = f", at most {settings.max_seconds:g} s" if settings.max_seconds else ""
-    return f"{settings.steps} steps of {size} examples{short}{micro}; dev every {settings.eval_every}; seed {config.seed}{limit}"
+    steps = f"{settings.steps} steps of {size} examples{short}{micro}"
+    return f"{steps}; dev every {settings.eval_every}; seed {config.seed}{limit}"
 
 
 def _forwards(config: RunConfig, plan: Plan) -> str:
@@ -170,10 +167,11 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    memory = plan.memory
-    parts = f"weights {size(memory.weights)}, update {size(memory.update)}, activations {size(memory.activations)}"
+    expected = plan.memory
+    parts = {"weights": expected.weights, "update": expected.update, "activations": expected.activations}
+    sizes = ", ".join(f"{name} {size(taken)}" for name, taken in parts.items())
     beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
-    return f"about {size(memory.total)} expected ({parts}){beside}"
+    return f"about {size(expected.total)} expected ({sizes}){beside}"
 
 
 def _peak(result: Mapping[str, Any]) -> str:
@@ -185,7 +183,8 @@ def _peak(result: Mapping[str, Any]) -> str:
     expected = f"about {size(own['expected'])} expected"
     if own["used"] == peaks["device"]:
         return f"{whole}; {expected} on the device"
-    return f"{whole}, of which {size(own['used'])} since the model was loaded, with the libraries' code in use; {expected}"
+    used = f"{size(own['used'])} since the model was loaded, with the libraries' code in use"
+    return f"{whole}, of which {used}; {expected}"
 
 
 def _time(seconds: Mapping[str, float | None]) -> str:

@@ -1,4 +1,4 @@
-"""From a configuration and a plan to the parts of a run: model, evaluator, optimizer, batches, journal header."""
+"""From a configuration and a plan to the parts of a run: model, evaluator, optimizer, batches, header."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from lezo.config.identity import run_hash
 from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
 from lezo.config.schema import RunConfig
 from lezo.data.batches import Batches, Objective
-from lezo.model.adapter import Attached
+from lezo.model.adapter import Adapter, Attached
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
 from lezo.model.generation import Way, right_way
-from lezo.model.hashes import examples_hash, tokenizer_hash
+from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
 from lezo.model.layout import Layout, layout
-from lezo.model.load import load, rebase, save_model, set_dropout
+from lezo.model.load import Source, load, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
 from lezo.noise.seeds import VERSION
 from lezo.records.environment import code_version, resident_memory
-from lezo.records.folder import START
 from lezo.records.format import size
-from lezo.records.schema import Provenance, ReplaySpec
+from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
@@ -39,83 +38,103 @@ from lezo.zo.step_size import Constant, Linear
 from lezo.zo.zeroth_order import ZerothOrder
 
 
+class BaseModel:
+    """A model just loaded, with or without an adapter; it can go back to its first weights, and be saved."""
+
+    def __init__(
+        self,
+        source: Source,
+        config: Any,
+        tokenizer: Any,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        """``config``: the model's own. Raises ModelError."""
+        self.source, self.config, self.tokenizer, self.seed = source, config, tokenizer, seed
+        self.model = load(source, config, dtype=dtype, device=device, seed=seed)
+        self.adapter: Attached | None = None
+
+    def attach(self, adapter: Adapter, start: Path | None) -> None:
+        """Give it an adapter, with the first values of the file ``start`` where there is one."""
+        known = start if start is not None and start.exists() else None
+        self.adapter = Attached(self.model, adapter, seed=self.seed, start=known)
+
+    def rebase(self, weights: str) -> None:
+        """Bring the first weights back. Raises ModelError where their hash is not ``weights``."""
+        if self.adapter is not None:
+            self.adapter.rebase(weights)
+        else:
+            rebase(self.model, self.source, self.config, self.seed, weights)
+
+    def save(self, folder: Path) -> None:
+        """Write the model, or its adapter, for `from_pretrained`, tokenizer included."""
+        write = self.model.save_pretrained
+        if self.adapter is not None:
+            write = partial(self.adapter.save, base=self.source.path, revision=self.source.revision)
+        save_model(write, self.tokenizer, folder)
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model as training finds it. ``plan``: the run's, with the memory of the rows that the model runs in.
+    """A model as training takes it. ``plan``: the run's, with the memory of the rows that the model runs in.
 
     ``held``: bytes of host memory that the process held before.
     """
 
     plan: Plan
     network: Network
-    adapter: Attached | None
+    base: BaseModel
     held: int
 
     @property
     def model(self) -> Any:
         """The whole of it, its adapter included."""
-        return self.network.model
-
-    def rebase(self, seed: int, weights: str) -> Callable[[], None]:
-        """What gives the model its base weights back, those of the hash ``weights``."""
-        if self.adapter is not None:
-            return partial(self.adapter.rebase, weights)
-        return partial(
-            rebase, self.model, self.plan.parts.source, self.plan.parts.model_config, seed, weights
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write the model, or its adapter, for `from_pretrained`, tokenizer included."""
-        source, write = self.plan.parts.source, self.model.save_pretrained
-        if self.adapter is not None:
-            write = partial(self.adapter.save, base=source.path, revision=source.revision)
-        save_model(write, self.plan.parts.tokenizer, folder)
+        return self.base.model
 
 
-def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: Path | None) -> LoadedModel:
-    """The model as training finds it, its adapter as it was at first in the folder ``run``, where there is one."""
+def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start: Path | None) -> LoadedModel:
+    """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one."""
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
-    model = load(parts.source, parts.model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
+    given = parts.source, parts.model_config, parts.tokenizer
+    base = BaseModel(*given, dtype=plan.dtype, device=plan.device, seed=config.seed)
     network = network_for(
-        model,
-        layout(model),
+        base.model,
+        layout(base.model),
         longest=plan.lengths[1] + (plan.adapter.positions if plan.adapter else 0),
         probes=config.method.zeroth_order,
     )
-    adapter = None
     if plan.adapter is not None:
-        start = run / START if run is not None and (run / START).exists() else None
-        adapter = Attached(model, plan.adapter, seed=config.seed, start=start)
+        base.attach(plan.adapter, start)
     if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
-        set_dropout(model, optim.dropout)
+        set_dropout(base.model, optim.dropout)
     if network.plain is not None:
-        plan = _in_plain_rows(config, plan, model)
-        say(f"rows {network.rows}; so {_plain_rows(config, plan)}")
-    return LoadedModel(plan, network, adapter, held)
+        plan, how = _in_plain_rows(config, plan, base.model)
+        say(f"rows {network.rows}; so {how}")
+    return LoadedModel(plan, network, base, held)
 
 
-def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> Plan:
-    """The plan with the memory of probes of one sign after the other: copies of all active tensors."""
-    if not config.method.zeroth_order:
-        return plan
-    sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
-    return replace(
-        plan, memory=replace(plan.memory, update=sum(sizes) + max(sizes))
-    )  # of one tensor both copies
-
-
-def _plain_rows(config: RunConfig, plan: Plan) -> str:
-    """What is done instead of packed rows, and what it costs."""
-    how, memory = "one sequence a row by the model's own forward", plan.memory
+def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str]:
+    """The plan where rows are not packed, with the memory of probes of one sign; what is done instead."""
+    how = "one sequence a row by the model's own forward"
     if config.method.zeroth_order:
+        sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
+        copies = sum(sizes) + max(sizes)  # of one tensor both copies
+        plan = replace(plan, memory=replace(plan.memory, update=copies))
         how += ", one sign after the other on copies of all active tensors; about "
-        how += f"{size(memory.total)} expected in all, of which {size(memory.update)} copies"
-    return how + (", not compiled" if config.model.compile else "")
+        how += f"{size(plan.memory.total)} expected in all, of which {size(copies)} copies"
+    return plan, how + (", not compiled" if config.model.compile else "")
+
+
+def make_header(yaml: str, config: RunConfig, plan: Plan, model: nn.Module) -> Header:
+    """What the journal of a run of ``model``, just loaded, begins with."""
+    return Header(provenance(yaml, plan, weights_hash(model)), replay_spec(config))
 
 
 def provenance(yaml: str, plan: Plan, weights: str) -> Provenance:
-    """What a run of the configuration ``yaml`` starts from; ``weights``: the hash of them as they are loaded."""
+    """What a run of the configuration ``yaml`` starts from; ``weights``: their hash as they are loaded."""
     examples = [plan.train, plan.dev.scored, plan.dev.prompts, plan.test.scored, plan.test.prompts]
     return Provenance(
         weights=weights,
@@ -168,7 +187,7 @@ def make_optimizer(
     blocks: BlockChooser,
     evaluator: Evaluator | None = None,
 ) -> Optimizer:
-    """The configured optimizer over the model's trainable tensors; ``evaluator`` judges where the metric is the objective."""
+    """The configured optimizer over the trainable tensors; ``evaluator``: for a metric as objective."""
     model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
     if (parts := config.composition) is not None:
@@ -208,9 +227,11 @@ def make_optimizer(
 
 def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batches:
     """The stream of the plan's batches: packed, or ``plain`` rows of a sequence each."""
+    task = plan.parts.task
+    metric: Objective = "metric of texts" if task.generates else "metric of choices"
     return Batches(
         plan.train,
-        loss=_what_for(config, plan),
+        loss=metric if config.minimises_metric else task.loss,
         seed=config.seed,
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch_size,
@@ -220,14 +241,8 @@ def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batch
     )
 
 
-def _what_for(config: RunConfig, plan: Plan) -> Objective:
-    if not config.minimises_metric:
-        return plan.parts.task.loss
-    return "metric of texts" if plan.parts.task.generates else "metric of choices"
-
-
 def replay_spec(config: RunConfig) -> ReplaySpec:
-    """What a journal must say for its updates to be made again; of a first-order run only where its model is."""
+    """What makes a journal's updates again; of a first-order run only where its model is."""
     optim, adapter = config.optim, adapter_of(config)
     lr, weight_decay = getattr(optim, "lr", None) or 0.0, getattr(optim, "weight_decay", 0.0)
     return ReplaySpec(

@@ -1,4 +1,4 @@
-"""What does the user see? The banner, progress with time left, the summary; plain lines off a terminal."""
+"""The console: tables, and progress with the time left; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
 
 
-def tell(out: Console, told: str) -> None:
-    """Print a table; on a terminal its lines end between words, and go on below the value that they are of."""
+def print_table(out: Console, text: str) -> None:
+    """Print a table; on a terminal its lines end between words, and go on below their value."""
     if not out.is_terminal:
-        out.print(told)
+        out.print(text)
         return
-    for line in told.split("\n"):
+    for line in text.split("\n"):
         name = re.match(r"(  \S+(?: \S+)* {2,})?", line)
         assert name is not None
-        out.print(line if name[0].strip() in _COPIED else _wrapped(name[0], line[name.end() :], out.width))
+        whole = name[0].strip() in _COPIED
+        out.print(line if whole else _wrapped(name[0], line[name.end() :], out.width))
 
 
 def _wrapped(name: str, value: str, width: int) -> str:
@@ -49,7 +50,7 @@ def _wrapped(name: str, value: str, width: int) -> str:
 
 
 class ConsoleSink:
-    """Rows as they come: a bar on a terminal, a line now and then elsewhere, with loss, dev score, rate and time left.
+    """Shows rows as they come, with the time left: a bar on a terminal, a line now and then elsewhere.
 
     ``steps``: how many there will be; None where nothing is trained.
     """
@@ -100,11 +101,11 @@ class ConsoleSink:
 
 
 @contextmanager
-def replaying(out: Console, what: str) -> Iterator[Callable[[int], None]]:
-    """Says what is brought back; yields what to call after each update, which shows a count on a terminal."""
-    start = time.perf_counter()
+def replaying(out: Console, step: int) -> Iterator[Callable[[int], None]]:
+    """Prints that the weights of ``step`` are brought back; yields what to call after each update."""
+    what, start = f"weights of step {step}", time.perf_counter()
     with out.status(f"{what}: reading") as status:
-        yield lambda step: status.update(f"{what}: at {step}") if step % 100 == 0 else None
+        yield lambda at: status.update(f"{what}: at {at}") if at % 100 == 0 else None
     out.print(f"{what}: brought back in {time.perf_counter() - start:.1f} s")
 
 

@@ -1,7 +1,8 @@
-"""The loop: evaluate when it is time, step, make the row. Every sink decides for itself what to do with a row."""
+"""The loop: evaluate when it is time, step, make the row. Every sink decides what to do with a row."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +21,10 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class Progress:
-    """What training has come to so far; complete also after an interruption, and taken up again after a resume.
+    """How far the run is; complete also after an interruption, and continued after a resume.
 
     ``bad``: non-finite losses in a row until now. ``evaluated_at``: the last step with a dev evaluation.
-    ``elapsed``: seconds of earlier sessions. ``dev``: the last evaluation.
+    ``elapsed``: seconds of earlier sessions. ``dev``: the last evaluation. ``weights``: the hash of the last.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class Progress:
     dev: DevRow | None = None
     zero_shot: TestRow | None = None
     test: TestRow | None = None
+    weights: str | None = None
     elapsed: float = 0.0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -79,32 +81,33 @@ def train(
     max_bad_steps: int,
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Train until ``steps`` updates or ``max_seconds``; the weights before the first and after the last are evaluated.
+    """Train until ``steps`` updates or ``max_seconds``; evaluate before the first and after the last.
 
-    Goes on from ``progress``. Each step with all that hears of it happens within ``held``. Raises
+    Goes on from ``progress``. Each step, and what the sinks do with it, happens within ``held``. Raises
     DivergedError after ``max_bad_steps`` steps in a row whose losses were not finite.
     """
     start = time.perf_counter() - progress.elapsed
     while True:
         if progress.bad >= max_bad_steps:
-            row = f"{progress.bad} non-finite losses in a row ({_shown(progress.measured)})"
-            raise DivergedError(f"step {progress.step}: {row}")
+            measured = ", ".join(f"{name} {value:.6g}" for name, value in progress.measured.items())
+            losses = f"{progress.bad} non-finite losses in a row ({measured})"
+            raise DivergedError(f"step {progress.step}: {losses}")
         seconds = time.perf_counter() - start
         over = max_seconds is not None and seconds >= max_seconds and progress.step > 0  # one step at least
         last = progress.step >= steps or over
         if (last or progress.step % eval_every == 0) and progress.evaluated_at != progress.step:
             dev = _timed(evaluate)
-            judged = DevRow(progress.step, time.perf_counter() - start, dev.loss, dev.score, dev.seconds)
+            dev_row = DevRow(progress.step, time.perf_counter() - start, dev.loss, dev.score, dev.seconds)
             with held():
                 for sink in (progress, *sinks):
-                    sink.evaluated(judged)
+                    sink.evaluated(dev_row)
         if last:
             return
         with held():
-            report = _stepped(optimizer, batch_at, progress.step)
-            made = train_row(progress.step + 1, time.perf_counter() - start, report)
+            report = _timed_step(optimizer, batch_at, progress.step)
+            row = train_row(progress.step + 1, time.perf_counter() - start, report)
             for sink in (progress, *sinks):
-                sink.trained(made)
+                sink.trained(row)
 
 
 def train_row(step: int, seconds: float, report: StepReport) -> TrainRow:
@@ -129,7 +132,7 @@ def _timed(evaluate: Callable[[], Evaluation]) -> Evaluation:
     return replace(dev, seconds=time.perf_counter() - start)
 
 
-def _stepped(optimizer: Optimizer, batch_at: Callable[[int], Any], step: int) -> StepReport:
+def _timed_step(optimizer: Optimizer, batch_at: Callable[[int], Any], step: int) -> StepReport:
     """Make a step; its report says where all of its time went: data is waiting for the batch."""
     start = time.perf_counter()
     batch = batch_at(step)
@@ -141,10 +144,5 @@ def _stepped(optimizer: Optimizer, batch_at: Callable[[int], Any], step: int) ->
 
 def _better(dev: DevRow, best: DevRow | None) -> bool:
     """Strictly lower, so that the earliest of equals wins; a NaN is never better."""
-    return dev.loss is not None and dev.loss < (
-        float("inf") if best is None or best.loss is None else best.loss
-    )
-
-
-def _shown(measured: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.6g}" for name, value in measured.items())
+    lowest = math.inf if best is None or best.loss is None else best.loss
+    return dev.loss is not None and dev.loss < lowest

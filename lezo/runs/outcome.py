@@ -1,8 +1,7 @@
-"""How a run can end: finished, failed or interrupted; its result, and the words for what went wrong."""
+"""How a run ends: finished, failed or interrupted; its result, and the message of what went wrong."""
 
 from __future__ import annotations
 
-import shlex
 import statistics
 import sys
 import time
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from lezo.config.compose import quoted
 from lezo.config.schema import RunConfig
 from lezo.data.encode import EncodeError
 from lezo.data.source import DataError
@@ -19,13 +17,11 @@ from lezo.model.load import ModelError
 from lezo.records.environment import peak_memory
 from lezo.records.files import FolderError
 from lezo.records.folder import TRACEBACK, RunFolder
-from lezo.records.rows import DevRow, TestRow
-from lezo.records.schema import Header, Result, Seconds
+from lezo.records.schema import Result, Seconds
 from lezo.runs import banner
-from lezo.runs.build import LoadedModel
+from lezo.runs.begin import Request, Session
 from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
-from lezo.runs.request import Request
 from lezo.zo.parts import PartError
 
 # What a run may meet that is nobody's bug: one message, no traceback.
@@ -41,20 +37,11 @@ class Ending:
     code: int = 0
 
 
-def result_of(
-    request: Request,
-    ending: Ending,
-    plan: Plan | None,
-    loaded: LoadedModel | None,
-    header: Header | None,
-    progress: Progress,
-    weights: str | None,
-) -> Result:
-    """What the run came to, as far as it came. Scores are fractions 0..1, seconds are wall-clock.
-
-    ``weights``: the hash of those that the run ends with.
-    """
+def result_of(request: Request, ending: Ending, plan: Plan | None, session: Session | None) -> Result:
+    """The run's result, as far as it came. Scores are fractions 0..1, seconds are wall-clock."""
     config, optim = request.config, request.config.optim
+    plan = session.plan if session else plan
+    progress = session.progress if session else Progress()
     dev = progress.best if config.trains else progress.dev
     return {
         "status": ending.status,
@@ -77,34 +64,30 @@ def result_of(
         "objective": "metric" if config.minimises_metric else "loss",
         "seed": config.seed,
         "data_seed": config.task.data_seed,
-        "test": _score(progress.test),
-        "dev": _score(dev),
+        "test": progress.test.score if progress.test else None,
+        "dev": dev.score if dev else None,
         "dev_loss": dev.loss if dev else None,
-        "zero_shot": _score(progress.zero_shot),
+        "zero_shot": progress.zero_shot.score if progress.zero_shot else None,
         "best_step": progress.best_step,
-        "weights": weights,
-        "origin": asdict(header.origin) if header else None,
+        "weights": progress.weights,
+        "origin": asdict(session.header.origin) if session else None,
         "seconds": _seconds(progress, request.started),
         "peak_memory_bytes": peak_memory(),
-        "memory_bytes": _memory(plan, loaded),
+        "memory_bytes": _memory(plan, session),
         "skipped_steps": progress.skipped,
-        "rows": loaded.network.rows if loaded else None,
+        "rows": session.loaded.network.rows if session else None,
         "truncated": plan.truncated if plan else None,
         "examples": {name: len(getattr(plan, name)) for name in ("train", "dev", "test")} if plan else None,
         "command": request.command,
     }
 
 
-def _score(row: DevRow | TestRow | None) -> float | None:
-    return None if row is None else row.score
-
-
-def _memory(plan: Plan | None, loaded: LoadedModel | None) -> dict[str, int | None]:
-    """What the banner expected of the device, and the most that the run took of it beside what was held before."""
-    if plan is None or loaded is None:
+def _memory(plan: Plan | None, session: Session | None) -> dict[str, int | None]:
+    """What the banner expected of the device, and the most that the run took beside what was held before."""
+    if plan is None or session is None:
         return {"expected": plan.memory.total if plan else None, "used": None}
     peak = peak_memory()
-    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - loaded.held, 0)
+    used = peak["device"] if plan.device.type == "cuda" else max(peak["host"] - session.loaded.held, 0)
     return {"expected": plan.memory.total, "used": used}
 
 
@@ -117,22 +100,22 @@ def _seconds(progress: Progress, started: float) -> Seconds:
 
 
 def failure(error: Exception, request: Request, folder: RunFolder, plan: Plan | None) -> Ending:
-    """Say what went wrong; a traceback goes into the folder where it may be a bug."""
-    words = in_words(error, request, plan, lasts=folder.begun)
-    if words is None and folder.begun:
+    """Print what went wrong; a traceback goes into the folder where it may be a bug."""
+    message = message_of(error, request, plan, can_go_on=folder.begun)
+    if message is None and folder.begun:
         folder.text(TRACEBACK, traceback.format_exc())
-    _complain(words)
-    return Ending("failed", words or repr(error), code=1)
+    _complain(message)
+    return Ending("failed", message or repr(error), code=1)
 
 
 def failed(error: Exception) -> int:
-    """Say what went wrong. Returns the exit code."""
-    _complain(in_words(error))
+    """Print what went wrong. Returns the exit code."""
+    _complain(message_of(error))
     return 1
 
 
-def _complain(words: str | None) -> None:
-    print(f"error: {words}" if words else traceback.format_exc(), file=sys.stderr)
+def _complain(message: str | None) -> None:
+    print(f"error: {message}" if message else traceback.format_exc(), file=sys.stderr)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -140,25 +123,32 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def in_words(
-    error: Exception, request: Request | None = None, plan: Plan | None = None, *, lasts: bool = False
+def message_of(
+    error: Exception, request: Request | None = None, plan: Plan | None = None, *, can_go_on: bool = False
 ) -> str | None:
-    """The message of what is nobody's bug; None for what may be one. ``lasts``: the run can be gone on with."""
-    if not out_of_memory(error):
-        return str(error) if isinstance(error, EXPECTED) else None
-    sizes, ways = ("", _LOWER) if request is None or plan is None else _sizes(request.config, plan)
-    more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
-    again = _nothing_lost(request) if request is not None and lasts else ""
-    return f"out of memory ({_said(error)}){sizes}; {ways}, {more}{again}"
+    """The message of an error that is nobody's bug; None for one that may be."""
+    if out_of_memory(error):
+        return _memory_message(error, request, plan, can_go_on)
+    if isinstance(error, DivergedError) and request is not None and plan is not None:
+        eps = " or optim.eps" if request.config.method.zeroth_order else ""
+        wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
+        return f"{error}; weights in {plan.dtype_name}: try a smaller optim.lr{eps}{wider}"
+    return str(error) if isinstance(error, EXPECTED) else None
 
 
-_LOWER = "lower train.micro_batch_size or eval.batch_size"
-
-
-def _said(error: Exception) -> str:
-    """What was asked for and what there was; torch goes on about its allocator."""
+def _memory_message(error: Exception, request: Request | None, plan: Plan | None, can_go_on: bool) -> str:
+    """What was asked for, what there was, what to lower; torch's later sentences are about its allocator."""
     sentences = str(error).strip().split("\n")[0].split(". ")
-    return ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
+    asked = ". ".join(sentences[:3]).rstrip(".") or type(error).__name__
+    sizes, lower = "", "lower train.micro_batch_size or eval.batch_size"
+    if request is not None and plan is not None:
+        sizes, lower = _sizes(request.config, plan)
+    more = "or choose a narrower model.dtype or a smaller model (dry_run=true shows what is expected)"
+    again = ""
+    if request is not None and can_go_on:
+        command = f"the same command with the smaller size and {banner.resume_words(request.folder)}"
+        again = f"; nothing is lost: {command} goes on where this one stopped"
+    return f"out of memory ({asked}){sizes}; {lower}, {more}{again}"
 
 
 def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
@@ -167,19 +157,8 @@ def _sizes(config: RunConfig, plan: Plan) -> tuple[str, str]:
     part = min(config.train.micro_batch_size or batch, batch)
     steps = f"steps of {batch} examples in forwards of {part}, " if config.trains else ""
     median, longest = plan.lengths
-    sizes = f" with {steps}evaluations of {rows} sequences a forward, {median} tokens at the median and {longest} at most"
+    lengths = f"{median} tokens at the median and {longest} at most"
     settings = [("train.micro_batch_size", part), ("eval.batch_size", rows)]
     lower = [f"{key} (now {size})" for key, size in settings if size > 1]
+    sizes = f" with {steps}evaluations of {rows} sequences a forward, {lengths}"
     return sizes, f"lower {' or '.join(lower)}" if lower else "take shorter rows"
-
-
-def _nothing_lost(request: Request) -> str:
-    where = shlex.join(["resume=auto", f"hydra.run.dir={quoted(str(request.folder))}"])
-    return f"; nothing is lost: the same command with the smaller size and {where} goes on where this one stopped"
-
-
-def way_out(config: RunConfig, plan: Plan) -> str:
-    """What to try where losses are no longer finite."""
-    eps = " or optim.eps" if config.method.zeroth_order else ""
-    wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
-    return f"try a smaller optim.lr{eps}{wider}"

@@ -1,4 +1,4 @@
-"""What will this run do, and what will it cost? Decided and estimated before any weight is loaded."""
+"""What a run will do and what it will cost, decided and estimated before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run but its weights. ``lengths``: median and longest sequence, in tokens. ``trained``: of the parameters, an adapter's own included."""
+    """Everything about a run but its weights.
+
+    ``lengths``: median and longest sequence, in tokens. ``trained``: parameters, an adapter's own included.
+    """
 
     parts: Prepared
     adapter: Adapter | None
@@ -66,133 +69,136 @@ class Plan:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Read data, tokenizer and model configuration; encode every split; estimate. Raises what reading raises."""
+    """Read data, tokenizer and model configuration; encode; estimate. Raises what reading raises."""
     device = device_of(config)
     dtype = dtype_of(config, device)
     parts = prepare(config, training=config.learns)
-    train = (parts.for_metric() if config.minimises_metric else parts.train()) if config.learns else []
+    train = parts.train(for_metric=config.minimises_metric) if config.learns else []
     if config.fits_head:
         refuse_long_answers(train)
     dev, test = parts.dev(), parts.test()
     examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
     lengths = [len(ids) for example in examples for ids in example.input_ids]
     bones, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
-    parameters = _size(bones)
+    parameters = sum(p.numel() for p in bones.parameters())
     if adapter is not None:
         attach(bones, adapter)
-    found = layout(bones)
-    blocks = blocks_of(config.composition, len(found.blocks))
-    if config.trains and not found.non_block and not blocks.keep:
+    tensors = layout(bones)
+    blocks = blocks_of(config.composition, len(tensors.blocks))
+    if config.trains and not tensors.non_block and not blocks.keep:
         raise ModelError(
-            f"optim.sparsity={config.sparsity:g}: skips all {len(found.blocks)} blocks, and peft="
+            f"optim.sparsity={config.sparsity:g}: skips all {len(tensors.blocks)} blocks, and peft="
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
         )
+    weights = sum(p.nbytes for p in bones.parameters())
+    update = _update_bytes(config, bones, tensors, blocks) if config.trains else 0
+    size = ForwardSize(language(parts.model_config), dtype, len(tensors.blocks))
     return Plan(
         parts=parts,
         adapter=adapter,
         train=train,
         dev=dev,
         test=test,
-        layout=found,
+        layout=tensors,
         blocks=blocks,
         device=device,
         dtype=dtype,
         parameters=parameters,
         trained=sum(p.numel() for p in bones.parameters() if p.requires_grad),
         lengths=(round(statistics.median(lengths)), max(lengths)),
-        truncated=sum(map(_truncated, (train, dev.scored or dev.prompts, test.scored or test.prompts))),
-        memory=_memory(config, language(parts.model_config), bones, found, blocks, dtype, train, [dev, test]),
+        truncated=sum(
+            e.truncated for e in (*train, *(dev.scored or dev.prompts), *(test.scored or test.prompts))
+        ),
+        memory=Memory(weights, update, _largest_forward(config, size, train, [dev, test])),
         forwards=_forwards(config, train, dev, test),
     )
 
 
-def _memory(
-    config: RunConfig,
-    model_config: Any,
-    bones: nn.Module,
-    found: Layout,
-    blocks: BlockChooser,
-    dtype: torch.dtype,
-    train: Sequence[Encoded],
-    evaluated: Sequence[EvalSet],
-) -> Memory:
-    """The larger of a training and an evaluation forward, with what the optimizer holds besides."""
-    update, forwards = 0, []
-    if config.trains:
-        forwards.append(_training_bytes(config, model_config, len(found.blocks), dtype, train))
-        update = _update_bytes(config, bones, found, blocks)
-    for split in evaluated:
-        chunk = next(score_chunks(split.scored, config.eval.batch_size), [])
+@dataclass(frozen=True)
+class ForwardSize:
+    """Expected bytes of a forward of a model of ``layers`` blocks; ``config``: the language model's own."""
+
+    config: Any
+    dtype: torch.dtype
+    layers: int
+
+    def block(self, tokens: int) -> int:
+        """A block's widest moment: residual, normed, q, k, v, attended and two feed-forward widths."""
+        hidden = self.config.hidden_size
+        wide = self._widest("ffn_dim", "intermediate_size") or 4 * hidden
+        return int(tokens * (6 * hidden + 2 * wide) * self.dtype.itemsize)
+
+    def head(self, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
+        """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, logits, exponentials."""
+        rows = min(chunk, int(self.config.vocab_size))
+        return streams * rows * (int(self.config.hidden_size) + 2 * reads) * 4
+
+    def training(self, longest: Sequence[Encoded], *, gradients: bool) -> int:
+        """Both streams at once, or every block kept for a backward pass."""
+        tokens = sum(map(unit_length, longest))
+        reads = sum(sum(example.answer_lens) for example in longest)
+        if gradients:
+            return self.layers * self.block(tokens) + self.head(1, reads, chunk=self.config.vocab_size)
+        return 2 * self.block(tokens) + self.head(2, reads)
+
+    def evaluation(self, split: EvalSet, batch_size: int) -> int:
+        """The first candidates of a split."""
+        chunk = next(score_chunks(split.scored, batch_size), [])
         tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
         reads = sum(split.scored[i].answer_lens[k] for i, chosen in chunk for k in chosen)
-        forwards.append(_block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 1, reads))
-        forwards.append(_generation_bytes(config, model_config, len(found.blocks), dtype, split))
-    return Memory(sum(p.nbytes for p in bones.parameters()), update, max(forwards))
+        return self.block(tokens) + self.head(1, reads)
+
+    def generation(self, split: EvalSet, batch_size: int) -> int:
+        """The longest prompts, padded to one length; keys and values of prompts and answers; logits."""
+        lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
+        if not lengths:
+            return 0
+        rows, longest = min(batch_size, len(lengths)), max(lengths)
+        heads = self._widest("num_attention_heads") or 1
+        width = self._widest("head_dim") or self.config.hidden_size // heads
+        shared = self._widest("num_key_value_heads") or heads
+        tokens = rows * (longest + MAX_NEW_TOKENS)
+        cached = tokens * 2 * shared * width * self.layers * self.dtype.itemsize
+        logits = rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
+        return self.block(rows * longest) + cached + logits
+
+    def _widest(self, *keys: str) -> int | None:
+        """The first of these sizes that the configuration has; where each block has its own, the largest."""
+        for key in keys:
+            size = getattr(self.config, key, None)
+            sizes = [
+                n for n in (size if isinstance(size, list | tuple) else [size]) if isinstance(n, int) and n
+            ]
+            if sizes:
+                return max(sizes)
+        return None
 
 
-def _training_bytes(
-    config: RunConfig, model_config: Any, layers: int, dtype: torch.dtype, train: Sequence[Encoded]
+def _largest_forward(
+    config: RunConfig, size: ForwardSize, train: Sequence[Encoded], evaluated: Sequence[EvalSet]
 ) -> int:
-    """A forward over the longest examples: both streams at once, or every block kept for a backward pass."""
-    size = min(config.train.micro_batch_size or config.train.batch_size, len(train))
-    longest = sorted(train, key=unit_length, reverse=True)[:size]
-    tokens, reads = sum(map(unit_length, longest)), sum(sum(example.answer_lens) for example in longest)
-    if config.first_order:
-        block = layers * _block_bytes(model_config, dtype, tokens)
-        return block + _head_bytes(model_config, 1, reads, chunk=model_config.vocab_size)
-    return 2 * _block_bytes(model_config, dtype, tokens) + _head_bytes(model_config, 2, reads)
+    rows = config.eval.batch_size
+    forwards = [
+        f for split in evaluated for f in (size.evaluation(split, rows), size.generation(split, rows))
+    ]
+    if config.trains:
+        count = min(config.train.micro_batch_size or config.train.batch_size, len(train))
+        longest = sorted(train, key=unit_length, reverse=True)[:count]
+        forwards.append(size.training(longest, gradients=config.first_order))
+    return max(forwards)
 
 
-def _update_bytes(config: RunConfig, bones: nn.Module, found: Layout, blocks: BlockChooser) -> int:
-    """Two copies of the largest block, or one of all that moves; or gradients, and AdamW's two moments or SGD's momentum."""
+def _update_bytes(config: RunConfig, bones: nn.Module, tensors: Layout, blocks: BlockChooser) -> int:
+    """Two copies of the largest block, or one of all that moves; or gradients and the optimizer's moments."""
     named = dict(bones.named_parameters())
     if config.first_order:
         adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)
         states = 3 if adamw else 2 if momentum else 1
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
-    sizes = [sum(named[name].nbytes for name in block) for block in found.blocks if blocks.keep]
+    sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
-        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in found.non_block)
+        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
     return 2 * max(sizes, default=0)
-
-
-def _block_bytes(model_config: Any, dtype: torch.dtype, tokens: int) -> int:
-    """A block's widest moment: residual, normed, q, k, v, attended and two feed-forward widths."""
-    hidden = model_config.hidden_size
-    wide = _widest(model_config, "ffn_dim", "intermediate_size") or 4 * hidden
-    return int(tokens * (6 * hidden + 2 * wide) * dtype.itemsize)
-
-
-def _head_bytes(model_config: Any, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
-    """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, its logits and their exponentials."""
-    rows = min(chunk, int(model_config.vocab_size))
-    return streams * rows * (int(model_config.hidden_size) + 2 * reads) * 4
-
-
-def _generation_bytes(
-    config: RunConfig, model_config: Any, layers: int, dtype: torch.dtype, split: EvalSet
-) -> int:
-    """A forward over the longest prompts, padded to one length, keys and values of all their tokens and answers, and logits."""
-    lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
-    if not lengths:
-        return 0
-    rows, longest = min(config.eval.batch_size, len(lengths)), max(lengths)
-    heads = _widest(model_config, "num_attention_heads") or 1
-    width = _widest(model_config, "head_dim") or model_config.hidden_size // heads
-    shared = _widest(model_config, "num_key_value_heads") or heads
-    cached = rows * (longest + MAX_NEW_TOKENS) * 2 * shared * width * layers * dtype.itemsize
-    logits = rows * int(model_config.vocab_size) * (dtype.itemsize + 4)
-    return _block_bytes(model_config, dtype, rows * longest) + cached + logits
-
-
-def _widest(model_config: Any, *keys: str) -> int | None:
-    """The first of these sizes that the configuration has; where each block has its own, the largest."""
-    for key in keys:
-        size = getattr(model_config, key, None)
-        sizes = [n for n in (size if isinstance(size, list | tuple) else [size]) if isinstance(n, int) and n]
-        if sizes:
-            return max(sizes)
-    return None
 
 
 def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet) -> dict[str, int]:
@@ -211,11 +217,3 @@ def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: E
 
 def _eval_forwards(split: EvalSet, size: int) -> int:
     return sum(1 for _ in score_chunks(split.scored, size)) + -(-len(split.prompts) // size)
-
-
-def _truncated(examples: Sequence[Encoded]) -> int:
-    return sum(example.truncated for example in examples)
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,19 +1,20 @@
-"""What a run consists of before any weight is loaded: rows, tokenizer, model configuration, encoder."""
+"""What a run needs before any weight is loaded: rows, tokenizer, model configuration, encoder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from lezo.config.schema import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig, TaskConfig
+from lezo.config.schema import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.data.sampling import Splits, demo_sets, own_sizes, split
-from lezo.data.source import DataError, Pools
+from lezo.data.source import DataError
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
 from lezo.model.device import named_device
@@ -32,7 +33,7 @@ from lezo.tasks import TASKS, Example, Task
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's words and how they become ids. ``pad``, any id that the model has, fills up rows where nothing looks at it.
+    """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
     ``dequantised``: how the weights are stored that become plain ones as they are read.
     """
@@ -47,20 +48,17 @@ class Prepared:
     calibration: Calibration
     dequantised: str | None
 
-    def train(self) -> list[Encoded]:
-        """The training examples; of an LM-style task only the answer that is trained on."""
-        lm = self.task.loss == "lm"
-        examples = [_gold_only(e) if lm else e for e in self.splits.train]
-        return self._checked(self.encoder.candidates(examples, self.splits.demos))
+    def train(self, *, for_metric: bool = False) -> list[Encoded]:
+        """The training examples; of an LM-style task only the answer that is trained on.
 
-    def for_metric(self) -> list[Encoded]:
-        """The training examples as the test set is: all candidates, or prompts to continue."""
-        return self._checked(self._asked(self.splits.train, self.splits.demos))
-
-    @property
-    def _asked(self) -> Callable[..., list[Encoded]]:
-        """How an example is encoded whose answer is to be judged."""
-        return self.encoder.prompts if self.task.generates else self.encoder.candidates
+        ``for_metric``: as the test set is, all candidates, or prompts to continue.
+        """
+        examples, demos = self.splits.train, self.splits.demos
+        if for_metric:
+            return self._checked(self._for_score(examples, demos))
+        if self.task.loss == "lm":
+            examples = tuple(replace(e, answers=(e.answers[e.gold[0]],), gold=(0,)) for e in examples)
+        return self._checked(self.encoder.candidates(examples, demos))
 
     def dev(self) -> EvalSet:
         """The dev set, which always has a loss."""
@@ -71,19 +69,10 @@ class Prepared:
 
     def test(self) -> EvalSet:
         """The test set: candidates to choose from, or prompts to continue."""
-        encoded = self._checked(self.each(self._asked, self.splits.test))
+        encoded = self._checked(self.each(self._for_score, self.splits.test))
         if self.task.generates:
             return EvalSet((), encoded)
         return EvalSet(encoded, (), self._blanks(self.splits.test))
-
-    def _blanks(self, examples: Sequence[Example]) -> list[Encoded]:
-        """The same candidates after a prompt without content, where scores are calibrated."""
-        if self.calibration is Calibration.none:
-            return []
-        blank = [replace(example, prompt=example.blank or "") for example in examples]
-        if self.calibration is Calibration.sfc:
-            return self._checked(self.encoder.candidates(blank))
-        return self._checked(self.each(self.encoder.candidates, blank))
 
     @property
     def demos(self) -> int:
@@ -96,6 +85,20 @@ class Prepared:
             return encode(examples, self.splits.demos)
         pairs = zip(examples, self.splits.own_demos, strict=False)
         return [replace(encode([e], own)[0], index=i) for i, (e, own) in enumerate(pairs)]
+
+    @property
+    def _for_score(self) -> Callable[..., list[Encoded]]:
+        """How an example is encoded to be scored by the metric."""
+        return self.encoder.prompts if self.task.generates else self.encoder.candidates
+
+    def _blanks(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The same candidates after a prompt without content, where scores are calibrated."""
+        if self.calibration is Calibration.none:
+            return []
+        blank = [replace(example, prompt=example.blank or "") for example in examples]
+        if self.calibration is Calibration.sfc:
+            return self._checked(self.encoder.candidates(blank))
+        return self._checked(self.each(self.encoder.candidates, blank))
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
@@ -113,29 +116,27 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
 
     ``training`` asks for at least one training example.
     """
-    source = model_source(config)
-    task = TASKS[config.task.name]
+    source, task = model_source(config), TASKS[config.task.name]
     splits = _splits(config, task, training)
     model_config = load_config(source)
-    text, words = language(model_config), config.model.tokenizer or source.path
-    tokenizer = load_tokenizer(words, None if config.model.tokenizer else source.revision)
-    _refuse_other_words(words, tokenizer, task, splits)
-    before, after = _around(words, config.model.bos, text, tokenizer)
+    text, own = language(model_config), config.model.tokenizer
+    path = own or source.path
+    tokenizer = load_tokenizer(path, None if own else source.revision)
+    _refuse_other_words(path, tokenizer, task, splits)
+    before, after = _around(path, config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
-    taken = adapter.positions if adapter else 0
-    encoder = Encoder(_ids(tokenizer), before, _max_length(source.path, model_config, task, taken), after)
+    length = _max_length(source.path, model_config, task, adapter.positions if adapter else 0)
     pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
-    pad = next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size)
     return Prepared(
-        task,
-        splits,
-        source,
-        model_config,
-        tokenizer,
-        encoder,
-        pad,
-        config.eval.calibration,
-        dequantised(source, model_config),
+        task=task,
+        splits=splits,
+        source=source,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        encoder=Encoder(partial(_ids, tokenizer), before, length, after),
+        pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
+        calibration=config.eval.calibration,
+        dequantised=dequantised(source, model_config),
     )
 
 
@@ -162,8 +163,8 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     data, wanted = config.data, config.task
     assert data.name is not None  # config.check saw to it
     pools = load_pools(task, data.name, path=data.path, revision=data.revision)
-    own = wanted.demo_sets is DemoSets.each
     num_train, num_dev = _sizes(config, task, len(pools.train))
+    own = wanted.demo_sets is DemoSets.each
     splits = split(
         pools.train,
         pools.val,
@@ -173,43 +174,37 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
         data_seed=wanted.data_seed,
         demos=0 if own else wanted.demos,
     )
-    if own:
-        return _with_own_demos(splits, pools, wanted)
+    rows, where = len(pools.train), f"{task.name} ({pools.origin})"
+    if own and rows < wanted.demos:
+        too_many = f"task.demos={wanted.demos}, but there are only {rows} train rows; lower it"
+        raise DataError(f"{pools.origin}: {too_many}")
+    if own:  # and, as published, no dev set
+        sets = demo_sets(pools.train, len(splits.test), wanted.demos, wanted.data_seed)
+        return replace(splits, train=(), dev=(), own_demos=sets)
     if training and not splits.train:
         raise DataError(
-            f"{task.name} ({pools.origin}): {len(pools.train)} train rows, of which task.num_dev={num_dev} and "
-            f"task.demos={wanted.demos} leave none to train on; expected at least one (lower task.num_dev)"
+            f"{where}: {rows} train rows, of which task.num_dev={num_dev} and task.demos={wanted.demos} "
+            "leave none to train on; expected at least one (lower task.num_dev)"
         )
     if len(splits.demos) < wanted.demos:
         raise DataError(
-            f"{task.name} ({pools.origin}): task.demos={wanted.demos}, but only {len(splits.demos)} train rows are "
-            f"left by task.num_dev={num_dev}; lower one of them"
+            f"{where}: task.demos={wanted.demos}, but only {len(splits.demos)} train rows are left by "
+            f"task.num_dev={num_dev}; lower one of them"
         )
     return splits
 
 
 def _sizes(config: RunConfig, task: Task, rows: int) -> tuple[int, int]:
-    """Rows to train on and to take for dev: as published, but what is left open follows small data of one's own."""
-    given = config.task.num_train, config.task.num_dev
+    """Rows to train on and for dev: as published, but what is left open follows small data of one's own."""
+    train, dev = config.task.num_train, config.task.num_dev
     if config.data.name == "local":
         published = 0 if task.hub is None else task.hub.train_rows
-        return own_sizes(rows, published, (task.num_train, task.num_dev), *given)
-    train, dev = given
+        return own_sizes(rows, published, (task.num_train, task.num_dev), train, dev)
     return task.num_train if train is None else train, task.num_dev if dev is None else dev
 
 
-def _with_own_demos(splits: Splits, pools: Pools, wanted: TaskConfig) -> Splits:
-    """Test examples with demonstrations of their own, and, as published, no dev set."""
-    if len(pools.train) < wanted.demos:
-        raise DataError(
-            f"{pools.origin}: task.demos={wanted.demos}, but there are only {len(pools.train)} train rows; lower it"
-        )
-    own = demo_sets(pools.train, len(splits.test), wanted.demos, wanted.data_seed)
-    return replace(splits, train=(), dev=(), own_demos=own)
-
-
 def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
-    """How many tokens prompt and answer may have; ``taken`` are a prefix's, and a generated answer gets its share."""
+    """How many tokens prompt and answer may have beside ``taken``, a prefix's, and a generated answer's."""
     most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
     length = most - taken - (MAX_NEW_TOKENS if task.generates else 0)
     if length < 2:
@@ -222,22 +217,18 @@ def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
 
 
 def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
-    """A tokenizer that loses the task's own words would score others in their place, and nobody would see it."""
+    """A tokenizer that loses the task's own words would score others in their place, unseen."""
+    role = "which ends a generated answer" if task.generates else "an answer of the task"
+    words = {"\n"} if task.generates else set[str]()
     if task.loss == "candidates":
         words = {word for example in splits.test for word in example.answers}
-    else:
-        words = {"\n"} if task.generates else set()
     for word in sorted(words):
-        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-        read = tokenizer.decode(ids)
-        if (read.strip() or read).casefold() != (word.strip() or word).casefold():
+        decoded = tokenizer.decode(tokenizer(word, add_special_tokens=False)["input_ids"])
+        if (decoded.strip() or decoded).casefold() != (word.strip() or word).casefold():
             raise ModelError(
-                f"{path}: the tokenizer reads {word!r}, {_ROLES[task.generates]}, as {read!r}; expected one with "
-                "tokens for it (model.tokenizer=DIR)"
+                f"{path}: the tokenizer reads {word!r}, {role}, as {decoded!r}; expected one with tokens for "
+                "it (model.tokenizer=DIR)"
             )
-
-
-_ROLES = {True: "which ends a generated answer", False: "an answer of the task"}
 
 
 Around = tuple[tuple[int, ...], tuple[int, ...]]
@@ -245,7 +236,7 @@ Around = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> Around:
-    """What the tokenizer itself puts around a text; before it ``given`` (model.bos) instead, and 0 for OPT, as published."""
+    """What the tokenizer puts around a text, but before it ``given`` (model.bos) or, for OPT, 0."""
     if given is not None and given >= model_config.vocab_size:
         raise ModelError(
             f"model.bos={given}: expected an id below the vocabulary's {model_config.vocab_size}"
@@ -254,8 +245,9 @@ def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> 
     fitting = set.intersection(*(set(_added(tokenizer, text)) for text in _PROBES))
     if bos is None and not fitting:
         raise ModelError(
-            f"{path}: the tokenizer makes other tokens of a text itself when it adds its special ones, so that these "
-            "cannot be told apart; expected the same ones around every text (model.bos=ID says what stands before)"
+            f"{path}: the tokenizer makes other tokens of a text itself when it adds its special ones, so "
+            "that these cannot be told apart; expected the same ones around every text (model.bos=ID says "
+            "what stands before)"
         )
     before, after = min(fitting, key=lambda around: len(around[1]), default=((), ()))
     return before if bos is None else (bos,), after
@@ -272,18 +264,8 @@ def _added(tokenizer: Any, text: str) -> Iterator[Around]:
             yield tuple(ids[:start]), tuple(ids[start + len(own) :])
 
 
-def _ids(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
-    def encode(texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
-    return encode
-
-
-def _gold_only(example: Example) -> Example:
-    return replace(example, answers=(example.answers[example.gold[0]],), gold=(0,))
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [*tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]] if texts else []
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -1,10 +1,10 @@
-"""How far had the run come? The last step whose journal record, or checkpoint, and metrics are all there."""
+"""What a run goes on from: the last step whose journal record, or checkpoint, and metrics are all there."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,20 @@ from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.records.strict import Line, read_result, read_rows, wrong_line
 from lezo.runs.loop import Progress
 
-_WAYS = "set it back, or start anew in another folder with hydra.run.dir=DIR"
-
 
 @dataclass(frozen=True)
 class ResumeState:
     """What lasts of the earlier sessions: all of it is about steps up to ``step``.
 
     ``journal_end``: the bytes of the journal that are kept; None where a new one begins.
+    ``forgotten``: checkpoints of later steps.
     """
 
     step: int = 0
     rows: Sequence[Line] = ()
-    journal: JournalFile | None = None
     journal_end: int | None = None
-    checkpoints: Sequence[Checkpoint] = field(default_factory=list)
-    forgotten: Sequence[Checkpoint] = field(default_factory=list)
+    checkpoints: Sequence[Checkpoint] = ()
+    forgotten: Sequence[Checkpoint] = ()
 
     @property
     def zero_shot(self) -> TestRow | None:
@@ -41,7 +39,7 @@ class ResumeState:
         return next((line.row for line in self.rows if isinstance(line.row, TestRow)), None)
 
     def progress(self) -> Progress:
-        """What training had come to."""
+        """How far training was."""
         done = Progress()
         for line in self.rows:
             done.elapsed = line.row.seconds
@@ -66,7 +64,7 @@ class ResumeState:
 
 
 def refuse_changes(folder: Path, yaml: str) -> None:
-    """Raise FolderError where the run in ``folder`` has another configuration, with each setting that differs."""
+    """Raise FolderError where the run in ``folder`` has another configuration, with what differs."""
     before = _config(folder)
     try:
         changed = differences(before, yaml)
@@ -77,7 +75,7 @@ def refuse_changes(folder: Path, yaml: str) -> None:
 
 
 def made_no_step(folder: Path) -> bool:
-    """Whether the run in ``folder`` neither made a step nor finished: it has nothing that another run may not replace.
+    """Whether the run in ``folder`` neither made a step nor finished, so that another run may replace it.
 
     A damaged run may have made some, and what a benchmark measured is no run at all.
     """
@@ -92,7 +90,7 @@ def made_no_step(folder: Path) -> bool:
         return False
 
 
-def is_same(folder: Path, yaml: str) -> bool:
+def same_run(folder: Path, yaml: str) -> bool:
     """Whether the run in ``folder`` can go on under ``yaml``."""
     try:
         refuse_changes(folder, yaml)
@@ -101,22 +99,22 @@ def is_same(folder: Path, yaml: str) -> bool:
     return True
 
 
-def begun_with(folder: Path, yaml: str) -> dict[str, int]:
+def open_sizes_of(folder: Path, yaml: str) -> dict[str, int]:
     """Published sizes that the run in ``folder`` gives, as all did once, and ``yaml`` leaves open."""
     before = _config(folder)
     try:
-        then, left = settings(before), open_sizes(before)
+        then, open_then = settings(before), open_sizes(before)
     except Exception:  # `refuse_changes` says what is wrong with it
         return {}
-    return {key: n for key, n in open_sizes(yaml).items() if key not in left and then.get(key) == n}
+    return {key: n for key, n in open_sizes(yaml).items() if key not in open_then and then.get(key) == n}
 
 
-def grows(folder: Path, yaml: str) -> bool:
+def asks_for_more(folder: Path, yaml: str) -> bool:
     """Whether ``yaml`` asks for more steps or seconds than the run in ``folder`` was to make."""
     return bool(differences(yaml, _config(folder)))  # what may only grow is a difference the other way
 
 
-def moved(folder: Path, yaml: str) -> bool:
+def model_moved(folder: Path, yaml: str) -> bool:
     """Whether ``yaml`` names another place of the base model than the run in ``folder`` had."""
     then, now = settings(_config(folder)), settings(yaml)
     return then.get("model.path") != now.get("model.path")
@@ -134,25 +132,24 @@ def _config(folder: Path) -> str:
 def read_resume_state(
     folder: Path, origin: Provenance, recipe: ReplaySpec | None, *, steps: int, eval_every: int
 ) -> ResumeState:
-    """What the run in ``folder`` has to go on from. ``recipe`` None: a first-order run, which needs checkpoints.
+    """What the run in ``folder`` goes on from. ``recipe`` None: a first-order run, which needs checkpoints.
 
     Raises FolderError where it is another run's, or damaged.
     """
     checkpoints = find_checkpoints(folder / CHECKPOINTS)
     for checkpoint in checkpoints:
-        _refuse(checkpoint.path, _changes(checkpoint.origin, origin))
+        refuse_other_provenance(checkpoint.path, checkpoint.origin, origin)
     rows = read_rows(folder / METRICS)
     _refuse_gaps(folder / METRICS, rows, eval_every)
     journal = None if recipe is None else _journal(folder, Header(origin, recipe))
 
-    def cut(step: int, judged: bool) -> ResumeState:
+    def cut(step: int, evaluated: bool) -> ResumeState:
         """What is about steps up to ``step``; its dev loss where there is one and where one is due."""
-        judged = judged and (step % eval_every == 0 or step == steps)
+        evaluated = evaluated and (step % eval_every == 0 or step == steps)
         return ResumeState(
             step=step,
-            rows=[row for row in rows if _kept(row, step, judged)],
-            journal=journal,
-            journal_end=None if journal is None else journal.cut(step, judged),
+            rows=[r for r in rows if r.step < step or (r.step == step and (r.kind != "dev" or evaluated))],
+            journal_end=None if journal is None else journal.cut(step, evaluated),
             checkpoints=[c for c in checkpoints if c.step <= step],
             forgotten=[c for c in checkpoints if c.step > step],
         )
@@ -160,19 +157,23 @@ def read_resume_state(
     if recipe is not None:
         return cut(*_agreed(folder / METRICS, rows, journal))
     last = max((row.step for row in rows if row.kind == "train"), default=0)
-    judged = {row.step for row in rows if row.kind == "dev"}
-    pasts = (cut(step, step in judged) for step in [*(c.step for c in checkpoints if c.step <= last), 0])
-    return next(past for past in pasts if past.has_best())
+    evaluated = {row.step for row in rows if row.kind == "dev"}
+    states = (cut(step, step in evaluated) for step in [*(c.step for c in checkpoints if c.step <= last), 0])
+    return next(state for state in states if state.has_best())
 
 
-def told_by_rows(rows: Sequence[Line]) -> list[tuple[str, int, float | None]]:
-    """What metrics tell that a journal tells too: (train, step, whether skipped) and (dev, step, dev loss or None)."""
-    told = (line.row for line in rows if not isinstance(line.row, TestRow))
-    return [(row.kind, row.step, row.loss if isinstance(row, DevRow) else row.skipped) for row in told]
+Event = tuple[str, int, float | None]
+"""What metrics and journal both hold: (train, step, whether skipped) or (dev, step, dev loss or None)."""
 
 
-def told_by_journal(journal: JournalFile) -> list[tuple[str, int, float | None]]:
-    """The same, of a journal."""
+def events_of_rows(rows: Sequence[Line]) -> list[Event]:
+    """The events that metrics hold."""
+    both = (line.row for line in rows if not isinstance(line.row, TestRow))
+    return [(row.kind, row.step, row.loss if isinstance(row, DevRow) else row.skipped) for row in both]
+
+
+def events_of_journal(journal: JournalFile) -> list[Event]:
+    """The events that a journal holds."""
     return [
         ("dev", r.step, r.value if math.isfinite(r.value) else None)
         if r.kind is Kind.dev
@@ -184,33 +185,28 @@ def told_by_journal(journal: JournalFile) -> list[tuple[str, int, float | None]]
 def _agreed(file: Path, rows: Sequence[Line], journal: JournalFile | None) -> tuple[int, bool]:
     """The last step that both metrics and journal have, and whether both have its dev loss.
 
-    Raises FolderError where they do not tell the same up to there.
+    Raises FolderError where they differ up to there.
     """
-    told, kept = told_by_rows(rows), told_by_journal(journal) if journal else []
-    both = min(len(told), len(kept))
-    for place in range(both):
-        if told[place] != kept[place]:
-            number = place + 1 + sum(row.kind == "test" for row in rows)
-            reason = f"it tells of step {told[place][1]} what {JOURNAL} does not"
-            raise wrong_line(file, number, reason)
-    return (told[both - 1][1], told[both - 1][0] == "dev") if both else (0, False)
+    events = list(zip(events_of_rows(rows), events_of_journal(journal) if journal else [], strict=False))
+    for number, (written, journaled) in enumerate(events, start=1):
+        if written != journaled:
+            number += sum(row.kind == "test" for row in rows)
+            raise wrong_line(file, number, f"it tells of step {written[1]} what {JOURNAL} does not")
+    return (events[-1][0][1], events[-1][0][0] == "dev") if events else (0, False)
 
 
 def _refuse_gaps(file: Path, rows: Sequence[Line], eval_every: int) -> None:
     """Raise FolderError where a dev row is missing before a step, or one is there that was not due."""
     for place, row in enumerate(rows):
         due = (row.step - 1) % eval_every == 0
-        judged = place > 0 and rows[place - 1].kind == "dev"
-        if row.kind == "train" and due != judged:
+        evaluated = place > 0 and rows[place - 1].kind == "dev"
+        if row.kind == "train" and due != evaluated:
             lacks = "no dev row" if due else "a dev row that was not due"
             raise wrong_line(file, place + 1, f"{lacks} before step {row.step}")
 
 
-def _kept(row: Line, durable: int, judged: bool) -> bool:
-    return row.step < durable or row.step == durable and (row.kind != "dev" or judged)
-
-
 def _journal(folder: Path, header: Header) -> JournalFile | None:
+    """The journal, where there is one. Raises FolderError where it is another run's."""
     path = folder / JOURNAL
     if not path.exists():
         return None
@@ -218,20 +214,14 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
     now, then = asdict(header.recipe), asdict(journal.header.recipe)
     then["composition"] = then["composition"] or now["composition"]  # journals of before name no parts
     changed = [
-        f"{key}: {then[key]} in the run and {now[key]} here" for key in _DECIDES if now[key] != then[key]
+        f"{key}: {then[key]} in the run and {now[key]} here" for key in _UPDATES if now[key] != then[key]
     ]
     _refuse(path, [*changed, *_changes(asdict(journal.header.origin), header.origin)])
     return journal
 
 
-_DECIDES = (
-    "seed",
-    "sparsity",
-    "decay",
-    "rounding",
-    "peft",
-    "composition",
-)  # of a recipe, not where the model lies
+# What of a recipe decides the updates, which is not where the model lies.
+_UPDATES = ("seed", "sparsity", "decay", "rounding", "peft", "composition")
 
 
 def _changes(then: Any, now: Provenance) -> list[str]:
@@ -243,4 +233,5 @@ def _changes(then: Any, now: Provenance) -> list[str]:
 
 def _refuse(path: Path, changed: Sequence[str]) -> None:
     if changed:
-        raise FolderError(f"{path}: cannot go on with this run: {'; '.join(changed)}; {_WAYS}")
+        ways = "set it back, or start anew in another folder with hydra.run.dir=DIR"
+        raise FolderError(f"{path}: cannot go on with this run: {'; '.join(changed)}; {ways}")

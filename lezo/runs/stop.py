@@ -1,4 +1,4 @@
-"""How is a run asked to stop? Once: after the step at hand, with everything saved. Twice: at once."""
+"""Asking a run to stop: once, after the step at hand, with everything saved; twice, at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SAID = b"\nstopping after this step; Ctrl-C again stops at once\n"
+_NOTICE = b"\nstopping after this step; Ctrl-C again stops at once\n"
 
 
 class Stop:
@@ -44,7 +44,7 @@ class Stop:
             return
         if self._held and not again:
             with suppress(OSError):  # nobody there, or no room
-                os.write(2, _SAID)  # a print could be in the middle of another one
+                os.write(2, _NOTICE)  # a print could be in the middle of another one
             return
         self.torn = self._held
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""Who listens to a command? Perhaps nobody: standard streams may be closed, full, left by their reader, or not UTF-8.
+"""Standard streams that stop no command: they may be closed, full, left by their reader, or not UTF-8.
 
-What cannot be said is dropped. The command goes on to its end, and its files are whole.
+What they do not take is dropped. The command goes on to its end, and its files are whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def open_streams() -> None:
     """Make the process's standard streams such that no write fails; to be called before anything else."""
     if sys.stdin is None:
         sys.stdin = _nothing("r")
-    # In this order: a stream is None where its descriptor is closed, and what is opened takes the lowest free one.
+    # In this order: a stream is None where its descriptor is closed, and opening takes the lowest free one.
     sys.stdout = _nothing("w") if sys.stdout is None else _steady(sys.stdout, sys.__stdout__)
     sys.stderr = _nothing("w") if sys.stderr is None else _steady(sys.stderr, sys.__stderr__)
 
@@ -50,7 +50,7 @@ def _steady(stream: TextIO, own: TextIO | None) -> TextIO:
 
 
 def _nothing(mode: str) -> TextIO:
-    """A closed stream's place, so that no file of ours is taken for it, by the commands that we start neither."""
+    """A closed stream's place, so that no file is taken for it, here or in a command that is started."""
     descriptor = os.open(os.devnull, os.O_RDWR)
     os.set_inheritable(descriptor, True)
     stream: Any = os.fdopen(descriptor, mode, encoding="utf-8")

@@ -7,7 +7,9 @@ import pytest
 
 
 @contextmanager
-def refused(kind: type[Exception], *named: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
+def refused(
+    kind: type[Exception] | tuple[type[Exception], ...], *named: str
+) -> Iterator[pytest.ExceptionInfo[Exception]]:
     """The block ends with that error, of one line, which names all of these."""
     with pytest.raises(kind) as caught:
         yield caught

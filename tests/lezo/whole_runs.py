@@ -6,13 +6,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lezo.cli import run
+from lezo.config.compose import compose
+from lezo.config.schema import RunConfig
 from tests.lezo.refusals import names
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
@@ -55,6 +59,33 @@ class Kept:
     runs: dict[tuple[str, ...], tuple[Ran, Path]] = field(default_factory=dict)
 
 
+@cache
+def _try_rows_once() -> None:
+    """Whether rows may be packed is found out by forwards that take as long as a short run: of a model once."""
+    from lezo.model.forward import Network
+    from lezo.model.hashes import weights_hash
+    from lezo.runs import session  # noqa: F401  # with all that has imported network_for
+    from lezo.zo import rows
+
+    real, packed = rows.network_for, set[tuple[Any, ...]]()
+
+    def network_for(model: Any, *given: Any, **options: Any) -> Network:
+        if next(model.parameters()).device.type != "cpu":
+            return real(model, *given, **options)
+        about = type(model), model.dtype, model.config.to_json_string(), *options.items()
+        key = (weights_hash(model), *about)
+        if key in packed:
+            return Network(model)
+        network = real(model, *given, **options)
+        if network.plain is None:
+            packed.add(key)
+        return network
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("lezo.") and vars(module).get("network_for") is real:
+            vars(module)["network_for"] = network_for
+
+
 class Runner:
     """lezo-run in this process, in an empty folder; ``folder`` names the run folder."""
 
@@ -62,6 +93,7 @@ class Runner:
         self._patch, self._capture, self._kept = patch, capture, kept
 
     def __call__(self, *overrides: str, folder: str = "out") -> Ran:
+        _try_rows_once()
         arguments = ["lezo-run", *SMALL, *overrides, f"hydra.run.dir={folder}"]
         self._patch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as ended:
@@ -82,6 +114,29 @@ class Runner:
         self._kept.runs[overrides] = ran, store
         shutil.copytree(folder, store)
         return ran
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> RunConfig:
+    return compose(overrides).config
+
+
+def config_of(*overrides: str) -> RunConfig:
+    """A checked configuration, composed once, for a test to change: a folder that is not there yet may be "."."""
+    return deepcopy(_composed(overrides))
+
+
+def little_model(folder: str | Path) -> None:
+    """A model of four narrow blocks in ``folder``, with the embedded tokenizer."""
+    import torch  # not before a test needs it: every worker imports this module
+    from transformers import OPTForCausalLM
+
+    from lezo.model.load import TINY
+    from tests.lezo.small_models import opt_config
+
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", "*.safetensors"))
+    torch.manual_seed(0)
+    OPTForCausalLM(opt_config(vocab_size=1024, max_position_embeddings=512)).save_pretrained(folder)
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:

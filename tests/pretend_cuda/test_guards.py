@@ -70,7 +70,7 @@ def test_a_kernel_launched_where_its_tensors_are_not(
     from tests.pretend_cuda.gpu import PretendGpu
 
     monkeypatch.setattr(PretendGpu, "on", lambda gpu, number: nullcontext())
-    for module in ("plan", "session"):
+    for module in ("plan", "begin"):
         monkeypatch.setattr(f"lezo.runs.{module}.device_of", lambda config: torch.device("cuda", 1))
     assert "a tensor on cuda:1, launched on cuda:0" in failed(visible=2)
 

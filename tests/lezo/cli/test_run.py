@@ -22,38 +22,11 @@ from lezo.model.load import TINY
 from tests.lezo.arranged import best_is, ctrl_c_in_step
 from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
 
-RESULT = {
-    *("task", "data", "metric", "model", "optim", "sparsity", "lr", "eps", "steps", "seed", "test", "dev"),
-    *(
-        "zero_shot",
-        "best_step",
-        "seconds",
-        "peak_memory_bytes",
-        "skipped_steps",
-        "rows",
-        "truncated",
-        "status",
-    ),
-}
-MORE = {
-    *(
-        "error",
-        "title",
-        "dequantised",
-        "synthetic",
-        "weight_decay",
-        "blocks",
-        "data_seed",
-        "dev_loss",
-        "command",
-        "weights",
-        "origin",
-        "peft",
-        "objective",
-        "examples",
-        "memory_bytes",
-    )
-}
+RESULT = (
+    "task data metric model optim sparsity lr eps steps seed test dev zero_shot best_step seconds peak_memory_bytes "
+    "skipped_steps rows truncated status error title dequantised synthetic weight_decay blocks data_seed dev_loss "
+    "command weights origin peft objective examples memory_bytes"
+)
 
 
 def process(*overrides: str, cwd: Path) -> subprocess.Popen[str]:
@@ -70,14 +43,14 @@ def process(*overrides: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
-    ran = lezo_run("task=sst2")
+    ran = lezo_run.once("task=sst2", "seed=3")
     result, steps = ran.result, [row["step"] for row in ran.training()]
     assert ran.code == 0
     assert {file.name for file in ran.folder.iterdir()} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "predictions.jsonl", "result.json"),
         *("journal.bin", ".lock"),
     }
-    assert set(result) == RESULT | MORE
+    assert set(result) == set(RESULT.split())
     assert (result["status"], result["error"], result["steps"]) == ("finished", None, 4)
     assert (result["title"], result["synthetic"], result["metric"]) == ("sst2 (sample)", True, "accuracy")
     phases = {"forward", "perturb", "update", "data"}
@@ -116,13 +89,18 @@ def test_the_result_has_the_dev_scores_of_the_best_step_and_the_last_step_is_eva
 def test_the_best_weights_are_restored_for_the_test(
     lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorter = lezo_run.once("train.steps=3", folder="shorter")
+    one, two = ["train.steps=1"], ["train.steps=2", "train.eval_every=1"]
+    shorter = lezo_run(*one, folder="shorter")
+    with monkeypatch.context() as patch:
+        best_is(patch, "last")
+        last = lezo_run(*two, folder="last")
     best_is(monkeypatch, "first")
-    first = lezo_run("train.steps=6")
-    assert (first.result["best_step"], first.result["steps"]) == (3, 6)
-    assert "weights of step 3: brought back" in first.out
-    assert first.result["weights"] == shorter.result["weights"]
+    first = lezo_run(*two, folder="first")
+    assert (first.result["best_step"], first.result["steps"], last.result["best_step"]) == (1, 2, 2)
+    assert "weights of step 1: brought back" in first.out
+    assert first.result["weights"] == shorter.result["weights"] != last.result["weights"]
     assert first.rows("predictions.jsonl") == shorter.rows("predictions.jsonl")
+    assert first.rows("predictions.jsonl") != last.rows("predictions.jsonl")
 
 
 def test_a_run_repeats_itself(lezo_run: Runner) -> None:
@@ -136,7 +114,7 @@ def test_a_run_repeats_itself(lezo_run: Runner) -> None:
     assert lezo_run.once("seed=1", folder="three").training()[0]["g"] != first.training()[0]["g"]
 
 
-@pytest.mark.parametrize("optim", ["fo-sgd", "fo-adamw", "mezo"])
+@pytest.mark.parametrize("optim", ["fo-sgd", "mezo"])
 def test_every_optimizer_trains(lezo_run: Runner, optim: str) -> None:
     ran = lezo_run.once(f"optim={optim}")
     assert (ran.code, ran.result["optim"], ran.result["status"]) == (0, optim, "finished")
@@ -144,18 +122,23 @@ def test_every_optimizer_trains(lezo_run: Runner, optim: str) -> None:
     assert all(row["loss"] > 0 and not row["skipped"] for row in ran.training())
 
 
-def test_scoring_alone_trains_nothing(lezo_run: Runner) -> None:
-    ran = lezo_run("optim=none", "task.num_train=0", "task.demos=0")
+def test_scoring_alone_trains_nothing_and_memory_is_of_one_kind(lezo_run: Runner) -> None:
+    ran = lezo_run("optim=none", "task.num_train=0", "task.demos=0", "train.steps=5")
     result = ran.result
     assert (result["steps"], result["best_step"], result["lr"], result["blocks"]) == (0, None, None, None)
     assert result["test"] == result["zero_shot"] is not None
     assert [row["step"] for row in ran.evaluations()] == [0]
     assert ran.training() == []
+    assert "none: optim=none takes no step, and train.* has no effect" in ran.out
+    used, whole = result["memory_bytes"], result["peak_memory_bytes"]["host"]
+    # Python and torch are not in what is used.
+    assert 0 < used["expected"] < 2**25 and 0 <= used["used"] < whole - 2**27
+    assert " since the model was loaded, with the libraries' code in use; about" in ran.out
 
 
 @pytest.mark.parametrize("task", ["squad", "copa"])
 def test_language_model_losses_train_and_answers_are_judged(lezo_run: Runner, task: str) -> None:
-    ran = lezo_run(f"task={task}", "train.steps=2")
+    ran = lezo_run(f"task={task}", "train.steps=1")
     predictions = ran.rows("predictions.jsonl")
     assert (ran.code, len(predictions)) == (0, 8)
     assert all(row["dev_loss"] > 0 for row in ran.evaluations())
@@ -164,8 +147,9 @@ def test_language_model_losses_train_and_answers_are_judged(lezo_run: Runner, ta
 
 
 def test_micro_batches_leave_the_losses_alone(lezo_run: Runner) -> None:
-    whole, parts = lezo_run.once(folder="one"), lezo_run("train.micro_batch_size=5", folder="two")
-    losses = [[row["loss"] for row in ran.training()] for ran in (whole, parts)]
+    whole = lezo_run.once(folder="one")
+    parts = lezo_run("train.micro_batch_size=5", "train.steps=2", folder="two")
+    losses = [[row["loss"] for row in ran.training()[:2]] for ran in (whole, parts)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
@@ -184,7 +168,7 @@ def test_a_dry_run_says_its_plan_and_writes_nothing(lezo_run: Runner, tmp_path: 
 
 
 def test_the_banner_says_what_runs_and_the_summary_how_it_went(lezo_run: Runner) -> None:
-    ran = lezo_run("task=sst2", "seed=3")
+    ran = lezo_run.once("task=sst2", "seed=3")
     for word in ("sst2 (sample)", "synthetic", "4 steps of 16 examples", "seed 3", "float32 on"):
         assert word in ran.out
     summary = ran.out.split("\n  status ")[1]
@@ -195,7 +179,7 @@ def test_the_banner_says_what_runs_and_the_summary_how_it_went(lezo_run: Runner)
 
 
 def test_a_saved_model_loads_without_lezo(lezo_run: Runner) -> None:
-    folder = lezo_run("save_model=true", "optim=fo-sgd").folder / "model"
+    folder = lezo_run("save_model=true", "optim=fo-sgd", "train.steps=1").folder / "model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     before = AutoModelForCausalLM.from_pretrained(TINY)
     changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True)]
@@ -203,30 +187,10 @@ def test_a_saved_model_loads_without_lezo(lezo_run: Runner) -> None:
     assert model(**tokenizer("It was great", return_tensors="pt")).logits.isfinite().all()
 
 
-def test_max_seconds_ends_training_with_an_evaluation(lezo_run: Runner) -> None:
-    ran = lezo_run("train.steps=1000", "train.eval_every=1000", "train.max_seconds=0.05")
-    last = ran.result["steps"]
-    assert 1 <= last < 1000
-    assert [row["step"] for row in ran.evaluations()] == [0, last]
-    assert (ran.code, ran.result["status"], ran.result["best_step"]) == (0, "finished", last)
-
-
-@pytest.mark.parametrize(
-    ("optim", "numbers"), [("lezo", ["loss_plus", "loss_minus"]), ("fo-sgd", ["gradient_norm"])]
-)
-def test_a_diverging_run_says_where_and_what_to_try(lezo_run: Runner, optim: str, numbers: list[str]) -> None:
-    ran = lezo_run(f"optim={optim}", "optim.lr=1e30", "train.steps=9", "train.max_bad_steps=3")
-    result = ran.result
-    assert (ran.code, result["status"], result["skipped_steps"]) == (1, "failed", 3)
-    expected = [
-        f"step {result['steps']}: 3 non-finite losses in a row",
-        *numbers,
-        "float32",
-        "try a smaller optim.lr",
-    ]
-    assert all(words in result["error"] for words in expected)
-    assert ran.err == f"error: {result['error']}\n"
-    assert [row["loss"] for row in ran.training() if row["skipped"]] == [None] * 3
+def test_max_seconds_ends_training_with_an_evaluation_after_one_step_at_least(lezo_run: Runner) -> None:
+    ran = lezo_run("train.steps=1000", "train.eval_every=1000", "train.max_seconds=1e-9")
+    assert [row["step"] for row in ran.evaluations()] == [0, 1]
+    assert (ran.code, ran.result["status"], ran.result["best_step"]) == (0, "finished", 1)
 
 
 def test_a_broken_data_file_fails_with_file_and_line(lezo_run: Runner, tmp_path: Path) -> None:
@@ -317,18 +281,22 @@ main()
 """
 
 
-LIBRARIES = ["lezo.config.compose", "hydra", "omegaconf", "torch", "transformers"]
-SECONDS = ("omegaconf", "transformers")  # of show: the same `try` as around hydra and torch
+SECONDS = [pytest.mark.slow]  # the same `try` as around the libraries before and after
 
 
 @pytest.mark.parametrize(
     ("module", "library"),
     [
-        *(("lezo.cli.run", library) for library in LIBRARIES),
-        *(
-            pytest.param("lezo.cli.show", library, marks=[pytest.mark.slow] if library in SECONDS else [])
-            for library in LIBRARIES
-        ),
+        ("lezo.cli.run", "lezo.config.compose"),
+        pytest.param("lezo.cli.run", "hydra", marks=SECONDS),
+        pytest.param("lezo.cli.run", "omegaconf", marks=SECONDS),
+        pytest.param("lezo.cli.run", "torch", marks=SECONDS),
+        ("lezo.cli.run", "transformers"),
+        ("lezo.cli.show", "lezo.config.compose"),
+        pytest.param("lezo.cli.show", "hydra", marks=SECONDS),
+        pytest.param("lezo.cli.show", "omegaconf", marks=SECONDS),
+        ("lezo.cli.show", "torch"),
+        pytest.param("lezo.cli.show", "transformers", marks=SECONDS),
     ],
 )
 def test_an_interrupt_while_importing_is_quiet(module: str, library: str, tmp_path: Path) -> None:
@@ -435,26 +403,28 @@ def test_tab_completes_groups_and_keys(line: str, light: Callable[[str], Answer]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
         (
-            ["optim=icl", "task.demos=3"],
-            "3 solved examples in every prompt, other ones for each test example",
+            ["optim=icl", "task.demos=3", "eval.calibration=sfc"],
+            [
+                "3 solved examples in every prompt, other ones for each test example",
+                "sfc: less the score after a",
+            ],
         ),
-        (["optim=none", "eval.calibration=sfc"], "sfc: less the score after a prompt without content"),
-        (["optim=lp", "save_model=true"], "logistic regression of the head's rows of the answers on 32 rows"),
-        (["optim=mezo", "optim.objective=metric", "task=squad"], "minimises 1 - f1"),
-        (["optim=lezo", "optim.objective=metric"], "minimises 1 - accuracy"),
+        (["optim=lp"], ["logistic regression of the head's rows of the answers on 32 rows"]),
+        (["optim=mezo", "optim.objective=metric", "task=squad", "train.steps=1"], ["minimises 1 - f1"]),
+        (["optim=lezo", "optim.objective=metric", "train.steps=1"], ["minimises 1 - accuracy"]),
     ],
+    ids=str,
 )
-def test_the_baselines_run_to_a_result(options: list[str], said: str, lezo_run: Runner) -> None:
+def test_the_baselines_run_to_a_result(options: list[str], words: list[str], lezo_run: Runner) -> None:
     ran = lezo_run(*options)
-    assert ran.code == 0 and said in " ".join(ran.out.split())
+    assert ran.code == 0 and all(part in " ".join(ran.out.split()) for part in words)
     assert ran.result["status"] == "finished" and 0 <= ran.result["test"] <= 1
     assert (ran.folder / "predictions.jsonl").exists()
-    if "metric" in said or "minimises" in said:
-        losses = [row["loss"] for row in ran.training()]
-        assert len(losses) == 4 and all(0 <= loss <= 1 for loss in losses)
+    losses = [row["loss"] for row in ran.training()]
+    assert len(losses) == ("train.steps=1" in options) and all(0 <= loss <= 1 for loss in losses)
 
 
 @pytest.mark.parametrize(
@@ -495,17 +465,3 @@ def test_a_config_dir_that_is_not_there_is_named(
 ) -> None:
     code, _, err = typed("lezo-run", run.main, monkeypatch, capsys)("--config-dir", "no/where", *shows)
     assert (code, err) == (2, "error: --config-dir no/where: no such folder\n")
-
-
-def test_a_run_without_steps_says_so_and_memory_is_of_one_kind(lezo_run: Runner) -> None:
-    ran = lezo_run("optim=none", "train.steps=5")
-    assert "none: optim=none takes no step, and train.* has no effect" in ran.out
-    used, whole = ran.result["memory_bytes"], ran.result["peak_memory_bytes"]["host"]
-    assert (
-        0 < used["expected"] < 2**25 and 0 <= used["used"] < whole - 2**27
-    )  # Python and torch are not in it
-    assert " since the model was loaded, with the libraries' code in use; about" in ran.out
-
-
-def test_there_is_a_step_however_little_time_there_is(lezo_run: Runner) -> None:
-    assert lezo_run("train.max_seconds=1e-9").result["steps"] == 1

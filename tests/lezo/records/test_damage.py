@@ -15,7 +15,7 @@ from lezo.records.files import FolderError
 from lezo.records.journal import MAGIC, RECORD, JournalFile, read_journal
 from lezo.records.strict import read_result, read_rows
 from lezo.runs.finished import summary_of
-from lezo.runs.resume import ResumeState, refuse_changes, told_by_rows
+from lezo.runs.resume import ResumeState, events_of_rows, refuse_changes
 from lezo.zo.timeline import Timeline
 from tests.lezo.records.test_checkpoint import Writer, first_order, model_state
 from tests.lezo.runs.test_resume import EVENTS, Run
@@ -143,11 +143,11 @@ def test_damaged_metrics_beside_their_journal(
     (run.folder / "journal.bin").write_bytes(whole["journal.bin"])
     file = run.folder / "metrics.jsonl"
     file.write_bytes(whole["metrics.jsonl"])
-    true = told_by_rows(read_rows(file))
+    true = events_of_rows(read_rows(file))
     file.write_bytes(damaged(whole["metrics.jsonl"], damages))
     past: ResumeState | None = refused(run.past)
     if past is not None:  # a digit of a score may be another one: nothing else has it; what decides is not
-        told = told_by_rows(past.rows)
+        told = events_of_rows(past.rows)
         assert told == true[: len(told)]
         assert past.journal_end == len(whole["journal.bin"]) - RECORD.size * (len(EVENTS) - len(told))
         progress = past.progress()
@@ -164,7 +164,7 @@ def test_both_files_damaged(
     (run.folder / "journal.bin").write_bytes(damaged(whole["journal.bin"], others))
     past: ResumeState | None = refused(run.past)
     if past is not None:
-        assert past.journal is not None
+        assert past.journal_end is not None
         cut = (run.folder / "journal.bin").read_bytes()[: past.journal_end]
         assert whole["journal.bin"].startswith(cut)
 

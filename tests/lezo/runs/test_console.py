@@ -83,7 +83,7 @@ def test_off_a_terminal_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFix
 
 def shown(text: str, *, terminal: bool, width: int = 40) -> list[str]:
     file = io.StringIO()
-    console.tell(
+    console.print_table(
         Console(file=file, force_terminal=terminal, width=width, color_system=None, soft_wrap=True), text
     )
     return file.getvalue().splitlines()

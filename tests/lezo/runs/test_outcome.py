@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lezo.data.source import DataError
-from lezo.runs.outcome import in_words
+from lezo.runs.outcome import message_of
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ from lezo.runs.outcome import in_words
     ],
 )
 def test_out_of_memory_says_what_to_lower(error: Exception) -> None:
-    words = in_words(error)
+    words = message_of(error)
     assert words is not None and words.startswith("out of memory (")
     assert "train.micro_batch_size" in words and "eval.batch_size" in words and "model.dtype" in words
 
 
 def test_only_expected_errors_go_without_their_traceback() -> None:
-    assert in_words(DataError("file, line 3: bad")) == "file, line 3: bad"
-    assert in_words(RuntimeError("a bug")) is None
+    assert message_of(DataError("file, line 3: bad")) == "file, line 3: bad"
+    assert message_of(RuntimeError("a bug")) is None

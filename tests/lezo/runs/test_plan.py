@@ -1,5 +1,6 @@
 """What a plan counts and expects, on the embedded model."""
 
+from functools import cache
 from types import SimpleNamespace
 from weakref import WeakValueDictionary
 
@@ -17,7 +18,7 @@ from lezo.data.source import DataError
 from lezo.model.forward import VOCABULARY_CHUNK
 from lezo.model.layout import layout
 from lezo.model.load import ModelError
-from lezo.runs.plan import Plan, _block_bytes, _head_bytes, make_plan
+from lezo.runs.plan import ForwardSize, Plan, make_plan
 from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from tests.lezo.small_models import CONFIGS, CPU, examples, opt_config
@@ -25,7 +26,8 @@ from tests.lezo.small_models import CONFIGS, CPU, examples, opt_config
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "model.device=cpu"]
 
 
-def plan(*overrides: str):
+@cache
+def plan(*overrides: str) -> Plan:
     return make_plan(compose([*SMALL, *overrides]).config)
 
 
@@ -39,7 +41,7 @@ def test_forwards_are_counted() -> None:
 
 def test_a_generated_tasks_dev_examples_count_once_when_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lezo.runs.prepare.MAX_LENGTH", 62)  # 12 tokens are left beside the generation's 50
-    assert plan("task=squad").truncated == 32 + 8 + 8
+    assert plan.__wrapped__("task=squad").truncated == 32 + 8 + 8
 
 
 def test_memory_counts_weights_and_what_the_optimizer_adds() -> None:
@@ -158,7 +160,7 @@ def test_memory_counts_what_the_normalisers_hold(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("lezo.noise.directions.perturb", lambda *args, **named: None)
         with Held(model) as held:
             streams.normalisers(hidden)
-    counted = _head_bytes(config, 2, len(batch.read))
+    counted = ForwardSize(config, torch.float16, 1).head(2, len(batch.read))
     assert 0.8 * counted < held.most < 1.1 * counted
 
 
@@ -166,7 +168,5 @@ def test_widths_of_each_block_are_counted_by_the_largest() -> None:
     """As OpenELM, Gemma 3n and others have them."""
     shape = {"hidden_size": 16, "vocab_size": 61}
     listed = SimpleNamespace(**shape, intermediate_size=[32, 64, 48])
-    assert (
-        _block_bytes(listed, torch.float16, 10)
-        == _block_bytes(CONFIGS["opt"], torch.float16, 10) + 10 * 64 * 2
-    )
+    sizes = [ForwardSize(config, torch.float16, 3).block(10) for config in (listed, CONFIGS["opt"])]
+    assert sizes[0] == sizes[1] + 10 * 64 * 2

@@ -11,14 +11,13 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig
 
-from lezo.config.compose import compose
 from lezo.data.encode import MAX_NEW_TOKENS
 from lezo.model.forward import Network
 from lezo.model.load import TINY, ModelError
 from lezo.runs.build import make_evaluator
 from lezo.runs.plan import Plan, make_plan
 from tests.lezo.small_models import llama_like, opt_config
-from tests.lezo.whole_runs import Runner
+from tests.lezo.whole_runs import Runner, config_of
 
 TEMPLATES = {
     "nothing": "$A",
@@ -56,7 +55,9 @@ def folder(tmp_path: Path) -> Make:
 
 
 def planned(path: Path, *overrides: str) -> Plan:
-    return make_plan(compose([*SIZES, "optim=none", "model=hf", f"model.path={path}", *overrides]).config)
+    config = config_of(*SIZES, "optim=none", "model=hf", "model.path=.", *overrides)
+    config.model.path = str(path)
+    return make_plan(config)
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)

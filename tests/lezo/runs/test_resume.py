@@ -21,7 +21,7 @@ from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.records.strict import read_rows
 from lezo.runs.loop import Progress, train, train_row
-from lezo.runs.resume import ResumeState, grows, read_resume_state, refuse_changes
+from lezo.runs.resume import ResumeState, asks_for_more, read_resume_state, refuse_changes
 from lezo.zo.step import StepReport
 from tests.lezo.whole_runs import timeless
 
@@ -279,7 +279,7 @@ def test_a_first_order_run_goes_on_from_its_newest_checkpoint(tmp_path: Path) ->
         found.append(past.step)
         due = len([e for e in EVENTS if position(EVENTS.index(e) + 1)[0] <= past.step])
         assert [row.line for row in past.rows] == lines[: min(due + 1, rows)]
-        assert (past.journal, past.journal_end) == (None, None)
+        assert past.journal_end is None
         assert [c.step for c in past.forgotten] == [s for s in (7, 6, 4, 3, 2) if s > past.step]
     assert found == [0, 0, 0, 0, 2, 3, 3, 4, 4, 6, 6, 7, 7]
 
@@ -313,7 +313,7 @@ def test_a_first_order_run_whose_best_checkpoint_is_gone_begins_where_it_is_not_
 @pytest.mark.parametrize("journaled", [True, False])
 def test_a_new_folder_has_no_past(journaled: bool, tmp_path: Path) -> None:
     past = Run(tmp_path / "nothing", journaled=journaled).past()
-    assert (past.step, past.rows, past.journal, past.zero_shot) == (0, [], None, None)
+    assert (past.step, past.rows, past.journal_end, past.zero_shot) == (0, [], None, None)
     assert past.progress() == Progress()
 
 
@@ -518,8 +518,8 @@ def test_changes_are_refused_and_growth_is_seen(tmp_path: Path) -> None:
     refuse_changes(tmp_path, yaml("resume=auto", "train.steps=200"))
     with pytest.raises(FolderError, match="cannot go on with this run: seed was 0 and is 1; set it back"):
         refuse_changes(tmp_path, yaml("seed=1"))
-    assert grows(tmp_path, yaml("train.steps=101"))
-    assert not grows(tmp_path, yaml("log=wandb"))
+    assert asks_for_more(tmp_path, yaml("train.steps=101"))
+    assert not asks_for_more(tmp_path, yaml("log=wandb"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a: [", b"- 1", b"a: ${b}", b"3", b"\t", b"{" * 5000])

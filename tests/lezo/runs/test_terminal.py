@@ -100,10 +100,9 @@ def test_a_run_without_any_stream_is_whole_and_no_file_takes_a_streams_place(tmp
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
-def test_what_hydra_prints_onto_a_full_disk_ends_quietly(words: list[str]) -> None:
+def test_what_hydra_prints_onto_a_full_disk_ends_quietly() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "lezo.cli.run", *words], stdout=full, stderr=subprocess.PIPE
+            [sys.executable, "-m", "lezo.cli.run", "--help"], stdout=full, stderr=subprocess.PIPE
         )
     assert (done.returncode, done.stderr) == (0, b"")
