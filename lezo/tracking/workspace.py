@@ -110,12 +110,7 @@ def build(name: str, entity: str, project: str) -> Any:
     )
     settings = ws.WorkspaceSettings(max_runs=30)
     return ws.Workspace(
-        name=name,
-        entity=entity,
-        project=project,
-        sections=sections,
-        settings=settings,
-        runset_settings=runs,
+        name=name, entity=entity, project=project, sections=sections, settings=settings, runset_settings=runs
     )
 
 

@@ -190,15 +190,7 @@ def test_the_environment_says_versions_and_no_variables(monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
     found = environment(torch.device("cpu"))
     assert found["packages"]["torch"] == torch.__version__.split("+")[0] or found["packages"]["torch"]
-    assert {
-        "python",
-        "platform",
-        "packages",
-        "device",
-        "cpu_threads",
-        "git_commit",
-        "started",
-    } == set(found)
+    assert {"python", "platform", "packages", "device", "cpu_threads", "git_commit", "started"} == set(found)
     assert "secret" not in json.dumps(found)
 
 

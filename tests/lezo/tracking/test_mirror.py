@@ -342,10 +342,7 @@ def _same_table(table: dict[str, Any], predictions: list[dict[str, Any]]) -> Non
     ("optim", "of"), [("fo-adamw", ("every", "trained", "first-order")), ("none", ("every",))]
 )
 def test_other_runs_have_the_keys_that_are_theirs(
-    optim: str,
-    of: tuple[str, ...],
-    lezo_run: Runner,
-    monkeypatch: pytest.MonkeyPatch,
+    optim: str, of: tuple[str, ...], lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
     fake(monkeypatch, init=lambda **given: _recorder(seen, given))
