@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # who only reads records never needs torch
     import torch
 
-_PACKAGES = (
+_PACKAGES = [
     "lezo",
     "torch",
     "transformers",
@@ -26,7 +26,7 @@ _PACKAGES = (
     "omegaconf",
     "numpy",
     "wandb",
-)
+]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -83,8 +83,9 @@ def _of_status(name: str) -> int | None:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
 
 
 def code_version() -> str:
@@ -102,16 +103,15 @@ def package_version(package: str) -> str | None:
 @cache
 def git_commit() -> str | None:
     """The commit of the checkout that lezo runs from, with "+changes" where the checkout has any."""
-    folder = Path(__file__).parent
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
-        return commit + ("+changes" if _git(folder, "status", "--porcelain") else "") if tracked else None
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # else the checkout is somebody else's
+        return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
     done = subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
     )

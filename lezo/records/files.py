@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,10 +27,10 @@ class Appended:
     """
 
     def __init__(self, path: Path, *, at: int | None = None) -> None:
-        """Open ``path``, made where it is not there; ``at``: forget what is behind that byte. Raises FolderError."""
+        """Open or create ``path``; ``at``: forget what is behind that byte. Raises FolderError."""
         self._path, self._synced = path, time.monotonic()
         with named(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._file = os.open(path, flags, 0o666)
             if at is not None:
                 os.ftruncate(self._file, at)
@@ -62,10 +63,17 @@ class Appended:
             os.close(number)
 
 
-def read_file(path: Path) -> bytes | None:
-    """A file's content; None where it is not there. Raises FolderError where it cannot be read."""
+def read_file(path: Path, *, plain: bool = False, most: int = -1) -> bytes | None:
+    """A file's content, of which ``most`` bytes at most; None where it is not there. ``plain``: no link, no pipe.
+
+    Raises FolderError where it cannot be read.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK if plain else 0
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+            if plain and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a plain file")
+            return file.read(most)
     except FileNotFoundError:
         return None
     except OSError as error:

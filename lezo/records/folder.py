@@ -173,7 +173,7 @@ class RunFolder:
 def _locked(path: Path) -> int:
     """The descriptor that holds the folder's lock, until it is closed or the process ends, however it ends."""
     with named(path):
-        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

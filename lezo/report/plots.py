@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lezo.records.reader import Run, Step
-from lezo.records.rows import PHASES, DevRow
+from lezo.records.reader import Run
+from lezo.records.rows import PHASES, DevRow, TrainRow
 from lezo.report.curves import Points, stretches
 from lezo.report.groups import Group, Spread, by_task, sparsity_families
 from lezo.report.tables import mean_phases, step_seconds
@@ -133,13 +134,13 @@ def _marker(wanted: bool) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3} if wanted else {}
 
 
-def _x(row: Step | DevRow, clock: bool) -> float:
+def _x(row: TrainRow | DevRow, clock: bool) -> float:
     return row.seconds if clock else float(row.step)
 
 
 def train_loss(run: Run, clock: bool) -> Points:
     """A running mean of about a twentieth of the run, true from its first step on."""
-    rows = [(_x(step, clock), step.loss) for step in run.steps if step.loss is not None]
+    rows = [(_x(step, clock), step.loss) for step in run.steps if not math.isnan(step.loss)]
     keep = 1 - 1 / max(len(rows) / 20, 1.0)
     mean, weight, smooth = 0.0, 0.0, []
     for x, loss in rows:

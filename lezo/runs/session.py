@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lezo.config.compose import Composed
+from lezo.config.methods import method_name
 from lezo.config.schema import Resume
 from lezo.model.evaluate import Evaluator
 from lezo.model.hashes import weights_hash
@@ -150,15 +151,16 @@ def make_mirror(request: Request, folder: RunFolder) -> WandbMirror | None:
     config, log = request.config, request.config.log
     if log.name != "wandb":
         return None
+    settings = {
+        "config": OmegaConf.to_container(OmegaConf.create(request.composed.yaml)),
+        "project": log.project,
+        "group": log.group,
+        "job_type": method_name(config.optim.name, config.peft.name),
+        "tags": [banner.title(config), config.optim.name, config.model.name, *log.tags],
+        "id": folder.run_id(),
+    }
     return WandbMirror(
-        folder.path,
-        config=OmegaConf.to_container(OmegaConf.create(request.composed.yaml)),  # type: ignore[arg-type]
-        project=log.project,
-        group=log.group,
-        tags=[banner.title(config), config.optim.name, config.model.name, *log.tags],
-        mode=log.mode.value,
-        run_id=folder.run_id(),
-        warn=lambda text: request.out.print(f"warning: {text}"),
+        folder.path, settings, log.mode.value, lambda text: request.out.print(f"warning: {text}")
     )
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +133,13 @@ def test_each_broken_field_of_a_result_is_refused_by_its_path(name: str, tmp_pat
 
 def test_unknown_keys_of_a_result_are_kept_by_those_who_show_it(tmp_path: Path) -> None:
     written(tmp_path, "result.json", {"status": "finished", "of_a_later_one": [1]})
-    assert read_result(tmp_path) == {"status": "finished"}
+    assert read_result(tmp_path) == {"status": "finished", "of_a_later_one": [1]}
     assert reader.read_result(tmp_path, []) == {"status": "finished", "of_a_later_one": [1]}
 
 
 def test_what_lacks_is_said(tmp_path: Path) -> None:
     written(tmp_path, "result.json", {"test": 0.5})
-    with pytest.raises(FolderError, match="Object missing required field `status`"):
+    with pytest.raises(FolderError, match=r"got `null` - at `\$\.status`"):
         read_result(tmp_path)
     values = ROW["train"]
     for key in ("step", "seconds", "skipped", "phases"):
@@ -152,14 +151,14 @@ def test_what_lacks_is_said(tmp_path: Path) -> None:
 def test_what_the_run_folder_writes_is_read_by_both(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin()
-    test, dev = TestRow(0, 0.0, None, 0.5, last=False), DevRow(0, 0.0, math.nan, 0.5)
+    test, dev = TestRow(0, 0.0, None, 0.5), DevRow(0, 0.0, math.nan, 0.5)
     train = TrainRow(1, 0.5, math.nan, {"g": math.nan}, skipped=True, memory=5)
     folder.tested(test)
     folder.evaluated(dev)
     folder.trained(train)
     folder.close()
     first, second, third = (line.row for line in read_rows(tmp_path / "metrics.jsonl"))
-    assert (first, second) == (test, replace(dev, loss=None))
+    assert (first, second) == (test, DevRow(0, 0.0, None, 0.5))
     assert repr(third) == repr(train)  # in which NaN is NaN
     run = reader.read_run(tmp_path)
-    assert (run.steps, run.devs, run.memory) == ([reader.Step(1, 0.5, None, {})], [second], 5)
+    assert (repr(run.steps), run.devs) == (repr([train]), [second])

@@ -35,17 +35,9 @@ def mirrored(
 ) -> tuple[list[str], float]:
     """Mirror a short run; the warnings and the seconds it took."""
     start, warnings = time.monotonic(), []  # type: tuple[float, list[str]]
-    mirror = WandbMirror(
-        folder,
-        config={"seed": 0},
-        project=project,
-        group="a group",
-        tags=["rte (sample)", "lezo"],
-        mode=mode,
-        run_id="0123abcd",
-        warn=warnings.append,
-        patience=patience,
-    )
+    settings = {"project": project, "group": "a group", "job_type": "lezo", "tags": ["rte (sample)", "lezo"]}
+    settings |= {"config": {"seed": 0}, "id": "0123abcd"}
+    mirror = WandbMirror(folder, settings, mode, warnings.append, patience=patience)
     mirror.evaluated(DevRow(0, 0.0, 0.7, 0.5))
     mirror.trained(TrainRow(1, 0.5, 0.6, {"g": 2.0, "lr": 0.1}))
     mirror.close({"test": 0.75, "seconds": {"total": 3.0}})
