@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
 from msgspec import Struct, convert, to_builtins
 
-from lezo.records.schema import Count, Measure, decoded
+from lezo.records.schema import Count, Measure, Number, decoded
 
 PHASES = ("data", "forward", "perturb", "update")  # of a step, in the order in which they come
 
@@ -19,10 +19,10 @@ class TrainLine(TypedDict):
     """A train row as in metrics.jsonl; every other key of it is a measure of the step."""
 
     step: Count
-    seconds: float
+    seconds: Number
     loss: Measure
     skipped: bool
-    phases: dict[str, float]
+    phases: dict[str, Number]
     memory: NotRequired[Measure]
 
 
@@ -78,10 +78,10 @@ class DevRow(Struct, frozen=True, rename={"loss": "dev_loss", "score": "dev_scor
     kind: ClassVar[str] = "dev"
 
     step: Count
-    seconds: float
+    seconds: Number
     loss: Measure
-    score: float
-    eval_seconds: float = 0.0
+    score: Number
+    eval_seconds: Number = 0.0
 
     def values(self) -> dict[str, Any]:
         """As in metrics.jsonl."""
@@ -100,13 +100,13 @@ class TestRow(Struct, frozen=True, rename={"loss": "test_loss", "score": "test_s
     kind: ClassVar[str] = "test"
 
     step: Count
-    seconds: float
+    seconds: Number
     loss: Measure
-    score: float
+    score: Number
     predictions: Sequence[Mapping[str, Any]] = ()
     weights: str = ""
     last: bool = False
-    eval_seconds: float = 0.0
+    eval_seconds: Number = 0.0
 
     def values(self) -> dict[str, Any]:
         """As in metrics.jsonl."""

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Meta, convert
 
 LARGEST = 1e100  # nothing measures a number beyond: it is written as null, as NaN is
-Measure = float | None  # null where it was not finite
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # so that no sum of some overflows
+Measure = Number | None  # null where it was not finite
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 
 

@@ -41,8 +41,9 @@ class Group:
     """Runs of one task, model, method and setting.
 
     ``method``: the optimizer, and the adapter it trains: "mezo + lora". ``setting``: in words, what sets the group
-    apart; ``settings``: all that makes another result, as text. ``rates``: how many groups that have finished runs
-    differ from this one in their learning rate only, itself included; ``best``: whether it is the one of those to report.
+    apart; ``settings``: all that makes another result, as text. ``number``: that of its method and setting, the same in
+    all tasks. ``rates``: how many groups that have finished runs differ from this one in their learning rate only,
+    itself included; ``best``: whether it is the one of those to report.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Group:
     setting: str
     settings: Mapping[str, str]
     runs: Sequence[Run]
+    number: int = 0
     rates: int = 1
     best: bool = True
 
@@ -116,7 +118,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     families = gathered(runs, lambda run: (run.title, run.model, run.method))
     groups = [group for names in sorted(families) for group in _by_setting(*names, families[names])]
     grids = {key: _by_dev_loss(grid) for key, grid in gathered(groups, _but_rate).items()}
-    return [_in_grid(group, grids[_but_rate(group)]) for group in groups]
+    numbers = {name: number for number, name in enumerate(gathered(groups, _name))}
+    return [_numbered(group, numbers[_name(group)], grids[_but_rate(group)]) for group in groups]
 
 
 def by_task(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
@@ -189,9 +192,14 @@ def _by_dev_loss(grid: Sequence[Group]) -> list[Group]:
     return [grid[place] for _, place in sorted(known)]
 
 
-def _in_grid(group: Group, grid: Sequence[Group]) -> Group:
-    """The group as one of its grid; where no two can be compared yet, nothing is chosen."""
-    return replace(group, rates=len(grid), best=group is grid[0]) if len(grid) > 1 else group
+def _name(group: Group) -> Hashable:
+    return group.method, group.setting
+
+
+def _numbered(group: Group, number: int, grid: Sequence[Group]) -> Group:
+    """The group with its number, and as one of its grid; where no two can be compared yet, nothing is chosen."""
+    numbered = replace(group, number=number)
+    return replace(numbered, rates=len(grid), best=group is grid[0]) if len(grid) > 1 else numbered
 
 
 def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Iterator[Group]:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lezo.records.folder import RunFolder
 from lezo.records.rows import DevRow, Row, TestRow, TrainRow, row_of
 from lezo.records.schema import LARGEST, Result
 from lezo.records.strict import read_result, read_rows
+from tests.lezo.refusals import refused
 
 BEFORE = Path(__file__).parents[2] / "before"
 RUNS = sorted(file.parent.name for file in BEFORE.glob("*/result.json"))
@@ -67,6 +69,17 @@ def test_what_was_not_finite_is_nan_again() -> None:
     row = TrainRow(1, 0.5, math.inf, {"g": math.nan, "lr": 2 * LARGEST}, skipped=True)
     found = row_of(json_line(row.values()).encode())
     assert isinstance(found, TrainRow) and all(map(math.isnan, [found.loss, *found.measures.values()]))
+
+
+def test_a_number_that_would_be_written_as_null_now_is_read(tmp_path: Path) -> None:
+    """Up to where a report's sums would overflow."""
+    for size, damage in ((1e299, 0), (1e308, 2)):
+        rows = [DevRow(0, 0.0, size, 0.5).values(), TrainRow(1, size, 0.5, {"g": -size}).values()]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = reader.read_run(tmp_path)
+        assert len(run.devs) + len(run.steps) == 2 - damage
+        with nullcontext() if not damage else refused(FolderError, "metrics.jsonl, line 1", "$.dev_loss"):
+            assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -7,7 +7,7 @@ import pytest
 
 from lezo.records.reader import Reader, read_run
 from lezo.report.groups import group_runs
-from lezo.report.plots import COLOURS, plots, series, time_unit, train_loss
+from lezo.report.plots import COLOURS, plots, time_unit, train_loss
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 CURVES = [
@@ -20,7 +20,7 @@ BARS = "mean seconds a step by phase, a bar a setting"
 
 def titles(folder: Path) -> dict[str, list[str]]:
     found = group_runs(Reader().runs([folder]))
-    return {title: [plot.title for plot in some] for (title, _), some in plots(found, series(found)).items()}
+    return {title: [plot.title for plot in some] for (title, _), some in plots(found).items()}
 
 
 def test_runs_of_different_length_unfinished_and_without_metrics_are_drawn(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(t
     for number in range(COLOURS + 2):
         finished(tmp_path / str(number), optim__lr=0.1 + number, task__name="$x^{<b>")
     found = group_runs(Reader().runs([tmp_path]))
-    ((_, drawn),) = plots(found, series(found)).items()
+    ((_, drawn),) = plots(found).items()
     for plot in drawn:
         assert plot.svg.startswith("<svg") and 'width="' not in plot.svg[: plot.svg.index(">")]
         assert not re.findall(r"#0[bcd]0[bcd]\w\w|<b>|\$x", plot.svg)
@@ -87,7 +87,7 @@ def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_p
 def _shapes(folder: Path) -> tuple[list[int], int]:
     """In the plot of dev loss against steps: lines that are faint and that are not, and bands."""
     found = group_runs(Reader().runs([folder]))
-    ((_, drawn),) = plots(found, series(found)).items()
+    ((_, drawn),) = plots(found).items()
     svg = next(plot.svg for plot in drawn if plot.title == "dev loss against step")
     lines = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none;([^"]*)"', svg)
     coloured = [line for line in lines if "var(--c" in line]
@@ -101,9 +101,8 @@ def test_points_against_sparsity_have_their_settings_colours_with_adapters_besid
         for sparsity in (0.25, 0.75):
             finished(tmp_path / f"{peft}{sparsity}", optim__sparsity=sparsity, peft__name=peft)
     found = group_runs(Reader().runs([tmp_path]))
-    numbers = series(found)
-    ((_, drawn),) = plots(found, numbers).items()
+    ((_, drawn),) = plots(found).items()
     (plot,) = [plot for plot in drawn if plot.title == "test score % against sparsity"]
     colours = set(map(int, re.findall(r"var\(--c(\d+)\)", plot.svg)))
-    assert colours == {numbers[g.method, g.setting] for g in found if g.method != "fo-sgd"}
+    assert colours == {g.number for g in found if g.method != "fo-sgd"}
     assert len(colours) == 4
