@@ -59,13 +59,13 @@ def plots(groups: Sequence[Group]) -> dict[tuple[str, str], list[Plot]]:
     place = count()
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         return {
-            names: [Plot(title, _own_ids(_svg(figure), next(place))) for title, figure in _drawn(members)]
+            names: [Plot(title, _own_ids(_svg(figure), next(place))) for title, figure in drawings(members)]
             for names, members in by_task(groups).items()
         }
 
 
-def _drawn(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
-    """Each drawing with its title."""
+def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
+    """The drawings of one task and model, each with what it shows in words."""
     kinds: list[tuple[str, _Curve, bool]] = [
         ("dev score %", _dev_score, True),
         ("dev loss", _dev_loss, True),
