@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,9 @@ def _answer(words: list[str]) -> int:
     options = [word for word in words if word.startswith("report.") and "=" in word]
     roots = [Path(word) for word in words if word not in options] or [Path("runs")]
     chosen = report_options(options)
-    if problems := [*_problems(chosen, roots)]:
+    expected = "expected the folder of a run, or a folder above some"
+    missing = [f"{root}: no such folder; {expected}" for root in roots if not root.is_dir()]
+    if problems := [*_problems(chosen)] or missing:
         raise ConfigError(problems)
     try:
         (watch if chosen.watch else write)(roots, chosen)
@@ -66,7 +68,7 @@ def _answer(words: list[str]) -> int:
     return 1
 
 
-def _problems(options: ReportConfig, roots: Sequence[Path]) -> Iterator[str]:
+def _problems(options: ReportConfig) -> Iterator[str]:
     """What is wrong with values that have the right type."""
     if options.every < 1:
         yield f"report.every={options.every}: expected at least 1 second"
@@ -74,9 +76,6 @@ def _problems(options: ReportConfig, roots: Sequence[Path]) -> Iterator[str]:
         yield f"report.target_score={options.target_score}: expected a fraction from 0 to 1"
     if options.target_score is not None and options.target_loss is not None:
         yield "report.target_loss, report.target_score: expected one target; leave out the other"
-    for root in roots:
-        if not root.is_dir():
-            yield f"{root}: no such folder; expected the folder of a run, or a folder above some"
 
 
 if __name__ == "__main__":

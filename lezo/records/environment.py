@@ -50,12 +50,12 @@ def peak_memory() -> dict[str, int]:
     import torch
 
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {"device": device, "host": _resident_peak()}
+    return {"device": device, "host": resident_peak()}
 
 
 def resident_memory() -> int:
     """What the process holds of the host's memory now, in bytes; where only Linux can say that, the peak."""
-    return _of_status("VmRSS") or _resident_peak()
+    return _of_status("VmRSS") or resident_peak()
 
 
 def forget_peak_memory() -> None:
@@ -68,8 +68,8 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def _resident_peak() -> int:
-    """Bytes. Where Linux has it, the program's own counter: getrusage's starts at the peak of the parent process."""
+def resident_peak() -> int:
+    """The peak so far on the host in bytes. On Linux not getrusage's, which starts at the parent process's peak."""
     unit = 1 if sys.platform == "darwin" else 1024
     return _of_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -53,7 +53,7 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_same_bits_come_back(dtype: torch.dtype, folder: Path) -> None:
     draw = torch.Generator().manual_seed(1)
     tensors = {
@@ -78,8 +78,10 @@ def first_order(model: torch.nn.Module, algorithm: str, momentum: float) -> Firs
     return FirstOrder(model, objective, algorithm=algorithm, lr=0.05, momentum=momentum)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("algorithm", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.0)])
+@pytest.mark.parametrize(
+    ("algorithm", "momentum", "dtype"),
+    [("sgd", 0.0, torch.float32), ("sgd", 0.9, torch.bfloat16), ("adamw", 0.0, torch.float32)],
+)
 def test_a_first_order_run_goes_on_to_the_same_bits(
     algorithm: str, momentum: float, dtype: torch.dtype, folder: Path
 ) -> None:

@@ -194,28 +194,23 @@ def test_the_environment_says_versions_and_no_variables(monkeypatch: pytest.Monk
     assert "secret" not in json.dumps(found)
 
 
-def test_peak_memory_is_in_bytes() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_peak_memory_is_in_bytes_and_each_run_of_a_process_has_its_own() -> None:
+    forget_peak_memory()
     before = peak_memory()["host"]
-    held = bytearray(b"x") * (before + 2**26 - 2**20)  # more than this process ever held
-    assert peak_memory()["host"] - before > 2**25
+    held = bytearray(b"x") * 2**27
+    during = peak_memory()["host"]
     del held
+    forget_peak_memory()
+    assert during - before > 2**26 and during - peak_memory()["host"] > 2**26
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="getrusage counts the parent's peak on Linux only")
 def test_peak_memory_is_not_that_of_the_process_it_was_started_from() -> None:
-    held = bytearray(b"x") * 2**30
-    code = "from lezo.records.environment import peak_memory; print(peak_memory()['host'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 2**24 < int(done.stdout) < len(held)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
-def test_a_second_run_in_a_process_has_a_peak_of_its_own() -> None:
     held = bytearray(b"x") * 2**28
-    del held
-    before = peak_memory()["host"]
-    forget_peak_memory()
-    assert before - peak_memory()["host"] > 2**27
+    code = "from lezo.records.environment import resident_peak; print(resident_peak())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**20 < int(done.stdout) < len(held)
 
 
 def test_bytes_are_written_whole(tmp_path: Path) -> None:

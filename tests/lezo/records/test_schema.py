@@ -47,7 +47,7 @@ def told(value: Any) -> Any:
     return json.loads(json_line({"value": value}))["value"]
 
 
-@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+@settings(derandomize=True, deadline=None, max_examples=80, database=None)
 @given(ROWS)
 def test_a_row_comes_back_as_it_was_written(row: Row) -> None:
     line = json_line(row.values()).encode()
