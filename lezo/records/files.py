@@ -1,4 +1,4 @@
-"""Files that last: whole or absent, or growing by whole lines; and JSON without NaN."""
+"""Files and folders that are whole or absent, files that only grow, and JSON without NaN."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Appended:
         """See everything onto the disk and close."""
         if self._file >= 0:
             number, self._file = self._file, -1
-            with suppress(OSError):  # a full disk was said already
+            with suppress(OSError):  # a full disk was told already
                 os.fsync(number)
             os.close(number)
 
@@ -81,7 +81,7 @@ def read_file(path: Path, *, plain: bool = False, most: int = -1) -> bytes | Non
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file: whatever happens, it is the old one or the new one, on disk. Raises OSError with its name."""
+    """Write a whole file: at any moment the old one or the new one is there. Raises OSError with its name."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -97,10 +97,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of ``folder``, whole and on disk; if not, what was there stays."""
+    """A folder to fill, which then takes the place of ``folder``; where that fails, what was there stays."""
     partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
-    for left in (partial, gone):
-        shutil.rmtree(left, ignore_errors=True)
+    for earlier in (partial, gone):
+        shutil.rmtree(earlier, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -121,7 +121,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder if it is there, renamed before, so that it never is half; of a link the link. Raises OSError."""
+    """Delete a folder if it is there, or a link to one; it is renamed first and so never half there. Raises OSError."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.is_symlink():
@@ -143,7 +143,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """See a file, or the names in a folder just made or renamed, onto the disk. Raises OSError."""
+    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -156,7 +156,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: such a number becomes null, and one beyond LARGEST, which nothing measures."""
+    """``value`` for JSON: NaN, infinity and what is beyond LARGEST become None."""
     if isinstance(value, float):
         return value if abs(value) <= LARGEST else None
     if isinstance(value, Mapping):

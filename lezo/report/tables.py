@@ -124,9 +124,10 @@ def _published(groups: Sequence[Group]) -> Table:
 
 
 def _published_row(score: Published) -> list[Cell]:
-    texts = [Cell(score.task), Cell(score.model), Cell(score.method)]
+    mean, _, std = score.printed.partition(" ± ")
+    printed = Cell(score.printed, float(mean), float(std) if std else None)
     seeds = Cell("not said") if score.seeds is None else number(score.seeds, str)
-    return [*texts, Cell(score.printed, score.mean, score.std), seeds, Cell(score.source)]
+    return [Cell(score.task), Cell(score.model), Cell(score.method), printed, seeds, Cell(score.source)]
 
 
 def _speed(groups: Sequence[Group], targets: Targets) -> Table:

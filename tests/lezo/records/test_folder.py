@@ -1,7 +1,6 @@
 """The run folder's files: complete or absent, valid JSON, without secrets."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,8 @@ from lezo.records.files import FolderError
 from lezo.records.folder import RunFolder
 from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.records.strict import read_result
+from tests.lezo.refusals import refused
+from tests.lezo.whole_runs import limited
 
 NAN, INF = float("nan"), float("inf")
 TRAIN = TrainRow(1, 0.25, 0.5, {"g": 2.0, "lr": 1e-6}, phases={"data": 0.1, "forward": 0.2}, memory=2**20)
@@ -92,8 +93,7 @@ def test_text_beyond_ascii_stays_readable(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
-    with pytest.raises(FolderError, match=f"already holds a run; {ways}"):
+    with refused(FolderError, str(tmp_path), "resume=auto", "hydra.run.dir=DIR"):
         RunFolder(tmp_path)
     assert not (tmp_path / ".lock").exists()
     folder = RunFolder(tmp_path, resume=True)
@@ -108,7 +108,7 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
         for resume in (False, True):
-            with pytest.raises(FolderError, match=rf"another process \(pid {other.pid}\) is at work there"):
+            with refused(FolderError, str(tmp_path), f"pid {other.pid}"):
                 RunFolder(tmp_path, resume=resume)
         other.kill()
         other.wait()
@@ -134,9 +134,7 @@ def test_a_resumed_folder_holds_just_the_rows_that_last(tmp_path: Path) -> None:
 
 def test_a_damaged_result_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(
-        FolderError, match=r"result\.json: not a result \(Input data was truncated\); remove it"
-    ):
+    with refused(FolderError, str(tmp_path / "result.json"), "resume=auto"):
         read_result(tmp_path)
 
 
@@ -151,17 +149,12 @@ def test_every_session_leaves_its_surroundings(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_a_full_disk_is_said_and_what_was_written_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     folder.row({"step": 1})
     folder.json("result.json", {"status": "interrupted"})
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda number, data: write(number, data[:5]))
-    with pytest.raises(FolderError, match=r"metrics\.jsonl: cannot write there \(No space left on device\)"):
+    with refused(FolderError, "metrics.jsonl"), limited(len('{"step": 1}\n') + 5):
         folder.row({"step": 2})
-    monkeypatch.undo()
     folder.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"ste'
     assert read_result(tmp_path) == {"status": "interrupted"}
@@ -176,13 +169,13 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path
     try:
         begun(run).close()
     except FolderError as error:
-        assert "cannot write there" in str(error)
+        assert str(run) in str(error)
     assert target.read_text() == "precious"
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FolderError, match="cannot write there"):
+    with refused(FolderError, str(tmp_path / "file" / "run")):
         RunFolder(tmp_path / "file" / "run")
 
 
