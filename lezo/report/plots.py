@@ -41,7 +41,7 @@ _STYLE = {
     **dict.fromkeys(("axes.edgecolor", "grid.color"), _FAINT),
 }
 
-_Curve = Callable[[Run, bool], Points]  # of a run, against wall-clock or against steps
+_Curve = Callable[[Run], Sequence[tuple[TrainRow | DevRow, float | None]]]  # a run's rows, each with its y
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def plots(groups: Sequence[Group]) -> dict[tuple[str, str], list[Plot]]:
 def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
     """The drawings of one task and model, each with what it shows in words."""
     kinds: list[tuple[str, _Curve, bool]] = [
-        ("dev score %", _dev_score, True),
-        ("dev loss", _dev_loss, True),
+        ("dev score %", lambda run: [(dev, 100 * dev.score) for dev in run.devs], True),
+        ("dev loss", lambda run: [(dev, dev.loss) for dev in run.devs], True),
         ("train loss, smoothed", train_loss, False),
     ]
     for clock, (what, curve, marked) in product((False, True), kinds):
@@ -90,8 +90,8 @@ def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
 
 
 def _points(runs: Sequence[Run], curve: _Curve, clock: bool) -> list[Points]:
-    """The curves of those runs that have a value."""
-    each = (curve(run, clock) for run in runs)
+    """The curves of those runs that have a value, against wall-clock or against steps."""
+    each = ([(row.seconds if clock else row.step, y) for row, y in curve(run)] for run in runs)
     return [points for points in each if any(y is not None for _, y in points)]
 
 
@@ -129,28 +129,16 @@ def _marker(wanted: bool) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3} if wanted else {}
 
 
-def _x(row: TrainRow | DevRow, clock: bool) -> float:
-    return row.seconds if clock else float(row.step)
-
-
-def train_loss(run: Run, clock: bool) -> Points:
+def train_loss(run: Run) -> list[tuple[TrainRow, float]]:
     """A running mean of about a twentieth of the run, true from its first step on."""
-    rows = [(_x(step, clock), step.loss) for step in run.steps if not math.isnan(step.loss)]
+    rows = [row for row in run.steps if not math.isnan(row.loss)]
     keep = 1 - 1 / max(len(rows) / 20, 1.0)
     mean, weight, smooth = 0.0, 0.0, []
-    for x, loss in rows:
-        mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
-        smooth.append((x, mean / weight))
+    for row in rows:
+        mean, weight = keep * mean + (1 - keep) * row.loss, keep * weight + (1 - keep)
+        smooth.append((row, mean / weight))
     every = max(len(smooth) // _POINTS, 1)
     return smooth[::every] + (smooth[-1:] if (len(smooth) - 1) % every else [])
-
-
-def _dev_loss(run: Run, clock: bool) -> Points:
-    return [(_x(dev, clock), dev.loss) for dev in run.devs]
-
-
-def _dev_score(run: Run, clock: bool) -> Points:
-    return [(_x(dev, clock), 100 * dev.score) for dev in run.devs]
 
 
 def time_unit(longest: float) -> tuple[float, str]:
