@@ -108,8 +108,9 @@ _NAMES = {
     "tokenizer": "tokenizer",
     "data": "data",
     "dtype": "dtype of the weights",
+    "noise": "noise version",
+    "config": "configuration",
 }
-_NAMES |= {"noise": "noise version", "config": "configuration"}
 
 
 @dataclass(frozen=True)

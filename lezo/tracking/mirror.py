@@ -17,7 +17,7 @@ from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.tracking import keys
 from lezo.tracking.start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, start_run
 
-_QUEUE_ROWS = 10_000
+QUEUE_ROWS = 10_000
 
 
 class WandbMirror:
@@ -87,7 +87,7 @@ class WandbMirror:
         self._put(lambda run: run.log(dict(row)))
 
     def _put(self, call: Callable[[Any], None]) -> None:
-        if self._queue.qsize() < _QUEUE_ROWS:
+        if self._queue.qsize() < QUEUE_ROWS:
             self._queue.put(call)
         else:
             self._dropped += 1

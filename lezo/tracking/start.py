@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-_ANSWER_SECONDS = 3.0  # for the server to answer at all
+ANSWER_SECONDS = 3.0  # for the server to answer at all
 _INIT_SECONDS = 10.0  # for one that does, to take the run
 FINISH_SECONDS = 5.0  # after which an end is asked about: is anybody still there?
 _GIVE_UP_SECONDS = 15.0  # wandb's own limit, at which it leaves the rest unsent
@@ -114,10 +114,10 @@ def no_answer(users: Any) -> str | None:
     url = urlparse(users.base_url)
     host = url.netloc.rpartition("@")[2]  # what stands before it is secret
     address = url._replace(netloc=host).geturl()
-    reasons: list[str | None] = [f"no answer within {_ANSWER_SECONDS:g} s"]
+    reasons: list[str | None] = [f"no answer within {ANSWER_SECONDS:g} s"]
     asking = threading.Thread(target=lambda: reasons.append(_refusal(address, users)), daemon=True)
     asking.start()
-    asking.join(_ANSWER_SECONDS)
+    asking.join(ANSWER_SECONDS)
     return None if reasons[-1] is None else f"{host}: {reasons[-1]}"
 
 
@@ -126,7 +126,7 @@ def _refusal(url: str, users: Any) -> str | None:
     proxies = {**urllib.request.getproxies(), **{kind: proxy for kind, proxy in given.items() if proxy}}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        opener.open(url, timeout=2 * _ANSWER_SECONDS).close()
+        opener.open(url, timeout=2 * ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return None
     except (OSError, http.client.HTTPException) as error:

@@ -123,9 +123,8 @@ def test_each_broken_field_of_a_row_is_refused_by_its_path(kind: str, tmp_path: 
     assert [line.kind for line in read_rows(file)] == [kind]
     for values, place in broken(ROW[kind]):
         written(tmp_path, "metrics.jsonl", values)
-        with pytest.raises(FolderError) as caught:
+        with refused(FolderError, "metrics.jsonl, line 1", f"`{place}`"):
             read_rows(file)
-        assert f" - at `{place}`)" in str(caught.value)
         assert "metrics.jsonl: line 1 not a row of a run" in reader.read_run(tmp_path).damage
 
 
@@ -135,9 +134,8 @@ def test_each_broken_field_of_a_result_is_refused_by_its_path(name: str, tmp_pat
     assert {place for _, place in broken(result)} > {f"$.{key}" for key in result.keys() - {"origin"}}
     for values, place in broken(result):
         written(tmp_path, "result.json", values)
-        with pytest.raises(FolderError) as caught:
+        with refused(FolderError, "result.json", f"`{place}`"):
             read_result(tmp_path)
-        assert f" - at `{place}`); remove it" in str(caught.value)
         damage: list[str] = []
         found = reader.read_result(tmp_path, damage)
         assert len(damage) == 1 and damage[0].endswith(f" - at `{place}`")
@@ -152,12 +150,12 @@ def test_unknown_keys_of_a_result_are_kept_by_those_who_show_it(tmp_path: Path) 
 
 def test_what_lacks_is_said(tmp_path: Path) -> None:
     written(tmp_path, "result.json", {"test": 0.5})
-    with pytest.raises(FolderError, match=r"got `null` - at `\$\.status`"):
+    with refused(FolderError, "result.json", "$.status"):
         read_result(tmp_path)
     values = ROW["train"]
     for key in ("step", "seconds", "skipped", "phases"):
         file = written(tmp_path, "metrics.jsonl", {k: v for k, v in values.items() if k != key})
-        with pytest.raises(FolderError, match=f"line 1: .*missing required field `{key}`"):
+        with refused(FolderError, "metrics.jsonl, line 1", f"`{key}`"):
             read_rows(file)
 
 

@@ -68,7 +68,7 @@ def test_rows_that_wandb_cannot_keep_up_with_are_counted(
 ) -> None:
     released = threading.Event()
     fake(monkeypatch, init=lambda **_: released.wait())
-    monkeypatch.setattr("lezo.tracking.mirror._QUEUE_ROWS", 1)  # private: nobody sets it, and it is large
+    monkeypatch.setattr("lezo.tracking.mirror.QUEUE_ROWS", 1)
     warnings, _ = mirrored(tmp_path, patience=0.2)
     released.set()
     assert warnings[1] == "wandb fell behind: 1 rows not mirrored; the run folder has them"
@@ -83,9 +83,8 @@ def test_a_wandb_that_raises_is_said_once_and_dropped(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake(monkeypatch, **{where: fails})
-    monkeypatch.setattr(
-        "lezo.tracking.mirror._QUEUE_ROWS", 1
-    )  # what waits for a dead thread was not "behind"
+    # What waits for a dead thread was not "behind".
+    monkeypatch.setattr("lezo.tracking.mirror.QUEUE_ROWS", 1)
     warnings, seconds = mirrored(tmp_path)
     assert warnings == ["wandb stopped mirroring (no such luck second line); the run folder has everything"]
     assert seconds < 10
@@ -125,7 +124,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, for which nobody waits long."""
-    monkeypatch.setattr("lezo.tracking.start._ANSWER_SECONDS", 0.2)  # private: nobody sets it, and it is long
+    monkeypatch.setattr("lezo.tracking.start.ANSWER_SECONDS", 0.2)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
