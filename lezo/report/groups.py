@@ -142,9 +142,8 @@ def sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
 def target(groups: Sequence[Group], loss: float | None, score: float | None) -> Target | None:
     """What is asked for, else the lowest best dev loss that all finished runs reach; None without any."""
     if score is not None:
-        return Target(
-            lambda dev: dev.score >= score, f"a dev score of {100 * score:.4g} % (report.target_score)"
-        )
+        words = f"a dev score of {100 * score:.4g} % (report.target_score)"
+        return Target(lambda dev: dev.score >= score, words)
     if loss is not None:
         return _at_most(loss, f"a dev loss of {loss:.4g} (report.target_loss)")
     lowest = [least for group in groups for run in group.finished if (least := _lowest(run)) is not None]

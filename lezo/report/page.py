@@ -28,34 +28,13 @@ def page(
     others = [_table(table) for table in tables if table.name != "results"]
     curves = [_curves(*names, members, plots.get(names, [])) for names, members in by_task(groups).items()]
     head = [f"<h1>{_text(heading)}</h1>", f'<p class="note">{_text(summary)}</p>']
-    return _SHELL.format(
+    return _beside("html").format(
         again="" if reload is None else f'<meta http-equiv="refresh" content="{reload}">',
         title=_text(heading),
         style=_beside("css"),
         body="\n".join([*head, *results, *curves, *others]),
         script=_beside("js"),
     )
-
-
-_SHELL = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-{again}
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-<script>
-{script}</script>
-</body>
-</html>
-"""
 
 
 def _table(table: Table) -> str:
@@ -122,5 +101,5 @@ def _text(text: str) -> str:
 
 
 def _beside(kind: str) -> str:
-    """The page's style or script."""
+    """The page's frame, style or script."""
     return Path(__file__).with_suffix(f".{kind}").read_text(encoding="utf-8")

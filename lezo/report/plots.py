@@ -172,13 +172,8 @@ def _against_sparsity(
         x, y = [group.sparsity or 0.0 for group, _ in family], [unit * spread.mean for _, spread in family]
         axes.plot(x, y, color=_INK, linewidth=0.7, linestyle=dash)
         for at, mean, (group, spread) in zip(x, y, family, strict=True):
-            look: dict[str, Any] = {
-                "color": _colour(group.number),
-                "marker": "o",
-                "markersize": 4,
-                "capsize": 3,
-            }
-            axes.errorbar(at, mean, yerr=unit * (spread.std or 0.0), **look)
+            colour, std = _colour(group.number), unit * (spread.std or 0.0)
+            axes.errorbar(at, mean, std, color=colour, marker="o", markersize=4, capsize=3)
     return f"{what} against sparsity", figure
 
 

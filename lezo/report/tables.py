@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from lezo.records.reader import Run
-from lezo.records.rows import PHASES, DevRow
+from lezo.records.rows import PHASES
 from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent
 from lezo.report.groups import Group, Spread, Target, sparsity_families, spread
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, is_lezo, rows_of
@@ -38,9 +37,7 @@ _SKIPPED = (
 _UNREAD = "The rest of these runs is in the other tables as far as it could be read."
 
 Targets = Mapping[tuple[str, str], Target | None]  # of each task and model
-_LABELS = ("task", "model", "optimizer", "setting")
-Item = TypeVar("Item")
-Columns = Mapping[str, Callable[[Item], Cell]]  # by their headings, what they show of a row's item
+Rows = Sequence[tuple[Group, Sequence[Cell]]]
 
 
 def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
@@ -72,37 +69,26 @@ def step_seconds(group: Group) -> Spread | None:
     return spread(run.step_seconds for run in group.runs)
 
 
-def _table(
-    name: str, title: str, rows: Iterable[tuple[Group, Item]], columns: Columns[Item], *notes: str
-) -> Table:
-    """A row for each item, which begins with what names its group."""
-    cells = [[*_labels(group), *(show(item) for show in columns.values())] for group, item in rows]
-    return Table(name, title, (*_LABELS, *columns), cells, notes)
+def _of_groups(groups: Sequence[Group], columns: Sequence[str]) -> Rows:
+    return [(group, [_OF_GROUP[name](group) for name in columns]) for group in groups]
 
 
-def _labels(group: Group) -> list[Cell]:
-    return [Cell(group.title), Cell(group.model), Cell(group.method), Cell(group.setting)]
+def _of_runs(runs: Sequence[tuple[Group, Run]], columns: Sequence[str]) -> Rows:
+    return [(group, [_OF_RUN[name](run) for name in columns]) for group, run in runs]
+
+
+def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: str) -> Table:
+    """Rows about groups: each begins with what names its group."""
+    named = [[Cell(g.title), Cell(g.model), Cell(g.method), Cell(g.setting), *cells] for g, cells in rows]
+    return Table(name, title, ("task", "model", "optimizer", "setting", *columns), named, notes)
 
 
 def _results(groups: Sequence[Group]) -> Table:
     searched = any(group.rates > 1 for group in groups)
-    columns: Columns[Group] = {
-        "test %": lambda group: percent(group.result("test")),
-        "finished": lambda group: number(len(group.finished), str),
-        "runs": lambda group: number(len(group.runs), str),
-        "dev %": lambda group: percent(group.result("dev")),
-        "dev loss": lambda group: mean(group.dev_loss),
-        **({"learning rate": _chosen} if searched else {}),
-        "untrained %": lambda group: percent(group.result("zero_shot")),
-        "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
-    }
+    scores = ("test %", "finished", "runs", "dev %", "dev loss")
+    columns = (*scores, *(("learning rate",) if searched else ()), "untrained %", "published %")
     notes = [_SEEDS, *([_GRID] if searched else []), *_cautions(groups)]
-    return _table("results", "Results", zip(groups, groups, strict=True), columns, *notes)
-
-
-def _chosen(group: Group) -> Cell:
-    """The star of a learning-rate grid."""
-    return Cell(f"{STAR} best of {group.rates}") if group.best and group.rates > 1 else NOTHING
+    return _table("results", "Results", columns, _of_groups(groups, columns), *notes)
 
 
 def _cautions(groups: Sequence[Group]) -> list[str]:
@@ -131,36 +117,31 @@ def _published_row(score: Published) -> list[Cell]:
 
 
 def _speed(groups: Sequence[Group], targets: Targets) -> Table:
-    columns: Columns[tuple[Group, Target | None]] = {
-        "seconds a step": lambda pair: mean(step_seconds(pair[0])),
-        "steps to target": lambda pair: mean(spread(dev.step for dev in _reached(*pair))),
-        "seconds to target": lambda pair: mean(spread(dev.seconds for dev in _reached(*pair))),
-        "reached by": lambda pair: _share(*pair),
-    }
+    columns = ("seconds a step", "steps to target", "seconds to target", "reached by")
     trained = [group for group in groups if group.runs[0].trains]
-    rows = [(group, (group, targets[group.title, group.model])) for group in trained]
+    rows = [(group, _to_target(group, targets[group.title, group.model])) for group in trained]
     aims = [
         f"{title}, {model}: the target is {target.words}."
         for (title, model), target in targets.items()
         if target is not None
     ]
-    return _table("speed", "Speed: a step, and the way to the target", rows, columns, _TO_TARGET, *aims)
+    return _table("speed", "Speed: a step, and the way to the target", columns, rows, _TO_TARGET, *aims)
 
 
-def _reached(group: Group, target: Target | None) -> list[DevRow]:
-    """Where the runs reached the target, of those that did."""
-    return [] if target is None else [dev for run in group.runs if (dev := target.reached(run)) is not None]
-
-
-def _share(group: Group, target: Target | None) -> Cell:
-    reached, runs = len(_reached(group, target)), len(group.runs)
-    return NOTHING if target is None else Cell(f"{reached} of {runs}", reached / runs)
+def _to_target(group: Group, target: Target | None) -> list[Cell]:
+    seconds = mean(step_seconds(group))
+    if target is None:
+        return [seconds, NOTHING, NOTHING, NOTHING]
+    reached = [dev for run in group.runs if (dev := target.reached(run)) is not None]
+    share = Cell(f"{len(reached)} of {len(group.runs)}", len(reached) / len(group.runs))
+    steps, clock = spread(dev.step for dev in reached), spread(dev.seconds for dev in reached)
+    return [seconds, mean(steps), mean(clock), share]
 
 
 def _phases(groups: Sequence[Group]) -> Table:
     columns = (*(f"{phase} s" for phase in PHASES), "forward share %")
-    rows = [[*_labels(group), *_phase_cells(phases)] for group in groups if (phases := mean_phases(group))]
-    return Table("phases", "Where a step's time goes", (*_LABELS, *columns), rows, [_PHASES])
+    rows = [(group, _phase_cells(phases)) for group in groups if (phases := mean_phases(group))]
+    return _table("phases", "Where a step's time goes", columns, rows, _PHASES)
 
 
 def _phase_cells(phases: Mapping[str, float]) -> list[Cell]:
@@ -180,8 +161,8 @@ def _phases_of(run: Run) -> dict[str, float]:
 
 
 def _memory(groups: Sequence[Group]) -> Table:
-    rows = [[*_labels(group), *peaks] for group in groups if (peaks := _peaks(group)) != [NOTHING] * 2]
-    return Table("memory", "Peak memory", (*_LABELS, "GPU GiB", "host GiB"), rows, [_PEAKS])
+    rows = [(group, peaks) for group in groups if (peaks := _peaks(group)) != [NOTHING, NOTHING]]
+    return _table("memory", "Peak memory", ("GPU GiB", "host GiB"), rows, _PEAKS)
 
 
 def _peaks(group: Group) -> list[Cell]:
@@ -200,16 +181,9 @@ def _gib(peaks: Iterable[float | None]) -> Cell:
 
 
 def _sparsity(groups: Sequence[Group]) -> Table:
-    columns: Columns[Group] = {
-        "sparsity": lambda group: number(group.sparsity),
-        "blocks": _blocks,
-        "finished": lambda group: number(len(group.finished), str),
-        "test %": lambda group: percent(group.result("test")),
-        "dev loss": lambda group: mean(group.dev_loss),
-        "seconds a step": lambda group: mean(step_seconds(group)),
-    }
-    rows = [(group, group) for family in sparsity_families(groups) for group in family]
-    return _table("sparsity", "Sparsity ablation", rows, columns, _SKIPPED)
+    columns = ("sparsity", "blocks", "finished", "test %", "dev loss", "seconds a step")
+    members = [group for family in sparsity_families(groups) for group in family]
+    return _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED)
 
 
 def _blocks(group: Group) -> Cell:
@@ -217,15 +191,9 @@ def _blocks(group: Group) -> Cell:
 
 
 def _not_finished(runs: Sequence[tuple[Group, Run]]) -> Table:
-    columns: Columns[Run] = {
-        "seed": lambda run: Cell(run.seed[0]),
-        "status": lambda run: Cell(run.status),
-        "steps": lambda run: number(_steps(run), str),
-        "why": lambda run: Cell(run.error or "-"),
-        "folder": lambda run: Cell(run.folder),
-    }
-    rows = [(group, run) for group, run in runs if not run.finished]
-    return _table("not-finished", "Runs that have not finished, and why", rows, columns)
+    columns = ("seed", "status", "steps", "why", "folder")
+    rows = _of_runs([(group, run) for group, run in runs if not run.finished], columns)
+    return _table("not-finished", "Runs that have not finished, and why", columns, rows)
 
 
 def _damaged(runs: Sequence[tuple[Group, Run]]) -> Table:
@@ -234,18 +202,9 @@ def _damaged(runs: Sequence[tuple[Group, Run]]) -> Table:
 
 
 def _runs(runs: Sequence[tuple[Group, Run]]) -> Table:
-    columns: Columns[Run] = {
-        "seed": lambda run: _seed(run.seed[0]),
-        "data seed": lambda run: _seed(run.seed[1]),
-        "status": lambda run: Cell(run.status),
-        "steps": lambda run: number(_steps(run), str),
-        "best step": lambda run: number(run.number("best_step")),
-        "test %": lambda run: percent(spread([run.number("test")])),
-        "dev %": lambda run: percent(spread([run.number("dev")])),
-        "seconds": lambda run: number(run.number("seconds.total"), "{:.0f}".format),
-        "folder": lambda run: Cell(run.folder),
-    }
-    return _table("runs", "Every run", runs, columns)
+    scores = ("test %", "dev %", "seconds")
+    columns = ("seed", "data seed", "status", "steps", "best step", *scores, "folder")
+    return _table("runs", "Every run", columns, _of_runs(runs, columns))
 
 
 def _steps(run: Run) -> int:
@@ -256,3 +215,35 @@ def _steps(run: Run) -> int:
 def _seed(text: str) -> Cell:
     """Sorted as a number where it is one."""
     return Cell(text, float(text) if text.isascii() and text.isdigit() and len(text) < 20 else None)
+
+
+def _chosen(group: Group) -> Cell:
+    """The star of a learning-rate grid."""
+    return Cell(f"{STAR} best of {group.rates}") if group.best and group.rates > 1 else NOTHING
+
+
+_OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
+    "test %": lambda group: percent(group.result("test")),
+    "finished": lambda group: number(len(group.finished), str),
+    "runs": lambda group: number(len(group.runs), str),
+    "dev %": lambda group: percent(group.result("dev")),
+    "dev loss": lambda group: mean(group.dev_loss),
+    "learning rate": _chosen,
+    "untrained %": lambda group: percent(group.result("zero_shot")),
+    "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
+    "sparsity": lambda group: number(group.sparsity),
+    "blocks": _blocks,
+    "seconds a step": lambda group: mean(step_seconds(group)),
+}
+_OF_RUN: Mapping[str, Callable[[Run], Cell]] = {
+    "seed": lambda run: _seed(run.seed[0]),
+    "data seed": lambda run: _seed(run.seed[1]),
+    "status": lambda run: Cell(run.status),
+    "steps": lambda run: number(_steps(run), str),
+    "best step": lambda run: number(run.number("best_step")),
+    "test %": lambda run: percent(spread([run.number("test")])),
+    "dev %": lambda run: percent(spread([run.number("dev")])),
+    "seconds": lambda run: number(run.number("seconds.total"), "{:.0f}".format),
+    "why": lambda run: Cell(run.error or "-"),
+    "folder": lambda run: Cell(run.folder),
+}

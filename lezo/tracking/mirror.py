@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,11 @@ class WandbMirror:
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience = warn, patience
-        self._dropped, self._failed, self._abandoned = (
-            0,
-            False,
-            False,
-        )  # abandoned: nobody waits for the thread
+        self._dropped, self._failed = 0, False
+        self._abandoned = False  # nobody waits for the thread any more
         self._run: Any = None
-        given = (folder, settings, mode)
-        self._thread = threading.Thread(target=self._work, args=given, daemon=True, name="wandb")
+        work = partial(self._work, folder, settings, mode)
+        self._thread = threading.Thread(target=work, daemon=True, name="wandb")
         self._thread.start()
 
     def trained(self, row: TrainRow) -> None:
