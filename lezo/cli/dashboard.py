@@ -35,16 +35,16 @@ def main() -> None:
         sys.exit(130)
 
 
-def _answer(said: list[str]) -> int:
+def _answer(words: list[str]) -> int:
     from lezo.config.compose import command_options
     from lezo.config.schema import BoardConfig
-    from lezo.tracking.workspace import WorkspaceError, save, told
+    from lezo.tracking.workspace import WorkspaceError, describe, save
 
-    board = command_options(BoardConfig, said)
+    board = command_options(BoardConfig, words)
     name, project = board.name, board.project or os.environ.get("WANDB_PROJECT") or "lezo"
     entity = board.entity or os.environ.get("WANDB_ENTITY") or None
     try:
-        print(told(name, project) if board.dry_run else save(name, entity, project))
+        print(describe(name, project) if board.dry_run else save(name, entity, project))
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -38,6 +38,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
 
+
+def _answer(given: list[str]) -> int:
     """Replay, check or write. Returns the exit code."""
     from lezo.config.compose import command_options
     from lezo.config.schema import ConfigError, ReplayConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +46,17 @@ def main() -> None:
 
 def _answer(words: list[str]) -> int:
     from lezo.config.compose import command_options
-    from lezo.config.schema import ReportConfig
+    from lezo.config.schema import ConfigError, ReportConfig
     from lezo.report.write import NoRunError, watch, write
 
     options = [word for word in words if word.startswith("report.") and "=" in word]
     roots = [Path(word) for word in words if word not in options] or [Path("runs")]
+    chosen = command_options(ReportConfig, options)
+    expected = "expected the folder of a run, or a folder above some"
+    missing = [f"{root}: no such folder; {expected}" for root in roots if not root.is_dir()]
+    if problems := [*_problems(chosen)] or missing:
+        raise ConfigError(problems)
     try:
-        chosen = command_options(ReportConfig, options)
-        _refuse(_problems(chosen) or _missing(roots))
         (watch if chosen.watch else write)(roots, chosen)
         return 0
     except NoRunError as error:
@@ -65,29 +68,14 @@ def _answer(words: list[str]) -> int:
     return 1
 
 
-def _refuse(problems: list[str]) -> None:
-    """Raises ConfigError with them, where there are any."""
-    from lezo.config.schema import ConfigError
-
-    if problems:
-        raise ConfigError(problems)
-
-
-def _problems(options: ReportConfig) -> list[str]:
+def _problems(options: ReportConfig) -> Iterator[str]:
     """What is wrong with values that have the right type."""
-    problems = []
     if options.every < 1:
-        problems.append(f"report.every={options.every}: expected at least 1 second")
+        yield f"report.every={options.every}: expected at least 1 second"
     if options.target_score is not None and not 0 <= options.target_score <= 1:
-        problems.append(f"report.target_score={options.target_score}: expected a fraction from 0 to 1")
+        yield f"report.target_score={options.target_score}: expected a fraction from 0 to 1"
     if options.target_score is not None and options.target_loss is not None:
-        problems.append("report.target_loss, report.target_score: expected one target; leave out the other")
-    return problems
-
-
-def _missing(roots: Sequence[Path]) -> list[str]:
-    expected = "expected the folder of a run, or a folder above some"
-    return [f"{root}: no such folder; {expected}" for root in roots if not root.is_dir()]
+        yield "report.target_loss, report.target_score: expected one target; leave out the other"
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ class Method:
     (``fits_head``). ``rate``: which of a model's default learning rates it takes. ``sparsity``: the share of
     blocks it skips, where that is no setting of it. ``forwards``: from its settings how often a step runs its
     batch, where that is not twice, or once with a gradient. ``family``: methods that differ in their sparsity
-    only. ``problems``: of its settings, what is wrong beyond the ranges of each.
+    only. ``published``: what the papers' tables call it, where they have it. ``problems``: of its settings,
+    what is wrong beyond the ranges of each.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Method:
     sparsity: float | None = None
     forwards: Callable[[Any], int] | None = None
     family: str | None = None
+    published: str | None = None
     problems: Callable[[Any], Iterator[str]] = no_problems
 
     @property
@@ -166,6 +168,11 @@ class Method:
         return 2 if self.zeroth_order else 1
 
 
+def method_name(optim: str, peft: str) -> str:
+    """What reports and wandb call a run's method: the optimizer, and the adapter it trains: "mezo + lora"."""
+    return optim if peft == "none" else f"{optim} + {peft}"
+
+
 def objective(optim: ZerothOrderConfig) -> Part:
     """The estimator of optim.objective, at theta +- eps z."""
     return Part("metric" if optim.objective is Objective.metric else "two-sided")
@@ -179,7 +186,7 @@ def _lezo(optim: LezoConfig, steps: int) -> Composition:
     return Composition(Part("uniform", {"sparsity": optim.sparsity}), estimator=objective(optim))
 
 
-def _adamw_problems(optim: FirstOrderConfig) -> Iterator[str]:
+def _adamw(optim: FirstOrderConfig) -> Iterator[str]:
     if optim.momentum:
         yield "optim.momentum: AdamW has its own (0.9); only fo-sgd takes it"
 
@@ -187,13 +194,13 @@ def _adamw_problems(optim: FirstOrderConfig) -> Iterator[str]:
 NO_METHOD = Method("", OptimConfig)  # of a configuration that names none; `checks` says so
 
 _OWN = (
-    Method("none", OptimConfig),
-    Method("icl", OptimConfig, own_demos=True),
-    Method("lp", OptimConfig, fits_head=True),
+    Method("none", OptimConfig, published="zero-shot"),
+    Method("icl", OptimConfig, own_demos=True, published="ICL"),
+    Method("lp", OptimConfig, fits_head=True, published="LP"),
     Method("fo-sgd", FirstOrderConfig, algorithm="sgd", rate="fo_sgd"),
-    Method("fo-adamw", FirstOrderConfig, algorithm="adamw", rate="fo_adamw", problems=_adamw_problems),
-    Method("mezo", ZerothOrderConfig, compose=_mezo, sparsity=0.0, family="lezo"),
-    Method("lezo", LezoConfig, compose=_lezo, family="lezo"),
+    Method("fo-adamw", FirstOrderConfig, algorithm="adamw", rate="fo_adamw", published="FT", problems=_adamw),
+    Method("mezo", ZerothOrderConfig, compose=_mezo, sparsity=0.0, family="lezo", published="MeZO"),
+    Method("lezo", LezoConfig, compose=_lezo, family="lezo", published="LeZO"),
 )
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from torch import Tensor
 from lezo.records.files import FolderError, remove_folder, replaced_folder, sync
 from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import CheckpointFile, Provenance, decoded
-
-_SHARD = 2**30  # bytes a file holds: as much is copied to host memory at a time
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class Checkpoint:
         """What is wrong with its files; None: they are as they were written."""
         for name, expected in self.files.items():
             try:
-                found = _file_hash(self.path / name)
+                digest = _file_hash(self.path / name)
             except OSError as error:
                 return f"{self.path / name}: cannot read it ({error.strerror})"
-            if found != expected:
+            if digest != expected:
                 return f"{self.path / name}: not as it was written (its SHA-256 differs)"
         return None
 
@@ -56,26 +54,23 @@ class Checkpoint:
                 raise FolderError(f"{self.path / name}: cannot read the checkpoint ({error})") from error
 
 
+@dataclass
 class Checkpoints:
     """Writes and prunes ``folder``'s checkpoints. ``state`` gives the tensors; ``every``: steps, None for never.
 
-    ``at_evaluations``: also at every dev evaluation after step 0, and then the best one's stays, whose step
-    ``best`` tells.
+    ``at_evaluations``: also at every dev evaluation after step 0, and then that of the ``best`` step so far is kept too.
+    ``shard``: the bytes that a file holds, as many as are copied to host memory at a time.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        origin: Provenance,
-        state: Callable[[], Mapping[str, Tensor]],
-        *,
-        every: int | None,
-        keep: int,
-        at_evaluations: bool,
-        best: Callable[[], int | None],
-    ) -> None:
-        self.folder, self.origin, self.state = folder, origin, state
-        self.every, self.keep, self.at_evaluations, self.best = every, keep, at_evaluations, best
+    folder: Path
+    origin: Provenance
+    state: Callable[[], Mapping[str, Tensor]]
+    _: KW_ONLY
+    every: int | None
+    keep: int
+    at_evaluations: bool
+    best: Callable[[], int | None]
+    shard: int = 2**30
 
     def trained(self, row: TrainRow) -> None:
         """Write one where it is time."""
@@ -87,7 +82,7 @@ class Checkpoints:
         return self.every is not None and step % self.every == 0
 
     def evaluated(self, row: DevRow) -> None:
-        """Write one, if evaluations do; one that is no longer the best is gone."""
+        """Write one, if evaluations do."""
         if self.at_evaluations and row.step > 0:
             self.save(row.step)
 
@@ -102,9 +97,10 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             sync(self.folder.parent)
             with replaced_folder(_path(self.folder, step)) as partial:
-                shards = enumerate(_shards(self.state()))
-                files = [_written(partial, number, shard) for number, shard in shards]
-                _describe(partial, step, self.origin, files)
+                for number, tensors in enumerate(_shards(self.state(), self.shard)):
+                    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                    save_file(on_host, partial / f"{number:05d}.safetensors")
+                _describe(partial, step, self.origin)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             ways = "earlier ones stay; make room, or lower train.keep_checkpoints"
@@ -113,11 +109,10 @@ class Checkpoints:
             ) from error
 
     def prune(self) -> None:
-        """Keep the newest and the best."""
-        steps = sorted(_steps(self.folder))
-        spared = {self.best()} if self.at_evaluations else set()
-        for step in steps[: -self.keep]:
-            if step not in spared:
+        """Remove all but the newest ``keep``, and the best."""
+        best = self.best() if self.at_evaluations else None
+        for step in sorted(_steps(self.folder))[: -self.keep]:
+            if step != best:
                 remove(_path(self.folder, step))
 
 
@@ -126,13 +121,12 @@ def remove(path: Path) -> None:
     try:
         remove_folder(path)
     except OSError as error:
-        raise FolderError(
-            f"{path}: cannot remove it ({error.strerror}); expected a folder of one's own"
-        ) from error
+        ways = "expected a folder of one's own"
+        raise FolderError(f"{path}: cannot remove it ({error.strerror}); {ways}") from error
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a folder, the newest first. What a killed process left half-made is removed."""
+    """The complete checkpoints of a folder, the newest first. What a killed process left unfinished is removed."""
     if not folder.is_dir():
         return []
     for name in folder.glob(".step-*"):
@@ -156,43 +150,39 @@ def _read(folder: Path, step: int) -> Checkpoint:
         content = decoded(file.read_bytes())
         if content.pop("sha256", None) != _content_hash(content):
             raise ValueError("its own SHA-256 differs")
-        found = convert(content, CheckpointFile)
-        if found["step"] != step:
-            raise ValueError(f"it is of step {found['step']}")
-        return Checkpoint(file.parent, step, found["origin"], found["files"])
+        described = convert(content, CheckpointFile)
+        if described["step"] != step:
+            raise ValueError(f"it is of step {described['step']}")
+        return Checkpoint(file.parent, step, described["origin"], described["files"])
     except (OSError, ValueError) as error:
         ways = f"remove the folder {file.parent} to go on from an earlier one"
         reason = error.strerror if isinstance(error, OSError) else error
         raise FolderError(f"{file}: not the description of a checkpoint ({reason}); {ways}") from None
 
 
-def _describe(partial: Path, step: int, origin: Provenance, files: list[Path]) -> None:
+def _describe(folder: Path, step: int, origin: Provenance) -> None:
+    files = sorted(folder.iterdir())
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
         digests = dict(zip((file.name for file in files), threads.map(_file_hash, files), strict=True))
     content = {"step": step, "origin": asdict(origin), "files": digests}
     text = json.dumps({**content, "sha256": _content_hash(content)}, indent=2) + "\n"
-    (partial / "checkpoint.json").write_text(text, encoding="utf-8")
+    (folder / "checkpoint.json").write_text(text, encoding="utf-8")
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
+def _shards(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tensor]]:
+    """The tensors in parts of at most ``most`` bytes, or one tensor."""
+    part: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > _SHARD:
-            yield shard
-            shard = {}
-        shard[name] = tensor
-    if shard:
-        yield shard
-
-
-def _written(folder: Path, number: int, shard: Mapping[str, Tensor]) -> Path:
-    file = folder / f"{number:05d}.safetensors"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in shard.items()}, file)
-    return file
+        if part and sum(t.nbytes for t in part.values()) + tensor.nbytes > most:
+            yield part
+            part = {}
+        part[name] = tensor
+    if part:
+        yield part
 
 
 def _file_hash(file: Path) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # who only reads records never needs torch
     import torch
 
-_PACKAGES = (
+_PACKAGES = [
     "lezo",
     "torch",
     "transformers",
@@ -26,7 +26,7 @@ _PACKAGES = (
     "omegaconf",
     "numpy",
     "wandb",
-)
+]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -50,12 +50,12 @@ def peak_memory() -> dict[str, int]:
     import torch
 
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {"device": device, "host": _resident_peak()}
+    return {"device": device, "host": resident_peak()}
 
 
 def resident_memory() -> int:
     """What the process holds of the host's memory now, in bytes; where only Linux can say that, the peak."""
-    return _of_status("VmRSS") or _resident_peak()
+    return _of_status("VmRSS") or resident_peak()
 
 
 def forget_peak_memory() -> None:
@@ -68,8 +68,8 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def _resident_peak() -> int:
-    """Bytes. Where Linux has it, the program's own counter: getrusage's starts at the peak of the parent process."""
+def resident_peak() -> int:
+    """The peak so far on the host in bytes. On Linux not getrusage's, which starts at the parent process's peak."""
     unit = 1 if sys.platform == "darwin" else 1024
     return _of_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -83,8 +83,9 @@ def _of_status(name: str) -> int | None:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
 
 
 def code_version() -> str:
@@ -102,16 +103,15 @@ def package_version(package: str) -> str | None:
 @cache
 def git_commit() -> str | None:
     """The commit of the checkout that lezo runs from, with "+changes" where the checkout has any."""
-    folder = Path(__file__).parent
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
-        return commit + ("+changes" if _git(folder, "status", "--porcelain") else "") if tracked else None
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # else the checkout is somebody else's
+        return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
     done = subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
     )

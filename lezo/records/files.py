@@ -1,4 +1,4 @@
-"""Files that last: whole or absent, or growing by whole lines; and JSON without NaN."""
+"""Files and folders that are whole or absent, files that only grow, and JSON without NaN."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,10 +27,10 @@ class Appended:
     """
 
     def __init__(self, path: Path, *, at: int | None = None) -> None:
-        """Open ``path``, made where it is not there; ``at``: forget what is behind that byte. Raises FolderError."""
+        """Open or create ``path``; ``at``: forget what is behind that byte. Raises FolderError."""
         self._path, self._synced = path, time.monotonic()
         with named(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._file = os.open(path, flags, 0o666)
             if at is not None:
                 os.ftruncate(self._file, at)
@@ -57,15 +58,22 @@ class Appended:
         """See everything onto the disk and close."""
         if self._file >= 0:
             number, self._file = self._file, -1
-            with suppress(OSError):  # a full disk was said already
+            with suppress(OSError):  # a full disk was told already
                 os.fsync(number)
             os.close(number)
 
 
-def read_file(path: Path) -> bytes | None:
-    """A file's content; None where it is not there. Raises FolderError where it cannot be read."""
+def read_file(path: Path, *, plain: bool = False, most: int = -1) -> bytes | None:
+    """A file's content, of which ``most`` bytes at most; None where it is not there. ``plain``: no link, no pipe.
+
+    Raises FolderError where it cannot be read.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK if plain else 0
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+            if plain and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a plain file")
+            return file.read(most)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -73,7 +81,7 @@ def read_file(path: Path) -> bytes | None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file: whatever happens, it is the old one or the new one, on disk. Raises OSError with its name."""
+    """Write a whole file: at any moment the old one or the new one is there. Raises OSError with its name."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -89,10 +97,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of ``folder``, whole and on disk; if not, what was there stays."""
+    """A folder to fill, which then takes the place of ``folder``; where that fails, what was there stays."""
     partial, gone = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "gone"))
-    for left in (partial, gone):
-        shutil.rmtree(left, ignore_errors=True)
+    for earlier in (partial, gone):
+        shutil.rmtree(earlier, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -113,7 +121,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder if it is there, renamed before, so that it never is half; of a link the link. Raises OSError."""
+    """Delete a folder if it is there, or a link to one; it is renamed first and so never half there. Raises OSError."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.is_symlink():
@@ -135,7 +143,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """See a file, or the names in a folder just made or renamed, onto the disk. Raises OSError."""
+    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -148,7 +156,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: such a number becomes null, and one beyond LARGEST, which nothing measures."""
+    """``value`` for JSON: NaN, infinity and what is beyond LARGEST become None."""
     if isinstance(value, float):
         return value if abs(value) <= LARGEST else None
     if isinstance(value, Mapping):

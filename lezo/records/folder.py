@@ -44,7 +44,7 @@ class RunFolder:
         Raises FolderError where it cannot be written, where another process is at work in it, and, without
         ``resume``, where it already holds a run that must not be replaced.
         """
-        self.path, self._replaces = path, replaces
+        self.path, self.model, self._replaces = path, path / MODEL, replaces
         self._refuse_run(resume)
         with named(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -58,19 +58,19 @@ class RunFolder:
         if not resume and (self.path / CONFIG).exists() and not self._replaces(self.path):
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
-        left = [name for name in (JOURNAL, CHECKPOINTS) if (self.path / name).exists()]
-        if left and not (self.path / CONFIG).exists():  # nobody can tell whose they are
-            ways = "put that back, or choose another folder with hydra.run.dir=DIR"
-            raise FolderError(f"{self.path}: holds the {left[0]} of a run but not its {CONFIG}; {ways}")
+        for name in (JOURNAL, CHECKPOINTS):
+            if (self.path / name).exists() and not (self.path / CONFIG).exists():  # whose would they be?
+                ways = "put that back, or choose another folder with hydra.run.dir=DIR"
+                raise FolderError(f"{self.path}: holds the {name} of a run but not its {CONFIG}; {ways}")
 
     def begin(self, rows: bytes = b"") -> None:
-        """Open the metrics, which then hold just ``rows``; model, result and predictions of an earlier end are no more.
+        """Open the metrics, which then hold just ``rows``; model, result and predictions of an earlier end are removed.
 
         Raises FolderError where the folder is new to runs and holds a model/ of somebody's, which is never removed.
         """
-        if not self.holds_run and os.path.lexists(self.path / MODEL):
+        if not self.holds_run and os.path.lexists(self.model):
             ways = "move it, or choose another folder with hydra.run.dir=DIR"
-            raise FolderError(f"{self.path / MODEL}: is not this run's, and its model would be there; {ways}")
+            raise FolderError(f"{self.model}: is not this run's, and its model would be there; {ways}")
         self.drop_model()  # the first to go: no moment may show the old model beside the new run
         self._remove(RESULT, PREDICTIONS, TRACEBACK)
         self.data(METRICS, rows)
@@ -107,7 +107,7 @@ class RunFolder:
         return str(self._surroundings()["run_id"])
 
     def _surroundings(self) -> dict[str, Any]:
-        """What ``session`` wrote; nothing where that is damaged, as no weights hang on it."""
+        """What ``session`` wrote; nothing where that is damaged, as no weights depend on it."""
         try:
             return decoded(read_file(self.path / ENVIRONMENT) or b"{}")
         except ValueError:
@@ -149,11 +149,6 @@ class RunFolder:
             self.lines(PREDICTIONS, row.predictions)
 
     @property
-    def model(self) -> Path:
-        """Where the run's model is."""
-        return self.path / MODEL
-
-    @property
     def begun(self) -> bool:
         """Whether the folder is this process's run's to write to; before that nothing in it is touched."""
         return self._metrics is not None
@@ -173,7 +168,7 @@ class RunFolder:
 def _locked(path: Path) -> int:
     """The descriptor that holds the folder's lock, until it is closed or the process ends, however it ends."""
     with named(path):
-        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

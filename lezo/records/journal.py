@@ -1,9 +1,8 @@
-"""What determines a run's weights? What it starts from, and one small record a step (design section 3).
+"""A run's journal: what its weights follow from, which is what it starts from and one small record a step.
 
 The file: MAGIC, the header's length and its JSON, their CRC-32; then records of 20 bytes, little-endian:
-uint32 step, uint32 kind, float64 value, and the CRC-32 of the records' fields so far, the header's checksum
-being what it begins with: so a record is right in its place only. A step of several directions has a record for each.
-Nothing is unpickled.
+uint32 step, uint32 kind, float64 value, and the CRC-32 of all records' fields so far, which begins with the header's:
+so a record is valid in its place only. A step of several directions has a record for each. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 
@@ -35,8 +34,7 @@ class JournalError(FolderError):
 class Kind(IntEnum):
     """What a record's value is: the coefficient of an update; nothing, the step was skipped; a dev loss.
 
-    ``more``: of a step of several directions the coefficients but the first, before the record of that one, which
-    makes the step whole.
+    ``more``: the coefficient of a further direction; these stand before the record that completes their step.
     """
 
     update = 0
@@ -97,11 +95,9 @@ class JournalFile:
 
     def cut(self, step: int, keeps_dev: bool) -> int:
         """The bytes up to the last record of ``step``, with or without its dev loss."""
-        cut = [
-            r
-            for r in self.records
-            if r.step > step or (r.step == step and r.kind is Kind.dev and not keeps_dev)
-        ]
+        cut = [r for r in self.records if r.step > step]
+        if not keeps_dev:
+            cut += [r for r in self.devs() if r.step == step]
         return self.end - sum(r.size for r in cut)
 
 
@@ -148,26 +144,24 @@ def read_journal(path: str | os.PathLike[str]) -> JournalFile:
         content = path.read_bytes()
     except OSError as error:
         raise JournalError(f"{path}: cannot read the journal ({error.strerror})") from None
-    header, at = _header(path, content)
-    whole = (len(content) - at) // RECORD.size
-    checksum = _CHECKSUM.unpack(content[at - _CHECKSUM.size : at])[0]
+    header, start = _header(path, content)
+    (checksum,) = _CHECKSUM.unpack_from(content, start - _CHECKSUM.size)
     records: list[Record] = []
-    more: list[Record] = []  # of a step that is not whole yet
-    for number in range(whole):
-        offset = at + number * RECORD.size
+    more: list[float] = []  # of a step that is not whole yet
+    end = start
+    for offset in range(start, len(content) - RECORD.size + 1, RECORD.size):
         checksum = zlib.crc32(content[offset : offset + _FIELDS.size], checksum)
-        record = _unpacked(content[offset : offset + RECORD.size], checksum)
-        if record is None and _is_tail(content, offset):
-            whole = number
+        step, kind, value, stored = RECORD.unpack_from(content, offset)
+        is_whole = checksum == stored and kind in _KINDS
+        if not is_whole and _is_tail(content, offset):
             break
-        if record is None or not _follows(records, record, more):
-            raise JournalError(_damaged(path, offset, "a record's checksum or step number is wrong"))
-        if record.kind is Kind.more:
-            more.append(record)
+        if not is_whole or not _follows(records, step, kind, within_step=bool(more)):
+            raise _damaged(path, offset, "a record's checksum or step number is wrong")
+        if kind == Kind.more:
+            more.append(value)
         else:
-            records.append(replace(record, more=tuple(r.value for r in more)) if more else record)
-            more = []
-    end = at + (whole - len(more)) * RECORD.size
+            records.append(Record(step, Kind(kind), value, tuple(more)))
+            more, end = [], offset + RECORD.size
     return JournalFile(header, records, end, len(content) - end)
 
 
@@ -177,40 +171,35 @@ def _start(header: Header) -> bytes:
     return start + _CHECKSUM.pack(zlib.crc32(start))
 
 
-def _unpacked(data: bytes, expected: int) -> Record | None:
-    step, kind, value, checksum = RECORD.unpack(data)
-    return Record(step, Kind(kind), value) if checksum == expected and kind in _KINDS else None
-
-
 def _is_tail(content: bytes, offset: int) -> bool:
     """Whether the wrong record at ``offset`` is the last, or all behind it are zeros that were never filled."""
     return len(content) - offset < 2 * RECORD.size or not any(content[offset + RECORD.size :])
 
 
-def _follows(records: Sequence[Record], record: Record, more: Sequence[Record]) -> bool:
-    """Steps come one after the other, each with one dev loss at most, and with ``more`` of its own before it."""
-    if more and record.kind is Kind.dev:
-        return False
+def _follows(records: Sequence[Record], step: int, kind: int, *, within_step: bool) -> bool:
+    """Steps come one after the other, each whole, with one dev loss at most after it."""
     last = records[-1] if records else Record(0, Kind.update, math.nan)
-    judged_twice = record.kind is last.kind is Kind.dev
-    return record.step == last.step + (record.kind is not Kind.dev) and not judged_twice
+    if kind == Kind.dev:
+        return step == last.step and last.kind is not Kind.dev and not within_step
+    return step == last.step + 1
 
 
 def _header(path: Path, content: bytes) -> tuple[Header, int]:
     """The header and where the records begin."""
     if not content.startswith(MAGIC):
-        raise JournalError(_damaged(path, 0, "this is not the start of a lezo journal (version 1)"))
+        raise _damaged(path, 0, "this is not the start of a lezo journal (version 1)")
     at = len(MAGIC) + _LENGTH.size
     length = _LENGTH.unpack(content[len(MAGIC) : at].ljust(_LENGTH.size, b"\xff"))[0]
     end = at + length
     checksum = content[end : end + _CHECKSUM.size]
     if length > _LONGEST_HEADER or checksum != _CHECKSUM.pack(zlib.crc32(content[:end])):
-        raise JournalError(_damaged(path, len(MAGIC), "the header's checksum is wrong"))
+        raise _damaged(path, len(MAGIC), "the header's checksum is wrong")
     try:
         return header_of(content[at:end]), end + _CHECKSUM.size
     except ValueError as error:
-        raise JournalError(_damaged(path, at, f"the header is not a journal's ({error})")) from None
+        raise _damaged(path, at, f"the header is not a journal's ({error})") from None
 
 
-def _damaged(path: Path, offset: int, reason: str) -> str:
-    return f"{path}: damaged at byte {offset}: {reason}; expected the file as the run wrote it (take it from a copy)"
+def _damaged(path: Path, offset: int, reason: str) -> JournalError:
+    ways = "expected the file as the run wrote it (take it from a copy)"
+    return JournalError(f"{path}: damaged at byte {offset}: {reason}; {ways}")

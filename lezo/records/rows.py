@@ -1,27 +1,39 @@
-"""The rows that a run writes as it goes: made once, by the loop, and heard by everything that keeps or shows them."""
+"""The rows of metrics.jsonl. The loop makes each once, and all that keep or show them get the same ones."""
 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
-from msgspec import convert
+from msgspec import Struct, convert, to_builtins
 
-from lezo.records.schema import DevLine, TestLine, TrainLine, decoded, measures_of
+from lezo.records.schema import Count, Measure, Number, decoded
 
 PHASES = ("data", "forward", "perturb", "update")  # of a step, in the order in which they come
+
+
+class TrainLine(TypedDict):
+    """A train row as in metrics.jsonl; every other key of it is a measure of the step."""
+
+    step: Count
+    seconds: Number
+    loss: Measure
+    skipped: bool
+    phases: dict[str, Number]
+    memory: NotRequired[Measure]
 
 
 @dataclass(frozen=True)
 class TrainRow:
     """Update number ``step``, made ``seconds`` into training.
 
-    ``loss`` is the mean of what the step measured; ``measures`` are its other numbers, such as g and lr. ``phases``:
-    seconds that it waited for its batch, and that its forwards and the rest took. ``memory``: the peak so far, in
-    bytes. ``coefficient``: what a zeroth-order update multiplied z with, ``more``: of further directions; they are the
-    journal's, not the metrics'.
+    ``loss`` is the mean of what the step measured, ``measures`` are its other numbers, such as g and lr; NaN where one
+    was not finite. ``phases``: the seconds that it waited for its batch, and that its forwards and the rest took.
+    ``memory``: the peak so far, in bytes. ``coefficient``: what a zeroth-order update multiplied z with, ``more``: of
+    further directions; these two are in the journal, not in the metrics.
     """
 
     kind: ClassVar[str] = "train"
@@ -44,84 +56,77 @@ class TrainRow:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainRow:
-        """Read back; what was not finite is NaN again. Raises ValueError with the field's path."""
+        """Read back. Raises ValueError with the field's path."""
         line = convert(values, TrainLine)
-        measures = {key: _number(value) for key, value in measures_of(values).items()}
-        seconds, loss, memory = line["seconds"], _number(line["loss"]), int(line.get("memory") or 0)
-        return cls(line["step"], seconds, loss, measures, line["skipped"], line["phases"], memory)
+        others = values.keys() - TrainLine.__annotations__.keys()
+        measures = {key: _measure(key, value) for key, value in values.items() if key in others}
+        memory, loss = int(line.get("memory") or 0), _measure("loss", line["loss"])
+        return cls(line["step"], line["seconds"], loss, measures, line["skipped"], line["phases"], memory)
 
 
-@dataclass(frozen=True)
-class DevRow:
+def _measure(key: str, value: Any) -> float:
+    try:
+        number = convert(value, Measure)
+    except ValueError as error:
+        raise ValueError(f"{error} - at `$.{reprlib.repr(key)[1:-1]}`") from None
+    return math.nan if number is None else number
+
+
+class DevRow(Struct, frozen=True, rename={"loss": "dev_loss", "score": "dev_score"}):
     """The dev set by the weights of ``step``: loss, None where there is none, and score, a fraction 0..1."""
 
     kind: ClassVar[str] = "dev"
 
-    step: int
-    seconds: float = field(compare=False)
-    loss: float | None
-    score: float
-    eval_seconds: float = field(default=0.0, compare=False)
+    step: Count
+    seconds: Number
+    loss: Measure
+    score: Number
+    eval_seconds: Number = 0.0
 
     def values(self) -> dict[str, Any]:
         """As in metrics.jsonl."""
-        scores = {"dev_loss": self.loss, "dev_score": self.score}
-        row = {"step": self.step, "seconds": round(self.seconds, 4), **scores}
-        return {**row, "eval_seconds": round(self.eval_seconds, 4)}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> DevRow:
-        """Read back. Raises ValueError with the field's path."""
-        line = convert(values, DevLine)
-        return cls(line["step"], line["seconds"], line["dev_loss"], line["dev_score"], line["eval_seconds"])
+        seconds = {"seconds": round(self.seconds, 4), "eval_seconds": round(self.eval_seconds, 4)}
+        return {**to_builtins(self), **seconds}
 
 
-@dataclass(frozen=True)
-class TestRow:
+class TestRow(Struct, frozen=True, rename={"loss": "test_loss", "score": "test_score"}):
     """The test set by the weights of ``step``, which ``weights`` says in words: "before training", "at step 40".
 
-    ``last``: they are those that the run ends with. ``predictions``: one an example, as in predictions.jsonl.
+    ``last``: they are those that the run ends with; metrics only have the row of before training. ``predictions``: one
+    an example, as in predictions.jsonl.
     """
 
     __test__ = False  # pytest takes what is called Test for one of its own
     kind: ClassVar[str] = "test"
 
-    step: int
-    seconds: float
-    loss: float | None
-    score: float
+    step: Count
+    seconds: Number
+    loss: Measure
+    score: Number
     predictions: Sequence[Mapping[str, Any]] = ()
     weights: str = ""
-    last: bool = True
-    eval_seconds: float = 0.0
+    last: bool = False
+    eval_seconds: Number = 0.0
 
     def values(self) -> dict[str, Any]:
         """As in metrics.jsonl."""
-        scores = {"test_loss": self.loss, "test_score": self.score}
-        return {"step": self.step, "seconds": round(self.seconds, 4), **scores}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> TestRow:
-        """Read back: metrics have that of before training. Raises ValueError with the field's path."""
-        line = convert(values, TestLine)
-        return cls(line["step"], line["seconds"], line["test_loss"], line["test_score"], last=False)
+        seconds = {"step": self.step, "seconds": round(self.seconds, 4)}
+        return {**seconds, "test_loss": self.loss, "test_score": self.score}
 
 
 Row = TrainRow | DevRow | TestRow
-_KINDS: Mapping[str, type[Row]] = {"loss": TrainRow, "dev_loss": DevRow, "test_loss": TestRow}
 
 
 def row_of(line: bytes) -> Row:
     """The row that a line of metrics.jsonl holds. Raises ValueError with the path of the field that is not as written."""
     values = decoded(line)
-    kind = next((kind for key, kind in _KINDS.items() if key in values), None)
-    if kind is None:
-        raise ValueError("neither a train nor a dev nor a test row")
-    return kind.of(values)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    if "loss" in values:
+        return TrainRow.of(values)
+    if "dev_loss" in values:
+        return convert(values, DevRow)
+    if "test_loss" in values:
+        return convert(values, TestRow)
+    raise ValueError("neither a train nor a dev nor a test row")
 
 
 class StepSink(Protocol):

@@ -1,49 +1,17 @@
-"""What a run's files hold: the rows of metrics.jsonl, the result, a journal's header. Both readers read by this."""
+"""What a run's files hold: the result, a checkpoint's description, a journal's header. Both readers read by this."""
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, NotRequired, Required, TypedDict
+from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
 from msgspec import Meta, convert
 
-LARGEST = 1e100  # a number beyond is damage, as NaN is: written as null
-Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+LARGEST = 1e100  # nothing measures a number beyond: it is written as null, as NaN is
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # so that no sum of some overflows
 Measure = Number | None  # null where it was not finite
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
-
-
-class TrainLine(TypedDict):
-    """A train row as in metrics.jsonl; every other key of it is a measure of the step."""
-
-    step: Count
-    seconds: Number
-    loss: Measure
-    skipped: bool
-    phases: dict[str, Number]
-    memory: NotRequired[Measure]
-
-
-class DevLine(TypedDict):
-    """A dev row as in metrics.jsonl."""
-
-    step: Count
-    seconds: Number
-    dev_loss: Measure
-    dev_score: Number
-    eval_seconds: Number
-
-
-class TestLine(TypedDict):
-    """The test row of before training, as in metrics.jsonl."""
-
-    step: Count
-    seconds: Number
-    test_loss: Measure
-    test_score: Number
 
 
 class Seconds(TypedDict, total=False):
@@ -60,7 +28,7 @@ class Seconds(TypedDict, total=False):
 
 
 class CheckpointFile(TypedDict):
-    """What a checkpoint's checkpoint.json says, beside its own SHA-256: that of each file by its name."""
+    """A checkpoint.json, without its own SHA-256; ``files``: the SHA-256 of each."""
 
     step: Count
     origin: dict[str, Any]
@@ -68,9 +36,9 @@ class CheckpointFile(TypedDict):
 
 
 class Result(TypedDict, total=False):
-    """What a run came to, as in result.json; null where it did not come so far. Scores are fractions 0..1.
+    """A run's result.json; null where the run did not come so far. Scores are fractions 0..1.
 
-    One of before may lack keys, one of a later lezo has more.
+    One of an earlier lezo may lack keys, one of a later lezo has more.
     """
 
     status: Required[Annotated[str, Meta(pattern="^(finished|failed|interrupted)$")]]
@@ -126,19 +94,23 @@ class Provenance:
     code: str
 
     def differences(self, now: Provenance) -> list[str]:
-        """What another origin would start differently, a line each."""
-        words = {
-            "weights": "base weights",
-            "data": "data",
-            "tokenizer": "tokenizer",
-            "noise": "noise version",
-        }
-        named = words | {"dtype": "dtype of the weights", "config": "configuration"}
+        """What differs between a run that starts from this and one that starts from ``now``, a line each."""
+        pairs = {name: (getattr(self, key), getattr(now, key)) for key, name in _NAMES.items()}
         return [
-            f"{named[key]}: {_short(getattr(self, key))} in the run and {_short(getattr(now, key))} here"
-            for key in (field.name for field in fields(self))
-            if key in named and getattr(self, key) != getattr(now, key)
+            f"{name}: {str(then)[:12]} in the run and {str(here)[:12]} here"  # of a hash the first digits
+            for name, (then, here) in pairs.items()
+            if then != here
         ]
+
+
+_NAMES = {
+    "weights": "base weights",
+    "tokenizer": "tokenizer",
+    "data": "data",
+    "dtype": "dtype of the weights",
+    "noise": "noise version",
+    "config": "configuration",
+}
 
 
 @dataclass(frozen=True)
@@ -188,34 +160,25 @@ def decoded(content: bytes) -> dict[str, Any]:
         raise ValueError(error) from None
 
 
-def measures_of(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """What a train row has beside the keys of every one. Raises ValueError with the key of what is no measure."""
-    return {key: _measure(key, value) for key, value in row.items() if key not in TrainLine.__annotations__}
-
-
-def _measure(key: str, value: Any) -> float | None:
-    try:
-        number: float | None = convert(value, Measure)
-        return number
-    except ValueError as error:
-        raise ValueError(f"{error} - at `$.{reprlib.repr(key)[1:-1]}`") from None
-
-
 def header_of(content: bytes) -> Header:
-    """A journal's header. Raises ValueError with the path of what lacks, is of another type or unknown."""
-    found = decoded(content)
-    header = convert(found, Header)
+    """A journal's header. Raises ValueError with the path of what is missing, of another type or unknown."""
+    values = decoded(content)
+    header = convert(values, Header)
     for name, part in (("origin", Provenance), ("recipe", ReplaySpec)):
-        if unknown := found[name].keys() - {field.name for field in fields(part)}:
+        if unknown := values[name].keys() - {field.name for field in fields(part)}:
             raise ValueError(f"unknown {min(unknown)!r} - at `$.{name}`")  # it may make other updates
     return header
 
 
-def sifted(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Of a result the keys that are as described, or unknown; and what is wrong with the others, by its path."""
-    found = {"status": None} | content
-    wrong = {key: problem for key, value in found.items() if (problem := _problem(key, value))}
-    return {key: value for key, value in found.items() if key not in wrong}, [*wrong.values()]
+def result_of(content: bytes) -> tuple[Result, list[str]]:
+    """What of a result.json is as described, or unknown; and what is wrong with the rest, by its path."""
+    try:
+        values = {"status": None} | decoded(content)
+    except ValueError as error:
+        return {}, [str(error)]  # type: ignore[typeddict-item]
+    wrong = {key: problem for key, value in values.items() if (problem := _problem(key, value))}
+    right: Any = {key: value for key, value in values.items() if key not in wrong}
+    return right, [*wrong.values()]
 
 
 def _problem(key: str, value: Any) -> str | None:
@@ -224,8 +187,3 @@ def _problem(key: str, value: Any) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _short(value: Any) -> str:
-    """A hash by its first digits."""
-    return str(value)[:12]

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import convert
-
 from lezo.records.files import FolderError, read_file
 from lezo.records.folder import RESULT
 from lezo.records.rows import Row, row_of
-from lezo.records.schema import Result, decoded
+from lezo.records.schema import Result, result_of
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,13 @@ def read_rows(file: Path) -> list[Line]:
 
 def read_result(folder: Path) -> Result | None:
     """A run's result; None where the run has not ended. Raises FolderError where it cannot be read."""
-    file = folder / RESULT
-    if (content := read_file(file)) is None:
+    content = read_file(folder / RESULT)
+    if content is None:
         return None
-    try:
-        return convert(decoded(content), Result)
-    except ValueError as error:
-        raise wrong_result(folder, str(error)) from None
+    result, problems = result_of(content)
+    if problems:
+        raise wrong_result(folder, problems[0])
+    return result
 
 
 def wrong_line(file: Path, number: int, reason: str) -> FolderError:
@@ -72,8 +70,8 @@ def wrong_result(folder: Path, reason: str) -> FolderError:
 def _refuse_order(row: Row, before: Sequence[Line]) -> None:
     """Raise ValueError where ``row`` does not follow those ``before``."""
     last = before[-1] if before else None
-    made = last.step if last else 0
-    if row.step != made + (row.kind == "train"):
-        raise ValueError(f"step {row.step} after step {made}")
+    step = last.step if last else 0
+    if row.step != step + (row.kind == "train"):
+        raise ValueError(f"step {row.step} after step {step}")
     if last and (row.kind == "test" or row.kind == last.kind == "dev"):
-        raise ValueError(f"a second {row.kind} row of step {made}")
+        raise ValueError(f"a second {row.kind} row of step {step}")

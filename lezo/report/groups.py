@@ -1,4 +1,4 @@
-"""Which runs belong together? Those that differ in their seeds only; and what sets the groups apart. No torch."""
+"""Groups of runs that differ in their seeds only, and what sets the groups apart. No torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 
 from lezo.config.identity import APART, HOW, UP_TO_ROUNDING, settings, within
-from lezo.config.methods import METHODS, NO_METHOD
+from lezo.config.methods import Method
 from lezo.config.schema import RunConfig
 from lezo.records.reader import Run
+from lezo.records.rows import DevRow
 
 _SHOWN = ("optim.lr", "optim.eps", "optim.sparsity")  # wherever they are set
 _SHOWN_IF_UNUSUAL = ("task.demos", "task.demo_sets", "eval.calibration", "optim.objective")
@@ -40,8 +41,9 @@ class Group:
     """Runs of one task, model, method and setting.
 
     ``method``: the optimizer, and the adapter it trains: "mezo + lora". ``setting``: in words, what sets the group
-    apart; ``settings``: all that makes another result, as text. ``rates``: how many groups that have finished runs
-    differ from this one in their learning rate only, itself included; ``best``: whether it is the one of those to report.
+    apart; ``settings``: all that makes another result, as text. ``number``: that of its method and setting, the same in
+    all tasks. ``rates``: how many groups that have finished runs differ from this one in their learning rate only,
+    itself included; ``best``: whether it is the one of those to report.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Group:
     setting: str
     settings: Mapping[str, str]
     runs: Sequence[Run]
+    number: int = 0
     rates: int = 1
     best: bool = True
 
@@ -84,21 +87,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Target:
-    """A dev loss to come down to, or a dev score (0..1) to come up to, and in words where it is from."""
+    """What runs are to reach: whether a dev row does, and in words what that is and where it is from."""
 
-    loss: float | None
-    score: float | None
+    met: Callable[[DevRow], bool]
     words: str
 
-    def reached(self, run: Run) -> tuple[int, float] | None:
-        """The step and the seconds of the first dev row after training began that meets it."""
-        trained = (dev for dev in run.devs if dev.step > 0)
-        return next(((dev.step, dev.seconds) for dev in trained if self._met(dev.loss, dev.score)), None)
-
-    def _met(self, loss: float | None, score: float) -> bool:
-        if self.score is not None:
-            return score >= self.score
-        return self.loss is not None and loss is not None and loss <= self.loss
+    def reached(self, run: Run) -> DevRow | None:
+        """The first dev row after training began that meets it."""
+        return next((dev for dev in run.devs if dev.step > 0 and self.met(dev)), None)
 
 
 def gathered(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -122,7 +118,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     families = gathered(runs, lambda run: (run.title, run.model, run.method))
     groups = [group for names in sorted(families) for group in _by_setting(*names, families[names])]
     grids = {key: _by_dev_loss(grid) for key, grid in gathered(groups, _but_rate).items()}
-    return [_in_grid(group, grids[_but_rate(group)]) for group in groups]
+    numbers = {name: number for number, name in enumerate(gathered(groups, _name))}
+    return [_numbered(group, numbers[_name(group)], grids[_but_rate(group)]) for group in groups]
 
 
 def by_task(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
@@ -132,31 +129,39 @@ def by_task(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
 
 def sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
     """Groups of one task and model that differ in sparsity only, mezo being 0; by sparsity."""
-    sparse = [g for g in groups if _family(g) and g.sparsity is not None]
-    families = gathered(
-        sparse, lambda g: (_family(g), g.title, g.model, g.runs[0].peft, g.without("optim.sparsity"))
-    )
-    ordered = [sorted(family, key=lambda g: g.sparsity or 0.0) for family in families.values()]
-    return [family for family in ordered if len({g.sparsity for g in family}) > 1]
+
+    def family(group: Group) -> Hashable:
+        run = group.runs[0]
+        return run.kind.family, group.title, group.model, run.peft, group.without("optim.sparsity")
+
+    sparse = [g for g in groups if g.runs[0].kind.family and g.sparsity is not None]
+    families = gathered(sorted(sparse, key=lambda g: g.sparsity or 0.0), family).values()
+    return [members for members in families if len({g.sparsity for g in members}) > 1]
 
 
 def target(groups: Sequence[Group], loss: float | None, score: float | None) -> Target | None:
     """What is asked for, else the lowest best dev loss that all finished runs reach; None without any."""
     if score is not None:
-        return Target(None, score, f"a dev score of {100 * score:.4g} % (report.target_score)")
+        words = f"a dev score of {100 * score:.4g} % (report.target_score)"
+        return Target(lambda dev: dev.score >= score, words)
     if loss is not None:
-        return Target(loss, None, f"a dev loss of {loss:.4g} (report.target_loss)")
+        return _at_most(loss, f"a dev loss of {loss:.4g} (report.target_loss)")
     lowest = [least for group in groups for run in group.finished if (least := _lowest(run)) is not None]
     if not lowest:
         return None
     words = f"a dev loss of {max(lowest):.4f}, the lowest that every finished run reached"
-    return Target(max(lowest), None, words + _no_gain(groups, max(lowest)))
+    return _at_most(max(lowest), words + _no_gain(groups, max(lowest)))
+
+
+def _at_most(loss: float, words: str) -> Target:
+    return Target(lambda dev: dev.loss is not None and dev.loss <= loss, words)
 
 
 def unusual(run: Run) -> dict[str, Any]:
     """Settings that make another method where they are not what they are by default: demonstrations and the like."""
+    usual = _defaults(run.kind)
     given = {key: run.settings[key] for key in _SHOWN_IF_UNUSUAL if key in run.settings}
-    return {key: value for key, value in given.items() if value != _defaults(run.optim).get(key)}
+    return {key: value for key, value in given.items() if value != usual.get(key)}
 
 
 def _progress(run: Run) -> tuple[bool, int]:
@@ -170,8 +175,8 @@ def _lowest(run: Run) -> float | None:
 
 def _no_gain(groups: Sequence[Group], loss: float) -> str:
     """A warning where a run already started there."""
-    before = [dev.loss for group in groups for run in group.runs for dev in run.devs[:1] if dev.step == 0]
-    no_gain = any(start is not None and start <= loss for start in before)
+    starts = [run.devs[0] for group in groups for run in group.runs if run.devs]
+    no_gain = any(dev.step == 0 and dev.loss is not None and dev.loss <= loss for dev in starts)
     return "; no better than before training, so ask for another (report.target_loss)" if no_gain else ""
 
 
@@ -186,9 +191,14 @@ def _by_dev_loss(grid: Sequence[Group]) -> list[Group]:
     return [grid[place] for _, place in sorted(known)]
 
 
-def _in_grid(group: Group, grid: Sequence[Group]) -> Group:
-    """The group as one of its grid; where no two can be compared yet, nothing is chosen."""
-    return replace(group, rates=len(grid), best=group is grid[0]) if len(grid) > 1 else group
+def _name(group: Group) -> Hashable:
+    return group.method, group.setting
+
+
+def _numbered(group: Group, number: int, grid: Sequence[Group]) -> Group:
+    """The group with its number, and as one of its grid; where no two can be compared yet, nothing is chosen."""
+    numbered = replace(group, number=number)
+    return replace(numbered, rates=len(grid), best=group is grid[0]) if len(grid) > 1 else numbered
 
 
 def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Iterator[Group]:
@@ -202,31 +212,20 @@ def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Ite
         yield Group(title, model, method, _words(values, list(named)), values, same)
 
 
-def trains(optim: str) -> bool:
-    """Whether an optimizer's runs take steps: not where they only score, whatever train.* says."""
-    method = METHODS.get(optim)
-    return method is None or method.trains
-
-
-def _family(group: Group) -> str | None:
-    """Which methods differ from the group's in their sparsity only."""
-    return METHODS.get(group.runs[0].optim, NO_METHOD).family
-
-
 def _decisive(run: Run) -> dict[str, str]:
     """The settings that make another result, as text; without a configuration those that the result repeats."""
     if not run.settings:
-        values = {key: run.said(key) for key in (*_SHOWN, "optim.weight_decay")}
+        values = {key: run.setting(key) for key in (*_SHOWN, "optim.weight_decay")}
         return {key: _text(value) for key, value in values.items() if value is not None}
-    ignored = (*_IGNORED, "train") if not trains(run.optim) else _IGNORED
-    values = {**_defaults(run.optim), **run.settings}
+    ignored = (*_IGNORED, "train") if not run.trains else _IGNORED
+    values = {**_defaults(run.kind), **run.settings}
     return {key: _text(value) for key, value in values.items() if not within(key, ignored)}
 
 
 @cache
-def _defaults(optim: str) -> dict[str, Any]:
+def _defaults(kind: Method) -> dict[str, Any]:
     """What a setting was in the folders of versions that did not have it yet: what it is by default now."""
-    config = RunConfig(optim=METHODS.get(optim, NO_METHOD).schema())
+    config = RunConfig(optim=kind.schema())
     return {key: value for key, value in settings(OmegaConf.to_yaml(config)).items() if value != MISSING}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lezo.report.cells import Cell, Table
 from lezo.report.groups import Group, by_task
-from lezo.report.plots import COLOURS, Plot, Series
+from lezo.report.plots import COLOURS, Plot
 from lezo.report.text import printable
 
 _DASHES = ("", "5 2", "1 2", "6 2 1 2")
@@ -21,45 +21,20 @@ def page(
     groups: Sequence[Group],
     tables: Sequence[Table],
     plots: Mapping[tuple[str, str], Sequence[Plot]],
-    numbers: Series,
-    *,
     reload: int | None,
 ) -> str:
     """The page. ``reload``: seconds after which it loads itself again; None: it does not."""
     results = [_table(table) for table in tables if table.name == "results"]
     others = [_table(table) for table in tables if table.name != "results"]
-    curves = [
-        _curves(*names, members, plots.get(names, []), numbers) for names, members in by_task(groups).items()
-    ]
+    curves = [_curves(*names, members, plots.get(names, [])) for names, members in by_task(groups).items()]
     head = [f"<h1>{_text(heading)}</h1>", f'<p class="note">{_text(summary)}</p>']
-    return _SHELL.format(
+    return _beside("html").format(
         again="" if reload is None else f'<meta http-equiv="refresh" content="{reload}">',
         title=_text(heading),
         style=_beside("css"),
         body="\n".join([*head, *results, *curves, *others]),
         script=_beside("js"),
     )
-
-
-_SHELL = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-{again}
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-<script>
-{script}</script>
-</body>
-</html>
-"""
 
 
 def _table(table: Table) -> str:
@@ -92,10 +67,10 @@ def _unbroken(text: str) -> str:
     return ", ".join(part.replace(" ", "\u00a0") for part in text.split(", "))
 
 
-def _curves(title: str, model: str, groups: Sequence[Group], plots: Sequence[Plot], numbers: Series) -> str:
+def _curves(title: str, model: str, groups: Sequence[Group], plots: Sequence[Plot]) -> str:
     if not plots:
         return ""
-    legend = "\n".join(_legend(group, numbers[group.method, group.setting]) for group in groups)
+    legend = "\n".join(map(_legend, groups))
     figures = "\n".join(
         f'<figure role="img" aria-label="{_text(plot.title)}">{plot.svg}</figure>' for plot in plots
     )
@@ -113,10 +88,10 @@ _HOW_DRAWN = (
 )
 
 
-def _legend(group: Group, number: int) -> str:
-    dash = _DASHES[number // COLOURS % len(_DASHES)]
-    line = f'<line x1="0" y1="5" x2="32" y2="5" stroke="var(--c{number % COLOURS})" stroke-width="3" stroke-dasharray="{dash}"/>'
-    words = f"{number + 1}: {group.method}, {group.setting} (n = {len(group.samples)})"
+def _legend(group: Group) -> str:
+    colour, dash = group.number % COLOURS, _DASHES[group.number // COLOURS % len(_DASHES)]
+    line = f'<line x1="0" y1="5" x2="32" y2="5" stroke="var(--c{colour})" stroke-width="3" stroke-dasharray="{dash}"/>'
+    words = f"{group.number + 1}: {group.method}, {group.setting} (n = {len(group.samples)})"
     return f'<li><svg viewBox="0 0 32 10" aria-hidden="true">{line}</svg>{_text(words)}</li>'
 
 
@@ -126,5 +101,5 @@ def _text(text: str) -> str:
 
 
 def _beside(kind: str) -> str:
-    """The page's style or script."""
+    """The page's frame, style or script."""
     return Path(__file__).with_suffix(f".{kind}").read_text(encoding="utf-8")

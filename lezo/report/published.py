@@ -1,4 +1,4 @@
-"""Which published numbers stand beside a run? Those of published.json, each with its source. No torch.
+"""The published numbers that stand beside a run: those of published.json, each with its source. No torch.
 
 No table of LeZO's (arXiv 2410.09823) is in public sources that we could read, so it has no rows there.
 """
@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lezo.config.methods import method_name
 from lezo.records.reader import Run
 from lezo.report.groups import unusual
 from lezo.tasks import TASKS, Task
@@ -27,6 +28,7 @@ PROTOCOL = (
     "seeds where the source prints one, as the MeZO paper does not."
 )
 _HEAD_TUNED = ("copa", "record", "squad", "drop")  # their "LP" is head tuning: an answer is no single word
+_PROMPTED = ("zero-shot", "ICL")
 _FIVE_EPOCHS = {"cb": 95, "wsc": 35, "copa": 190}  # in steps, of tasks with fewer than 1,000 rows; else 625
 
 Protocol = Mapping[str, Sequence[Any]]  # by setting, the values that are as published
@@ -43,7 +45,7 @@ _FT: Protocol = {"train.batch_size": (8,), "optim.schedule": ("linear",), "optim
 
 @dataclass(frozen=True)
 class Published:
-    """A score in percent, as ``printed``: with its std over ``seeds`` where the source has them."""
+    """A score in percent, as ``printed``: "66.1", or with its std over ``seeds`` "71.36 ± 2.80"."""
 
     task: str
     model: str
@@ -52,89 +54,81 @@ class Published:
     seeds: int | None
     source: str
 
-    @property
-    def mean(self) -> float:
-        """The score as a number."""
-        return float(self.printed.split(" ± ")[0])
-
-    @property
-    def std(self) -> float | None:
-        """The standard deviation as a number."""
-        *_, last = self.printed.split(" ± ")
-        return float(last) if "±" in self.printed else None
-
 
 def comparable(run: Run) -> bool:
     """Whether published numbers may stand beside a run at all: never beside sample data or random weights."""
-    synthetic = run.result.get("synthetic", False) is not False
-    real_data = run.said("data.name") in ("hub", "local")
-    return real_data and not synthetic and not run.said("model.random_weights")
+    real_data = run.setting("data.name") in ("hub", "local") and not run.result.get("synthetic")
+    return real_data and not run.setting("model.random_weights")
 
 
 def rows_of(run: Run) -> list[Published]:
     """All published scores of a run's task and model."""
     if not comparable(run):
         return []
-    task, model = run.said("task.name"), run.model.rpartition("/")[2].lower()
+    task, model = run.setting("task.name"), run.model.rpartition("/")[2].lower()
     return [row for row in _table() if (row.task, row.model) == (task, model)]
+
+
+def is_lezo(run: Run) -> bool:
+    """Whether LeZO's own numbers would stand beside a run, if there were any."""
+    return run.kind.published == "LeZO" and comparable(run)
 
 
 def beside(run: Run) -> str:
     """The published scores of what the run did, with their sources and with what it did differently."""
     rows = rows_of(run)
-    if rows and run.optim == "lezo":
+    if rows and is_lezo(run):
         return "none public"
-    method = _published_name(run)
-    scores = [f"{row.printed} ({row.source})" for row in rows if row.method == method]
+    name = _published_name(run)
+    scores = [f"{row.printed} ({row.source})" for row in rows if row.method == name]
     if not scores:
         return "-"
-    other = ", ".join(_differences(run, method))
+    other = ", ".join(_differences(run, name))
     return "; ".join([*scores, *([f"here {other}"] if other else [])])
 
 
 def _published_name(run: Run) -> str | None:
     """What the papers call a run's method."""
-    prompted = {"0": "zero-shot", "32": "ICL"}.get(str(run.said("task.demos")))
-    head_tuned = run.said("task.name") in _HEAD_TUNED
+    prompted = {"0": "zero-shot", "32": "ICL"}.get(str(run.setting("task.demos")))
+    head_tuned = run.setting("task.name") in _HEAD_TUNED
     names = {
-        "mezo": "MeZO",
-        "mezo + lora": "MeZO LoRA",
-        "mezo + prefix": "MeZO prefix",
-        "fo-adamw": "FT",
-        "fo-adamw + head" if head_tuned else "lp": "LP",
-        "none": prompted,
-        "icl": prompted,
+        "MeZO": "MeZO",
+        "MeZO + lora": "MeZO LoRA",
+        "MeZO + prefix": "MeZO prefix",
+        "FT": "FT",
+        "FT + head" if head_tuned else "LP": "LP",
+        **dict.fromkeys(_PROMPTED, prompted),
     }
-    return names.get(run.method)
+    return names.get(method_name(str(run.kind.published), run.peft))
 
 
-def _differences(run: Run, method: str | None) -> Iterator[str]:
+def _differences(run: Run, name: str | None) -> Iterator[str]:
     """What the run did otherwise, such as "train.steps 100"."""
     if not run.settings:
         yield "settings unknown"
         return
-    for key, values in _protocol(run, method).items():
+    for key, values in _protocol(run, name).items():
         if key in run.settings and run.settings[key] not in values:
             yield f"{key} {run.settings[key]}"
-    if method == "MeZO prefix":
+    if name == "MeZO prefix":
         yield "the text's positions behind the prefix's"
     for key, value in unusual(run).items():
-        if not (run.optim in ("none", "icl") and key in ("task.demos", "task.demo_sets")):
+        if not (run.kind.published in _PROMPTED and key in ("task.demos", "task.demo_sets")):
             yield f"{key} {value}"
 
 
-def _protocol(run: Run, method: str | None) -> Protocol:
+def _protocol(run: Run, name: str | None) -> Protocol:
     """What the papers did with a run's task and method."""
-    name = str(run.said("task.name"))
-    task = TASKS.get(name, Task)
+    task_name = str(run.setting("task.name"))
+    task = TASKS.get(task_name, Task)
     examples: Protocol = {
         "task.num_train": (task.num_train,),
         "task.num_dev": (task.num_dev,),
         "task.num_test": (1000, None),
     }
-    if run.optim == "fo-adamw":
-        return {**examples, **_FT, "train.steps": (_FIVE_EPOCHS.get(name, 625),)}
-    return {**examples, **_PROTOCOLS.get(method, {})}
+    if run.kind.published == "FT":
+        return {**examples, **_FT, "train.steps": (_FIVE_EPOCHS.get(task_name, 625),)}
+    return {**examples, **_PROTOCOLS.get(name, {})}
 
 
 @cache

@@ -1,14 +1,14 @@
-"""Which tables does a report have, and what stands in their columns? No torch."""
+"""The tables of a report and their columns. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lezo.records.reader import Run, seconds_a_step
+from lezo.records.reader import Run
 from lezo.records.rows import PHASES
 from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent
-from lezo.report.groups import Group, Spread, Target, sparsity_families, spread, trains
-from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, comparable, rows_of
+from lezo.report.groups import Group, Spread, Target, sparsity_families, spread
+from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, is_lezo, rows_of
 
 STAR = "\u2605"
 _SAMPLE = "Sample data are synthetic: no published number is comparable with a score on them, and none stands beside one."
@@ -37,11 +37,12 @@ _SKIPPED = (
 _UNREAD = "The rest of these runs is in the other tables as far as it could be read."
 
 Targets = Mapping[tuple[str, str], Target | None]  # of each task and model
-_LABELS = ("task", "model", "optimizer", "setting")
+Rows = Sequence[tuple[Group, Sequence[Cell]]]
 
 
 def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
     """All that have a row."""
+    runs = [(group, run) for group in groups for run in group.runs]
     every = [
         _results(groups),
         _published(groups),
@@ -49,9 +50,9 @@ def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
         _phases(groups),
         _memory(groups),
         _sparsity(groups),
-        _not_finished(groups),
-        _damaged(groups),
-        _runs(groups),
+        _not_finished(runs),
+        _damaged(runs),
+        _runs(runs),
     ]
     return [table for table in every if table.rows]
 
@@ -65,53 +66,37 @@ def mean_phases(group: Group) -> dict[str, float]:
 
 def step_seconds(group: Group) -> Spread | None:
     """Seconds a step: over the group's runs, finished or not, of each the median."""
-    return spread(map(seconds_a_step, group.runs))
+    return spread(run.step_seconds for run in group.runs)
 
 
-def _table(
-    name: str,
-    title: str,
-    columns: Iterable[str],
-    rows: Iterable[tuple[Group, Sequence[Cell]]],
-    notes: Sequence[str] = (),
-) -> Table:
+def _of_groups(groups: Sequence[Group], columns: Sequence[str]) -> Rows:
+    return [(group, [_OF_GROUP[name](group) for name in columns]) for group in groups]
+
+
+def _of_runs(runs: Sequence[tuple[Group, Run]], columns: Sequence[str]) -> Rows:
+    return [(group, [_OF_RUN[name](run) for name in columns]) for group, run in runs]
+
+
+def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: str) -> Table:
     """Rows about groups: each begins with what names its group."""
-    labelled = [[*_labels(group), *cells] for group, cells in rows]
-    return Table(name, title, (*_LABELS, *columns), labelled, notes)
-
-
-def _labels(group: Group) -> list[Cell]:
-    return [Cell(group.title), Cell(group.model), Cell(group.method), Cell(group.setting)]
+    named = [[Cell(g.title), Cell(g.model), Cell(g.method), Cell(g.setting), *cells] for g, cells in rows]
+    return Table(name, title, ("task", "model", "optimizer", "setting", *columns), named, notes)
 
 
 def _results(groups: Sequence[Group]) -> Table:
     searched = any(group.rates > 1 for group in groups)
-    columns: dict[str, Callable[[Group], Cell]] = {
-        "test %": lambda group: percent(group.result("test")),
-        "finished": lambda group: number(len(group.finished), str),
-        "runs": lambda group: number(len(group.runs), str),
-        "dev %": lambda group: percent(group.result("dev")),
-        "dev loss": lambda group: mean(group.dev_loss),
-        **({"learning rate": _chosen} if searched else {}),
-        "untrained %": lambda group: percent(group.result("zero_shot")),
-        "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
-    }
-    rows = [(group, [cell(group) for cell in columns.values()]) for group in groups]
+    scores = ("test %", "finished", "runs", "dev %", "dev loss")
+    columns = (*scores, *(("learning rate",) if searched else ()), "untrained %", "published %")
     notes = [_SEEDS, *([_GRID] if searched else []), *_cautions(groups)]
-    return _table("results", "Results", columns, rows, notes)
-
-
-def _chosen(group: Group) -> Cell:
-    """The star of a learning-rate grid."""
-    return Cell(f"{STAR} best of {group.rates}") if group.best and group.rates > 1 else NOTHING
+    return _table("results", "Results", columns, _of_groups(groups, columns), *notes)
 
 
 def _cautions(groups: Sequence[Group]) -> list[str]:
     runs = [run for group in groups for run in group.runs]
     cautions = {
-        _SAMPLE: any(run.said("data.name") == "sample" for run in runs),
+        _SAMPLE: any(run.setting("data.name") == "sample" for run in runs),
         PROTOCOL: any(map(rows_of, runs)),
-        NO_LEZO: any(run.optim == "lezo" and comparable(run) for run in runs),
+        NO_LEZO: any(map(is_lezo, runs)),
     }
     return [caution for caution, applies in cautions.items() if applies]
 
@@ -125,36 +110,38 @@ def _published(groups: Sequence[Group]) -> Table:
 
 
 def _published_row(score: Published) -> list[Cell]:
-    texts = [Cell(score.task), Cell(score.model), Cell(score.method)]
+    mean, _, std = score.printed.partition(" ± ")
+    printed = Cell(score.printed, float(mean), float(std) if std else None)
     seeds = Cell("not said") if score.seeds is None else number(score.seeds, str)
-    return [*texts, Cell(score.printed, score.mean, score.std), seeds, Cell(score.source)]
+    return [Cell(score.task), Cell(score.model), Cell(score.method), printed, seeds, Cell(score.source)]
 
 
 def _speed(groups: Sequence[Group], targets: Targets) -> Table:
     columns = ("seconds a step", "steps to target", "seconds to target", "reached by")
-    trained = [group for group in groups if trains(group.runs[0].optim)]
+    trained = [group for group in groups if group.runs[0].trains]
     rows = [(group, _to_target(group, targets[group.title, group.model])) for group in trained]
     aims = [
         f"{title}, {model}: the target is {target.words}."
         for (title, model), target in targets.items()
         if target is not None
     ]
-    return _table("speed", "Speed: a step, and the way to the target", columns, rows, [_TO_TARGET, *aims])
+    return _table("speed", "Speed: a step, and the way to the target", columns, rows, _TO_TARGET, *aims)
 
 
 def _to_target(group: Group, target: Target | None) -> list[Cell]:
+    seconds = mean(step_seconds(group))
     if target is None:
-        return [mean(step_seconds(group)), NOTHING, NOTHING, NOTHING]
-    reached = [there for run in group.runs if (there := target.reached(run)) is not None]
-    ways = [mean(spread(step for step, _ in reached)), mean(spread(seconds for _, seconds in reached))]
+        return [seconds, NOTHING, NOTHING, NOTHING]
+    reached = [dev for run in group.runs if (dev := target.reached(run)) is not None]
     share = Cell(f"{len(reached)} of {len(group.runs)}", len(reached) / len(group.runs))
-    return [mean(step_seconds(group)), *ways, share]
+    steps, clock = spread(dev.step for dev in reached), spread(dev.seconds for dev in reached)
+    return [seconds, mean(steps), mean(clock), share]
 
 
 def _phases(groups: Sequence[Group]) -> Table:
     columns = (*(f"{phase} s" for phase in PHASES), "forward share %")
     rows = [(group, _phase_cells(phases)) for group in groups if (phases := mean_phases(group))]
-    return _table("phases", "Where a step's time goes", columns, rows, [_PHASES])
+    return _table("phases", "Where a step's time goes", columns, rows, _PHASES)
 
 
 def _phase_cells(phases: Mapping[str, float]) -> list[Cell]:
@@ -174,20 +161,17 @@ def _phases_of(run: Run) -> dict[str, float]:
 
 
 def _memory(groups: Sequence[Group]) -> Table:
-    rows = [(group, peaks) for group in groups if (peaks := _peaks(group))]
-    return _table("memory", "Peak memory", ("GPU GiB", "host GiB"), rows, [_PEAKS])
+    rows = [(group, peaks) for group in groups if (peaks := _peaks(group)) != [NOTHING, NOTHING]]
+    return _table("memory", "Peak memory", ("GPU GiB", "host GiB"), rows, _PEAKS)
 
 
 def _peaks(group: Group) -> list[Cell]:
-    """On the GPU and on the host; no cells where nothing is known."""
-    device, host = (
-        _gib([run.number(f"peak_memory_bytes.{place}") for run in group.runs]) for place in ("device", "host")
-    )
-    if (device, host) != (NOTHING, NOTHING):
+    """On the GPU and on the host."""
+    device = _gib(run.number("peak_memory_bytes.device") for run in group.runs)
+    host = _gib(run.number("peak_memory_bytes.host") for run in group.runs)
+    going = _gib(run.steps[-1].memory for run in group.runs if run.steps and not run.result)
+    if going == NOTHING or (device, host) != (NOTHING, NOTHING):
         return [device, host]
-    going = _gib([run.memory for run in group.runs if not run.result])
-    if going == NOTHING:
-        return []
     return [NOTHING, Cell(f"{going.text} (GPU where there is one)", going.value)]  # its rows do not say which
 
 
@@ -197,64 +181,69 @@ def _gib(peaks: Iterable[float | None]) -> Cell:
 
 
 def _sparsity(groups: Sequence[Group]) -> Table:
-    columns: dict[str, Callable[[Group], Cell]] = {
-        "sparsity": lambda group: number(group.sparsity),
-        "blocks": _blocks,
-        "finished": lambda group: number(len(group.finished), str),
-        "test %": lambda group: percent(group.result("test")),
-        "dev loss": lambda group: mean(group.dev_loss),
-        "seconds a step": lambda group: mean(step_seconds(group)),
-    }
-    families = sparsity_families(groups)
-    rows = [(group, [cell(group) for cell in columns.values()]) for family in families for group in family]
-    return _table("sparsity", "Sparsity ablation", columns, rows, [_SKIPPED])
+    columns = ("sparsity", "blocks", "finished", "test %", "dev loss", "seconds a step")
+    members = [group for family in sparsity_families(groups) for group in family]
+    return _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED)
 
 
 def _blocks(group: Group) -> Cell:
     return next((Cell(str(run.result["blocks"])) for run in group.runs if run.result.get("blocks")), NOTHING)
 
 
-def _not_finished(groups: Sequence[Group]) -> Table:
-    columns: dict[str, Callable[[Run], Cell]] = {
-        "seed": lambda run: Cell(run.seed[0]),
-        "status": lambda run: Cell(run.status),
-        "steps": lambda run: number(_steps(run), str),
-        "why": lambda run: Cell(run.error or "-"),
-        "folder": lambda run: Cell(run.folder),
-    }
-    runs = [(group, run) for group in groups for run in group.runs if not run.finished]
-    rows = [(group, [cell(run) for cell in columns.values()]) for group, run in runs]
+def _not_finished(runs: Sequence[tuple[Group, Run]]) -> Table:
+    columns = ("seed", "status", "steps", "why", "folder")
+    rows = _of_runs([(group, run) for group, run in runs if not run.finished], columns)
     return _table("not-finished", "Runs that have not finished, and why", columns, rows)
 
 
-def _damaged(groups: Sequence[Group]) -> Table:
-    damaged = [run for group in groups for run in group.runs if run.damage]
-    rows = [[Cell(run.folder), Cell("; ".join(run.damage))] for run in damaged]
+def _damaged(runs: Sequence[tuple[Group, Run]]) -> Table:
+    rows = [[Cell(run.folder), Cell("; ".join(run.damage))] for _, run in runs if run.damage]
     return Table("damaged", "Files that could not be read in full", ("folder", "what"), rows, [_UNREAD])
 
 
-def _runs(groups: Sequence[Group]) -> Table:
-    columns: dict[str, Callable[[Run], Cell]] = {
-        "seed": lambda run: _seed(run.seed[0]),
-        "data seed": lambda run: _seed(run.seed[1]),
-        "status": lambda run: Cell(run.status),
-        "steps": lambda run: number(_steps(run), str),
-        "best step": lambda run: number(run.number("best_step")),
-        "test %": lambda run: percent(spread([run.number("test")])),
-        "dev %": lambda run: percent(spread([run.number("dev")])),
-        "seconds": lambda run: number(run.number("seconds.total"), "{:.0f}".format),
-        "folder": lambda run: Cell(run.folder),
-    }
-    runs = [(group, run) for group in groups for run in group.runs]
-    rows = [(group, [cell(run) for cell in columns.values()]) for group, run in runs]
-    return _table("runs", "Every run", columns, rows)
+def _runs(runs: Sequence[tuple[Group, Run]]) -> Table:
+    scores = ("test %", "dev %", "seconds")
+    columns = ("seed", "data seed", "status", "steps", "best step", *scores, "folder")
+    return _table("runs", "Every run", columns, _of_runs(runs, columns))
 
 
 def _steps(run: Run) -> int:
     """The last step there is a row of."""
-    return max([step.step for step in run.steps[-1:]] + [int(run.number("steps") or 0)])
+    return max(run.steps[-1].step if run.steps else 0, int(run.number("steps") or 0))
 
 
 def _seed(text: str) -> Cell:
-    """Sorted by where it is a number."""
+    """Sorted as a number where it is one."""
     return Cell(text, float(text) if text.isascii() and text.isdigit() and len(text) < 20 else None)
+
+
+def _chosen(group: Group) -> Cell:
+    """The star of a learning-rate grid."""
+    return Cell(f"{STAR} best of {group.rates}") if group.best and group.rates > 1 else NOTHING
+
+
+_OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
+    "test %": lambda group: percent(group.result("test")),
+    "finished": lambda group: number(len(group.finished), str),
+    "runs": lambda group: number(len(group.runs), str),
+    "dev %": lambda group: percent(group.result("dev")),
+    "dev loss": lambda group: mean(group.dev_loss),
+    "learning rate": _chosen,
+    "untrained %": lambda group: percent(group.result("zero_shot")),
+    "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
+    "sparsity": lambda group: number(group.sparsity),
+    "blocks": _blocks,
+    "seconds a step": lambda group: mean(step_seconds(group)),
+}
+_OF_RUN: Mapping[str, Callable[[Run], Cell]] = {
+    "seed": lambda run: _seed(run.seed[0]),
+    "data seed": lambda run: _seed(run.seed[1]),
+    "status": lambda run: Cell(run.status),
+    "steps": lambda run: number(_steps(run), str),
+    "best step": lambda run: number(run.number("best_step")),
+    "test %": lambda run: percent(spread([run.number("test")])),
+    "dev %": lambda run: percent(spread([run.number("dev")])),
+    "seconds": lambda run: number(run.number("seconds.total"), "{:.0f}".format),
+    "why": lambda run: Cell(run.error or "-"),
+    "folder": lambda run: Cell(run.folder),
+}

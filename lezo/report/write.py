@@ -13,7 +13,7 @@ from lezo.records.folder import CONFIG, METRICS, RESULT
 from lezo.records.reader import Reader, Run
 from lezo.report.groups import by_task, group_runs, target
 from lezo.report.page import page
-from lezo.report.plots import plots, series
+from lezo.report.plots import plots
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
 
@@ -62,13 +62,13 @@ def rendered(
         names: target(members, options.target_loss, options.target_score)
         for names, members in by_task(groups).items()
     }
-    made, numbers = tables(groups, targets), series(groups)
+    every = tables(groups, targets)
     heading = f"Runs in {', '.join(map(str, roots))}"
     summary = f"{counted(runs)}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
     return {
-        "report.html": page(heading, summary, groups, made, plots(groups, numbers), numbers, reload=reload),
-        "results.md": markdown(heading, made),
-        "results.csv": comma_separated(made),
+        "report.html": page(heading, summary, groups, every, plots(groups), reload),
+        "results.md": markdown(heading, every),
+        "results.csv": comma_separated(every),
     }
 
 
@@ -82,13 +82,10 @@ def counted(runs: Sequence[Run]) -> str:
 def _write(
     runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
 ) -> list[Path]:
-    """Returns the files' paths."""
+    """Write the report's files whole: a reader sees the old ones or the new ones. Returns their paths."""
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
     files = rendered(runs, roots, options, reload=reload)
-    return [_replace(Path(options.out) / name, content) for name, content in files.items()]
-
-
-def _replace(path: Path, content: str) -> Path:
-    """Write a whole file: a reader sees the old one or the new one. Returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, content.encode())
-    return path
+    for name, content in files.items():
+        replace_file(folder / name, content.encode())
+    return [folder / name for name in files]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lezo import __version__
 from lezo.config.compose import quoted
-from lezo.config.methods import FirstOrderConfig, ZerothOrderConfig
+from lezo.config.methods import FirstOrderConfig, ZerothOrderConfig, method_name
 from lezo.config.schema import Calibration, RunConfig
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
@@ -54,8 +54,8 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
     if result["skipped_steps"]:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
-    adapter = "" if result.get("peft", "none") == "none" else f" on {result['peft']}"
-    return table(rows, f"{result['title']}, {result['model']}, {result['optim']}{adapter}")
+    method = method_name(result["optim"], result.get("peft", "none"))
+    return table(rows, f"{result['title']}, {result['model']}, {method}")
 
 
 def going_on(command: str, folder: Path) -> str:

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from lezo.config.compose import Composed, with_sizes
+from lezo.config.methods import method_name
 from lezo.config.schema import Resume, RunConfig
 from lezo.model.evaluate import Evaluator
 from lezo.records.environment import environment
@@ -155,7 +156,7 @@ def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeS
     except FolderError:
         if not made_no_step(folder.path):
             raise
-        folder.clear()  # session with other data or weights, and without a step
+        folder.clear()  # begun with other data or weights, and without a step
         return ResumeState()
 
 
@@ -164,13 +165,14 @@ def make_mirror(request: Request, folder: RunFolder) -> WandbMirror | None:
     config, log = request.config, request.config.log
     if log.name != "wandb":
         return None
+    settings = {
+        "config": OmegaConf.to_container(OmegaConf.create(request.composed.yaml)),
+        "project": log.project,
+        "group": log.group,
+        "job_type": method_name(config.optim.name, config.peft.name),
+        "tags": [banner.title(config), config.optim.name, config.model.name, *log.tags],
+        "id": folder.run_id(),
+    }
     return WandbMirror(
-        folder.path,
-        config=OmegaConf.to_container(OmegaConf.create(request.composed.yaml)),  # type: ignore[arg-type]
-        project=log.project,
-        group=log.group,
-        tags=[banner.title(config), config.optim.name, config.model.name, *log.tags],
-        mode=log.mode.value,
-        run_id=folder.run_id(),
-        warn=lambda text: request.out.print(f"warning: {text}"),
+        folder.path, settings, log.mode.value, lambda text: request.out.print(f"warning: {text}")
     )

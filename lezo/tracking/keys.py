@@ -1,7 +1,4 @@
-"""Under which names, in which units and against which axis does wandb show a run? One table. No torch.
-
-``metrics.jsonl`` and ``result.json`` have names of their own; here is what they are called there.
-"""
+"""The names, units and axes under which wandb shows what metrics.jsonl and result.json hold. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ Kind = Literal["every", "trained", "zeroth-order", "first-order"]
 
 @dataclass(frozen=True)
 class Key:
-    """A name on wandb. ``best``: which of its values the summary keeps beside the last. ``of``: the runs that have it."""
+    """A name on wandb. ``of``: the runs that have it. ``best``: the value that the summary keeps beside the last."""
 
     name: str
     unit: str
@@ -30,17 +27,12 @@ class Key:
 
     @property
     def axis(self) -> str | None:
-        """The axis it is drawn against unless a panel says another; None of a number that a run has one of."""
+        """The axis it is drawn against unless a panel names another; None where a run has only one value."""
         return NAMESPACES.get(self.name.partition("/")[0])
 
 
 KEYS = (
-    Key(
-        "train/loss",
-        "nats",
-        "what the step minimises (of a metric: one minus it); zeroth-order: the mean of two",
-        "trained",
-    ),
+    Key("train/loss", "nats", "what the step minimises (of a metric: one minus it), the mean", "trained"),
     Key("train/lr", "", "learning rate", "trained"),
     Key("train/skipped", "0 or 1", "whether a non-finite loss left the weights alone", "trained"),
     Key("train/g", "nats a unit of z", "projected gradient", "zeroth-order"),
@@ -71,24 +63,18 @@ KEYS = (
 )
 
 
-def job_type(config: Mapping[str, Any]) -> str:
-    """What a run does, for grouping: its optimizer, with its adapter where it trains one: "mezo", "mezo + lora"."""
-    optim, adapter = (_name(config.get(group)) for group in ("optim", "peft"))
-    return optim if adapter == "none" else f"{optim} + {adapter}"
-
-
 def train_keys(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A train row of metrics.jsonl. Memory comes in bytes and goes in GiB; what there is no number of is left out."""
+    """A train row of metrics.jsonl, memory in GiB; what has no value is left out."""
     phases = {f"time/{phase}": spent for phase, spent in row["phases"].items()}
     own = {f"train/{key}": value for key, value in row.items() if key not in (*AXES, "phases", "memory")}
-    used = {"memory/peak_gib": row["memory"] / 2**30, "train/skipped": int(row["skipped"])}
-    return _present({**_axes(row), **own, **phases, **used})
+    rest = {"memory/peak_gib": row["memory"] / 2**30, "train/skipped": int(row["skipped"])}
+    return _present({"step": row["step"], "seconds": row["seconds"], **own, **phases, **rest})
 
 
 def dev_keys(row: Mapping[str, Any]) -> dict[str, Any]:
     """A dev row of metrics.jsonl."""
-    named = {"dev/loss": row["dev_loss"], "dev/score": row["dev_score"], "time/eval": row["eval_seconds"]}
-    return _present({**_axes(row), **named})
+    values = {"dev/loss": row["dev_loss"], "dev/score": row["dev_score"], "time/eval": row["eval_seconds"]}
+    return _present({"step": row["step"], "seconds": row["seconds"], **values})
 
 
 def test_keys(step: int, loss: float | None, score: float) -> dict[str, Any]:
@@ -102,39 +88,30 @@ def result_keys(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the first predictions: chosen candidates say whether right, lists are text."""
-    shown = [_judged(record) for record in predictions[:TABLE_ROWS]]
-    columns = list(dict.fromkeys(key for record in shown for key in record))
-    texts = {key for record in shown for key, value in record.items() if isinstance(value, list)}
-    return columns, [[_cell(record.get(key), key in texts) for key in columns] for record in shown]
+    """Columns and rows of the first predictions: chosen candidates say whether they are right, lists are text."""
+    records = [_with_correct(record) for record in predictions[:TABLE_ROWS]]
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    # wandb's columns have one type: where one value is a list, all are text.
+    texts = {key for record in records for key, value in record.items() if isinstance(value, list)}
+    rows = [{**record, **{key: _text(record.get(key)) for key in texts}} for record in records]
+    return columns, [[row.get(key) for key in columns] for row in rows]
 
 
-def _judged(record: Mapping[str, Any]) -> dict[str, Any]:
+def _with_correct(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """A candidate may be one of several right ones; a generated text has its score already."""
     if "scores" not in record:
-        return dict(record)
-    gold = record["gold"]
-    return {**record, "correct": record["prediction"] in (gold if isinstance(gold, list) else [gold])}
+        return record
+    gold = record["gold"] if isinstance(record["gold"], list) else [record["gold"]]
+    return {**record, "correct": record["prediction"] in gold}
 
 
-def _cell(value: Any, is_text: bool) -> Any:
-    """wandb's columns have one type: where one value is a list, all are text."""
-    if not is_text:
-        return value
+def _text(value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
     return "; ".join(f"{part:.4f}" if isinstance(part, float) else str(part) for part in parts)
 
 
-def _axes(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {axis: row[axis] for axis in AXES}
-
-
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
-
-
-def _name(group: Any) -> str:
-    return str(group.get("name") or "none") if isinstance(group, Mapping) else "none"
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

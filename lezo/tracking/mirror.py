@@ -1,9 +1,7 @@
-"""How does Weights & Biases see a run? A copy of the files' rows that can neither stall nor kill it.
+"""Shows a run on Weights & Biases: a copy of its rows and result that can neither stall nor end it.
 
-Their names there, units and axes are those of ``mirror_keys.KEYS``.
-
-Every wandb call happens on a thread of its own, fed by a queue; what fails there is said once and dropped.
-The run folder's files are the truth.
+Every wandb call happens on a thread of its own, fed by a queue. A failure there is told once, and ends the mirror only:
+the run folder has everything.
 """
 
 from __future__ import annotations
@@ -18,38 +16,32 @@ from typing import Any
 
 from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.tracking import keys
-from lezo.tracking.start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, started
+from lezo.tracking.start import FINISH_SECONDS, ONLINE, in_a_line, no_answer, start_run
 
-_QUEUE_ROWS = 10_000
+QUEUE_ROWS = 10_000
 
 
 class WandbMirror:
-    """Mirrors metrics and result; ``warn`` receives the one line that says why mirroring stopped.
+    """Mirrors metrics and result; ``warn`` gets the one line that says why mirroring stopped.
 
-    ``patience``: the seconds that ``close`` waits for wandb to finish; it waits less where no server answers.
+    ``settings`` and ``mode`` as in `start_run`. ``patience``: the seconds that ``close`` waits for wandb to finish;
+    it waits less where no server answers.
     """
 
     def __init__(
         self,
         folder: Path,
-        *,
-        config: Mapping[str, Any],
-        project: str | None,
-        group: str | None,
-        tags: list[str],
+        settings: Mapping[str, Any],
         mode: str,
-        run_id: str,
         warn: Callable[[str], None],
+        *,
         patience: float = 30.0,
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
-        self._warn, self._patience, self._dropped, self._stopped = warn, patience, 0, False
+        self._warn, self._patience = warn, patience
+        self._dropped, self._failed = 0, False
+        self._abandoned = False  # nobody waits for the thread any more
         self._run: Any = None
-        self._left = False  # nobody waits for the thread any more
-        settings = {
-            **{"project": project, "group": group, "job_type": keys.job_type(config), "tags": tags},
-            **{"config": dict(config), "id": run_id},
-        }
         work = partial(self._work, folder, settings, mode)
         self._thread = threading.Thread(target=work, daemon=True, name="wandb")
         self._thread.start()
@@ -77,9 +69,9 @@ class WandbMirror:
         if self._thread.is_alive() and not (self._online() and no_answer(self._run.settings)):
             self._thread.join(max(start + self._patience - time.monotonic(), 0))
         if self._thread.is_alive():
-            self._left = True
+            self._abandoned = True
             self._warn(f"wandb did not finish within {time.monotonic() - start:.1f} s; {self._way_out()}")
-        if self._dropped and not self._stopped:
+        if self._dropped and not self._failed:
             self._warn(f"wandb fell behind: {self._dropped} rows not mirrored; the run folder has them")
 
     def _online(self) -> bool:
@@ -93,26 +85,26 @@ class WandbMirror:
         self._put(lambda run: run.log(dict(row)))
 
     def _put(self, call: Callable[[Any], None]) -> None:
-        if self._queue.qsize() < _QUEUE_ROWS:
+        if self._queue.qsize() < QUEUE_ROWS:
             self._queue.put(call)
         else:
             self._dropped += 1
 
     def _work(self, folder: Path, settings: Mapping[str, Any], mode: str) -> None:
-        """The thread: start wandb, then do as told until told to finish; on any failure say so and end."""
+        """The thread: start wandb and make the calls of the queue until it ends; a failure is told and ends it too."""
         try:
-            self._run = _begun(folder, settings, mode, self._warn)
+            self._run = start_run(folder, settings, mode, self._warn)
+            _define_metrics(self._run)
             while (call := self._queue.get()) is not None:
                 call(self._run)
             self._run.finish()
         except Exception as error:  # whatever goes wrong inside wandb must not reach the run
-            if not self._left:
+            if not self._abandoned:
                 self._warn(f"wandb stopped mirroring ({in_a_line(error)}); {self._way_out()}")
-            self._stopped = True
+            self._failed = True
 
 
-def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
-    run = started(folder, settings, mode, warn)
+def _define_metrics(run: Any) -> None:
     for axis in keys.AXES:
         run.define_metric(axis)
     for namespace, axis in keys.NAMESPACES.items():
@@ -120,7 +112,6 @@ def _begun(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[
     for key in keys.KEYS:
         if key.best:
             run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last")
-    return run
 
 
 def _table(test: TestRow) -> Any:

@@ -1,6 +1,6 @@
-"""Where does a mirror go? What the configuration leaves open the user's WANDB_* variables and wandb settings say.
+"""Starts a run of wandb's. What the configuration leaves open, the user's WANDB_* variables and wandb settings decide.
 
-A run is never kept waiting for a server: where none answers within seconds, or none lets us in, wandb keeps an offline run.
+A run is never kept waiting: where no server answers within seconds, or none takes the run, wandb keeps an offline run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-_ANSWER_SECONDS = 3.0  # for the server to answer at all
+ANSWER_SECONDS = 3.0  # for the server to answer at all
 _INIT_SECONDS = 10.0  # for one that does, to take the run
 FINISH_SECONDS = 5.0  # after which an end is asked about: is anybody still there?
 _GIVE_UP_SECONDS = 15.0  # wandb's own limit, at which it leaves the rest unsent
@@ -25,10 +25,11 @@ ONLINE = ("online", "run", "shared")
 _OTHER_MODES = ("offline", "disabled", "dryrun")
 
 
-def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
-    """A run of wandb's. ``asked``: what init takes; None, and tags, leave room for the user's own.
+def start_run(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
+    """A run of wandb's. ``settings``: what init takes; the user's own count where its project is None, and for tags.
 
-    Raises whatever wandb raises where not even an offline run can begin; ``warn`` hears why a run is offline.
+    ``mode``: wandb's, or auto for the user's. ``warn`` gets the line that says why a run is offline. Raises whatever
+    wandb raises where not even an offline run can begin.
     """
     given_mode = os.environ.get("WANDB_MODE") or "online"
     if given_mode not in (*ONLINE, *_OTHER_MODES):
@@ -36,16 +37,16 @@ def started(folder: Path, asked: Mapping[str, Any], mode: str, warn: Callable[[s
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # at the end it would wait for the server too
     import wandb
 
-    theirs = wandb.setup(wandb.Settings(silent=True)).settings
-    given = {**asked, **_left_open(folder, asked, theirs)}
-    mode, reason = _mode(mode, theirs)
+    users = wandb.setup(wandb.Settings(silent=True)).settings
+    settings = {**settings, **_with_users(folder, settings, users)}
+    mode, reason = _mode(mode, users)
     if reason is None and mode in ONLINE:
         try:
-            return _begun({**given, "mode": mode})
+            return _init(settings, mode)
         except Exception as error:  # a key that is not known, a project of others: there are many
             reason = in_a_line(error)
             wandb.teardown()  # else the run's id is taken
-    run = _begun({**given, "mode": "offline" if reason else mode})
+    run = _init(settings, "offline" if reason else mode)
     if reason is not None:
         warn(f"wandb: {reason}; this run is kept offline: wandb sync {run.settings.sync_dir} uploads it")
     return run
@@ -58,7 +59,7 @@ def in_a_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
-def _begun(given: Mapping[str, Any]) -> Any:
+def _init(given: Mapping[str, Any], mode: Any) -> Any:
     import wandb
 
     options = wandb.Settings(
@@ -69,64 +70,63 @@ def _begun(given: Mapping[str, Any]) -> Any:
         x_transaction_log_flush_interval=1.0,
     )
     # Sessions of one run are one there too, hence "allow".
-    return wandb.init(**given, reinit="create_new", resume="allow", settings=options)
+    return wandb.init(**given, mode=mode, reinit="create_new", resume="allow", settings=options)
 
 
-def _left_open(folder: Path, asked: Mapping[str, Any], theirs: Any) -> dict[str, Any]:
-    """What the user may have told wandb: where that says something None stands here, since init would override it."""
+def _with_users(folder: Path, settings: Mapping[str, Any], users: Any) -> dict[str, Any]:
+    """The settings that the user's own change: None where these count, since init would override them."""
     return {
         "dir": None if "WANDB_DIR" in os.environ else str(folder),
-        "name": None if theirs.run_name else folder.name,
-        "project": asked["project"] or theirs.project or "lezo",
-        "job_type": None if theirs.run_job_type else asked["job_type"],
-        "tags": list(dict.fromkeys([*(theirs.run_tags or ()), *asked["tags"]])),
+        "name": None if users.run_name else folder.name,
+        "project": settings["project"] or users.project or "lezo",
+        "job_type": None if users.run_job_type else settings["job_type"],
+        "tags": list(dict.fromkeys([*(users.run_tags or ()), *settings["tags"]])),
     }
 
 
-def _mode(asked: str, theirs: Any) -> tuple[str, str | None]:
-    """The mode, and why an online run is not to be."""
-    mode = theirs.mode if asked == "auto" else asked
+def _mode(asked: str, users: Any) -> tuple[str, str | None]:
+    """The mode, and why a run cannot be online though it should be."""
+    mode = users.mode if asked == "auto" else asked
     if mode not in ONLINE:
         return mode, None
-    if not _has_account(theirs):
+    if not _has_account(users):
         wanted = asked != "auto" or "WANDB_MODE" in os.environ
         return "offline", "no account is set up (wandb login)" if wanted else None
-    return mode, no_answer(theirs)
+    return mode, no_answer(users)
 
 
-def _has_account(theirs: Any) -> bool:
+def _has_account(users: Any) -> bool:
     """Whether a key lies where wandb looks for one: the environment, or the netrc file. Else it would ask for one."""
-    if theirs.api_key or theirs.identity_token_file:
+    if users.api_key or users.identity_token_file:
         return True
     try:
-        host = urlparse(theirs.base_url).hostname or ""
+        host = urlparse(users.base_url).hostname or ""
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
 
-def no_answer(theirs: Any) -> str | None:
-    """Why nobody is at the server of wandb's settings, known within seconds; None where somebody answers, whatever it is.
+def no_answer(users: Any) -> str | None:
+    """Why the server of wandb's settings cannot be reached; None where it gives any answer within seconds.
 
-    On a thread: finding the server's name has no time limit.
+    It is asked on a thread, as the look-up of its name has no time limit.
     """
-    url = urlparse(theirs.base_url)
+    url = urlparse(users.base_url)
     host = url.netloc.rpartition("@")[2]  # what stands before it is secret
-    found: list[str | None] = [f"no answer within {_ANSWER_SECONDS:g} s"]
-    asking = threading.Thread(
-        target=lambda: found.append(_refusal(url._replace(netloc=host).geturl(), theirs)), daemon=True
-    )
+    address = url._replace(netloc=host).geturl()
+    reasons: list[str | None] = [f"no answer within {ANSWER_SECONDS:g} s"]
+    asking = threading.Thread(target=lambda: reasons.append(_refusal(address, users)), daemon=True)
     asking.start()
-    asking.join(_ANSWER_SECONDS)
-    return None if found[-1] is None else f"{host}: {found[-1]}"
+    asking.join(ANSWER_SECONDS)
+    return None if reasons[-1] is None else f"{host}: {reasons[-1]}"
 
 
-def _refusal(url: str, theirs: Any) -> str | None:
-    given = {"http": theirs.http_proxy, "https": theirs.https_proxy}
+def _refusal(url: str, users: Any) -> str | None:
+    given = {"http": users.http_proxy, "https": users.https_proxy}
     proxies = {**urllib.request.getproxies(), **{kind: proxy for kind, proxy in given.items() if proxy}}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        opener.open(url, timeout=2 * _ANSWER_SECONDS).close()
+        opener.open(url, timeout=2 * ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return None
     except (OSError, http.client.HTTPException) as error:

@@ -1,6 +1,6 @@
-"""Which panels does a project's workspace on wandb have? Described here, built and saved by wandb's own library.
+"""The workspace of a project on wandb: its panels are listed here, wandb's own library builds and saves them.
 
-A description needs neither network nor account nor wandb-workspaces; every key in it is one of ``mirror_keys``.
+To list them takes neither network nor account nor wandb-workspaces; their keys are those of `lezo.tracking.keys`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SMOOTH = 0.9
 
 
 class WorkspaceError(RuntimeError):
-    """A workspace that could not be made; the message says why, and the way out."""
+    """The workspace could not be made; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
 }
 
 
-def told(name: str, project: str) -> str:
+def describe(name: str, project: str) -> str:
     """The workspace in words, a panel a line."""
-    panels = sum(map(len, SECTIONS.values()))
-    width = max(len(panel.title) for members in SECTIONS.values() for panel in members)
+    panels = [panel for members in SECTIONS.values() for panel in members]
+    width = max(len(panel.title) for panel in panels)
     lines = [
-        f'workspace "{name}" of project {project}: {panels} panels in {len(SECTIONS)} sections',
+        f'workspace "{name}" of project {project}: {len(panels)} panels in {len(SECTIONS)} sections',
         f"runs grouped by {', '.join(GROUPED_BY)}: lines are means over seeds, bands their range",
         f"columns {', '.join(COLUMNS)}",
     ]
@@ -108,15 +108,8 @@ def build(name: str, entity: str, project: str) -> Any:
         groupby=[expr.Metric("JobType") if key == "job type" else expr.Config(key) for key in GROUPED_BY],
         pinned_columns=[f"summary:{key}" for key in COLUMNS],
     )
-    settings = ws.WorkspaceSettings(max_runs=30)
-    return ws.Workspace(
-        name=name,
-        entity=entity,
-        project=project,
-        sections=sections,
-        settings=settings,
-        runset_settings=runs,
-    )
+    contents = {"sections": sections, "settings": ws.WorkspaceSettings(max_runs=30), "runset_settings": runs}
+    return ws.Workspace(name=name, entity=entity, project=project, **contents)
 
 
 def _built(panel: Panel) -> Any:
@@ -150,9 +143,8 @@ def save(name: str, entity: str | None, project: str) -> str:
     except Exception as error:  # the library's, its transport's and its server's, which have no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         ways = "wandb login sets up an account, a project begins with its first run"
-        raise WorkspaceError(
-            f"{entity or 'the account'}/{project}: no workspace made ({reason.rstrip('.')}); {ways}"
-        ) from error
+        place = f"{entity or 'the account'}/{project}"
+        raise WorkspaceError(f"{place}: no workspace made ({reason.rstrip('.')}); {ways}") from error
 
 
 def _library() -> tuple[Any, Any, Any]:

@@ -1,10 +1,8 @@
 """lezo-report as its user types it."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,24 +19,25 @@ Report = Callable[..., tuple[int, str, str]]
 def lezo_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Report:
+    """The command in an empty folder; it draws nothing, as the plots have tests of their own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lezo.report.write.plots", lambda groups: {})
     return typed("lezo-report", report.main, monkeypatch, capsys)
 
 
-def test_runs_in_the_working_folder_are_reported_there(lezo_report: Report, tmp_path: Path) -> None:
+def test_runs_in_the_working_folder_are_reported_there_without_torch(tmp_path: Path) -> None:
     finished(tmp_path / "runs" / "rte" / "a")
-    write(tmp_path / "runs" / "sst2" / "b", config(task__name="sst2"), rows((0.7,)))
-    code, out, err = lezo_report()
-    assert (code, err) == (0, "")
-    assert out.splitlines() == [
-        "wrote report.html",
-        "wrote results.md",
-        "wrote results.csv",
-        "2 runs: 1 finished, 1 unfinished",
-    ]
-    assert "sst2 (sample)" in Path("results.md").read_text()
-    assert "sst2 (sample)" in Path("results.csv").read_text()
-    assert "runs/sst2/b" in Path("report.html").read_text()
+    write(tmp_path / "runs" / "sst2" / "b", config(task__name="sst2"), [])
+    code = imported_by("lezo.cli.report", "torch", "transformers")
+    environment = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[2])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    files = ["report.html", "results.md", "results.csv"]
+    wrote = [f"wrote {name}" for name in files]
+    assert done.stdout.splitlines() == [*wrote, "2 runs: 1 finished, 1 unfinished", "[]"]
+    assert all("sst2 (sample)" in (tmp_path / name).read_text() for name in files)
+    assert "runs/sst2/b" in (tmp_path / "report.html").read_text()
+    assert "<figure" in (tmp_path / "report.html").read_text()
 
 
 def test_folders_and_options_mix(lezo_report: Report, tmp_path: Path) -> None:
@@ -47,11 +46,8 @@ def test_folders_and_options_mix(lezo_report: Report, tmp_path: Path) -> None:
     code, out, _ = lezo_report("one", "report.out=deep/er", "report.old", "report.target_score=0.65")
     assert code == 0 and "2 runs: 2 finished" in out
     assert "a dev score of 65 %" in Path("deep/er/results.md").read_text()
-    assert sorted(file.name for file in Path("deep/er").iterdir()) == [
-        "report.html",
-        "results.csv",
-        "results.md",
-    ]
+    files = sorted(file.name for file in Path("deep/er").iterdir())
+    assert files == ["report.html", "results.csv", "results.md"]
 
 
 @pytest.mark.parametrize(
@@ -90,50 +86,26 @@ def test_help_says_every_option(lezo_report: Report) -> None:
     assert code == 0 and all(f"report.{field.name}" in out for field in fields(ReportConfig))
 
 
-def test_a_report_needs_no_torch(tmp_path: Path) -> None:
-    finished(tmp_path / "runs" / "a")
-    code = imported_by("lezo.cli.report", "torch", "transformers")
-    environment = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-2:] == ["1 run: 1 finished", "[]"]
-
-
-def test_watching_follows_runs_until_ctrl_c(tmp_path: Path) -> None:
+def test_watching_follows_runs_until_ctrl_c(
+    lezo_report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "runs" / "a", config(), rows((0.7,)))
-    command = [sys.executable, "-m", "lezo.cli.report", "report.watch=true", "report.every=1"]
-    environment = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[2])}
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as from a terminal
-    )
-    try:
-        page = tmp_path / "report.html"
-        _wait(lambda: page.exists() and "1 unfinished" in page.read_text())
-        assert 'http-equiv="refresh"' in page.read_text()
-        finished(tmp_path / "runs" / "a")
-        _wait(lambda: "1 run: 1 finished" in page.read_text())
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 0 and "1 run: 1 finished" in out
-    assert 'http-equiv="refresh"' not in page.read_text()
+    seen: list[tuple[str, bool]] = []
 
+    def waited(seconds: float) -> None:
+        """While it waits: look at the page; first the run ends, then nothing happens, then its user types Ctrl-C."""
+        page = Path("report.html")
+        text = page.read_text()
+        seen.append((str(page.stat().st_mtime_ns), 'http-equiv="refresh" content="1"' in text))
+        if len(seen) == 1:
+            assert "1 run: 1 unfinished" in text
+            finished(tmp_path / "runs" / "a")
+        if len(seen) == 3:
+            assert "1 run: 1 finished" in text
+            raise KeyboardInterrupt
 
-def _wait(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < end, "not reached within a minute"
-        time.sleep(0.1)
+    monkeypatch.setattr("lezo.report.write.time.sleep", waited)
+    code, out, _ = lezo_report("report.watch=true", "report.every=1")
+    assert code == 0 and out.splitlines()[-1] == "1 run: 1 finished"
+    assert [reloads for _, reloads in seen] == [True] * 3 and seen[0] != seen[1] == seen[2]
+    assert 'http-equiv="refresh"' not in Path("report.html").read_text()

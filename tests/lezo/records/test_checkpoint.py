@@ -1,5 +1,6 @@
 """Checkpoints: the same bits come back, only whole ones count, and damage is named."""
 
+import hashlib
 import json
 import os
 import stat
@@ -12,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lezo.records import checkpoint as checkpoints_module
 from lezo.records.checkpoint import Checkpoint, Checkpoints, find_checkpoints, remove
 from lezo.records.files import FolderError
 from lezo.records.rows import DevRow, TrainRow
 from lezo.records.schema import Provenance
 from lezo.zo.first_order import FirstOrder
 from lezo.zo.timeline import Timeline, model_state
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import Bowl, weights
 from tests.lezo.whole_runs import limited
 
@@ -53,7 +54,7 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_same_bits_come_back(dtype: torch.dtype, folder: Path) -> None:
     draw = torch.Generator().manual_seed(1)
     tensors = {
@@ -78,8 +79,10 @@ def first_order(model: torch.nn.Module, algorithm: str, momentum: float) -> Firs
     return FirstOrder(model, objective, algorithm=algorithm, lr=0.05, momentum=momentum)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("algorithm", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.0)])
+@pytest.mark.parametrize(
+    ("algorithm", "momentum", "dtype"),
+    [("sgd", 0.0, torch.float32), ("sgd", 0.9, torch.bfloat16), ("adamw", 0.0, torch.float32)],
+)
 def test_a_first_order_run_goes_on_to_the_same_bits(
     algorithm: str, momentum: float, dtype: torch.dtype, folder: Path
 ) -> None:
@@ -102,11 +105,8 @@ def test_a_first_order_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.parametrize(("shard", "files"), [(2**30, 1), (24, 2), (1, 2), (28, 1)])
-def test_tensors_are_spread_over_files(
-    shard: int, files: int, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints_module, "_SHARD", shard)
-    Writer(folder).save(1)
+def test_tensors_are_spread_over_files(shard: int, files: int, folder: Path) -> None:
+    Writer(folder, shard=shard).save(1)
     found = only(folder)
     names = [f"{number:05d}.safetensors" for number in range(files)]
     assert sorted(found.files) == names == sorted(file.name for file in found.path.glob("*.safetensors"))
@@ -201,13 +201,13 @@ def test_a_checkpoint_that_cannot_be_removed_is_named(folder: Path, monkeypatch:
     writer.save(1)
     real = os.replace
 
-    def refused(source: Any, target: Any) -> None:
+    def replace(source: Any, target: Any) -> None:
         if str(target).endswith(".gone"):
             raise PermissionError(1, "Operation not permitted")
         real(source, target)
 
-    monkeypatch.setattr(os, "replace", refused)
-    with pytest.raises(FolderError, match=r"step-1: cannot remove it \(Operation not permitted\)"):
+    monkeypatch.setattr(os, "replace", replace)
+    with refused(FolderError, str(folder / "step-1"), "Operation not permitted"):
         writer.save(2)
     assert writer.steps == [2, 1]
 
@@ -219,18 +219,18 @@ def test_a_flipped_byte_of_the_tensors_is_named(place: int, folder: Path) -> Non
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
-    assert only(folder).damage() == f"{file}: not as it was written (its SHA-256 differs)"
+    assert str(file) in (only(folder).damage() or "")
 
 
 def test_files_that_are_gone_or_no_tensors_are_named(folder: Path) -> None:
     Writer(folder).save(3)
     file = folder / "step-3" / "00000.safetensors"
     file.write_bytes(b"\xff" * 100)
-    with pytest.raises(FolderError, match=r"00000\.safetensors: cannot read the checkpoint"):
+    with refused(FolderError, str(file)):
         list(only(folder).tensors())
     file.unlink()
-    assert only(folder).damage() == f"{file}: cannot read it (No such file or directory)"
-    with pytest.raises(FolderError, match=r"00000\.safetensors: cannot read the checkpoint"):
+    assert f"{file}: " in (only(folder).damage() or "")
+    with refused(FolderError, str(file)):
         list(only(folder).tensors())
 
 
@@ -240,7 +240,8 @@ def described(folder: Path, **changes: Any) -> Path:
     file = folder / "step-3" / "checkpoint.json"
     content = json.loads(file.read_text()) | changes
     del content["sha256"]
-    file.write_text(json.dumps({**content, "sha256": checkpoints_module._content_hash(content)}))
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({**content, "sha256": digest}))
     return file
 
 
@@ -267,12 +268,8 @@ def test_a_description_that_says_something_else_is_refused(
     changes: dict[str, Any], reason: str, folder: Path
 ) -> None:
     file = described(folder, **changes)
-    with pytest.raises(FolderError) as caught:
+    with refused(FolderError, str(file), reason, f"remove the folder {file.parent}"):
         find_checkpoints(folder)
-    message = str(caught.value)
-    assert message.startswith(f"{file}: not the description of a checkpoint (") and "\n" not in message
-    assert reason in message
-    assert message.endswith(f"; remove the folder {file.parent} to go on from an earlier one")
 
 
 @pytest.mark.parametrize(
@@ -291,9 +288,8 @@ def test_a_description_that_says_something_else_is_refused(
 def test_what_is_no_description_is_refused(content: bytes, reason: str, folder: Path) -> None:
     file = described(folder)
     file.write_bytes(content)
-    with pytest.raises(FolderError, match="not the description of a checkpoint") as caught:
+    with refused(FolderError, str(file), reason):
         find_checkpoints(folder)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_flipped_byte_of_the_description_is_refused(folder: Path) -> None:
@@ -301,15 +297,14 @@ def test_a_flipped_byte_of_the_description_is_refused(folder: Path) -> None:
     text = file.read_text()
     for part in ("float32", "w" * 64, "0.1.0", '"files"', "00000"):
         file.write_text(text.replace(part, part.replace(part[1], chr(ord(part[1]) ^ 1)), 1))
-        with pytest.raises(FolderError, match="its own SHA-256 differs"):
+        with refused(FolderError, str(file), "SHA-256"):
             find_checkpoints(folder)
 
 
 def test_a_description_that_is_not_there_is_refused(folder: Path) -> None:
-    described(folder).unlink()
-    with pytest.raises(
-        FolderError, match=r"\(No such file or directory\); remove the folder .*step-3 to go on"
-    ):
+    file = described(folder)
+    file.unlink()
+    with refused(FolderError, str(file), f"remove the folder {file.parent}"):
         find_checkpoints(folder)
 
 
@@ -318,9 +313,7 @@ def test_a_full_disk_is_said_and_earlier_ones_stay(room: int, folder: Path) -> N
     """10 bytes are too few for the tensors, 300 for the description."""
     writer = Writer(folder, keep=1)
     writer.save(3)
-    ways = "earlier ones stay; make room, or lower train.keep_checkpoints"
-    said = rf"cannot write the checkpoint of step 4 \(.*[Ff]ile.*\); {ways}"
-    with pytest.raises(FolderError, match=said), limited(room):
+    with refused(FolderError, str(folder), "step 4", "train.keep_checkpoints"), limited(room):
         writer.save(4)
     assert [file.name for file in folder.iterdir()] == ["step-3"]
     assert only(folder).damage() is None
@@ -328,6 +321,6 @@ def test_a_full_disk_is_said_and_earlier_ones_stay(room: int, folder: Path) -> N
 
 def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
     folder.write_text("a file in its place")
-    with pytest.raises(FolderError, match=r"cannot write the checkpoint of step 1 \(.+\)"):
+    with refused(FolderError, str(folder), "step 1"):
         Writer(folder).save(1)
     assert find_checkpoints(folder) == []

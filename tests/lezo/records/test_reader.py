@@ -2,12 +2,13 @@
 
 import fcntl
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from lezo.records.reader import Reader, Run, read_run, run_folders, seconds_a_step
+from lezo.records.reader import Reader, Run, read_run, run_folders
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 
@@ -28,7 +29,7 @@ def test_a_finished_run_is_read_in_full(tmp_path: Path) -> None:
         30.0,
         None,
     )
-    assert seconds_a_step(run) == pytest.approx(0.171)
+    assert run.step_seconds == pytest.approx(0.171)
 
 
 def test_names_follow_the_data_and_the_model(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_what_is_no_number_is_named_and_the_rest_is_read(tmp_path: Path) -> None
     train, dev = rows()[2], rows()[1]
     wrong = [train | {"phases": {"forward": "much"}}, dev | {"dev_score": None}, train | {"memory": 1e999}]
     run = read_run(write(tmp_path, config(), [train | {"loss": None}, *wrong], result(test="x", more={})))
-    assert [(step.step, step.loss) for step in run.steps] == [(1, None)]
+    assert [(step.step, math.isnan(step.loss)) for step in run.steps] == [(1, True)]
     assert (run.devs, run.number("test"), run.number("dev"), run.result["more"]) == ([], None, 0.8, {})
     assert run.damage == [
         "result.json: Expected `float | null`, got `str` - at `$.test`",
@@ -122,7 +123,11 @@ def test_a_damaged_result_is_named_and_metrics_speak(tmp_path: Path) -> None:
     folder = write(tmp_path, config(), rows())
     (folder / "result.json").write_text("{")
     run = read_run(folder)
-    assert (run.damage, run.status, len(run.devs)) == (["result.json: not a result"], "unfinished", 3)
+    assert (run.damage, run.status, len(run.devs)) == (
+        ["result.json: Input data was truncated"],
+        "unfinished",
+        3,
+    )
     write(folder, ended=result(status="<b>"))
     assert read_run(folder).status == "unknown"
     assert read_run(folder).damage == [
@@ -152,13 +157,13 @@ def test_no_link_is_followed_and_nothing_outside_is_read(tmp_path: Path) -> None
     (inside / "config.yaml").symlink_to(tmp_path / "outside" / "secret.yaml")
     (run,) = Reader().runs([tmp_path / "runs"])
     assert "secret" not in run.title
-    assert any(line.startswith("config.yaml: cannot be read") for line in run.damage)
+    assert any(line.startswith("config.yaml: cannot read it") for line in run.damage)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     folder = write(tmp_path, config(), None, result())
     os.mkfifo(folder / "metrics.jsonl")
-    assert read_run(folder).damage == ["metrics.jsonl: cannot be read (not a plain file)"]
+    assert read_run(folder).damage == ["metrics.jsonl: cannot read it (not a plain file)"]
 
 
 def test_folders_given_twice_are_read_once_and_only_changed_runs_again(

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lezo.records.folder import RunFolder
 from lezo.records.rows import DevRow, Row, TestRow, TrainRow, row_of
 from lezo.records.schema import LARGEST, Result
 from lezo.records.strict import read_result, read_rows
+from tests.lezo.refusals import refused
 
 BEFORE = Path(__file__).parents[2] / "before"
 RUNS = sorted(file.parent.name for file in BEFORE.glob("*/result.json"))
@@ -46,7 +47,7 @@ def told(value: Any) -> Any:
     return json.loads(json_line({"value": value}))["value"]
 
 
-@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+@settings(derandomize=True, deadline=None, max_examples=80, database=None)
 @given(ROWS)
 def test_a_row_comes_back_as_it_was_written(row: Row) -> None:
     line = json_line(row.values()).encode()
@@ -68,6 +69,17 @@ def test_what_was_not_finite_is_nan_again() -> None:
     row = TrainRow(1, 0.5, math.inf, {"g": math.nan, "lr": 2 * LARGEST}, skipped=True)
     found = row_of(json_line(row.values()).encode())
     assert isinstance(found, TrainRow) and all(map(math.isnan, [found.loss, *found.measures.values()]))
+
+
+def test_a_number_that_would_be_written_as_null_now_is_read(tmp_path: Path) -> None:
+    """Up to where a report's sums would overflow."""
+    for size, damage in ((1e299, 0), (1e308, 2)):
+        rows = [DevRow(0, 0.0, size, 0.5).values(), TrainRow(1, size, 0.5, {"g": -size}).values()]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = reader.read_run(tmp_path)
+        assert len(run.devs) + len(run.steps) == 2 - damage
+        with nullcontext() if not damage else refused(FolderError, "metrics.jsonl, line 1", "$.dev_loss"):
+            assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -111,9 +123,8 @@ def test_each_broken_field_of_a_row_is_refused_by_its_path(kind: str, tmp_path: 
     assert [line.kind for line in read_rows(file)] == [kind]
     for values, place in broken(ROW[kind]):
         written(tmp_path, "metrics.jsonl", values)
-        with pytest.raises(FolderError) as caught:
+        with refused(FolderError, "metrics.jsonl, line 1", f"`{place}`"):
             read_rows(file)
-        assert f" - at `{place}`)" in str(caught.value)
         assert "metrics.jsonl: line 1 not a row of a run" in reader.read_run(tmp_path).damage
 
 
@@ -123,9 +134,8 @@ def test_each_broken_field_of_a_result_is_refused_by_its_path(name: str, tmp_pat
     assert {place for _, place in broken(result)} > {f"$.{key}" for key in result.keys() - {"origin"}}
     for values, place in broken(result):
         written(tmp_path, "result.json", values)
-        with pytest.raises(FolderError) as caught:
+        with refused(FolderError, "result.json", f"`{place}`"):
             read_result(tmp_path)
-        assert f" - at `{place}`); remove it" in str(caught.value)
         damage: list[str] = []
         found = reader.read_result(tmp_path, damage)
         assert len(damage) == 1 and damage[0].endswith(f" - at `{place}`")
@@ -134,32 +144,32 @@ def test_each_broken_field_of_a_result_is_refused_by_its_path(name: str, tmp_pat
 
 def test_unknown_keys_of_a_result_are_kept_by_those_who_show_it(tmp_path: Path) -> None:
     written(tmp_path, "result.json", {"status": "finished", "of_a_later_one": [1]})
-    assert read_result(tmp_path) == {"status": "finished"}
+    assert read_result(tmp_path) == {"status": "finished", "of_a_later_one": [1]}
     assert reader.read_result(tmp_path, []) == {"status": "finished", "of_a_later_one": [1]}
 
 
 def test_what_lacks_is_said(tmp_path: Path) -> None:
     written(tmp_path, "result.json", {"test": 0.5})
-    with pytest.raises(FolderError, match="Object missing required field `status`"):
+    with refused(FolderError, "result.json", "$.status"):
         read_result(tmp_path)
     values = ROW["train"]
     for key in ("step", "seconds", "skipped", "phases"):
         file = written(tmp_path, "metrics.jsonl", {k: v for k, v in values.items() if k != key})
-        with pytest.raises(FolderError, match=f"line 1: .*missing required field `{key}`"):
+        with refused(FolderError, "metrics.jsonl, line 1", f"`{key}`"):
             read_rows(file)
 
 
 def test_what_the_run_folder_writes_is_read_by_both(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin()
-    test, dev = TestRow(0, 0.0, None, 0.5, last=False), DevRow(0, 0.0, math.nan, 0.5)
+    test, dev = TestRow(0, 0.0, None, 0.5), DevRow(0, 0.0, math.nan, 0.5)
     train = TrainRow(1, 0.5, math.nan, {"g": math.nan}, skipped=True, memory=5)
     folder.tested(test)
     folder.evaluated(dev)
     folder.trained(train)
     folder.close()
     first, second, third = (line.row for line in read_rows(tmp_path / "metrics.jsonl"))
-    assert (first, second) == (test, replace(dev, loss=None))
+    assert (first, second) == (test, DevRow(0, 0.0, None, 0.5))
     assert repr(third) == repr(train)  # in which NaN is NaN
     run = reader.read_run(tmp_path)
-    assert (run.steps, run.devs, run.memory) == ([reader.Step(1, 0.5, None, {})], [second], 5)
+    assert (repr(run.steps), run.devs) == (repr([train]), [second])

@@ -12,6 +12,7 @@ import pytest
 
 from lezo.config.schema import ReportConfig
 from lezo.records.reader import Reader
+from lezo.report.page import page
 from lezo.report.write import rendered
 from tests.lezo.run_folders import config, finished, result, rows, write
 
@@ -19,19 +20,18 @@ EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert
 Browser = Callable[..., tuple[str, str]]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Runs of three optimizers, one of them failed with markup in its error, and an unfinished one."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of three optimizers' runs, one of them failed with markup in its error, and of an unfinished one."""
+    folder = tmp_path_factory.mktemp("report")
     for number, (optim, test) in enumerate((("fo-sgd", 0.9), ("mezo", 0.7), ("lezo", 0.8))):
-        finished(tmp_path / "runs" / optim, optim__name=optim, test=test, optim__sparsity=0.5, seed=number)
-    write(tmp_path / "runs" / "evil<b>", config(task__name=EVIL), rows(), result(status="failed", error=EVIL))
-    write(tmp_path / "runs" / "left", config(seed=9), rows((0.7, 0.6)))
-    return tmp_path
-
-
-def html_of(folder: Path, reload: int | None = None) -> str:
+        finished(folder / "runs" / optim, optim__name=optim, test=test, optim__sparsity=0.5, seed=number)
+    write(folder / "runs" / "evil<b>", config(task__name=EVIL), rows(), result(status="failed", error=EVIL))
+    write(folder / "runs" / "left", config(seed=9), rows((0.7, 0.6)))
     runs = Reader().runs([folder / "runs"])
-    return rendered(runs, [Path("runs")], ReportConfig(), reload=reload)["report.html"]
+    files = rendered(runs, [Path("runs")], ReportConfig(), reload=None)
+    (folder / "report.html").write_text(files["report.html"])
+    return folder
 
 
 @pytest.fixture
@@ -111,7 +111,6 @@ def probed(page: Path, browser: Browser, *flags: str) -> dict[str, object]:
 
 def test_the_page_loads_draws_and_sorts_in_a_browser(folder: Path, browser: Browser) -> None:
     page = folder / "report.html"
-    page.write_text(html_of(folder))
     dom, console = browser(page, fragment="#sort-results-4-descending")
     assert console == ""
     assert "<title>Runs in runs</title>" in dom
@@ -125,7 +124,6 @@ def test_the_page_loads_draws_and_sorts_in_a_browser(folder: Path, browser: Brow
 
 def test_a_phone_needs_no_scrolling_sideways_and_dark_is_dark(folder: Path, browser: Browser) -> None:
     page = folder / "report.html"
-    page.write_text(html_of(folder))
     light = probed(page, browser, "--window-size=500,900")
     dark = probed(page, browser, "--window-size=500,900", "--blink-settings=preferredColorScheme=0")
     assert (light["wide"], dark["wide"]) == (False, False)
@@ -145,7 +143,7 @@ class Elements(HTMLParser):
 
 
 def test_nothing_comes_from_elsewhere_and_nothing_from_files_is_markup(folder: Path) -> None:
-    page = html_of(folder)
+    page = (folder / "report.html").read_text()
     elements = Elements(page).found
     assert sum(tag == "script" for tag, _ in elements) == 1
     assert not {tag for tag, _ in elements} & {"img", "b", "iframe", "object", "embed"}
@@ -161,6 +159,6 @@ def test_nothing_comes_from_elsewhere_and_nothing_from_files_is_markup(folder: P
     assert "evil&lt;b&gt;" in page and "document.title=&#x27;owned&#x27;" in page
 
 
-def test_the_page_reloads_itself_only_while_watching(folder: Path) -> None:
-    assert '<meta http-equiv="refresh" content="5">' in html_of(folder, reload=5)
-    assert "refresh" not in html_of(folder)
+def test_the_page_reloads_itself_only_while_watching() -> None:
+    assert '<meta http-equiv="refresh" content="5">' in page("runs", "", [], [], {}, 5)
+    assert "refresh" not in page("runs", "", [], [], {}, None)

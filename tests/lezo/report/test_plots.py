@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from lezo.records.reader import Reader, read_run
-from lezo.report.groups import group_runs
-from lezo.report.plots import COLOURS, plots, series, time_unit, train_loss
+from lezo.report.groups import Group, by_task, group_runs
+from lezo.report.plots import COLOURS, drawings, plots, time_unit, train_loss
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 CURVES = [
@@ -18,9 +19,14 @@ CURVES = [
 BARS = "mean seconds a step by phase, a bar a setting"
 
 
-def titles(folder: Path) -> dict[str, list[str]]:
-    found = group_runs(Reader().runs([folder]))
-    return {title: [plot.title for plot in some] for (title, _), some in plots(found, series(found)).items()}
+def groups_of(folder: Path) -> list[Group]:
+    return group_runs(Reader().runs([folder]))
+
+
+def figures(folder: Path) -> dict[str, Figure]:
+    """The drawings of the folder's only task by their titles."""
+    (members,) = by_task(groups_of(folder)).values()
+    return dict(drawings(members))
 
 
 def test_runs_of_different_length_unfinished_and_without_metrics_are_drawn(tmp_path: Path) -> None:
@@ -28,14 +34,15 @@ def test_runs_of_different_length_unfinished_and_without_metrics_are_drawn(tmp_p
     finished(tmp_path / "b", (0.7, 0.6, 0.5, 0.4, 0.3), seed=1)
     write(tmp_path / "c", config(seed=2), rows((0.7, None)))
     write(tmp_path / "d", config(seed=3), [])
-    write(tmp_path / "e", config(task__name="cb"), [], result(status="failed", steps=0))
-    assert titles(tmp_path) == {"rte (sample)": [*CURVES, BARS], "cb (sample)": []}
+    assert list(figures(tmp_path)) == [*CURVES, BARS]
+    write(tmp_path / "other", config(task__name="cb"), [], result(status="failed", steps=0))
+    assert figures(tmp_path / "other") == {}
 
 
 def test_an_ablation_has_its_two_plots(tmp_path: Path) -> None:
     for number, sparsity in enumerate((0.0, 0.5, 1.0)):
         finished(tmp_path / str(number), optim__sparsity=sparsity)
-    assert titles(tmp_path)["rte (sample)"][-2:] == [
+    assert list(figures(tmp_path))[-2:] == [
         "test score % against sparsity",
         "seconds a step against sparsity",
     ]
@@ -43,28 +50,27 @@ def test_an_ablation_has_its_two_plots(tmp_path: Path) -> None:
 
 def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(tmp_path: Path) -> None:
     for number in range(COLOURS + 2):
-        finished(tmp_path / str(number), optim__lr=0.1 + number, task__name="$x^{<b>")
-    found = group_runs(Reader().runs([tmp_path]))
-    ((_, drawn),) = plots(found, series(found)).items()
+        seed = {"optim__lr": 0.1 + number, "task__name": "$x^{<b>", "train__steps": 1}
+        write(tmp_path / str(number), config(**seed), [dev for dev in rows() if "dev_loss" in dev])
+    ((_, drawn),) = plots(groups_of(tmp_path)).items()
     for plot in drawn:
         assert plot.svg.startswith("<svg") and 'width="' not in plot.svg[: plot.svg.index(">")]
         assert not re.findall(r"#0[bcd]0[bcd]\w\w|<b>|\$x", plot.svg)
     assert all(f"var(--c{number})" in drawn[0].svg for number in range(COLOURS))
     assert "stroke-dasharray" in drawn[0].svg
     names = [name for plot in drawn for name in re.findall(r'\bid="([^"]*)"', plot.svg)]
-    assert len(names) == len(set(names))
+    assert len(drawn) == 4 and len(names) == len(set(names))
     for plot in drawn:
-        assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', plot.svg)) <= {(n, "") for n in names} | {
-            ("", n) for n in names
-        }
+        used = {place for pair in re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', plot.svg) for place in pair}
+        assert used - {""} <= set(names)
 
 
 def test_the_smoothed_loss_is_a_mean_and_has_few_points(tmp_path: Path) -> None:
     row = {"seconds": 1.0, "skipped": False, "phases": {}}
     flat = [row | {"step": step, "loss": 2.0} for step in range(1, 5001)]
-    line = train_loss(read_run(write(tmp_path, config(), flat)), False)
+    line = train_loss(read_run(write(tmp_path, config(), flat)))
     assert [loss for _, loss in line] == pytest.approx([2.0] * len(line))
-    assert len(line) < 500 and line[-1][0] == 5000
+    assert len(line) < 500 and line[-1][0].step == 5000
 
 
 @pytest.mark.parametrize(("longest", "unit"), [(10, "seconds"), (3000, "minutes"), (99999, "hours")])
@@ -86,13 +92,9 @@ def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_p
 
 def _shapes(folder: Path) -> tuple[list[int], int]:
     """In the plot of dev loss against steps: lines that are faint and that are not, and bands."""
-    found = group_runs(Reader().runs([folder]))
-    ((_, drawn),) = plots(found, series(found)).items()
-    svg = next(plot.svg for plot in drawn if plot.title == "dev loss against step")
-    lines = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none;([^"]*)"', svg)
-    coloured = [line for line in lines if "var(--c" in line]
-    faint = [line for line in coloured if "stroke-opacity: 0.3" in line]
-    return [len(faint), len(coloured) - len(faint)], len(re.findall(r"fill-opacity: 0.14", svg))
+    (axes,) = figures(folder)["dev loss against step"].axes
+    faint = [line for line in axes.lines if line.get_alpha() == 0.3]
+    return [len(faint), len(axes.lines) - len(faint)], len(axes.collections)
 
 
 def test_points_against_sparsity_have_their_settings_colours_with_adapters_beside(tmp_path: Path) -> None:
@@ -100,10 +102,7 @@ def test_points_against_sparsity_have_their_settings_colours_with_adapters_besid
     for peft in ("none", "lora"):
         for sparsity in (0.25, 0.75):
             finished(tmp_path / f"{peft}{sparsity}", optim__sparsity=sparsity, peft__name=peft)
-    found = group_runs(Reader().runs([tmp_path]))
-    numbers = series(found)
-    ((_, drawn),) = plots(found, numbers).items()
-    (plot,) = [plot for plot in drawn if plot.title == "test score % against sparsity"]
-    colours = set(map(int, re.findall(r"var\(--c(\d+)\)", plot.svg)))
-    assert colours == {numbers[g.method, g.setting] for g in found if g.method != "fo-sgd"}
-    assert len(colours) == 4
+    (axes,) = figures(tmp_path)["test score % against sparsity"].axes
+    colours = [str(line.get_color()) for line in axes.lines if line.get_marker() == "o"]
+    numbers = [group.number for group in groups_of(tmp_path) if group.method != "fo-sgd"]
+    assert sorted(colours) == [f"#0d0d{number:02d}" for number in sorted(numbers)] and len(numbers) == 4

@@ -127,13 +127,4 @@ def test_no_number_of_lezo_is_invented(tmp_path: Path) -> None:
         "FT",
         "AdaLeZO",
     }
-    assert all(row.source.partition(", Table")[0].endswith(")") and 0 <= row.mean <= 100 for row in published)
-
-
-def test_a_printed_score_is_numbers_too(tmp_path: Path) -> None:
-    found = [
-        (row.printed, row.mean, row.std, row.seeds)
-        for row in rows_of(run_of(tmp_path))
-        if row.method == "MeZO"
-    ]
-    assert found == [("66.1", 66.1, None, None), ("71.36 ± 2.80", 71.36, 2.8, 3)]
+    assert all(row.source.partition(", Table")[0].endswith(")") for row in published)

@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import pytest
-
 from lezo.tracking.keys import (
     AXES,
     KEYS,
     TABLE_ROWS,
     dev_keys,
-    job_type,
     prediction_table,
     result_keys,
     train_keys,
@@ -46,20 +43,6 @@ def test_nothing_of_a_result_is_named_like_an_axis_or_a_metric() -> None:
         **{"result/test": 0.5, "result/error": None},
         **{"result/seconds/total": 3.0, "result/seconds/train": 2.0},
     }
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"optim": {"name": "mezo"}}, "mezo"),
-        ({"optim": {"name": "mezo"}, "peft": {"name": "none"}}, "mezo"),
-        ({"optim": {"name": "mezo"}, "peft": {"name": "lora"}}, "mezo + lora"),
-        ({"optim": {"name": "none"}}, "none"),
-        ({"seed": 0}, "none"),
-    ],
-)
-def test_a_job_is_typed_by_optimizer_and_adapter(config: dict[str, Any], said: str) -> None:
-    assert job_type(config) == said
 
 
 def test_chosen_candidates_say_whether_they_are_right() -> None:

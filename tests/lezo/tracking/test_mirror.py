@@ -35,17 +35,9 @@ def mirrored(
 ) -> tuple[list[str], float]:
     """Mirror a short run; the warnings and the seconds it took."""
     start, warnings = time.monotonic(), []  # type: tuple[float, list[str]]
-    mirror = WandbMirror(
-        folder,
-        config={"seed": 0},
-        project=project,
-        group="a group",
-        tags=["rte (sample)", "lezo"],
-        mode=mode,
-        run_id="0123abcd",
-        warn=warnings.append,
-        patience=patience,
-    )
+    settings = {"project": project, "group": "a group", "job_type": "lezo", "tags": ["rte (sample)", "lezo"]}
+    settings |= {"config": {"seed": 0}, "id": "0123abcd"}
+    mirror = WandbMirror(folder, settings, mode, warnings.append, patience=patience)
     mirror.evaluated(DevRow(0, 0.0, 0.7, 0.5))
     mirror.trained(TrainRow(1, 0.5, 0.6, {"g": 2.0, "lr": 0.1}))
     mirror.close({"test": 0.75, "seconds": {"total": 3.0}})
@@ -76,7 +68,7 @@ def test_rows_that_wandb_cannot_keep_up_with_are_counted(
 ) -> None:
     released = threading.Event()
     fake(monkeypatch, init=lambda **_: released.wait())
-    monkeypatch.setattr("lezo.tracking.mirror._QUEUE_ROWS", 1)  # private: nobody sets it, and it is large
+    monkeypatch.setattr("lezo.tracking.mirror.QUEUE_ROWS", 1)
     warnings, _ = mirrored(tmp_path, patience=0.2)
     released.set()
     assert warnings[1] == "wandb fell behind: 1 rows not mirrored; the run folder has them"
@@ -91,9 +83,8 @@ def test_a_wandb_that_raises_is_said_once_and_dropped(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake(monkeypatch, **{where: fails})
-    monkeypatch.setattr(
-        "lezo.tracking.mirror._QUEUE_ROWS", 1
-    )  # what waits for a dead thread was not "behind"
+    # What waits for a dead thread was not "behind".
+    monkeypatch.setattr("lezo.tracking.mirror.QUEUE_ROWS", 1)
     warnings, seconds = mirrored(tmp_path)
     assert warnings == ["wandb stopped mirroring (no such luck second line); the run folder has everything"]
     assert seconds < 10
@@ -133,7 +124,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that takes connections and never answers, for which nobody waits long."""
-    monkeypatch.setattr("lezo.tracking.start._ANSWER_SECONDS", 0.2)  # private: nobody sets it, and it is long
+    monkeypatch.setattr("lezo.tracking.start.ANSWER_SECONDS", 0.2)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -260,78 +251,91 @@ def test_the_project_is_the_configurations_then_the_users(
     assert (given["project"], given["dir"], given["name"]) == (expected, str(tmp_path), tmp_path.name)
 
 
-def test_an_offline_run_can_be_read_back_and_holds_no_secret(tmp_path: Path) -> None:
-    small = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=2", "train.eval_every=1"]
-    small += ["model.device=cpu"]
-    logged = ["log=wandb", "log.mode=offline", "log.group=mine", "log.tags=[extra]"]
+# In a process of its own, which brings the real wandb along and no torch: a run's files as its sinks got them.
+MIRRORS = """
+import json, sys
+from pathlib import Path
+from lezo.records.rows import TestRow, row_of
+from lezo.tracking.mirror import WandbMirror
+run, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+result = json.loads((run / "result.json").read_text())
+predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+mirror = WandbMirror(Path("out"), settings, "offline", sys.exit)
+tell = {"train": mirror.trained, "dev": mirror.evaluated, "test": mirror.tested}
+for row in map(row_of, (run / "metrics.jsonl").read_bytes().splitlines()):
+    tell[row.kind](row)
+mirror.tested(TestRow(result["best_step"], 0.0, 0.5, result["test"], predictions, last=True))
+mirror.close(result)
+"""
+FINISHED = Path(__file__).parents[2] / "before" / "lezo"
+
+
+@pytest.fixture(scope="module")
+def mirror_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where wandb keeps an offline run, of a user with settings of their own; its records lie in records.jsonl."""
+    folder = tmp_path_factory.mktemp("mirror")
     users = {
-        **{
-            "WANDB_PROJECT": "theirs",
-            "WANDB_ENTITY": "team",
-            "WANDB_NAME": "name",
-            "WANDB_NOTES": "some notes",
-        },
-        **{"WANDB_TAGS": "one,lezo", "WANDB_MODE": "online", "WANDB_RUN_GROUP": "other", "WANDB_DIR": "kept"},
+        **{"PROJECT": "theirs", "ENTITY": "team", "NAME": "name", "NOTES": "some notes", "TAGS": "one,lezo"},
+        **{"MODE": "online", "RUN_GROUP": "other", "DIR": "kept", "API_KEY": SECRET},
     }
-    (tmp_path / "kept").mkdir()
-    subprocess.run(
-        [sys.executable, "-m", "lezo.cli.run", *small, *logged, "hydra.run.dir=out"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_API_KEY": SECRET, **users},
-        check=True,
-        capture_output=True,
-    )
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    environment = {**os.environ, **{f"WANDB_{key}": value for key, value in users.items()}}
+    settings = {"project": None, "group": "mine", "job_type": "lezo", "tags": ["lezo", "rte (sample)"]}
+    settings |= {"config": {"train": {"steps": 2}}, "id": "0123abcd"}
+    (folder / "kept").mkdir()
+    given = [sys.executable, "-c", MIRRORS, str(FINISHED), json.dumps(settings)]
+    subprocess.run(given, cwd=folder, env=environment, check=True, capture_output=True)
+    (offline,) = (folder / "kept" / "wandb").glob("offline-run-*")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
+    with (folder / "records.jsonl").open("w") as out:
+        subprocess.run(inspect, check=True, stdout=out)
+    return folder
+
+
+def records_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [record[kind] for record in map(json.loads, lines) if kind in record]
+
+
+def test_an_offline_run_has_the_users_settings_and_no_secret(mirror_folder: Path) -> None:
+    files = [file for file in mirror_folder.rglob("*") if file.is_file()]
     assert not [file for file in files if SECRET.encode() in file.read_bytes()]
-    (offline,) = (tmp_path / "kept" / "wandb").glob("offline-run-*")
-    text = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    records = [json.loads(line) for line in text.splitlines()]
-    (run,) = (record["run"] for record in records if record["type"] == "run")
-    assert (run["run_group"], run["job_type"]) == ("mine", "lezo")
-    assert run["tags"] == ["one", "lezo", "rte (sample)", "tiny", "extra"]
-    told = {key: run[key] for key in ("project", "entity", "display_name", "notes")}
-    assert told == {"project": "theirs", "entity": "team", "display_name": "name", "notes": "some notes"}
+    (run,) = records_of(mirror_folder, "run")
+    given = {key: run[key] for key in ("project", "entity", "display_name", "notes")}
+    assert given == {"project": "theirs", "entity": "team", "display_name": "name", "notes": "some notes"}
+    assert (run["run_group"], run["job_type"], run["run_id"]) == ("mine", "lezo", "0123abcd")
+    assert run["tags"] == ["one", "lezo", "rte (sample)"]
     assert run["config"]["update"]["train"]["steps"] == 2
-    metrics = [record["metric"] for record in records if record["type"] == "metric"]
+
+
+def test_an_offline_run_can_be_read_back_key_by_key(mirror_folder: Path) -> None:
+    metrics = records_of(mirror_folder, "metric")
     axes = {metric["glob_name"]: metric["step_metric"] for metric in metrics if "glob_name" in metric}
     assert axes == {f"{namespace}/*": axis for namespace, axis in NAMESPACES.items()}
     kept = {metric["name"]: metric["summary"] for metric in metrics if "summary" in metric}
     assert kept == {"dev/loss": {"min": True, "last": True}, "dev/score": {"max": True, "last": True}}
-    history = [record["history"]["item"] for record in records if record["type"] == "history"]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    history = [record["item"] for record in records_of(mirror_folder, "history")]
+    rows = [json.loads(line) for line in (FINISHED / "metrics.jsonl").read_text().splitlines()]
     mirrored = [item for item in history if {"train/loss", "dev/loss"} & set(item)]
-    assert [
-        _named_for_wandb(row).items() <= item.items()
-        for row, item in zip([row for row in rows if "test_score" not in row], mirrored, strict=True)
-    ] == [True] * 5
-    assert [item["memory/peak_gib"] > 0 for item in mirrored if "train/loss" in item] == [True] * 2
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    rows = [row for row in rows if "test_score" not in row]
+    for row, item in zip(rows, mirrored, strict=True):
+        named = dev_keys(row) if "dev_loss" in row else train_keys(row)
+        assert named.items() <= item.items()
+    result = json.loads((FINISHED / "result.json").read_text())
     tests = [(item["step"], item["test/score"]) for item in history if "test/score" in item]
     assert tests == [(0, result["zero_shot"]), (result["best_step"], result["test"])]
     summary: dict[str, Any] = {}
-    for record in records:
-        summary |= record.get("summary", {}).get("update", {})
+    for record in records_of(mirror_folder, "summary"):
+        summary |= record.get("update", {})
     assert result_keys(result).items() <= summary.items()
-    assert summary["seconds"] == mirrored[-1]["seconds"]  # the axis is what the result has no say in
-    found = {name.partition(".")[0] for name in set(summary).union(*history)}
-    assert {key.name for key in KEYS if key.of in ("every", "trained", "zeroth-order")} <= found
-    (table,) = (tmp_path / "kept" / "wandb").rglob("*.table.json")
-    predictions = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
-    _same_table(json.loads(table.read_text()), [json.loads(line) for line in predictions])
+    assert summary["seconds"] == mirrored[-1]["seconds"]  # the axis, which the result must not replace
+    names = {name.partition(".")[0] for name in set(summary).union(*history)}
+    assert {key.name for key in KEYS if key.of in ("every", "trained", "zeroth-order")} <= names
 
 
-def _named_for_wandb(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of metrics.jsonl under wandb's names; memory, which is measured anew, left out."""
-    named = dev_keys(row) if "dev_loss" in row else train_keys(row)
-    return {name: value for name, value in named.items() if name != "memory/peak_gib"}
-
-
-def _same_table(table: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
+def test_an_offline_run_has_the_predictions(mirror_folder: Path) -> None:
+    (file,) = (mirror_folder / "kept" / "wandb").rglob("*.table.json")
+    table = json.loads(file.read_text())
+    predictions = map(json.loads, (FINISHED / "predictions.jsonl").read_text().splitlines())
     assert table["columns"] == ["index", "scores", "prediction", "gold", "correct"]
     assert [(row[0], row[2], row[3]) for row in table["data"]] == [
         (record["index"], record["prediction"], record["gold"]) for record in predictions
@@ -342,25 +346,26 @@ def _same_table(table: dict[str, Any], predictions: list[dict[str, Any]]) -> Non
     ("optim", "of"), [("fo-adamw", ("every", "trained", "first-order")), ("none", ("every",))]
 )
 def test_other_runs_have_the_keys_that_are_theirs(
-    optim: str,
-    of: tuple[str, ...],
-    lezo_run: Runner,
-    monkeypatch: pytest.MonkeyPatch,
+    optim: str, of: tuple[str, ...], lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
     fake(monkeypatch, init=lambda **given: _recorder(seen, given))
-    ran = lezo_run(f"optim={optim}", "log=wandb", "train.steps=2", "train.eval_every=1")
+    logged = ["log=wandb", "log.group=mine", "log.tags=[extra]", "train.steps=1", "train.eval_every=1"]
+    ran = lezo_run(f"optim={optim}", *logged)
     assert ran.code == 0 and "warning" not in ran.out
     mine = {key.name for key in KEYS if key.of in of}
     assert mine <= set(seen)
-    others = {name for name in set(seen) - mine - {"job_type", *AXES} if not name.startswith("result/")}
+    others = {name for name in set(seen) - mine - {"given", *AXES} if not name.startswith("result/")}
     assert others <= {"time/eval"}
-    assert seen["job_type"] == optim
+    given = seen["given"]
+    assert (given["job_type"], given["group"], given["config"]["train"]["steps"]) == (optim, "mine", 1)
+    assert given["tags"] == ["rte (sample)", optim, "tiny", "extra"]
+    assert given["id"] == json.loads((ran.folder / "environment.json").read_text())["run_id"]
 
 
 def _recorder(seen: dict[str, Any], given: dict[str, Any]) -> SimpleNamespace:
     """A run of wandb's that keeps the last of everything."""
-    seen["job_type"] = given["job_type"]
+    seen["given"] = given
     nothing = {name: lambda *_, **__: None for name in ("define_metric", "finish")}
     run = _run(given, log=seen.update, **nothing)
     run.summary = seen
