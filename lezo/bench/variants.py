@@ -94,7 +94,7 @@ def _floor(
     config: RunConfig, plan: Plan, work: Work, network: Network, watch: Stopwatch
 ) -> Callable[[int], object]:
     """Two forwards over our engine's batch, not even with a head, and nothing else."""
-    made = make_batches(config, plan, plain=network.plain is not None).made
+    made = make_batches(config, plan, plain=network.plain).made
 
     def step(_: int) -> None:
         with watch("data"):
@@ -122,7 +122,7 @@ def _engine(
     config: RunConfig, plan: Plan, work: Work, network: Network, blocks: UniformBlocks, watch: Stopwatch
 ) -> Callable[[int], object]:
     """The optimizer that lezo-run trains with, on batches that are not prepared ahead, so that they count."""
-    made = make_batches(config, plan, plain=network.plain is not None).made
+    made = make_batches(config, plan, plain=network.plain).made
     optimizer = make_optimizer(config, network, plan.layout, blocks)
 
     def step(i: int) -> object:

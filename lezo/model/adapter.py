@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lezo.model.hashes import weights_hash
-from lezo.model.layout import block_list
+from lezo.model.layout import decoder_blocks
 from lezo.model.load import ModelError
 from lezo.model.prefix import Prefixes, activations
 from lezo.noise import directions, seeds
@@ -140,11 +140,10 @@ def _inject(model: Any, adapter: Adapter) -> None:
 
 def _refuse_targets(model: Any, targets: Sequence[str]) -> None:
     """LoRA stands on linear layers of the decoder blocks; each target is one of theirs."""
-    path, _ = block_list(model)
-    linear = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(f"{path}.")
+    inside = [
+        module for block in decoder_blocks(model) for module in model.get_submodule(block).named_modules()
     ]
-    known = sorted({name.rpartition(".")[2] for name in linear})
+    known = sorted({n.rpartition(".")[2] for n, module in inside if isinstance(module, nn.Linear | Conv1D)})
     unknown = [target for target in targets if target not in known]
     if unknown:
         raise ModelError(
@@ -155,9 +154,9 @@ def _refuse_targets(model: Any, targets: Sequence[str]) -> None:
 
 def _targets(model: Any, targets: Sequence[str]) -> list[str]:
     """What peft calls them: by their last names, or in full where a part of the model that is not trained has such too."""
-    path, _ = block_list(model)
+    blocks = tuple(f"{block}." for block in decoder_blocks(model))
     known = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in targets]
-    inside = [name for name in known if name.startswith(f"{path}.")]
+    inside = [name for name in known if name.startswith(blocks)]
     return list(targets) if inside == known else inside
 
 

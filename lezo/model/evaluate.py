@@ -66,8 +66,7 @@ class Evaluator:
         sums = [[0.0] * len(example.input_ids) for example in examples]
         for chunk in score_chunks(examples, self.batch_size):
             requests = [(examples[i], chosen) for i, chosen in chunk]
-            plain = self.network.plain is not None
-            batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=plain)
+            batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=self.network.plain)
             scores = iter(answer_scores(self.network, batch)[0].tolist())
             for i, chosen in chunk:
                 for k in chosen:

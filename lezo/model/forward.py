@@ -25,21 +25,16 @@ class Network:
     """A causal language model's body and head, over packed rows. Never writes to theta; gradients flow where they are on.
 
     Works for any decoder-only model of transformers that follows a 4-D mask and position ids and whose logits are
-    its head's output. ``plain``: why rows are plain, where they are (`PlainRows`).
+    its head's output. ``plain``: whether each sequence has a row of its own. ``rows``: how rows are run, as results say it.
     """
 
-    plain: str | None = None
+    plain, rows = False, "packed"
 
     def __init__(self, model: Any) -> None:
         """Raises ModelError where the model has no linear head."""
         self.model, self.head = model, model.get_output_embeddings()
         if not isinstance(self.head, nn.Linear):
             raise ModelError(f"{type(model).__name__}: {no_linear_head(self.head)}")
-
-    @property
-    def rows(self) -> str:
-        """How rows are run, as results say it: packed, or plain and why."""
-        return "packed" if self.plain is None else f"plain: {self.plain}"
 
     def hidden(self, batch: Batch) -> Tensor:
         """What the head would read at ``batch.read``: (streams, reads, width) in the model's dtype."""
@@ -105,11 +100,13 @@ class Network:
 class PlainRows(Network):
     """Any causal language model, one sequence a row: its own forward, without mask and positions, and its own logits.
 
-    Rows are filled up behind their ends, where a causal model does not look. ``plain`` says why it is so run.
+    Rows are filled up behind their ends, where a causal model does not look. ``reason``: why it is run so.
     """
 
-    def __init__(self, model: Any, plain: str) -> None:
-        self.model, self.head, self.plain = model, model.get_output_embeddings(), plain
+    plain = True
+
+    def __init__(self, model: Any, reason: str = "not packed") -> None:
+        self.model, self.head, self.rows = model, model.get_output_embeddings(), f"plain: {reason}"
         named = inspect.signature(model.forward).parameters
         self._options = {"use_cache": False} if "use_cache" in named else {}
         self._keeps = "logits_to_keep" in named

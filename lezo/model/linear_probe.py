@@ -54,8 +54,8 @@ def _states(network: Network, examples: Sequence[Encoded], batch_size: int, pad:
     found: dict[int, np.ndarray] = {}
     for chunk in score_chunks(examples, batch_size):
         firsts = [i for i, chosen in chunk if 0 in chosen]  # every candidate follows the same state
-        requests, plain = [(examples[i], [0]) for i in firsts], network.plain is not None
-        batch = pack(requests, "candidates", pad=pad, device=network.head.weight.device, plain=plain)
+        requests, device = [(examples[i], [0]) for i in firsts], network.head.weight.device
+        batch = pack(requests, "candidates", pad=pad, device=device, plain=network.plain)
         states = network.hidden(batch)[0, batch.token_read].double().cpu().numpy()
         found.update(zip(firsts, states, strict=True))
     return (found[i] for i in range(len(examples)))

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo.model.hashes import weights_hash
-from lezo.model.layout import block_list, decoder
+from lezo.model.layout import decoder, decoder_blocks
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
     WeightFiles,
@@ -331,7 +331,8 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
         refuse_packed(path, info["unexpected_keys"])
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
-    prefix, count = block_list(model)
+    blocks = decoder_blocks(model)
+    prefix, count = blocks[0].rpartition(".")[0], len(blocks)
     for name in sorted(info["unexpected_keys"]):
         number = name.removeprefix(f"{prefix}.").split(".")[0]
         if name.startswith(f"{prefix}.") and number.isdecimal() and int(number) >= count:

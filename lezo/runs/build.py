@@ -89,7 +89,7 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], run: P
         adapter = Attached(model, plan.adapter, seed=config.seed, start=start)
     if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
         set_dropout(model, optim.dropout)
-    if network.plain is not None:
+    if network.plain:
         plan = _in_plain_rows(config, plan, model)
         say(f"rows {network.rows}; so {_plain_rows(config, plan)}")
     return LoadedModel(plan, network, adapter, held)
@@ -140,7 +140,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         device=plan.device,
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
         stop=end_tokens(model, tokenizer),
-        way=right_way(model, pad=pad, padded=network.plain is None) if task.generates else Way(),
+        way=right_way(model, pad=pad, padded=not network.plain) if task.generates else Way(),
     )
 
 

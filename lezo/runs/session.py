@@ -230,7 +230,7 @@ def train_model(
     go_back(request, history, past)
     with (
         closing(history),
-        closing(make_batches(config, plan, plain=loaded.network.plain is not None)) as batches,
+        closing(make_batches(config, plan, plain=loaded.network.plain)) as batches,
     ):
         try:
             train(

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from lezo.model.hashes import weights_hash
-from lezo.model.layout import Layout, layout_of, named, refuse_no_module
+from lezo.model.layout import Layout, layout_of, refuse_no_module
 from lezo.noise import seeds
 from lezo.records.environment import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
@@ -43,7 +43,7 @@ def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | No
         raise JournalError(f"{file}: the journal of a lezo-run; lezo-replay {file} makes its model")
     refuse_unknown(recipe, file)
     try:
-        layout = layout_of(model, named(model, recipe.blocks))
+        layout = layout_of(model, recipe.blocks)
     except ValueError as error:
         raise JournalError(f"{file}: another model's journal, of a {recipe.model} ({error})") from None
     _refuse(file, _differences(journal, model, layout))

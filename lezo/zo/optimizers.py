@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lezo.model.layout import found, layout_of, named, refuse_no_module, trainable
+from lezo.model.layout import layout_of, refuse_no_module, trainable, trainable_blocks
 from lezo.zo.blocks import UniformBlocks
 from lezo.zo.journaled import LoopJournal
 from lezo.zo.probe import PlainProbe
@@ -79,8 +79,10 @@ class LeZO(torch.optim.Optimizer):
             raise ValueError(f"lr={lr}: expected a number above 0")
         parameters = list(trainable(model).values())
         self.model = model
-        self.blocks = _blocks(model, blocks, sparsity)
-        self.layout = layout_of(model, self.blocks)
+        if blocks is None:  # where nothing is skipped, nothing need be told apart
+            blocks = trainable_blocks(model) if sparsity else ()
+        self.layout = layout_of(model, blocks)
+        self.blocks = self.layout.modules
         _refuse(settings, len(self.blocks), bool(self.layout.non_block))
         self.last: StepReport | None = None
         self._probed: Tensor | None = None
@@ -207,12 +209,6 @@ class MeZO(LeZO):
             seed=seed,
             journal=journal,
         )
-
-
-def _blocks(model: nn.Module, blocks: Sequence[str | nn.Module] | None, sparsity: float) -> tuple[str, ...]:
-    if blocks is not None:
-        return named(model, blocks)
-    return found(model) if sparsity else ()  # where nothing is skipped, nothing need be told apart
 
 
 def _refuse(settings: Mapping[str, Any], blocks: int, always: bool) -> None:

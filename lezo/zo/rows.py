@@ -39,7 +39,7 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     ``longest``: tokens of the longest sequence that will be scored; one is tried, and windows must hold it.
     Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
     """
-    plain, told = PlainRows(model, "not packed"), _told(language(model.config).vocab_size, longest)
+    plain, told = PlainRows(model), _told(language(model.config).vocab_size, longest)
     each: list[Request] = [(example, (k,)) for example, chosen in told for k in chosen]
     alone = torch.cat([_scores(plain, [one], 0) for one in each])
     word = each[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
@@ -59,7 +59,7 @@ def probe_for(
     compiled: bool = False,
 ) -> TwoSided:
     """The probe of the model's batches, both signs at once where its rows are packed."""
-    if network.plain is None:
+    if not network.plain:
         return StreamProbe(Streams(network.model, layout, watch, direction=direction, compiled=compiled))
     return PlainProbe(network.model, lambda _, parts: total(network, parts), direction)
 
@@ -83,8 +83,7 @@ def _word(number: int, vocabulary: int) -> int:
 
 @torch.no_grad()
 def _scores(network: Network, requests: Sequence[Request], pad: int) -> Tensor:
-    plain = network.plain is not None
-    batch = pack(requests, "lm", pad=pad, device=_device(network.model), plain=plain)
+    batch = pack(requests, "lm", pad=pad, device=_device(network.model), plain=network.plain)
     return answer_scores(network, batch)[0]
 
 
@@ -106,7 +105,7 @@ def _why_not_packed(
 ) -> str | None:
     if windows := [window for window in _windows(model, layout) if window < longest]:
         return f"its attention has a window of {min(windows)} tokens, and the longest sequence has {longest}"
-    if any(isinstance(module, nn.Conv1d) for module in model.get_submodule(layout.path).modules()):
+    if any(isinstance(module, nn.Conv1d) for module in _inside(model, layout)):
         return "its blocks hold convolutions, which know no mask"
     try:
         network = Network(model)
@@ -138,7 +137,7 @@ def _gives_its_heads_logits(model: Any) -> bool:
     seen: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_hook(lambda *called: seen.append(called[-1]))
     try:
-        logits = PlainRows(model, "").logits(torch.arange(3, 7, device=_device(model))[None])
+        logits = PlainRows(model).logits(torch.arange(3, 7, device=_device(model))[None])
     finally:
         hook.remove()
     return len(seen) == 1 and torch.equal(seen[0].to(logits.dtype), logits)
@@ -149,17 +148,22 @@ def _windows(model: Any, layout: Layout) -> Iterator[int]:
     config = language(model.config)
     if not getattr(config, "use_sliding_window", True):
         return
-    for owner in (config, *model.get_submodule(layout.path).modules()):
+    for owner in (config, *_inside(model, layout)):
         for name, value in vars(owner).items():
             if _WINDOW.search(name) and isinstance(value, int) and value > 0:
                 yield value
+
+
+def _inside(model: Any, layout: Layout) -> Iterator[nn.Module]:
+    """All modules of the blocks."""
+    return (part for name in layout.modules for part in model.get_submodule(name).modules())
 
 
 def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -> str | None:
     """Compare a probe of all blocks, and one of every second block, with the plain one."""
     device = _device(model)
     packed, rows = ([gold_batch(examples, pad=0, device=device, plain=plain)] for plain in (False, True))
-    plain = probe_for(PlainRows(model, "not packed"), layout, Stopwatch(device))
+    plain = probe_for(PlainRows(model), layout, Stopwatch(device))
     sample = _sample(model, layout)
     for skipped in ((), range(0, len(layout.blocks), 2)):
         left_out = {name for block in skipped for name in layout.blocks[block]}
@@ -205,12 +209,12 @@ def _sample(model: nn.Module, layout: Layout) -> list[str]:
     sizes = {name: model.get_parameter(name).numel() for names in layout.blocks for name in names}
     rounded = {name for name in sizes if is_16_bit_norm(model.get_submodule(name.rpartition(".")[0]))}
     chosen, kinds = dict.fromkeys(layout.non_block), dict[str, list[str]]()
-    for number, block in enumerate(layout.blocks):
+    for module, block in zip(layout.modules, layout.blocks, strict=True):
         matrices = [name for name in block if model.get_parameter(name).ndim > 1]
         vectors = [name for name in block if name not in rounded and name not in matrices]
         chosen |= dict.fromkeys(vectors or sorted(matrices, key=sizes.__getitem__)[:1])
         for name in matrices:
-            kinds.setdefault(name.removeprefix(f"{layout.path}.{number}."), []).append(name)
+            kinds.setdefault(name.removeprefix(f"{module}."), []).append(name)
     return [
         *chosen,
         *(n for i, names in enumerate(kinds.values()) if (n := names[i % len(names)]) not in chosen),

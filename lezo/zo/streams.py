@@ -48,8 +48,8 @@ class Streams(Network):
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
-            model.get_submodule(f"{layout.path}.{i}"): _slots(model, names)
-            for i, names in enumerate(layout.blocks)
+            model.get_submodule(module): _slots(model, names)
+            for module, names in zip(layout.modules, layout.blocks, strict=True)
         }
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._forwards = {block: compile_(block.forward) for block in self._blocks}

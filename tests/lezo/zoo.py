@@ -225,7 +225,7 @@ def compare(family: str, count: int = 5) -> Compared:
     found = layout(model)
     longest = max(len(ids) for example in told for ids in example.input_ids)
     network = network_for(model, found, longest=longest)
-    batch = candidate_batch(told, pad=1, device=CPU, plain=network.plain is not None)
+    batch = candidate_batch(told, pad=1, device=CPU, plain=network.plain)
     scores = answer_scores(network, batch)[0]
     probe, errors = probe_for(network, found, Stopwatch(CPU)), []
     for skipped in (1, 2):
@@ -236,9 +236,7 @@ def compare(family: str, count: int = 5) -> Compared:
             .abs()
             .max()
         )
-    return Compared(
-        network.plain or "packed", float((scores - alone(model, told)[0]).abs().max()), float(max(errors))
-    )
+    return Compared(network.rows, float((scores - alone(model, told)[0]).abs().max()), float(max(errors)))
 
 
 def alone(model: nn.Module, told: list[Encoded]) -> tuple[Tensor, Tensor]:
@@ -274,8 +272,7 @@ def table() -> Iterator[str]:
     yield "|---|---|---|---|"
     for family in filter(known, FAMILIES):
         found = compare(family)
-        how = "packed" if found.rows == "packed" else f"plain: {found.rows}"
-        yield f"| {family} | {how} | {found.scores:.0e} | {found.probes:.0e} |"
+        yield f"| {family} | {found.rows} | {found.scores:.0e} | {found.probes:.0e} |"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BertConfig, LlamaConfig, T5Config, ViTConfig
 
-from lezo.model.layout import layout
 from lezo.model.load import (
     ModelError,
     Source,
@@ -29,32 +28,6 @@ CPU = {"dtype": torch.float32, "device": torch.device("cpu"), "seed": 0}
 def folder(tmp_path):
     small_model().save_pretrained(tmp_path)
     return tmp_path
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_layout_sorts_every_trainable_tensor(name):
-    model = small_model(name)
-    found = layout(model)
-    assert len(found.blocks) == CONFIGS[name].num_hidden_layers
-    assert len({len(block) for block in found.blocks}) == 1
-    assert sorted(found.active(range(len(found.blocks)))) == sorted(n for n, _ in model.named_parameters())
-    assert any("embed" in n for n in found.non_block)
-
-
-def test_tied_head_appears_once():
-    assert "lm_head.weight" not in layout(small_model("opt")).non_block
-    assert "lm_head.weight" in layout(small_model("llama")).non_block
-
-
-def test_frozen_tensors_take_no_part():
-    model = small_model()
-    model.get_input_embeddings().weight.requires_grad_(False)
-    assert not any("embed_tokens" in name for name in layout(model).non_block)
-
-
-def test_a_model_without_blocks_is_refused():
-    with pytest.raises(ModelError, match="Linear: no list of .*decoder blocks found.*OPT, LLaMA or Qwen"):
-        layout(torch.nn.Linear(2, 2))
 
 
 def test_published_sizes_have_the_published_number_of_parameters():

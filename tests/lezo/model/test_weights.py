@@ -610,7 +610,7 @@ def test_of_a_model_that_sees_the_language_model_is_trained(name, tmp_path):
     assert found == layout(skeleton(load_config(Source(str(tmp_path))), torch.float32))
     attach(model, Adapter("lora", rank=2, targets=("q_proj", "v_proj")))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all(name.startswith(f"{found.path}.") for name in trained)
+    assert trained and all(name.startswith(found.modules) for name in trained)
     if name == "gemma3":
         model.eyes = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
-        assert layout(model).path == found.path
+        assert layout(model).modules == found.modules

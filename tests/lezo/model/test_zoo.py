@@ -61,7 +61,7 @@ def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, target
     stepped = ZerothOrder(
         model, found, choose, probe_for(network, found, Stopwatch(CPU)), lr=1e-2, eps=1e-2, seed=3
     )
-    batch = candidate_batch(examples(4), pad=1, device=CPU, plain=network.plain is not None)
+    batch = candidate_batch(examples(4), pad=1, device=CPU, plain=network.plain)
     before = weights_hash(model)
     reports = [stepped.step(step, [batch]) for step in range(3)]
     assert weights_hash(model) != before and all(report.applied for report in reports)

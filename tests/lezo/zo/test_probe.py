@@ -139,7 +139,7 @@ def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
     assert not found.non_block
     batch, active = candidate_batch(examples(), pad=1, device=CPU), found.active([1])
     rows = []
-    blocks = model.get_submodule(found.path)
+    blocks = [model.get_submodule(name) for name in found.modules]
     hooks = [b.register_forward_pre_hook(lambda m, a: rows.append(len(a[0]))) for b in blocks]
     losses = fast(model)([batch], active, seed=5, eps=EPS)
     for hook in hooks:
@@ -155,7 +155,9 @@ def test_a_trainable_final_norm_and_head_part_the_streams_at_the_end_only():
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in late)
     batch, rows = candidate_batch(examples(), pad=1, device=CPU), []
-    model.get_submodule(layout(model).path)[2].register_forward_pre_hook(lambda m, a: rows.append(len(a[0])))
+    model.get_submodule(layout(model).modules[2]).register_forward_pre_hook(
+        lambda m, a: rows.append(len(a[0]))
+    )
     losses = fast(model)([batch], late, seed=5, eps=EPS)
     assert (rows, len(late)) == ([len(batch.input_ids)], 2)
     assert losses.tolist() == pytest.approx(plain_losses(model, late, batch), abs=1e-12)

@@ -28,7 +28,7 @@ def run(model, longest=12, **options):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_models_that_follow_mask_positions_and_head_are_packed(name, dtype):
     network = run(small_model(name, dtype))
-    assert (type(network), network.plain) == (Network, None)
+    assert (type(network), network.plain) == (Network, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -46,11 +46,11 @@ def test_models_that_follow_mask_positions_and_head_are_packed(name, dtype):
 def test_what_cannot_be_packed_is_run_in_plain_rows_in_every_dtype(family, why, dtype):
     network = run(zoo.small(family).to(dtype))
     assert isinstance(network, PlainRows)
-    assert network.plain.startswith(why)
+    assert network.rows.startswith(f"plain: {why}")
 
 
 def test_a_window_that_holds_the_longest_sequence_does_no_harm():
-    assert run(zoo.small("mistral"), longest=zoo.WINDOW).plain is None
+    assert run(zoo.small("mistral"), longest=zoo.WINDOW).rows == "packed"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -60,8 +60,8 @@ def test_blocks_that_read_what_another_computed_are_found_by_the_probe_alone(dty
     object.__setattr__(config, "final_logit_softcapping", None)  # which its own check does not allow
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval().to(dtype)
-    assert run(model, probes=False).plain is None
-    assert run(model).plain.startswith("both signs")
+    assert run(model, probes=False).rows == "packed"
+    assert run(model).rows.startswith("plain: both signs")
 
 
 def test_sequences_that_see_each_other_a_little_are_found_in_16_bits(monkeypatch):
@@ -72,7 +72,9 @@ def test_sequences_that_see_each_other_a_little_are_found_in_16_bits(monkeypatch
         return found + 0.04 * found.mean(1, keepdim=True)
 
     monkeypatch.setattr(Network, "_states", leaking)
-    assert run(model, probes=False).plain.startswith("packed sequences see each other (scores off by 0.0")
+    assert run(model, probes=False).rows.startswith(
+        "plain: packed sequences see each other (scores off by 0.0"
+    )
 
 
 def test_a_head_that_is_no_linear_layer_is_the_models_own_affair():
