@@ -13,7 +13,6 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from lezo.data.encode import MAX_NEW_TOKENS
 from lezo.data.encode import padded as filled_up
-from lezo.model.load import language
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def right_way(model: Any, *, pad: int, padded: bool = True) -> Way:
 
     Some models place a token by its column, padding counted; some mix up the states of several rows.
     """
-    vocabulary = language(model.config).vocab_size
+    vocabulary = model.config.get_text_config().vocab_size
     short, same, long = ([i % vocabulary for i in range(*ids)] for ids in ((3, 7), (9, 13), (7, 13)))
     tried = {Way(): [short, long], Way(False): [short, same], Way(False, False): [short]}
     ways = (way for way, prompts in tried.items() if padded or not way.padded if _holds(model, prompts, pad))

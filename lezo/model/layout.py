@@ -60,13 +60,14 @@ def layout_of(model: nn.Module, blocks: Sequence[str | nn.Module]) -> Layout:
 
 def decoder_blocks(model: nn.Module) -> tuple[str, ...]:
     """The names of a causal language model's decoder blocks. Raises ModelError where it has no list of them."""
-    names = _list_of_blocks(model, decoder(model), nn.ModuleList, lambda _: True)
-    if not names:
-        raise ModelError(
-            f"{type(model).__name__}: no list of decoder blocks among its modules; expected a decoder-only causal "
-            "language model, such as OPT, LLaMA or Qwen"
-        )
-    return names
+    inner = decoder(model)
+    if names := _list_of_blocks(model, inner, nn.ModuleList, lambda _: True):
+        return names
+    layers = _layers(inner)
+    raise ModelError(
+        f"{type(model).__name__}: no list of {'' if layers is None else f'{layers} '}decoder blocks found among its modules; "
+        "expected a decoder-only causal language model, such as OPT, LLaMA or Qwen"
+    )
 
 
 def trainable_blocks(model: nn.Module) -> tuple[str, ...]:
@@ -90,8 +91,7 @@ def _list_of_blocks(
     The list has as many as the configuration says there are layers. Without such a number it is the longest, and where
     the number fits no list (some families count other layers) the outermost, not one of a block's experts.
     """
-    layers = getattr(getattr(inner, "config", None), "num_hidden_layers", None)
-    inside = set(inner.modules())
+    layers, inside = _layers(inner), set(inner.modules())
     lists = [
         tuple(f"{path}.{name}".removeprefix(".") for name, child in module.named_children() if counts(child))
         for path, module in model.named_modules()
@@ -103,6 +103,10 @@ def _list_of_blocks(
         outermost = min((_depth(names) for names in several), default=0)
         several = [names for names in several if _depth(names) == outermost]
     return max(fitting or several, key=lambda names: (len(names), -_depth(names)), default=())
+
+
+def _layers(module: Any) -> int | None:
+    return getattr(getattr(module, "config", None), "num_hidden_layers", None)
 
 
 def _depth(names: Sequence[str]) -> int:

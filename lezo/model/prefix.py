@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from lezo.model.layout import decoder_blocks
-from lezo.model.load import ModelError, language
+from lezo.model.load import ModelError
 from lezo.noise import seeds
 
 
@@ -28,7 +28,7 @@ class Prefixes:
 
     def __init__(self, model: Any, tokens: int) -> None:
         """Raises ModelError where the configuration does not tell the size of keys and values."""
-        self.tokens, (self.heads, self.width) = tokens, _sizes(language(model.config))
+        self.tokens, (self.heads, self.width) = tokens, _sizes(model.config.get_text_config())
         self.blocks = [model.get_submodule(name) for name in decoder_blocks(model)]
         for block in self.blocks:
             block.prefix = nn.Module()
@@ -93,9 +93,11 @@ def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
 
     They stand alone, without BOS, at the first positions; MeZO's table 16 calls such a start crucial.
     """
-    drawn = seeds.permutation(seeds.derive(seed, "prefix"), 0, language(model.config).vocab_size)[:tokens]
+    drawn = seeds.permutation(seeds.derive(seed, "prefix"), 0, model.config.get_text_config().vocab_size)[
+        :tokens
+    ]
     ids = torch.tensor([drawn], device=model.device)
-    heads, width = _sizes(language(model.config))
+    heads, width = _sizes(model.config.get_text_config())
     pairs = _pairs(model, ids)
     blocks = decoder_blocks(model)
     if len(pairs) != len(blocks) or any(pair.shape != (2, heads, tokens, width) for pair in pairs):

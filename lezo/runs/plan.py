@@ -19,7 +19,7 @@ from lezo.model.evaluate import score_chunks
 from lezo.model.forward import VOCABULARY_CHUNK
 from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
-from lezo.model.load import ModelError, language, skeleton
+from lezo.model.load import ModelError, skeleton
 from lezo.runs.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.parts import blocks_of
@@ -101,7 +101,9 @@ def make_plan(config: RunConfig) -> Plan:
         trained=sum(p.numel() for p in bones.parameters() if p.requires_grad),
         lengths=(round(statistics.median(lengths)), max(lengths)),
         truncated=sum(map(_truncated, (train, dev.scored or dev.prompts, test.scored or test.prompts))),
-        memory=_memory(config, language(parts.model_config), bones, found, blocks, dtype, train, [dev, test]),
+        memory=_memory(
+            config, parts.model_config.get_text_config(), bones, found, blocks, dtype, train, [dev, test]
+        ),
         forwards=_forwards(config, train, dev, test),
     )
 

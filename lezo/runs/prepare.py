@@ -22,7 +22,6 @@ from lezo.model.load import (
     ModelError,
     Source,
     dequantised,
-    language,
     load_config,
     load_tokenizer,
     positions,
@@ -100,7 +99,7 @@ class Prepared:
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
         top = max((max(ids) for example in examples for ids in example.input_ids), default=0)
-        if top >= (size := language(self.model_config).vocab_size):
+        if top >= (size := self.model_config.get_text_config().vocab_size):
             raise ModelError(
                 f"{self.source.path}: the tokenizer makes id {top}, and the model has {size} "
                 "embeddings; expected the model's own tokenizer (model.tokenizer)"
@@ -117,7 +116,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     task = TASKS[config.task.name]
     splits = _splits(config, task, training)
     model_config = load_config(source)
-    text, words = language(model_config), config.model.tokenizer or source.path
+    text, words = model_config.get_text_config(), config.model.tokenizer or source.path
     tokenizer = load_tokenizer(words, None if config.model.tokenizer else source.revision)
     _refuse_other_words(words, tokenizer, task, splits)
     before, after = _around(words, config.model.bos, text, tokenizer)

@@ -22,7 +22,7 @@ from lezo.data.encode import Encoded
 from lezo.data.pack import Request, gold_batch, pack
 from lezo.model.forward import Network, PlainRows, wide_dtype
 from lezo.model.layout import Layout
-from lezo.model.load import ModelError, language
+from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores, total
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
@@ -39,7 +39,7 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     ``longest``: tokens of the longest sequence that will be scored; one is tried, and windows must hold it.
     Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
     """
-    plain, told = PlainRows(model), _told(language(model.config).vocab_size, longest)
+    plain, told = PlainRows(model), _told(model.config.get_text_config().vocab_size, longest)
     each: list[Request] = [(example, (k,)) for example, chosen in told for k in chosen]
     alone = torch.cat([_scores(plain, [one], 0) for one in each])
     word = each[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
@@ -145,7 +145,7 @@ def _gives_its_heads_logits(model: Any) -> bool:
 
 def _windows(model: Any, layout: Layout) -> Iterator[int]:
     """Of how many tokens windows are, where the configuration or a module of the blocks says so: packed masks know none."""
-    config = language(model.config)
+    config = model.config.get_text_config()
     if not getattr(config, "use_sliding_window", True):
         return
     for owner in (config, *_inside(model, layout)):
