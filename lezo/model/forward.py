@@ -179,5 +179,10 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def rounding(model: Any) -> float:
+    """How far apart scores may be by rounding alone, as a part of their spread."""
+    return 1e-3 if model.dtype.itemsize > 2 else 5e-2
+
+
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(wide_dtype(tensor))

@@ -18,7 +18,7 @@ from lezo.data.batches import Batches, Objective
 from lezo.model.adapter import Attached
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
-from lezo.model.generation import Way, right_way
+from lezo.model.generation import GenerationMode, widest_mode
 from lezo.model.hashes import examples_hash, tokenizer_hash
 from lezo.model.layout import Layout, layout
 from lezo.model.load import load, rebase, save_model, set_dropout
@@ -140,7 +140,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         device=plan.device,
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
         stop=end_tokens(model, tokenizer),
-        way=right_way(model, pad=pad, padded=not network.plain) if task.generates else Way(),
+        mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
     )
 
 
