@@ -71,7 +71,7 @@ class Network:
 
     def _normaliser(self, wide: Tensor, rows: slice) -> Tensor:
         """The same over a chunk of the head's rows, which is let go of before the next one is made."""
-        weight, bias = self._head_slice(rows)
+        weight, bias = self._head_rows(rows)
         return (wide @ weight.mT).add_(bias[:, None]).logsumexp(-1)
 
     def _states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
@@ -81,17 +81,13 @@ class Network:
         (states,) = seen
         return states
 
-    def _head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's rows of those ids, (streams, ids, width), and biases, (streams, ids), in fp32."""
-        return _wide(self.head.weight[ids])[None], self._bias(ids)
-
-    def _head_slice(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """A chunk of the head's rows, (streams, rows, width), and biases, (streams, rows), in fp32."""
+    def _head_rows(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The head's rows of ids or a chunk of them, (streams, rows, width), and biases, (streams, rows), in fp32."""
         return _wide(self.head.weight[rows])[None], self._bias(rows)
 
-    def _bias(self, where: Tensor | slice) -> Tensor:
+    def _bias(self, rows: Tensor | slice) -> Tensor:
         bias, weight = self.head.bias, self.head.weight
-        return _wide(weight.new_zeros(weight.shape[0])[where] if bias is None else bias[where])[None]
+        return _wide(weight.new_zeros(weight.shape[0])[rows] if bias is None else bias[rows])[None]
 
     def _full_precision(self) -> Any:
         return torch.autocast(self.head.weight.device.type, enabled=False)
