@@ -93,11 +93,10 @@ def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
 
     They stand alone, without BOS, at the first positions; MeZO's table 16 calls such a start crucial.
     """
-    drawn = seeds.permutation(seeds.derive(seed, "prefix"), 0, model.config.get_text_config().vocab_size)[
-        :tokens
-    ]
-    ids = torch.tensor([drawn], device=model.device)
-    heads, width = _sizes(model.config.get_text_config())
+    text = model.config.get_text_config()
+    tokens_drawn = seeds.permutation(seeds.derive(seed, "prefix"), 0, text.vocab_size)[:tokens]
+    ids = torch.tensor([tokens_drawn], device=model.device)
+    heads, width = _sizes(text)
     pairs = _pairs(model, ids)
     blocks = decoder_blocks(model)
     if len(pairs) != len(blocks) or any(pair.shape != (2, heads, tokens, width) for pair in pairs):
