@@ -100,7 +100,7 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     folder.json(ENVIRONMENT, {"command": command, **environment(plan.device)})
     peaks = _peaks(child, out)
     network = loaded(config, plan)
-    if network.plain is not None:
+    if network.plain:
         out.print(f"rows {network.rows}")
         work = typical_work(config, plan, plain=True)
         described = _described(config, plan, work, command) | {"rows": network.rows}

@@ -63,7 +63,7 @@ class Setup:
     @cached_property
     def batches(self) -> Batches:
         """Makes the work anew, as the engine's forward takes it."""
-        return make_batches(self.config, self.plan, plain=self.network.plain is not None)
+        return make_batches(self.config, self.plan, plain=self.network.plain)
 
 
 def typical_work(config: RunConfig, plan: Plan, *, plain: bool = False) -> Work:

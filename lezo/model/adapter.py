@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lezo.model.hashes import weights_hash
-from lezo.model.layout import block_list
+from lezo.model.layout import decoder_blocks
 from lezo.model.load import ModelError
 from lezo.model.prefix import Prefixes, activations
 from lezo.noise import directions, seeds
@@ -53,15 +53,11 @@ class Adapter:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Adapter:
         """From `settings`. Raises ValueError for what they cannot be."""
-        made = cls(**{**settings, "targets": tuple(settings["targets"])})
-        if (
-            made.settings() != settings
-            or made.name not in ("lora", "prefix", "head")
-            or made.rank < 1
-            or made.tokens < 1
-        ):
+        adapter = cls(**{**settings, "targets": tuple(settings["targets"])})
+        known = adapter.name in ("lora", "prefix", "head")
+        if adapter.settings() != settings or not known or min(adapter.rank, adapter.tokens) < 1:
             raise ValueError(f"adapter settings {settings}")
-        return made
+        return adapter
 
 
 def attach(model: Any, adapter: Adapter) -> None:
@@ -71,7 +67,12 @@ def attach(model: Any, adapter: Adapter) -> None:
     """
     model.requires_grad_(False)
     if adapter.name == "lora":
-        _inject(model, adapter)
+        import peft
+
+        _refuse_targets(model, adapter.targets)
+        peft.inject_adapter_in_model(_config(model, adapter, ""), model)
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.data = parameter.data.float()
     elif adapter.name == "prefix":
         model.prefixes = Prefixes(model, adapter.tokens)
     else:
@@ -116,7 +117,7 @@ class Attached:
         config = _config(self.model, self.adapter, base)
         config.revision = revision
         config.save_pretrained(folder)
-        save_file(_as_peft_names_it(self.model, self._trained), folder / _PEFT, metadata={"format": "pt"})
+        save_file(_by_pefts_names(self.model, self._trained), folder / _PEFT, metadata={"format": "pt"})
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, Tensor]) -> None:
@@ -128,23 +129,12 @@ class Attached:
             theta.copy_(values[name])
 
 
-def _inject(model: Any, adapter: Adapter) -> None:
-    import peft
-
-    _refuse_targets(model, adapter.targets)
-    peft.inject_adapter_in_model(_config(model, adapter, ""), model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
 def _refuse_targets(model: Any, targets: Sequence[str]) -> None:
     """LoRA stands on linear layers of the decoder blocks; each target is one of theirs."""
-    path, _ = block_list(model)
-    linear = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(f"{path}.")
+    inside = [
+        module for block in decoder_blocks(model) for module in model.get_submodule(block).named_modules()
     ]
-    known = sorted({name.rpartition(".")[2] for name in linear})
+    known = sorted({n.rpartition(".")[2] for n, module in inside if isinstance(module, nn.Linear | Conv1D)})
     unknown = [target for target in targets if target not in known]
     if unknown:
         raise ModelError(
@@ -155,9 +145,9 @@ def _refuse_targets(model: Any, targets: Sequence[str]) -> None:
 
 def _targets(model: Any, targets: Sequence[str]) -> list[str]:
     """What peft calls them: by their last names, or in full where a part of the model that is not trained has such too."""
-    path, _ = block_list(model)
+    blocks = tuple(f"{block}." for block in decoder_blocks(model))
     known = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in targets]
-    inside = [name for name in known if name.startswith(f"{path}.")]
+    inside = [name for name in known if name.startswith(blocks)]
     return list(targets) if inside == known else inside
 
 
@@ -182,32 +172,19 @@ def _lora_values(trained: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 def _config(model: Any, adapter: Adapter, base: str) -> Any:
     import peft
 
-    shared: dict[str, Any] = {
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": bool(base),
-    }
+    shared: dict[str, Any] = {"task_type": "CAUSAL_LM", "inference_mode": bool(base)}
+    shared["base_model_name_or_path"] = base
     if adapter.name == "lora":
-        return peft.LoraConfig(
-            r=adapter.rank,
-            lora_alpha=adapter.alpha,
-            target_modules=_targets(model, adapter.targets),
-            lora_dropout=0.0,
-            **shared,
-        )
+        targets = _targets(model, adapter.targets)
+        sizes: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": 0.0}
+        return peft.LoraConfig(target_modules=targets, **sizes, **shared)
     heads, width = model.prefixes.heads, model.prefixes.heads * model.prefixes.width
-    return peft.PrefixTuningConfig(
-        num_virtual_tokens=adapter.tokens,
-        num_layers=len(model.prefixes.blocks),
-        num_attention_heads=heads,
-        token_dim=width,
-        num_transformer_submodules=1,
-        encoder_hidden_size=width,
-        **shared,
-    )
+    sizes = {"num_virtual_tokens": adapter.tokens, "num_layers": len(model.prefixes.blocks)}
+    sizes |= {"num_attention_heads": heads, "token_dim": width, "encoder_hidden_size": width}
+    return peft.PrefixTuningConfig(num_transformer_submodules=1, **sizes, **shared)
 
 
-def _as_peft_names_it(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _by_pefts_names(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if hasattr(model, "prefixes"):
         return {"prompt_embeddings": model.prefixes.joined()}
     named = {f"base_model.model.{name.replace('.default.', '.')}": p for name, p in trained.items()}

@@ -15,7 +15,7 @@ from lezo.data.dataset import EvalSet
 from lezo.data.encode import Encoded
 from lezo.data.pack import pack
 from lezo.model.forward import Network
-from lezo.model.generation import Way, continued
+from lezo.model.generation import GenerationMode, continued
 from lezo.model.loss import answer_scores
 from lezo.tasks.metrics import TEXT_METRICS, accuracy
 
@@ -39,7 +39,7 @@ class Evaluator:
     """Scores a split in batches of at most ``batch_size`` sequences; the result does not depend on it.
 
     ``decode`` turns ids into text without special tokens. A generated text ends with its first newline, or before an
-    id of ``stop``; ``way`` says which prompts go on side by side.
+    id of ``stop``; ``mode`` says which prompts go on side by side.
     """
 
     network: Network
@@ -50,7 +50,7 @@ class Evaluator:
     device: torch.device
     decode: Callable[[Sequence[int]], str]
     stop: Collection[int]
-    way: Way = Way()
+    mode: GenerationMode = GenerationMode()
 
     @torch.no_grad()
     def __call__(self, split: EvalSet) -> Evaluation:
@@ -66,8 +66,7 @@ class Evaluator:
         sums = [[0.0] * len(example.input_ids) for example in examples]
         for chunk in score_chunks(examples, self.batch_size):
             requests = [(examples[i], chosen) for i, chosen in chunk]
-            plain = self.network.plain is not None
-            batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=plain)
+            batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=self.network.plain)
             scores = iter(answer_scores(self.network, batch)[0].tolist())
             for i, chosen in chunk:
                 for k in chosen:
@@ -116,14 +115,14 @@ class Evaluator:
 
     def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
         """The batches of a generation, the longest prompts first."""
-        order, size = sorted(prompts, key=_length, reverse=True), self.batch_size if self.way.together else 1
-        groups = [order] if self.way.padded else [list(same) for _, same in groupby(order, _length)]
+        order, size = sorted(prompts, key=_length, reverse=True), self.batch_size if self.mode.together else 1
+        groups = [order] if self.mode.padded else [list(same) for _, same in groupby(order, _length)]
         return (chunk for group in groups for chunk in _chunks(group, size))
 
     def _continued(self, prompts: Sequence[Encoded]) -> list[str]:
         """What the model goes on with, up to the first newline or end of text."""
         ids, model = [prompt.input_ids[0] for prompt in prompts], self.network.model
-        rows = continued(model, ids, pad=self.pad, ends=self._ends, cached=self.way.cached)
+        rows = continued(model, ids, pad=self.pad, ends=self._ends, cached=self.mode.cached)
         return [self._text(row) for row in rows]
 
     def _text(self, ids: Sequence[int]) -> str:

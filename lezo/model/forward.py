@@ -25,21 +25,16 @@ class Network:
     """A causal language model's body and head, over packed rows. Never writes to theta; gradients flow where they are on.
 
     Works for any decoder-only model of transformers that follows a 4-D mask and position ids and whose logits are
-    its head's output. ``plain``: why rows are plain, where they are (`PlainRows`).
+    its head's output. ``plain``: whether each sequence has a row of its own. ``rows``: how rows are run, as results say it.
     """
 
-    plain: str | None = None
+    plain, rows = False, "packed"
 
     def __init__(self, model: Any) -> None:
         """Raises ModelError where the model has no linear head."""
         self.model, self.head = model, model.get_output_embeddings()
         if not isinstance(self.head, nn.Linear):
             raise ModelError(f"{type(model).__name__}: {no_linear_head(self.head)}")
-
-    @property
-    def rows(self) -> str:
-        """How rows are run, as results say it: packed, or plain and why."""
-        return "packed" if self.plain is None else f"plain: {self.plain}"
 
     def hidden(self, batch: Batch) -> Tensor:
         """What the head would read at ``batch.read``: (streams, reads, width) in the model's dtype."""
@@ -76,7 +71,7 @@ class Network:
 
     def _normaliser(self, wide: Tensor, rows: slice) -> Tensor:
         """The same over a chunk of the head's rows, which is let go of before the next one is made."""
-        weight, bias = self._head_slice(rows)
+        weight, bias = self._head_rows(rows)
         return (wide @ weight.mT).add_(bias[:, None]).logsumexp(-1)
 
     def _states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
@@ -86,17 +81,13 @@ class Network:
         (states,) = seen
         return states
 
-    def _head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's rows of those ids, (streams, ids, width), and biases, (streams, ids), in fp32."""
-        return _wide(self.head.weight[ids])[None], self._bias(ids)
-
-    def _head_slice(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """A chunk of the head's rows, (streams, rows, width), and biases, (streams, rows), in fp32."""
+    def _head_rows(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The head's rows of ids or a chunk of them, (streams, rows, width), and biases, (streams, rows), in fp32."""
         return _wide(self.head.weight[rows])[None], self._bias(rows)
 
-    def _bias(self, where: Tensor | slice) -> Tensor:
+    def _bias(self, rows: Tensor | slice) -> Tensor:
         bias, weight = self.head.bias, self.head.weight
-        return _wide(weight.new_zeros(weight.shape[0])[where] if bias is None else bias[where])[None]
+        return _wide(weight.new_zeros(weight.shape[0])[rows] if bias is None else bias[rows])[None]
 
     def _full_precision(self) -> Any:
         return torch.autocast(self.head.weight.device.type, enabled=False)
@@ -105,11 +96,13 @@ class Network:
 class PlainRows(Network):
     """Any causal language model, one sequence a row: its own forward, without mask and positions, and its own logits.
 
-    Rows are filled up behind their ends, where a causal model does not look. ``plain`` says why it is so run.
+    Rows are filled up behind their ends, where a causal model does not look. ``reason``: why it is run so.
     """
 
-    def __init__(self, model: Any, plain: str) -> None:
-        self.model, self.head, self.plain = model, model.get_output_embeddings(), plain
+    plain = True
+
+    def __init__(self, model: Any, reason: str = "not packed") -> None:
+        self.model, self.head, self.rows = model, model.get_output_embeddings(), f"plain: {reason}"
         named = inspect.signature(model.forward).parameters
         self._options = {"use_cache": False} if "use_cache" in named else {}
         self._keeps = "logits_to_keep" in named
@@ -180,6 +173,11 @@ def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 def wide_dtype(tensor: Tensor) -> torch.dtype:
     """What scores are computed in: fp32, or fp64 for a model in fp64."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def rounding(model: Any) -> float:
+    """How far apart scores may be by rounding alone, as a part of their spread."""
+    return 1e-3 if model.dtype.itemsize > 2 else 5e-2
 
 
 def _wide(tensor: Tensor) -> Tensor:

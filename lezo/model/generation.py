@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from lezo.data.encode import MAX_NEW_TOKENS
 from lezo.data.encode import padded as filled_up
-from lezo.model.load import language
+from lezo.model.forward import rounding
 
 
 @dataclass(frozen=True)
-class Way:
-    """What a model's generation may do without changing what it says.
+class GenerationMode:
+    """What generation may do without changing what the model says.
 
     ``padded``: prompts of different lengths stand in one batch, filled up on the left; ``together``: prompts of one
     length do. ``cached``: keys and values, or a recurrent state, are kept from one id to the next.
@@ -41,36 +41,37 @@ def continued(
 
     Shorter prompts are filled up with ``pad`` on the left, masked.
     """
-    found = _generated(model, prompts, pad, _Ends(ends), max_new_tokens=MAX_NEW_TOKENS, use_cache=cached)
-    rows = found.sequences[:, max(map(len, prompts)) :].tolist()
+    output = _generated(model, prompts, pad, _Ends(ends), max_new_tokens=MAX_NEW_TOKENS, use_cache=cached)
+    rows = output.sequences[:, max(map(len, prompts)) :].tolist()
     return [row[: next((i for i, token in enumerate(row, 1) if ends(token)), None)] for row in rows]
 
 
 @torch.no_grad()
-def right_way(model: Any, *, pad: int, padded: bool = True) -> Way:
-    """The widest way, at most ``padded``, that goes on as the model's plain forwards do: tried on short prompts, two ids each.
+def widest_mode(model: Any, *, pad: int, padded: bool = True) -> GenerationMode:
+    """The widest mode, at most ``padded``, that says what plain forwards say: tried on short prompts, two ids each.
 
     Some models place a token by its column, padding counted; some mix up the states of several rows.
     """
-    vocabulary = language(model.config).vocab_size
+    vocabulary = model.config.get_text_config().vocab_size
     short, same, long = ([i % vocabulary for i in range(*ids)] for ids in ((3, 7), (9, 13), (7, 13)))
-    tried = {Way(): [short, long], Way(False): [short, same], Way(False, False): [short]}
-    ways = (way for way, prompts in tried.items() if padded or not way.padded if _holds(model, prompts, pad))
-    return next(ways, Way(False, False, False))
+    wide, narrow = GenerationMode(padded=True), GenerationMode(padded=False)
+    tried = {wide: [short, long], narrow: [short, same], replace(narrow, together=False): [short]}
+    right = (m for m, prompts in tried.items() if (padded or not m.padded) and _is_right(model, prompts, pad))
+    return next(right, GenerationMode(False, False, False))
 
 
-def _holds(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
+def _is_right(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
     """Whether the first of the prompts gets the logits that it gets in a forward alone."""
     try:
-        found = _generated(model, prompts, pad, max_new_tokens=2, output_logits=True)
+        output = _generated(model, prompts, pad, max_new_tokens=2, output_logits=True)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception:  # whatever a model's own code stumbles over
         return False
-    alone = torch.tensor([[*prompts[0], int(found.sequences[0, -2])]], device=model.device)
+    alone = torch.tensor([[*prompts[0], int(output.sequences[0, -2])]], device=model.device)
     expected = model(input_ids=alone, use_cache=False).logits[0, -2:].float()
-    error = (torch.stack([step[0] for step in found.logits]).float() - expected).abs().max()
-    return bool(error < expected.std() * (1e-3 if model.dtype.itemsize > 2 else 5e-2))
+    error = (torch.stack([step[0] for step in output.logits]).float() - expected).abs().max()
+    return bool(error < expected.std() * rounding(model))
 
 
 def _generated(

@@ -28,10 +28,8 @@ def weights_hash(model: nn.Module) -> str:
 
 def tensor_hash(tensor: Tensor) -> str:
     """Of a tensor's dtype, shape and bits."""
-    flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-    start = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
-    digest = hashlib.sha256(start)
-    digest.update(flat.numpy().data)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -48,12 +46,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def examples_hash(splits: Iterable[Iterable[Encoded]]) -> str:
     """Of encoded examples: ids, answers, gold and references, in their order."""
-    return _of(
-        [
-            [[e.index, e.input_ids, e.answer_lens, e.gold, e.references] for e in examples]
-            for examples in splits
-        ]
-    )
+    fields = ("index", "input_ids", "answer_lens", "gold", "references")
+    return _of([[[getattr(e, field) for field in fields] for e in examples] for examples in splits])
 
 
 def _of(content: Any) -> str:

@@ -1,8 +1,8 @@
-"""Which tensors does a step take or skip together? The blocks of a language model, or of any module, found or named."""
+"""Which tensors does a step take or skip together? Those of a block: a language model's decoder block, or any module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -18,65 +18,107 @@ STEPPED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of the trainable tensors: those of each decoder block, and the always-on rest.
+    """The names of a model's trainable tensors: those of each block, and those outside the blocks; tied ones once.
 
-    Tied tensors appear once. OPT's always-on group is embeddings, projections and the final norm. ``path`` is
-    the name of the list of blocks: block i is the module ``path.i``.
+    ``modules``: the names of the blocks. Outside OPT's decoder blocks are embeddings, projections and the final norm.
     """
 
     non_block: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
-    path: str
+    modules: tuple[str, ...]
 
     def active(self, chosen: Iterable[int]) -> tuple[str, ...]:
-        """The always-on tensors and those of the chosen blocks."""
+        """The tensors outside the blocks and those of the chosen blocks."""
         return self.non_block + tuple(name for block in chosen for name in self.blocks[block])
 
 
-def layout(model: nn.Module) -> Layout:
-    """Find the model's list of decoder blocks and sort its trainable tensors by it.
+def layout(model: nn.Module, modules: Sequence[str] | None = None) -> Layout:
+    """Sort the trainable tensors by the blocks of these names. None: the decoder blocks (see `decoder_blocks`).
 
-    Raises ModelError where no list of modules has one entry for each of the configured layers.
+    A tensor that two blocks share is the first one's.
     """
-    prefix, count = block_list(model)
-    blocks: list[list[str]] = [[] for _ in range(count)]
-    always = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith(prefix + "."):
-            blocks[int(name[len(prefix) + 1 :].split(".")[0])].append(name)
-        else:
-            always.append(name)
-    return Layout(tuple(always), tuple(map(tuple, blocks)), prefix)
+    modules = decoder_blocks(model) if modules is None else tuple(modules)
+    rest = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    parameters = [list(model.get_submodule(module).parameters()) for module in modules]
+    blocks = tuple(tuple(rest.pop(id(p)) for p in block if id(p) in rest) for block in parameters)
+    return Layout(tuple(rest.values()), blocks, modules)
 
 
-def block_list(model: nn.Module) -> tuple[str, int]:
-    """The name of the model's list of decoder blocks, and how many there are. Raises ModelError where there is none."""
+def layout_of(model: nn.Module, blocks: Sequence[str | nn.Module]) -> Layout:
+    """Sort the trainable tensors by ``blocks``, modules of the model or their names.
+
+    ValueError for a block that is not the model's, is inside another, or holds no trainable tensor of its own.
+    """
+    names = _names(model, blocks)
+    _refuse_overlap(names)
+    sorted_by_block = layout(model, names)
+    for name, tensors in zip(names, sorted_by_block.blocks, strict=True):
+        if not tensors:
+            raise ValueError(f"block {name!r} holds no trainable tensor of its own; leave it out of blocks")
+    return sorted_by_block
+
+
+def decoder_blocks(model: nn.Module) -> tuple[str, ...]:
+    """The names of a causal language model's decoder blocks. Raises ModelError where it has no list of them."""
     inner = decoder(model)
-    expected = getattr(getattr(inner, "config", None), "num_hidden_layers", None)
-    inside = set(inner.modules())
+    if names := _list_of_blocks(model, inner, nn.ModuleList, lambda _: True):
+        return names
+    layers = _layers(inner)
+    raise ModelError(
+        f"{type(model).__name__}: no list of {'' if layers is None else f'{layers} '}decoder blocks found among its modules; "
+        "expected a decoder-only causal language model, such as OPT, LLaMA or Qwen"
+    )
+
+
+def trainable_blocks(model: nn.Module) -> tuple[str, ...]:
+    """The names of any module's blocks: the entries of its list of blocks (ModuleList, else Sequential) that have something
+    to train. Raises ValueError where no list has two.
+    """
+    for kind in (nn.ModuleList, nn.Sequential):
+        if len(names := _list_of_blocks(model, model, kind, _trains)) > 1:
+            return names
+    raise ValueError(
+        f"{type(model).__name__}: no list of blocks found among its modules; name them, as in "
+        f"blocks={[name for name, child in model.named_children() if _trains(child)]}, or use lezo.MeZO"
+    )
+
+
+def _list_of_blocks(
+    model: nn.Module, inner: Any, kind: type[nn.Module], counts: Callable[[nn.Module], bool]
+) -> tuple[str, ...]:
+    """The names of one list's entries, of those that count. Empty: there is no list of blocks in ``inner``.
+
+    The list has as many as the configuration says there are layers. Without such a number it is the longest, and where
+    the number fits no list (some families count other layers) the outermost, not one of a block's experts.
+    """
+    layers, inside = _layers(inner), set(inner.modules())
     lists = [
-        (name, len(m))
-        for name, m in model.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m) and m in inside
+        tuple(f"{path}.{name}".removeprefix(".") for name, child in module.named_children() if counts(child))
+        for path, module in model.named_modules()
+        if isinstance(module, kind) and module in inside
     ]
-    fitting = [found for found in lists if expected is None or found[1] == expected]
-    if not fitting and expected:
-        # Some families count other layers: of their lists the outermost, not one of experts.
-        depth = min((name.count(".") for name, count in lists if count > 1), default=0)
-        fitting = [found for found in lists if found[1] > 1 and found[0].count(".") == depth]
-    if not fitting:
-        kind = type(model).__name__
-        raise ModelError(
-            f"{kind}: no list of {'' if expected is None else f'{expected} '}decoder blocks found among its modules ({lists or 'no lists'}); "
-            "lezo needs a decoder-only causal language model, such as OPT, LLaMA or Qwen"
-        )
-    return max(fitting, key=lambda found: (found[1], -found[0].count(".")))
+    fitting = [names for names in lists if names and len(names) == layers]
+    several = [names for names in lists if len(names) > 1]
+    if layers:
+        outermost = min((_depth(names) for names in several), default=0)
+        several = [names for names in several if _depth(names) == outermost]
+    return max(fitting or several, key=lambda names: (len(names), -_depth(names)), default=())
+
+
+def _layers(module: Any) -> int | None:
+    return getattr(getattr(module, "config", None), "num_hidden_layers", None)
+
+
+def _depth(names: Sequence[str]) -> int:
+    return names[0].count(".")
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def decoder(model: Any) -> Any:
-    """The model, or of one that also sees or hears the module that its language model is."""
+    """The model itself; of one that also sees or hears, the module that is its language model."""
     config = getattr(model, "config", None)
     if not isinstance(config, transformers.PreTrainedConfig) or config.get_text_config() is config:
         return model
@@ -97,97 +139,35 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Raises ValueError where there are none, and for a dtype that no step can be computed in.
     """
-    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not found:
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
         raise ValueError(
             f"{type(model).__name__} has no trainable tensors; expected parameters with requires_grad=True: "
             "set it on those to train"
         )
-    for name, parameter in found.items():
+    for name, parameter in parameters.items():
         if parameter.dtype not in STEPPED:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in STEPPED)
             raise ValueError(
                 f"{name} is of {str(parameter.dtype).removeprefix('torch.')}; expected one of {allowed}, "
                 "or requires_grad_(False) on it"
             )
-    return found
+    return parameters
 
 
-def layout_of(model: nn.Module, blocks: Sequence[str]) -> Layout:
-    """The trainable tensors sorted by ``blocks``, names of modules. A tensor that two share is the first one's.
-
-    ValueError for a block that holds no tensor of its own, and for one inside another.
-    """
-    _refuse_overlap(blocks)
-    left = {id(p): name for name, p in trainable(model).items()}
-    taken = []
-    for block in blocks:
-        own = [left.pop(id(p)) for p in model.get_submodule(block).parameters() if id(p) in left]
-        if not own:
-            raise ValueError(f"block {block!r} holds no trainable tensor of its own; leave it out of blocks")
-        taken.append(tuple(own))
-    return Layout(tuple(left.values()), tuple(taken), "")
-
-
-def named(model: nn.Module, blocks: Sequence[str | nn.Module]) -> tuple[str, ...]:
+def _names(model: nn.Module, blocks: Sequence[str | nn.Module]) -> tuple[str, ...]:
     """The names of modules that are given by name or themselves. ValueError for one that is not the model's."""
     if isinstance(blocks, str | nn.Module):
         raise ValueError(f"blocks={blocks!r}: expected a list of modules of the model, or of their names")
-    modules = dict(model.named_modules())
-    by_identity = {id(module): name for name, module in modules.items()}
-    return tuple(_name(model, block, modules, by_identity) for block in blocks)
-
-
-def found(model: nn.Module) -> tuple[str, ...]:
-    """The names of the blocks of a model that has them in a list.
-
-    Of the lists (ModuleList, else Sequential) the longest, counting what is trainable; the outermost of equals. For a
-    transformers model a list of as many as it says it has hidden layers. ValueError where none has two.
-    """
-    for kind in (nn.ModuleList, nn.Sequential):
-        lists = [names for names in _lists(model, kind) if len(names) > 1]
-        fitting = [names for names in lists if len(names) == _layers(model)] or lists
-        if fitting:
-            return max(fitting, key=lambda names: (len(names), -names[0].count(".")))
-    raise ValueError(
-        f"{type(model).__name__}: no list of blocks found among its modules; name them, as in "
-        f"blocks={[name for name, child in model.named_children() if _trains(child)]}, or use lezo.MeZO"
-    )
-
-
-def _lists(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, ...]]:
-    """The names of the trainable entries of each list of the kind."""
-    for path, module in model.named_modules():
-        if isinstance(module, kind):
-            entries = [name for name, child in module.named_children() if _trains(child)]
-            yield tuple(f"{path}.{name}" if path else name for name in entries)
-
-
-def _layers(model: nn.Module) -> Any:
-    return getattr(getattr(model, "config", None), "num_hidden_layers", None)
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
-
-
-def _name(
-    model: nn.Module,
-    block: str | nn.Module,
-    modules: dict[str, nn.Module],
-    by_identity: dict[int, str],
-) -> str:
-    if isinstance(block, nn.Module):
-        if id(block) in by_identity:
-            return by_identity[id(block)]
-        raise ValueError(f"a {type(block).__name__} of blocks is no module of the {type(model).__name__}")
-    if block not in modules:
-        close = get_close_matches(block, modules, 3) or [name for name, _ in model.named_children()]
-        raise ValueError(
-            f"block {block!r} is no module of the {type(model).__name__}; expected names from "
-            f"named_modules(), such as {', '.join(close)}"
-        )
-    return block
+    kind, names = type(model).__name__, {module: name for name, module in model.named_modules()}
+    for block in blocks:
+        if isinstance(block, nn.Module) and block not in names:
+            raise ValueError(f"a {type(block).__name__} of blocks is no module of the {kind}")
+        if isinstance(block, str) and block not in names.values():
+            close = get_close_matches(block, names.values(), 3) or [n for n, _ in model.named_children()]
+            expected = f"expected names from named_modules(), such as {', '.join(close)}"
+            raise ValueError(f"block {block!r} is no module of the {kind}; {expected}")
+    return tuple(names[block] if isinstance(block, nn.Module) else block for block in blocks)
 
 
 def _refuse_overlap(blocks: Sequence[str]) -> None:

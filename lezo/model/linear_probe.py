@@ -51,14 +51,14 @@ def fit_head(network: Network, examples: Sequence[Encoded], *, batch_size: int, 
 
 def _states(network: Network, examples: Sequence[Encoded], batch_size: int, pad: int) -> Iterator[np.ndarray]:
     """What the head reads before each example's answer, (width,) fp64, in the examples' order."""
-    found: dict[int, np.ndarray] = {}
+    by_example: dict[int, np.ndarray] = {}
     for chunk in score_chunks(examples, batch_size):
         firsts = [i for i, chosen in chunk if 0 in chosen]  # every candidate follows the same state
-        requests, plain = [(examples[i], [0]) for i in firsts], network.plain is not None
-        batch = pack(requests, "candidates", pad=pad, device=network.head.weight.device, plain=plain)
+        requests, device = [(examples[i], [0]) for i in firsts], network.head.weight.device
+        batch = pack(requests, "candidates", pad=pad, device=device, plain=network.plain)
         states = network.hidden(batch)[0, batch.token_read].double().cpu().numpy()
-        found.update(zip(firsts, states, strict=True))
-    return (found[i] for i in range(len(examples)))
+        by_example.update(zip(firsts, states, strict=True))
+    return (by_example[i] for i in range(len(examples)))
 
 
 def _fitted(states: np.ndarray, labels: Sequence[int]) -> dict[int, np.ndarray]:
@@ -70,21 +70,12 @@ def _fitted(states: np.ndarray, labels: Sequence[int]) -> dict[int, np.ndarray]:
             f"optim=lp: the train rows have {len(counts)} different answers, {shown} times; expected at least two answers, "
             "each twice (task.num_train)"
         )
-    fitted = _regression(min(_FOLDS, *counts.values())).fit(states, labels)
-    rows = fitted.coef_ if len(counts) > 2 else np.concatenate([-fitted.coef_, fitted.coef_]) / 2
-    return {int(token): row for token, row in zip(fitted.classes_, rows, strict=True)}
-
-
-def _regression(folds: int):  # type: ignore[no-untyped-def]  # scikit-learn has no types
     try:
         from sklearn.linear_model import LogisticRegressionCV
     except ImportError:
         raise ModelError("optim=lp: needs scikit-learn; pip install 'lezo[lp]' brings it") from None
-    return LogisticRegressionCV(
-        cv=folds,
-        fit_intercept=False,
-        max_iter=5000,
-        l1_ratios=(0.0,),
-        scoring="accuracy",
-        use_legacy_attributes=False,
-    )
+    folds = min(_FOLDS, *counts.values())
+    settings = {"l1_ratios": (0.0,), "scoring": "accuracy", "use_legacy_attributes": False}
+    model = LogisticRegressionCV(cv=folds, fit_intercept=False, max_iter=5000, **settings).fit(states, labels)
+    rows = model.coef_ if len(counts) > 2 else np.concatenate([-model.coef_, model.coef_]) / 2
+    return {int(token): row for token, row in zip(model.classes_, rows, strict=True)}

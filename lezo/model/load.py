@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo.model.hashes import weights_hash
-from lezo.model.layout import block_list, decoder
+from lezo.model.layout import decoder, decoder_blocks
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
     WeightFiles,
@@ -67,15 +67,7 @@ def load_config(source: Source) -> Any:
         _refuse_kernels(source.path, config)
     if not source.random_weights:
         refuse_quantised(source.path, config)
-    return _padless(_language_model(config))
-
-
-def _padless(config: Any) -> Any:
-    """Without a pad token that was added but has no row: transformers would not build the model, and nothing reads it."""
-    text = language(config)
-    if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
-        text.pad_token_id = None
-    return config
+    return _language_model(config)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
@@ -92,14 +84,13 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def language(config: Any) -> Any:
-    """The part of a transformers configuration that says the language model's sizes: all of it, or its text's."""
-    return config.get_text_config()
-
-
 def _language_model(config: Any) -> Any:
     """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
-    text = language(config)
+    text = config.get_text_config()
+    if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
+        text.pad_token_id = (
+            None  # which was added, has no row and is not read; no model would be built with it
+        )
     alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
     if text is config or not alone:
         return config
@@ -145,7 +136,7 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
 def _tie(path: str, model: Any, config: Any) -> None:
     """Where the files hold a tied head twice it becomes one tensor again. Raises ModelError where the two differ."""
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or head.weight is words.weight or not language(config).tie_word_embeddings:
+    if head is None or head.weight is words.weight or not config.get_text_config().tie_word_embeddings:
         return
     bones = skeleton(config, head.weight.dtype)
     if bones.get_output_embeddings().weight is not bones.get_input_embeddings().weight:  # type: ignore[operator]
@@ -167,20 +158,16 @@ def rebase(model: nn.Module, source: Source, config: Any, seed: int, expected: s
     if source.random_weights:
         _fill(model, seed)
     else:
-        _copy(model, source, config, seed)
+        theta = dict(model.named_parameters())
+        dtype = next(iter(theta.values())).dtype
+        base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=seed)
+        for name, weight in base.named_parameters():
+            theta[name].copy_(weight)
     if weights_hash(model) != expected:
         raise ModelError(
             f"{source.path}: no longer the base weights that the run started from; put them back, and with "
             "resume=auto the run goes on where it was"
         )
-
-
-def _copy(model: nn.Module, source: Source, config: Any, seed: int) -> None:
-    theta = dict(model.named_parameters())
-    dtype = next(iter(theta.values())).dtype
-    base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=seed)
-    for name, weight in base.named_parameters():
-        theta[name].copy_(weight)
 
 
 def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) -> None:
@@ -195,8 +182,8 @@ def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) ->
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # tokenizers says that the disk is full with a plain one
-        said = f"cannot write the model there ({reason(error)})"
-        raise ModelError(f"{folder}: {said}; make room and write it again") from error
+        why = f"cannot write the model there ({reason(error)})"
+        raise ModelError(f"{folder}: {why}; make room and write it again") from error
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
@@ -220,14 +207,8 @@ def _freeze_other_senses(model: Any) -> None:
 
 def positions(config: Any) -> int | None:
     """How many positions the model has, where its configuration says so."""
-    return next(
-        (
-            n
-            for key in ("max_position_embeddings", "n_positions")
-            if (n := getattr(language(config), key, None))
-        ),
-        None,
-    )
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
@@ -266,7 +247,7 @@ def _quiet() -> None:
 
 def _refuse_other_kinds(path: str, config: Any) -> None:
     """Encoders and sequence-to-sequence models have blocks and a head too, and would train on something else."""
-    kind, decodes, text = config.model_type, getattr(config, "is_decoder", False), language(config)
+    kind, decodes, text = config.model_type, getattr(config, "is_decoder", False), config.get_text_config()
     encodes = config.is_encoder_decoder or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes)
     if encodes or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
@@ -312,7 +293,7 @@ def _refuse_shapes(path: str, files: WeightFiles, config: Any) -> None:
 def _refuse_shape(
     path: str, name: str, found: tuple[int, ...], expected: tuple[int, ...], config: Any
 ) -> None:
-    if found[1:] == expected[1:] and expected[0] == language(config).vocab_size:
+    if found[1:] == expected[1:] and expected[0] == config.get_text_config().vocab_size:
         raise ModelError(
             f"{path}: {name} has {found[0]} rows, and the configuration's vocab_size is {expected[0]}; expected the "
             "config.json that was saved with these weights (resized embeddings have another size)"
@@ -331,7 +312,8 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
         refuse_packed(path, info["unexpected_keys"])
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"{path}: the weights lack {missing}; expected a complete causal language model")
-    prefix, count = block_list(model)
+    blocks = decoder_blocks(model)
+    prefix, count = blocks[0].rpartition(".")[0], len(blocks)
     for name in sorted(info["unexpected_keys"]):
         number = name.removeprefix(f"{prefix}.").split(".")[0]
         if name.startswith(f"{prefix}.") and number.isdecimal() and int(number) >= count:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from lezo.model.layout import block_list
-from lezo.model.load import ModelError, language
+from lezo.model.layout import decoder_blocks
+from lezo.model.load import ModelError
 from lezo.noise import seeds
 
 
@@ -28,9 +28,8 @@ class Prefixes:
 
     def __init__(self, model: Any, tokens: int) -> None:
         """Raises ModelError where the configuration does not tell the size of keys and values."""
-        path, count = block_list(model)
-        self.tokens, (self.heads, self.width) = tokens, _sizes(language(model.config))
-        self.blocks = [model.get_submodule(f"{path}.{i}") for i in range(count)]
+        self.tokens, (self.heads, self.width) = tokens, _sizes(model.config.get_text_config())
+        self.blocks = [model.get_submodule(name) for name in decoder_blocks(model)]
         for block in self.blocks:
             block.prefix = nn.Module()
             empty = torch.empty(tokens, 2 * self.heads * self.width, device=model.device)
@@ -94,19 +93,20 @@ def activations(model: Any, tokens: int, seed: int) -> dict[str, Tensor]:
 
     They stand alone, without BOS, at the first positions; MeZO's table 16 calls such a start crucial.
     """
-    drawn = seeds.permutation(seeds.derive(seed, "prefix"), 0, language(model.config).vocab_size)[:tokens]
-    ids = torch.tensor([drawn], device=model.device)
-    heads, width = _sizes(language(model.config))
+    text = model.config.get_text_config()
+    tokens_drawn = seeds.permutation(seeds.derive(seed, "prefix"), 0, text.vocab_size)[:tokens]
+    ids = torch.tensor([tokens_drawn], device=model.device)
+    heads, width = _sizes(text)
     pairs = _pairs(model, ids)
-    path, count = block_list(model)
-    if len(pairs) != count or any(pair.shape != (2, heads, tokens, width) for pair in pairs):
+    blocks = decoder_blocks(model)
+    if len(pairs) != len(blocks) or any(pair.shape != (2, heads, tokens, width) for pair in pairs):
         found = [tuple(pair.shape) for pair in pairs[:1]]
         raise ModelError(
-            f"{type(model).__name__}: keys and values of {len(pairs)} blocks, {found}; expected {count} of "
+            f"{type(model).__name__}: keys and values of {len(pairs)} blocks, {found}; expected {len(blocks)} of "
             f"{(2, heads, tokens, width)}, so that a prefix can stand before them (peft=lora needs no such thing)"
         )
     flat = (pair.permute(2, 0, 1, 3).reshape(tokens, -1).float() for pair in pairs)
-    return {f"{path}.{i}.prefix.weight": value for i, value in enumerate(flat)}
+    return {f"{name}.prefix.weight": value for name, value in zip(blocks, flat, strict=True)}
 
 
 def _pairs(model: Any, ids: Tensor) -> list[Tensor]:

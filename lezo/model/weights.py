@@ -31,7 +31,6 @@ from torch import nn
 # In the order in which they are looked for; an index names the files that hold the tensors.
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"
-_DEQUANTISED = ("fp8",)  # quantised weights that transformers turns into plain ones on every device
 _PACKED = {  # what the tensors of other quantised weights end with, where no configuration says so
     "qweight": "gptq or awq",
     "SCB": "bitsandbytes",
@@ -69,10 +68,10 @@ def find_weights(path: str, revision: str | None, named: str | None = None) -> W
     """
     if is_gguf(path):
         return WeightFiles(Path(path).parent, (Path(path).name,))
-    place = _Folder(Path(path)) if Path(path).is_dir() else _Hub(path, revision)
+    place = _Files(path, revision)
     if named is not None:
         _refuse_detours(f"{path}: the configuration", [named])
-    looked_for = [named] if named else [found for kind in _NAMES for found in (kind, kind + _INDEX)]
+    looked_for = [named] if named else [name for kind in _NAMES for name in (kind, kind + _INDEX)]
     for name in looked_for:
         if (file := place.file(name)) is not None:
             names = _listed(file) if name.endswith(_INDEX) else (name,)
@@ -142,37 +141,28 @@ def read_weights(files: WeightFiles, config: Any, dtype: torch.dtype) -> tuple[A
 
 def shapes(files: WeightFiles) -> dict[str, tuple[int, ...]]:
     """The shapes of all tensors of safetensors or pickles, by their names there; of a GGUF file none."""
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for file in (files.folder / name for name in files.names):
         if files.kind == "safetensors":
             with safe_open(file, framework="pt") as tensors:
-                found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+                by_name |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         elif files.kind == "bin":
             content = torch.load(file, map_location="meta", weights_only=True)
-            found |= {name: tuple(tensor.shape) for name, tensor in content.items()}
-    return found
+            by_name |= {name: tuple(tensor.shape) for name, tensor in content.items()}
+    return by_name
 
 
-class _Folder:
-    error = None
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def file(self, name: str) -> Path | None:
-        """The file of that name, if it is there."""
-        return file if (file := self._path / name).is_file() else None
-
-
-class _Hub:
-    """Files of a hub id: those of the revision asked for and no other, whatever else the hub offers."""
+class _Files:
+    """The files of a folder; or of a hub id those of the revision asked for and no other, whatever else the hub offers."""
 
     def __init__(self, path: str, revision: str | None) -> None:
         self._path, self._revision = path, revision
         self.error: Exception | None = None
 
     def file(self, name: str) -> Path | None:
-        """The file of that name, if the hub or, out of reach, its cache has it."""
+        """The file of that name, if the folder has it, or the hub or, out of reach, its cache."""
+        if Path(self._path).is_dir():
+            return file if (file := Path(self._path) / name).is_file() else None
         try:
             file = Path(hf_hub_download(self._path, name, revision=self._revision))
         except EntryNotFoundError as error:
@@ -214,9 +204,8 @@ def _refuse_damaged(files: WeightFiles) -> None:
             if code := re.search(r"GLOBAL (\S+)", str(error)):
                 holds = f"holds more than weights (it asks for {code[1]}), and lezo runs no code of a file"
                 raise ModelError(f"{file}: {holds}; expected tensors alone, or safetensors") from error
-            raise ModelError(
-                f"{file}: cannot be read as weights ({type(error).__name__}); expected a whole file of torch.save; copy or download it again"
-            ) from error
+            why = f"cannot be read as weights ({type(error).__name__}); expected a whole file of torch.save"
+            raise ModelError(f"{file}: {why}; copy or download it again") from error
         if not isinstance(content, Mapping) or not all(isinstance(t, torch.Tensor) for t in content.values()):
             raise ModelError(
                 f"{file}: holds no model's weights by their names alone; expected a saved state_dict of tensors"
@@ -241,15 +230,15 @@ def quantised(config: Any) -> str | None:
         settings = getattr(config.get_text_config(), "quantization_config", None)
     if settings is None:
         return None
-    said = settings if isinstance(settings, Mapping) else settings.to_dict()
-    bits = said.get("load_in_4bit") or said.get("load_in_8bit")
-    return str(said.get("quant_method") or ("bitsandbytes" if bits else "an unnamed method"))
+    settings = settings if isinstance(settings, Mapping) else settings.to_dict()
+    bits = settings.get("load_in_4bit") or settings.get("load_in_8bit")
+    return str(settings.get("quant_method") or ("bitsandbytes" if bits else "an unnamed method"))
 
 
 def refuse_quantised(path: str, config: Any) -> None:
     """Raise ModelError, with the method's name, for weights that are quantised and stay so, or need an extra to be read."""
     method = quantised(config)
-    if method is not None and method not in _DEQUANTISED:
+    if method not in (None, "fp8"):  # which transformers turns into plain weights on every device
         raise ModelError(f"{path}: the weights are quantised ({method}); {_PLAIN}")
     if method is not None and find_spec("accelerate") is None:
         raise ModelError(
@@ -288,11 +277,11 @@ def reading(what: str, path: str, more: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"cannot read {what} {path} ({reason(error)}); {_ways(error, path)}{more}"
+            f"cannot read {what} {path} ({reason(error)}); {_way_out(error, path)}{more}"
         ) from error
 
 
-def _ways(error: Exception, path: str) -> str:
+def _way_out(error: Exception, path: str) -> str:
     if "trust_remote_code" in str(error):
         return f"expected an architecture that transformers {transformers.__version__} has itself"
     lone = not Path(path).is_dir() or (Path(path) / "tokenizer.model").exists()
@@ -321,10 +310,10 @@ def _is_unknown_there(error: BaseException | None) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what was said, and the next where that is what the first is about."""
+    """An error's first line, and the next where the first only announces it."""
     if "trust_remote_code" in str(error):
         return "it asks for code of its own, and lezo runs no code of a model's files"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
-    meant = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) and said
-    return said[:300] if meant else f"{type(error).__name__}: {said[:300]}"
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])[:300]
+    plain = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) and text
+    return text if plain else f"{type(error).__name__}: {text}"

@@ -18,7 +18,7 @@ from lezo.data.batches import Batches, Objective
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
-from lezo.model.generation import Way, right_way
+from lezo.model.generation import GenerationMode, widest_mode
 from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
 from lezo.model.layout import Layout, layout
 from lezo.model.load import Source, load, rebase, save_model, set_dropout
@@ -110,7 +110,7 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start:
         base.attach(plan.adapter, start)
     if isinstance(optim, FirstOrderConfig) and optim.dropout is not None:
         set_dropout(base.model, optim.dropout)
-    if network.plain is not None:
+    if network.plain:
         plan, how = _in_plain_rows(config, plan, base.model)
         say(f"rows {network.rows}; so {how}")
     return LoadedModel(plan, network, base, held)
@@ -159,7 +159,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         device=plan.device,
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
         stop=end_tokens(model, tokenizer),
-        way=right_way(model, pad=pad, padded=network.plain is None) if task.generates else Way(),
+        mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
     )
 
 

@@ -19,7 +19,7 @@ from lezo.model.evaluate import score_chunks
 from lezo.model.forward import VOCABULARY_CHUNK
 from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
-from lezo.model.load import ModelError, language, skeleton
+from lezo.model.load import ModelError, skeleton
 from lezo.runs.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.parts import blocks_of
@@ -92,7 +92,7 @@ def make_plan(config: RunConfig) -> Plan:
         )
     weights = sum(p.nbytes for p in bones.parameters())
     update = _update_bytes(config, bones, tensors, blocks) if config.trains else 0
-    size = ForwardSize(language(parts.model_config), dtype, len(tensors.blocks))
+    size = ForwardSize(parts.model_config.get_text_config(), dtype, len(tensors.blocks))
     return Plan(
         parts=parts,
         adapter=adapter,

@@ -23,7 +23,6 @@ from lezo.model.load import (
     ModelError,
     Source,
     dequantised,
-    language,
     load_config,
     load_tokenizer,
     positions,
@@ -103,7 +102,7 @@ class Prepared:
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
         top = max((max(ids) for example in examples for ids in example.input_ids), default=0)
-        if top >= (size := language(self.model_config).vocab_size):
+        if top >= (size := self.model_config.get_text_config().vocab_size):
             raise ModelError(
                 f"{self.source.path}: the tokenizer makes id {top}, and the model has {size} "
                 "embeddings; expected the model's own tokenizer (model.tokenizer)"
@@ -119,7 +118,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     source, task = model_source(config), TASKS[config.task.name]
     splits = _splits(config, task, training)
     model_config = load_config(source)
-    text, own = language(model_config), config.model.tokenizer
+    text, own = model_config.get_text_config(), config.model.tokenizer
     path = own or source.path
     tokenizer = load_tokenizer(path, None if own else source.revision)
     _refuse_other_words(path, tokenizer, task, splits)

@@ -112,7 +112,7 @@ def train_model(session: Session) -> None:
     config, plan, progress, network = session.config, session.plan, session.progress, session.loaded.network
     optimizer = make_optimizer(config, network, plan.layout, plan.blocks, session.evaluate)
     settings, stop = config.train, session.request.stop
-    batches = make_batches(config, plan, plain=network.plain is not None)
+    batches = make_batches(config, plan, plain=network.plain)
     with closing(batches), closing(History(session, optimizer)) as history:
         history.go_back()
         try:

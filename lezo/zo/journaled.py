@@ -7,13 +7,13 @@ import json
 import os
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
 
 from lezo.model.hashes import weights_hash
-from lezo.model.layout import Layout, layout_of, named, refuse_no_module
+from lezo.model.layout import Layout, layout_of, refuse_no_module
 from lezo.noise import seeds
 from lezo.records.environment import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
@@ -43,7 +43,7 @@ def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | No
         raise JournalError(f"{file}: the journal of a lezo-run; lezo-replay {file} makes its model")
     refuse_unknown(recipe, file)
     try:
-        layout = layout_of(model, named(model, recipe.blocks))
+        layout = layout_of(model, recipe.blocks)
     except ValueError as error:
         raise JournalError(f"{file}: another model's journal, of a {recipe.model} ({error})") from None
     _refuse(file, _differences(journal, model, layout))
@@ -72,19 +72,15 @@ class LoopJournal:
         """
         recipe = _recipe(update, blocks, sparsity)
         if self._journal is None:
-            self._journal = _begun(self.file, update, recipe) if step == 0 else self._reopened(step, update)
+            self._journal = _new(self.file, update, recipe) if step == 0 else self._reopened(step, update)
             weakref.finalize(self, self._journal.close)
-        then = self._recipe = self._recipe or recipe
-        compared = vars(then).keys() - {"composition"}  # which follows from sparsity, and before was not said
-        changed = [
-            key for key in vars(then) if key in compared and getattr(then, key) != getattr(recipe, key)
-        ]
-        if changed:
-            said = ", ".join(
-                f"{key} was {getattr(then, key)} and is {getattr(recipe, key)}" for key in changed
-            )
-            ways = "one journal has one of each (decay is lr * weight_decay: with a changing lr, set weight_decay=0)"
-            _refuse(self.file, [f"{said}; {ways}"])
+        self._recipe = self._recipe or recipe
+        before, now = asdict(self._recipe), asdict(recipe)
+        del now["composition"]  # which follows from sparsity, and which old journals lack
+        changes = [f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key]]
+        if changes:
+            why = "one journal has one of each (decay is lr * weight_decay: with a changing lr, set weight_decay=0)"
+            _refuse(self.file, [f"{', '.join(changes)}; {why}"])
 
     def trained(self, step: int, report: StepReport) -> None:
         """Append the record of step ``step``, counted from 1."""
@@ -107,12 +103,12 @@ class LoopJournal:
         return Journal(self.file, journal.header, at=journal.cut(step, keeps_dev=True))
 
 
-def _begun(file: Path, update: SeededUpdate, recipe: ReplaySpec) -> Journal:
+def _new(file: Path, update: SeededUpdate, recipe: ReplaySpec) -> Journal:
     if file.exists():
-        ways = (
+        expected = (
             "opt.steps = lezo.apply_journal(model, path) goes on with it; else remove it or name another file"
         )
-        raise JournalError(f"{file}: holds a journal already, and the optimizer is at its start; {ways}")
+        raise JournalError(f"{file}: holds a journal already, and the optimizer is at its start; {expected}")
     origin = replace(_origin(update.model, update.layout), weights=weights_hash(update.model))
     return Journal(file, Header(origin, recipe))
 
@@ -149,15 +145,15 @@ def _origin(model: nn.Module, layout: Layout) -> Provenance:
 
 
 def _differences(journal: JournalFile, model: nn.Module, layout: Layout) -> Iterator[str]:
-    then, now = journal.header.origin, _origin(model, layout)
-    if then.config != now.config:
+    before, now = journal.header.origin, _origin(model, layout)
+    if before.config != now.config:
         trained = sum(map(len, (layout.non_block, *layout.blocks)))
         yield (
             f"other tensors were trained than the {trained} that are trainable here; build the {type(model).__name__} "
             "as it was, with the same requires_grad"
         )
-    if then.noise != now.noise:
-        yield f"made with noise {then.noise}, and this lezo draws noise {now.noise}"
+    if before.noise != now.noise:
+        yield f"made with noise {before.noise}, and this lezo draws noise {now.noise}"
 
 
 def _refuse(file: Path, problems: Iterator[str] | Sequence[str]) -> None:

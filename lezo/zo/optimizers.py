@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lezo.model.layout import found, layout_of, named, refuse_no_module, trainable
+from lezo.model.layout import Layout, layout_of, refuse_no_module, trainable, trainable_blocks
 from lezo.zo.blocks import UniformBlocks
 from lezo.zo.journaled import LoopJournal
 from lezo.zo.probe import PlainProbe
@@ -66,22 +66,23 @@ class LeZO(torch.optim.Optimizer):
         journal: str | os.PathLike[str] | None = None,
     ) -> None:
         refuse_no_module(model, f"lezo.{type(self).__name__}")
-        settings = dict(
-            lr=lr,
-            eps=eps,
-            sparsity=sparsity,
-            weight_decay=weight_decay,
-            rounding=rounding,
-            seed=seed,
-            steps=0,
-        )
+        settings: dict[str, Any] = {
+            "lr": lr,
+            "eps": eps,
+            "sparsity": sparsity,
+            "weight_decay": weight_decay,
+            "seed": seed,
+        }
+        settings |= {"rounding": rounding, "steps": 0}
         if not lr > 0:
             raise ValueError(f"lr={lr}: expected a number above 0")
         parameters = list(trainable(model).values())
         self.model = model
-        self.blocks = _blocks(model, blocks, sparsity)
-        self.layout = layout_of(model, self.blocks)
-        _refuse(settings, len(self.blocks), bool(self.layout.non_block))
+        if blocks is None:  # where nothing is skipped, nothing need be told apart
+            blocks = trainable_blocks(model) if sparsity else ()
+        self.layout = layout_of(model, blocks)
+        self.blocks = self.layout.modules
+        _refuse(settings, self.layout)
         self.last: StepReport | None = None
         self._probed: Tensor | None = None
         self._journal = None if journal is None else LoopJournal(Path(journal))
@@ -95,7 +96,7 @@ class LeZO(torch.optim.Optimizer):
     @steps.setter
     def steps(self, steps: int) -> None:
         self._settings["steps"] = steps
-        self._begin_anew()
+        self._restart()
 
     def probe(self, closure: Closure) -> Tensor:
         """Measure the loss at theta +- eps z: returns the mean of the two, (), in fp32 or wider, on the device.
@@ -120,9 +121,7 @@ class LeZO(torch.optim.Optimizer):
             self._probed = None
             self.probe(closure)
         if self._probed is None:
-            raise RuntimeError(
-                "step() has nothing to go by; expected step(closure), or probe(closure) before it"
-            )
+            raise RuntimeError("step() has no losses; expected step(closure), or probe(closure) before it")
         losses, zeroth_order = self._probed, self._zeroth_order()
         if self._journal is not None:
             self._journal.expect(self.steps, zeroth_order.update, self.blocks, self._settings["sparsity"])
@@ -140,7 +139,7 @@ class LeZO(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
         """Take step count, seed and settings of ``state_dict``. The weights are the model's own state."""
         super().load_state_dict(dict(state_dict))
-        self._begin_anew()
+        self._restart()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused: a step has one learning rate."""
@@ -154,8 +153,8 @@ class LeZO(torch.optim.Optimizer):
     def _settings(self) -> dict[str, Any]:
         return self.param_groups[0]
 
-    def _begin_anew(self) -> None:
-        """The steps are to be counted from elsewhere: what was probed or opened for the next one does not hold."""
+    def _restart(self) -> None:
+        """Forget what was probed or opened for the next step, for steps are counted from elsewhere now."""
         self._probed = None
         if self._journal is not None:
             self._journal.close()
@@ -163,7 +162,7 @@ class LeZO(torch.optim.Optimizer):
     def _zeroth_order(self) -> ZerothOrder:
         """The step by the present settings."""
         now = self._settings
-        _refuse(now, len(self.blocks), bool(self.layout.non_block))
+        _refuse(now, self.layout)
         devices = sorted({str(p.device) for p in now["params"]})
         if len(devices) > 1:
             raise ValueError(
@@ -209,13 +208,7 @@ class MeZO(LeZO):
         )
 
 
-def _blocks(model: nn.Module, blocks: Sequence[str | nn.Module] | None, sparsity: float) -> tuple[str, ...]:
-    if blocks is not None:
-        return named(model, blocks)
-    return found(model) if sparsity else ()  # where nothing is skipped, nothing need be told apart
-
-
-def _refuse(settings: Mapping[str, Any], blocks: int, always: bool) -> None:
+def _refuse(settings: Mapping[str, Any], layout: Layout) -> None:
     """ValueError for a setting out of range, and for those that leave nothing to train."""
     for name, low, high in (("lr", 0.0, math.inf), ("weight_decay", 0.0, math.inf), ("sparsity", 0.0, 1.0)):
         if not (low <= settings[name] <= high and math.isfinite(settings[name])):
@@ -227,10 +220,10 @@ def _refuse(settings: Mapping[str, Any], blocks: int, always: bool) -> None:
         raise ValueError(f"rounding={settings['rounding']!r}: expected nearest or stochastic")
     if not isinstance(settings["seed"], int) or settings["seed"] < 0:
         raise ValueError(f"seed={settings['seed']!r}: expected a whole number, not below 0")
-    sparsity = settings["sparsity"]
+    sparsity, blocks = settings["sparsity"], len(layout.blocks)
     if sparsity and not blocks:
         raise ValueError(f"sparsity={sparsity} of no blocks; name some with blocks=[...], or use lezo.MeZO")
-    if not always and not UniformBlocks(blocks, sparsity).keep:
+    if not layout.non_block and not UniformBlocks(blocks, sparsity).keep:
         raise ValueError(
             f"sparsity={sparsity} of {blocks} blocks leaves nothing to train, for all tensors are in blocks; "
             "expected a lower sparsity"

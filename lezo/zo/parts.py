@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,8 +42,8 @@ class PartError(FolderError):
 class Site:
     """What an estimator may measure with.
 
-    ``direction``: the z that updates go along. ``error``: one minus the task's metric on a batch of examples, where batches are
-    made to be judged (the estimator ``metric``). ``compiled``: whether blocks run through torch.compile.
+    ``direction``: the z that updates go along. ``error``: one minus the task's metric on a batch of examples, for the
+    estimator ``metric``. ``compiled``: whether blocks run through torch.compile.
     """
 
     network: Network
@@ -63,27 +63,26 @@ class Site:
         """A batch's mean loss at theta itself, (), in fp32 or wider."""
         return total(self.network, batch)
 
-
-def _metric(site: Site) -> Estimator:
-    """1 - the metric at theta +- eps z, evaluated as in an evaluation."""
-    assert site.error is not None  # batches to be judged come with what judges them
-    error = site.error
-    return PlainProbe(site.network.model, lambda _, batch: error(batch), site.direction)
+    def metric(self) -> TwoSided:
+        """The probe of one minus the metric at theta +- eps z, evaluated as in an evaluation."""
+        error = self.error
+        assert error is not None  # such batches come with what judges them
+        return PlainProbe(self.network.model, lambda _, batch: error(batch), self.direction)
 
 
 Maker = Callable[..., Any]
 
 
-def _made(name: str, value: Any) -> Maker:
+def _maker(name: str, value: Any) -> Maker:
     if not callable(value):
         raise TypeError("expected a class or function that makes the part")
     return value  # type: ignore[no-any-return]
 
 
-BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _made)
-DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _made)
-ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": Site.probe, "metric": _metric}, _made)
-STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _made)
+BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
+DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
+ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": Site.probe, "metric": Site.metric}, _maker)
+STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _maker)
 
 
 def blocks_of(composition: Composition | None, total: int) -> BlockChooser:
@@ -125,12 +124,7 @@ def refuse_unknown(recipe: ReplaySpec, file: Path) -> None:
     """Raise JournalError where a part that makes the updates of the journal ``file`` is not registered here."""
     try:
         parts = composition_of(recipe)
-        for registry, part in (
-            (BLOCKS, parts.blocks),
-            (DIRECTIONS, parts.direction),
-            (STEP_SIZES, parts.step_size),
-        ):
-            _ = registry[part.name]
+        _ = BLOCKS[parts.blocks.name], DIRECTIONS[parts.direction.name], STEP_SIZES[parts.step_size.name]
     except (PartError, RegistryError) as error:
         raise JournalError(f"{file}: its method cannot be made here: {error}") from None
 
@@ -141,9 +135,6 @@ def updates_of(recipe: ReplaySpec, model: nn.Module, layout: Layout) -> SeededUp
     Raises PartError where a part of the method is not registered here. What measured the losses is not needed.
     """
     parts = composition_of(recipe)
-    rounding: Literal["nearest", "stochastic"] = (
-        "stochastic" if recipe.rounding == "stochastic" else "nearest"
-    )
     return SeededUpdate(
         model,
         layout,
@@ -152,7 +143,7 @@ def updates_of(recipe: ReplaySpec, model: nn.Module, layout: Layout) -> SeededUp
         step_size=step_size_of(parts),
         seed=recipe.seed,
         decay=recipe.decay,
-        rounding=rounding,
+        rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
     )
 
 

@@ -88,10 +88,8 @@ class PlainProbe(TwoSided):
 
     def _moved(self, active: Sequence[str], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
         """Perturbed copies by the identity of what they stand in for."""
-        thetas = {name: self.module.get_parameter(name) for name in active}
-        return {
-            id(theta): self.direction.perturb(theta, seed, name, eps)[sign] for name, theta in thetas.items()
-        }
+        thetas = [(name, self.module.get_parameter(name)) for name in active]
+        return {id(theta): self.direction.perturb(theta, seed, name, eps)[sign] for name, theta in thetas}
 
     def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
         device = next(self.module.parameters()).device

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from lezo.data.encode import Encoded
 from lezo.data.pack import Request, gold_batch, pack
-from lezo.model.forward import Network, PlainRows, wide_dtype
+from lezo.model.forward import Network, PlainRows, rounding
 from lezo.model.layout import Layout
-from lezo.model.load import ModelError, language
+from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores, total
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
@@ -39,15 +39,19 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     ``longest``: tokens of the longest sequence that will be scored; one is tried, and windows must hold it.
     Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
     """
-    plain, told = PlainRows(model, "not packed"), _told(language(model.config).vocab_size, longest)
-    each: list[Request] = [(example, (k,)) for example, chosen in told for k in chosen]
-    alone = torch.cat([_scores(plain, [one], 0) for one in each])
-    word = each[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
-    _refuse_later_words(model, _apart(_scores(plain, told, word), alone, alone))
-    why = _why_not_packed(model, layout, told, alone, longest)
-    if why is None and probes:
-        why = _why_not_together(model, layout, [example for example, _ in told[:2]])
-    return Network(model) if why is None else PlainRows(model, why)
+    plain, requests = PlainRows(model), _requests(model.config.get_text_config().vocab_size, longest)
+    alone = torch.cat([_scores(plain, [(example, (k,))], 0) for example, chosen in requests for k in chosen])
+    word = requests[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
+    error = _difference(_scores(plain, requests, word), alone, alone)
+    if not error < rounding(model):
+        raise ModelError(
+            f"{type(model).__name__}: what follows a text changes its scores (by {error:.1g} of their spread); expected "
+            "a causal language model, whose tokens see only those before them"
+        )
+    reason = _why_not_packed(model, layout, requests, alone, longest)
+    if reason is None and probes:
+        reason = _why_not_together(model, layout, [example for example, _ in requests[:2]])
+    return Network(model) if reason is None else PlainRows(model, reason)
 
 
 def probe_for(
@@ -59,21 +63,21 @@ def probe_for(
     compiled: bool = False,
 ) -> TwoSided:
     """The probe of the model's batches, both signs at once where its rows are packed."""
-    if network.plain is None:
+    if not network.plain:
         return StreamProbe(Streams(network.model, layout, watch, direction=direction, compiled=compiled))
     return PlainProbe(network.model, lambda _, parts: total(network, parts), direction)
 
 
-def _told(vocabulary: int, longest: int) -> list[Request]:
+def _requests(vocabulary: int, longest: int) -> list[Request]:
     """Examples of two candidates, of two tokens and of one, after prompts of several lengths; of the longest only the first."""
-    made: list[Encoded] = []
+    examples: list[Encoded] = []
     longest = longest or 11
     for index, size in enumerate((4, 9) if longest <= 11 else (4, 9, longest - 2)):
         size = max(1, min(size, longest - 2))
         ids = [_word(7 * index + 11 * place + place * place, vocabulary) for place in range(size + 2)]
         other = (*ids[:size], _word(ids[size], vocabulary))
-        made.append(Encoded(index, (tuple(ids), other), (2, 1), (0,)))
-    return [(example, (0, 1) if example.index < 2 else (0,)) for example in made]
+        examples.append(Encoded(index, (tuple(ids), other), (2, 1), (0,)))
+    return [(example, (0, 1) if example.index < 2 else (0,)) for example in examples]
 
 
 def _word(number: int, vocabulary: int) -> int:
@@ -83,44 +87,35 @@ def _word(number: int, vocabulary: int) -> int:
 
 @torch.no_grad()
 def _scores(network: Network, requests: Sequence[Request], pad: int) -> Tensor:
-    plain = network.plain is not None
-    batch = pack(requests, "lm", pad=pad, device=_device(network.model), plain=plain)
+    batch = pack(requests, "lm", pad=pad, device=network.model.device, plain=network.plain)
     return answer_scores(network, batch)[0]
 
 
-def _apart(found: Tensor, expected: Tensor, alone: Tensor) -> float:
+def _difference(scores: Tensor, expected: Tensor, alone: Tensor) -> float:
     """How far scores are from others, as a part of the spread of those of sequences ``alone``."""
-    return float((found - expected).abs().max() / alone.std().clamp_min(1e-4))
-
-
-def _refuse_later_words(model: Any, error: float) -> None:
-    if not error < _limit(model):
-        raise ModelError(
-            f"{type(model).__name__}: what follows a text changes its scores (by {error:.1g} of their spread); expected "
-            "a causal language model, whose tokens see only those before them"
-        )
+    return float((scores - expected).abs().max() / alone.std().clamp_min(1e-4))
 
 
 def _why_not_packed(
-    model: Any, layout: Layout, told: Sequence[Request], alone: Tensor, longest: int
+    model: Any, layout: Layout, requests: Sequence[Request], alone: Tensor, longest: int
 ) -> str | None:
     if windows := [window for window in _windows(model, layout) if window < longest]:
         return f"its attention has a window of {min(windows)} tokens, and the longest sequence has {longest}"
-    if any(isinstance(module, nn.Conv1d) for module in model.get_submodule(layout.path).modules()):
+    if any(isinstance(module, nn.Conv1d) for module in _inside(model, layout)):
         return "its blocks hold convolutions, which know no mask"
     try:
         network = Network(model)
         if not _gives_its_heads_logits(model):
             return "its logits are not its head's output (they are scaled, capped or otherwise changed)"
-        packed = _scores(network, told, 0)
+        packed = _scores(network, requests, 0)
         # Other words in the first sequence must not move the scores of those beside it, whatever rounding hides.
-        moved = _scores(network, [_with_words_of(told[1][0], told[0]), *told[1:]], 0)
+        moved = _scores(network, [_with_words_of(requests[1][0], requests[0]), *requests[1:]], 0)
     except Exception as failed:
         return f"it does not take packed rows, a 4-D mask and position ids ({_first_line(failed)})"
-    error, leak = _apart(packed, alone, alone), _apart(packed[2:], moved[2:], alone)
-    if not error < _limit(model):
+    error, leak = _difference(packed, alone, alone), _difference(packed[2:], moved[2:], alone)
+    if not error < rounding(model):
         return f"it does not follow mask and positions of packed rows (scores off by {error:.1g} of their spread)"
-    if not leak < _limit(model) / 20:
+    if not leak < rounding(model) / 20:
         return f"packed sequences see each other (scores off by {leak:.1g} of their spread)"
     return None
 
@@ -138,7 +133,7 @@ def _gives_its_heads_logits(model: Any) -> bool:
     seen: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_hook(lambda *called: seen.append(called[-1]))
     try:
-        logits = PlainRows(model, "").logits(torch.arange(3, 7, device=_device(model))[None])
+        logits = PlainRows(model).logits(torch.arange(3, 7, device=model.device)[None])
     finally:
         hook.remove()
     return len(seen) == 1 and torch.equal(seen[0].to(logits.dtype), logits)
@@ -146,38 +141,42 @@ def _gives_its_heads_logits(model: Any) -> bool:
 
 def _windows(model: Any, layout: Layout) -> Iterator[int]:
     """Of how many tokens windows are, where the configuration or a module of the blocks says so: packed masks know none."""
-    config = language(model.config)
+    config = model.config.get_text_config()
     if not getattr(config, "use_sliding_window", True):
         return
-    for owner in (config, *model.get_submodule(layout.path).modules()):
+    for owner in (config, *_inside(model, layout)):
         for name, value in vars(owner).items():
             if _WINDOW.search(name) and isinstance(value, int) and value > 0:
                 yield value
 
 
+def _inside(model: Any, layout: Layout) -> Iterator[nn.Module]:
+    """All modules of the blocks."""
+    return (part for name in layout.modules for part in model.get_submodule(name).modules())
+
+
 def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -> str | None:
     """Compare a probe of all blocks, and one of every second block, with the plain one."""
-    device = _device(model)
+    device = model.device
     packed, rows = ([gold_batch(examples, pad=0, device=device, plain=plain)] for plain in (False, True))
-    plain = probe_for(PlainRows(model, "not packed"), layout, Stopwatch(device))
+    plain = probe_for(PlainRows(model), layout, Stopwatch(device))
     sample = _sample(model, layout)
     for skipped in ((), range(0, len(layout.blocks), 2)):
         left_out = {name for block in skipped for name in layout.blocks[block]}
         active = [name for name in sample if name not in left_out]
         try:
             fast = probe_for(Network(model), layout, Stopwatch(device))
-            compared = partial(_difference, fast, packed, plain, rows, active, enough=4 * _limit(model))
-            tried = map(compared, _DIRECTIONS)
-            errors = list(takewhile(lambda error: not error < 2 * _limit(model), tried))
+            compare = partial(_probes_apart, fast, packed, plain, rows, active, enough=4 * rounding(model))
+            errors = list(takewhile(lambda error: not error < 2 * rounding(model), map(compare, _DIRECTIONS)))
         except Exception as failed:
             return f"both signs cannot travel in one forward ({_first_line(failed)})"
         if len(errors) == len(_DIRECTIONS):
-            apart = f"by {min(errors):.1g} of what parts them"
-            return f"both signs in one forward score differently from one after the other ({apart})"
+            by = f"by {min(errors):.1g} of what parts them"
+            return f"both signs in one forward score differently from one after the other ({by})"
     return None
 
 
-def _difference(
+def _probes_apart(
     fast: TwoSided, packed: Any, plain: TwoSided, rows: Any, active: Sequence[str], seed: int, enough: float
 ) -> float:
     """How far the fast probe's losses are from the plain one's, as a part of what parts the two signs.
@@ -205,30 +204,16 @@ def _sample(model: nn.Module, layout: Layout) -> list[str]:
     sizes = {name: model.get_parameter(name).numel() for names in layout.blocks for name in names}
     rounded = {name for name in sizes if is_16_bit_norm(model.get_submodule(name.rpartition(".")[0]))}
     chosen, kinds = dict.fromkeys(layout.non_block), dict[str, list[str]]()
-    for number, block in enumerate(layout.blocks):
+    for module, block in zip(layout.modules, layout.blocks, strict=True):
         matrices = [name for name in block if model.get_parameter(name).ndim > 1]
         vectors = [name for name in block if name not in rounded and name not in matrices]
         chosen |= dict.fromkeys(vectors or sorted(matrices, key=sizes.__getitem__)[:1])
         for name in matrices:
-            kinds.setdefault(name.removeprefix(f"{layout.path}.{number}."), []).append(name)
+            kinds.setdefault(name.removeprefix(f"{module}."), []).append(name)
     return [
         *chosen,
         *(n for i, names in enumerate(kinds.values()) if (n := names[i % len(names)]) not in chosen),
     ]
-
-
-def _limit(model: Any) -> float:
-    """What may be rounding, as a part of the scores' spread."""
-    return 1e-3 if wide_dtype(_weight(model)) is _weight(model).dtype else 5e-2
-
-
-def _weight(model: Any) -> Tensor:
-    weight: Tensor = next(model.parameters())
-    return weight
-
-
-def _device(model: Any) -> torch.device:
-    return _weight(model).device
 
 
 def _first_line(error: Exception) -> str:

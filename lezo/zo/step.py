@@ -43,10 +43,12 @@ class Optimizer(Protocol):
         """Change the model's weights once."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What the optimizer remembers from step to step besides the weights."""
+        """What the optimizer remembers from step to step besides weights and journal: nothing, unless it says so."""
+        return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Remember this instead."""
+        return
 
 
 class Stopwatch:

@@ -48,8 +48,8 @@ class Streams(Network):
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
-            model.get_submodule(f"{layout.path}.{i}"): _slots(model, names)
-            for i, names in enumerate(layout.blocks)
+            model.get_submodule(module): _slots(model, names)
+            for module, names in zip(layout.modules, layout.blocks, strict=True)
         }
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
@@ -85,12 +85,8 @@ class Streams(Network):
 
     def _parts_at_the_start(self) -> bool:
         """Whether an embedding or projection moves: all that is always on but the head and norms, which come late."""
-        early = [
-            slots
-            for module, slots in self._non_block.items()
-            if module is not self.head and not _is_norm(module)
-        ]
-        return any(slot[0] in self._active for slots in early for slot in slots)
+        early = [module for module in self._non_block if module is not self.head and not _is_norm(module)]
+        return any(slot[0] in self._active for module in early for slot in self._non_block[module])
 
     def _part(self, stack: ExitStack, module: nn.Module, moving: Sequence[Slot]) -> None:
         """Make ``module`` run each stream on its own copies."""
@@ -109,11 +105,9 @@ class Streams(Network):
         self, original: Callable[..., Any], moving: Sequence[Slot], widened: set[nn.Module]
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            dtypes = [torch.float32 if slot[1] in widened else None for slot in moving]
             with self.watch("perturb"):
-                pairs = [
-                    self._pair(i, slot, torch.float32 if slot[1] in widened else None)
-                    for i, slot in enumerate(moving)
-                ]
+                pairs = [self._pair(i, *wanted) for i, wanted in enumerate(zip(moving, dtypes, strict=True))]
             outputs = []
             for sign in (0, 1):
                 own_args, own_kwargs = _mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
@@ -172,23 +166,18 @@ class Streams(Network):
         """A tensor of one stream's rows, for both."""
         return torch.cat([tensor, tensor]) if tensor.ndim > 1 and len(tensor) == self._rows else tensor
 
-    def _head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        if self._names[id(self.head.weight)] not in self._active:
-            return super()._head_rows(ids)
-        return self._wide_pair(self.head.weight, rows=ids), self._bias(ids)
-
-    def _head_slice(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def _head_rows(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         weight = self.head.weight
         if self._names[id(weight)] not in self._active:
-            return super()._head_slice(rows)
-        ids = torch.arange(weight.shape[0], device=weight.device)[rows]
+            return super()._head_rows(rows)
+        ids = rows if isinstance(rows, Tensor) else torch.arange(len(weight), device=weight.device)[rows]
         return self._wide_pair(weight, rows=ids), self._bias(rows)
 
-    def _bias(self, where: Tensor | slice) -> Tensor:
+    def _bias(self, rows: Tensor | slice) -> Tensor:
         bias = self.head.bias
         if bias is None or self._names[id(bias)] not in self._active:
-            return super()._bias(where)
-        return self._wide_pair(bias)[:, where]
+            return super()._bias(rows)
+        return self._wide_pair(bias)[:, rows]
 
     def _wide_pair(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
         """Both copies of a parameter, or of its ``rows``, in fp32: (2, ...)."""

@@ -80,23 +80,20 @@ def model_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 @torch.no_grad()
 def _take(model: nn.Module, checkpoint: Checkpoint, optimizer: Optimizer | None) -> None:
     """Copy a checkpoint's tensors into the model and the optimizer."""
-    way_out = f"remove the folder {checkpoint.path} to go on from an earlier one"
+    expected = f"remove the folder {checkpoint.path} to go on from an earlier one"
     if (damage := checkpoint.damage()) is not None:
-        raise FolderError(f"{damage}; {way_out}")
+        raise FolderError(f"{damage}; {expected}")
     missing = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
-    remembered = {}
+    state = {}
     for key, tensor in checkpoint.tensors():
+        theta = missing.pop(key, None)
         if key.startswith("optimizer."):
-            remembered[key.removeprefix("optimizer.")] = tensor
-        elif (theta := missing.pop(key, None)) is not None and _alike(theta, tensor):
+            state[key.removeprefix("optimizer.")] = tensor
+        elif theta is not None and (theta.shape, theta.dtype) == (tensor.shape, tensor.dtype):
             theta.copy_(tensor)
         else:
-            raise FolderError(f"{checkpoint.path}: {key} is not a tensor of this model; {way_out}")
+            raise FolderError(f"{checkpoint.path}: {key} is not a tensor of this model; {expected}")
     if missing:
-        raise FolderError(f"{checkpoint.path}: lacks {min(missing)}; {way_out}")
+        raise FolderError(f"{checkpoint.path}: lacks {min(missing)}; {expected}")
     if optimizer is not None:
-        optimizer.restore(remembered)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype
+        optimizer.restore(state)

@@ -43,14 +43,13 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         super().__init__(*args, **kwargs)
         self.zo_settings: dict[str, Any] = {"eps": eps, "sparsity": sparsity, "blocks": blocks}
         self.zo_settings |= {"rounding": rounding, "journal": journal}
-        for said, ways in _refusals(self):
-            raise ValueError(f"{said}: ZOTrainer cannot do that; {ways}")
+        _refuse(self)
         self.zo: LeZO | None = self.optimizer
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, with nothing in the place of the backward pass."""
         super().create_accelerator_and_postprocess()
-        self.accelerator.backward = _nothing
+        self.accelerator.backward = lambda loss, **_: None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """LeZO of the trainer's settings, where none was given."""
@@ -83,19 +82,11 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         super().log(logs, *args, **kwargs)
 
 
-def _nothing(loss: Tensor, **kwargs: Any) -> None:
-    """There is nothing to propagate back."""
-
-
-def _refusals(trainer: Any) -> list[tuple[str, str]]:
-    """What was asked for and cannot be, each with the way out."""
-    args, optimizer = trainer.args, trainer.optimizer
-    asked = [
-        (
-            args.fp16,
-            "fp16=True",
-            "bf16=True, or a model loaded in torch.float16, needs no scaling of gradients",
-        ),
+def _refuse(trainer: Any) -> None:
+    """Raise ValueError for what was asked for and cannot be, with the way out."""
+    args, optimizer, journal = trainer.args, trainer.optimizer, trainer.zo_settings["journal"]
+    for refused, what, expected in (
+        (args.fp16, "fp16=True", "use bf16=True, or a model loaded in torch.float16"),
         (
             args.world_size > 1 or args.n_gpu > 1,
             f"{args.world_size} processes, {args.n_gpu} GPUs",
@@ -109,11 +100,10 @@ def _refusals(trainer: Any) -> list[tuple[str, str]]:
         ),
         (trainer.optimizer_cls_and_kwargs is not None, "optimizer_cls_and_kwargs", "leave it out"),
         (
-            trainer.zo_settings["journal"] is not None
-            and args.weight_decay > 0
-            and args.lr_scheduler_type != "constant",
+            journal is not None and args.weight_decay > 0 and args.lr_scheduler_type != "constant",
             f"a journal with weight_decay={args.weight_decay:g} and lr_scheduler_type={args.lr_scheduler_type}",
             "a journal has one decay for all steps: weight_decay=0 or lr_scheduler_type='constant'",
         ),
-    ]
-    return [(said, ways) for is_asked, said, ways in asked if is_asked]
+    ):
+        if refused:
+            raise ValueError(f"{what}: ZOTrainer cannot do that; {expected}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from lezo.noise import philox, seeds
 from lezo.zo.blocks import BlockChooser, Learner
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.probe import Estimator
-from lezo.zo.step import StepReport, Stopwatch
+from lezo.zo.step import Optimizer, StepReport, Stopwatch
 from lezo.zo.step_size import Constant, StepSize
 
 
@@ -43,9 +43,7 @@ class SeededUpdate:
         self._chosen: tuple[int, int, tuple[int, ...]] | None = None  # the latest step, its seed, its blocks
         self.step_size = step_size or Constant()
         self.seed, self.decay, self.rounding = seed, decay, rounding
-        self.theta = dict(
-            model.named_parameters()
-        )  # to find each by its name takes longer than a small one's update
+        self.theta = dict(model.named_parameters())  # a search by name takes longer than a small one's update
 
     def drawn(self, step: int) -> tuple[int, tuple[str, ...]]:
         """The seed of step ``step``, counted from 0, and the names of its active tensors."""
@@ -98,7 +96,7 @@ class SeededUpdate:
         self.learn(step, coefficients)
 
 
-class ZerothOrder:
+class ZerothOrder(Optimizer):
     """Measure the losses along z on some blocks, and step along z by their slope, as four parts have it.
 
     ``blocks`` and ``direction`` say which weights are moved where, ``estimator`` measures, ``step_size`` is a factor
@@ -156,21 +154,12 @@ class ZerothOrder:
             read.append(rate.reshape(1))
         values = torch.cat([part.to(losses.dtype) for part in read]).tolist()
         n, q = len(losses), len(slopes)
-        found, along, moved = values[:n], values[n : n + q], values[n + q : n + 2 * q]
-        self.update.learn(step, moved)
-        measures = {"g": sum(along) / q, "lr": values[-1] if isinstance(rate, Tensor) else rate}
-        measures |= self.estimator.measures(found)
-        applied = all(map(math.isfinite, moved))
-        return StepReport(
-            sum(found) / n, applied, measures, moved[0], self.watch.lap(), more=tuple(moved[1:])
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing: a step follows from the weights, its number, and what the journal says of those before."""
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to remember."""
+        losses_read, slopes_read, (c, *more) = values[:n], values[n : n + q], values[n + q : n + 2 * q]
+        self.update.learn(step, (c, *more))
+        measures = {"g": sum(slopes_read) / q, "lr": values[-1] if isinstance(rate, Tensor) else rate}
+        measures |= self.estimator.measures(losses_read)
+        applied = all(map(math.isfinite, (c, *more)))
+        return StepReport(sum(losses_read) / n, applied, measures, c, self.watch.lap(), more=tuple(more))
 
 
 def decays(theta: Tensor) -> bool:

@@ -93,6 +93,7 @@ def served(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
     )
     patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     patch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
+    patch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # else that of the first to ask
     try:
         yield hub
     finally:

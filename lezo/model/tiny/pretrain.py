@@ -58,16 +58,11 @@ def build_model(vocabulary: int) -> OPTForCausalLM:
         bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD,
     )  # fmt: skip
     model = OPTForCausalLM(config)
-    initialize(model)
+    for name, matrix in ((name, p) for name, p in model.named_parameters() if p.ndim == 2):
+        # Wider than OPT's 0.02, at which a width of 64 learns nothing for hundreds of steps.
+        std = next((std for part, std in INITIAL_STD.items() if part in name), WIDTH**-0.5)
+        torch.nn.init.normal_(matrix, std=std)
     return model
-
-
-def initialize(model: OPTForCausalLM) -> None:
-    """Normal weights, wider than OPT's 0.02, at which a width of 64 learns nothing for hundreds of steps."""
-    matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 2}
-    for name, matrix in matrices.items():
-        given = [std for part, std in INITIAL_STD.items() if part in name]
-        torch.nn.init.normal_(matrix, std=given[0] if given else WIDTH**-0.5)
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[list[list[list[int]]]]:
@@ -95,13 +90,6 @@ def loss_of(model: OPTForCausalLM, rows: list[list[int]]) -> Tensor:
     return (losses * weight.flatten()).sum() / weight.sum()
 
 
-def backward(model: OPTForCausalLM, rows: list[list[int]], *, share: float) -> float:
-    """Add the group's share of the batch's gradient to the parameters'; return its share of the loss."""
-    loss = share * loss_of(model, rows)
-    torch.autograd.backward(loss)
-    return loss.item()
-
-
 def train(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
     """AdamW with a warm-up and a linear decay to zero; prints the loss every hundred steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
@@ -109,37 +97,28 @@ def train(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int)
     model.train()
     for step, groups in enumerate(batches(tokenizer, steps), start=1):
         optimizer.zero_grad()
-        loss = sum(backward(model, rows, share=len(rows) / BATCH) for rows in groups)
+        losses = [len(rows) / BATCH * loss_of(model, rows) for rows in groups]
+        torch.autograd.backward(losses)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scale.step()
         if step % 100 == 0 or step == steps:
-            print(f"step {step}/{steps} loss {loss:.4f}", flush=True)
-
-
-def pretrain(out: Path, steps: int) -> None:
-    """Trains tokenizer and model and writes them to the folder `out`."""
-    tokenizer = build_tokenizer([text(i) for i in range(TOKENIZER_TEXTS)])
-    model = build_model(len(tokenizer))
-    train(model, tokenizer, steps)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+            print(f"step {step}/{steps} loss {sum(loss.item() for loss in losses):.4f}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: where to write and how long to train."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lezo.model.tiny.pretrain", description="Pretrain the model `tiny`."
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder to write (default: this one)"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=STEPS, help=f"batches of {BATCH} texts (default: {STEPS})"
-    )
+    """Train tokenizer and model, and write them to the folder ``--out``."""
+    parser = argparse.ArgumentParser("python -m lezo.model.tiny.pretrain", description="Pretrain `tiny`.")
+    here = Path(__file__).parent
+    parser.add_argument("--out", type=Path, default=here, help="folder to write (default: this one)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH} texts (default: {STEPS})")
     options = parser.parse_args(arguments)
     start = time.monotonic()
-    pretrain(options.out, options.steps)
+    tokenizer = build_tokenizer([text(i) for i in range(TOKENIZER_TEXTS)])
+    model = build_model(len(tokenizer))
+    train(model, tokenizer, options.steps)
+    model.save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
     print(f"{options.out}: {time.monotonic() - start:.0f} s")
 
 

@@ -33,11 +33,7 @@ L0, L1, L2, L3, L4, L5, L6, L7 = map(Float, philox.LOG)
 S0, S1, S2 = map(Float, philox.SIN)
 C0, C1, C2 = map(Float, philox.COS)
 ONE, MINUS_HALF, MINUS_TWO = Float(1), Float(-0.5), Float(-2)
-FP16_NORMAL, STEP, STEPS = (
-    Float(2.0**-14),
-    Float(2.0**-24),
-    Float(2.0**24),
-)  # fp16 below FP16_NORMAL goes in STEPs
+FP16_NORMAL, STEP, STEPS = Float(2.0**-14), Float(2.0**-24), Float(2.0**24)  # fp16 below it goes in STEPs
 
 
 def compiled(loop: Callable[..., None]) -> Any:
@@ -205,9 +201,7 @@ def _share(work: Callable[[int, int], None], items: int, width: int) -> None:
     workers = torch.get_num_threads()
     if workers == 1 or items * width < SMALL:
         return work(0, items)
-    size = max(
-        -(-items // (4 * workers)), -(-SMALL // (2 * width))
-    )  # a few parts a thread even out their speeds
+    size = max(-(-items // (4 * workers)), -(-SMALL // (2 * width)))  # a few parts a thread: speeds differ
     parts = range(0, items, size)
     list(_threads(workers).map(lambda first: work(first, min(first + size, items)), parts))
 

@@ -30,10 +30,8 @@ def words(key, stream, group):
     c0, c1, c2, c3 = group, group * 0 + stream, group * 0, group * 0
     for _ in tl.static_range(ROUNDS):
         a, b = c0.to(tl.uint64) * M0, c2.to(tl.uint64) * M1
-        c0, c2 = (
-            (b >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32),
-            (a >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32),
-        )
+        c0 = (b >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32)
+        c2 = (a >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32)
         c1, c3 = b.to(tl.uint32), a.to(tl.uint32)
         k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
     return c0, c1, c2, c3

@@ -34,9 +34,7 @@ def _perturb(
     source = tl.load(rows + row) if SELECTED else row
     chunk = source * columns // 1024 + tl.program_id(0) % pieces * (GROUPS // 256)
     group, offset = groups_from(chunk, GROUPS)
-    start = (
-        chunk * 1024 - source * columns
-    )  # the column where the first chunk begins: negative in a row's first piece
+    start = chunk * 1024 - source * columns  # column of the first chunk: negative in a row's first piece
     low, high = tl.maximum(-start, 0).to(tl.int32), tl.minimum(columns - start, GROUPS * 4).to(tl.int32)
     theta, plus, minus = theta + chunk * 1024, plus + (row * columns + start), minus + (row * columns + start)
     z0, z1, z2, z3 = normals(key.to(tl.int64), group)

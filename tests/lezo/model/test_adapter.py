@@ -24,6 +24,7 @@ from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo import zoo
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, examples, small_model, weights
 
 PEFTS_OWN = pytest.mark.filterwarnings(  # what peft 0.21 calls by its old names
@@ -64,8 +65,10 @@ def answer_sums(model: Any, ids: tuple[int, ...], size: int) -> float:
 
 
 @PEFTS_OWN
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*(("opt", kind) for kind in KINDS), ("neox", "lora"), ("llama", "prefix"), ("qwen2-tied", "head")],
+)
 def test_what_was_saved_is_the_same_model_in_peft(name: str, kind: str, tmp_path: Path) -> None:
     model, attached = adapted(name, kind)
     same = reloaded(name, attached, tmp_path / "saved")
@@ -82,8 +85,7 @@ def test_what_was_saved_is_the_same_model_in_peft(name: str, kind: str, tmp_path
 
 
 @PEFTS_OWN
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["opt", "llama"])
+@pytest.mark.parametrize(("name", "kind"), [("opt", "lora"), ("opt", "prefix"), ("llama", "prefix")])
 @torch.no_grad()
 def test_a_padded_batch_generates_what_each_prompt_does_alone(name: str, kind: str, tmp_path: Path) -> None:
     model, attached = adapted(name, kind)
@@ -106,8 +108,7 @@ def test_a_padded_batch_generates_what_each_prompt_does_alone(name: str, kind: s
         assert found[row, -5:].tolist() == alone[0, -5:].tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["opt", "llama"])
+@pytest.mark.parametrize(("name", "kind"), [("opt", "lora"), ("llama", "prefix"), ("opt", "head")])
 @torch.no_grad()
 def test_the_probe_is_that_of_weights_moved_by_hand(name: str, kind: str) -> None:
     model, _ = adapted(name, kind)
@@ -178,7 +179,7 @@ def test_first_values_follow_from_the_seed_and_can_be_come_back_to(kind: Any) ->
     assert weights_hash(model) != hashed(3)
     attached.rebase(hashed(3))
     assert weights_hash(model) == hashed(3)
-    with pytest.raises(ModelError, match="no longer those that the run started from"):
+    with refused(ModelError, "frozen weights"):
         attached.rebase(hashed(3)[::-1])
 
 
@@ -189,10 +190,10 @@ def test_a_prefix_takes_its_first_values_from_a_runs_file(tmp_path: Path) -> Non
     other: Any = small_model()
     Attached(other, Adapter("prefix"), seed=99, start=file)
     assert torch.equal(other.prefixes.joined(), load_first(file, other))
-    with pytest.raises(ModelError, match="no first value of shape"):
+    with refused(ModelError, "prefix.weight"):
         Attached(small_model(), Adapter("prefix", tokens=4), seed=3, start=file)
     file.write_bytes(b"no safetensors")
-    with pytest.raises(ModelError, match="cannot read the prefix's first values"):
+    with refused(ModelError, str(file)):
         Attached(small_model(), Adapter("prefix"), seed=3, start=file)
     assert adapted("opt", "lora")[1].start() is None
 
@@ -224,9 +225,9 @@ def test_a_skeleton_tells_the_layout(kind: Any) -> None:
 
 def test_targets_that_are_not_there_are_named_with_those_that_are() -> None:
     for wrong in (("query",), ("q_proj", "query"), ("embed_tokens", "query"), ("lm_head", "query")):
-        with pytest.raises(ModelError, match=r"no linear layer .*query; expected some of fc1, fc2, k_proj"):
+        with refused(ModelError, "peft.targets=", "query", "fc1, fc2, k_proj"):
             attach(small_model(), Adapter("lora", targets=wrong))
-    with pytest.raises(ModelError, match="no linear layer embed_tokens"):
+    with refused(ModelError, "peft.targets=['embed_tokens']"):
         attach(small_model(), Adapter("lora", targets=("embed_tokens",)))
 
 
@@ -250,5 +251,5 @@ def test_gradients_reach_a_prefix_through_packed_rows() -> None:
 
 @pytest.mark.parametrize("family", ["jamba", "lfm2"])
 def test_a_prefix_where_blocks_keep_no_keys_and_values_is_refused(family: str) -> None:
-    with pytest.raises(ModelError, match="ForCausalLM: .*; .* peft=lora"):
+    with refused(ModelError, "ForCausalLM", "peft=lora"):
         Attached(zoo.small(family), Adapter("prefix", tokens=2), seed=0)

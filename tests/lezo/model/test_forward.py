@@ -6,19 +6,18 @@ from lezo.data.pack import candidate_batch
 from lezo.model import forward as module
 from lezo.model.forward import Network, captured, replaced
 from lezo.model.load import ModelError
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import CPU, examples, small_model
 
 
 def test_a_model_without_a_linear_head_is_refused():
     model = small_model()
     model.lm_head = nn.Identity()
-    with pytest.raises(
-        ModelError, match="its head is Identity; expected a causal language model's nn.Linear"
-    ):
+    with refused(ModelError, "OPTForCausalLM", "Identity"):
         Network(model)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 61, 1000])
+@pytest.mark.parametrize("chunk", [7, 61, 1000])
 def test_the_normaliser_does_not_depend_on_the_chunk(chunk, monkeypatch):
     monkeypatch.setattr(module, "VOCABULARY_CHUNK", chunk)
     model = small_model(dtype=torch.float64)

@@ -20,7 +20,7 @@ from lezo.data.dataset import EvalSet
 from lezo.data.encode import Encoded
 from lezo.model.adapter import Adapter, attach
 from lezo.model.evaluate import Evaluator
-from lezo.model.generation import Way, continued, right_way
+from lezo.model.generation import GenerationMode, continued, widest_mode
 from lezo.model.load import TINY
 from lezo.runs.build import end_tokens
 from tests.lezo.small_models import CPU, VOCABULARY, llama_like, small_model
@@ -122,15 +122,15 @@ RWKV = RwkvConfig(
     vocab_size=VOCABULARY, hidden_size=16, attention_hidden_size=16, num_hidden_layers=2, context_length=64
 )
 MAMBA = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2)
-WAYS = {
-    "llama": (llama_like(LlamaConfig), Way()),
-    "positions by column": (BART, Way(padded=False)),
-    "states of several rows mixed up": (RWKV, Way(padded=False, together=False)),
-    "recurrent": (MAMBA, Way()),
+MODES = {
+    "llama": (llama_like(LlamaConfig), GenerationMode()),
+    "positions by column": (BART, GenerationMode(padded=False)),
+    "states of several rows mixed up": (RWKV, GenerationMode(padded=False, together=False)),
+    "recurrent": (MAMBA, GenerationMode()),
 }
 
 
-def evaluator(model: Any, way: Way, **changes: Any) -> Evaluator:
+def evaluator(model: Any, mode: GenerationMode, **changes: Any) -> Evaluator:
     settings: dict[str, Any] = {
         "network": SimpleNamespace(model=model),
         "loss": "lm",
@@ -141,7 +141,7 @@ def evaluator(model: Any, way: Way, **changes: Any) -> Evaluator:
         "decode": lambda ids: "".join(f" t{i}" for i in ids),
         "stop": {END},
     }
-    return Evaluator(**settings | changes, way=way)
+    return Evaluator(**settings | changes, mode=mode)
 
 
 def texts(judge: Evaluator, prompts: Sequence[Sequence[int]]) -> list[str]:
@@ -149,18 +149,18 @@ def texts(judge: Evaluator, prompts: Sequence[Sequence[int]]) -> list[str]:
     return [record["text"] for record in judge(split).predictions]
 
 
-@pytest.mark.parametrize("kind", WAYS)
-def test_the_widest_right_way_is_found_and_says_what_plain_forwards_say(kind: str) -> None:
-    config, way = WAYS[kind]
+@pytest.mark.parametrize("kind", MODES)
+def test_the_widest_mode_that_is_right_is_found_and_says_what_plain_forwards_say(kind: str) -> None:
+    config, mode = MODES[kind]
     model = random_model(config)
-    assert right_way(model, pad=1) == way
-    judge = evaluator(model, way)
+    assert widest_mode(model, pad=1) == mode
+    judge = evaluator(model, mode)
     rows = [plain(model, prompt, end=END) for prompt in PROMPTS]
     assert texts(judge, PROMPTS) == [judge.decode([i for i in row if i != END]) for row in rows]
 
 
 def test_a_model_that_must_not_be_padded_is_not(llama: Any) -> None:
-    assert right_way(llama, pad=1, padded=False) == Way(padded=False)
+    assert widest_mode(llama, pad=1, padded=False) == GenerationMode(padded=False)
 
 
 def test_a_cache_that_changes_the_numbers_is_left_out(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,21 +174,21 @@ def test_a_cache_that_changes_the_numbers_is_left_out(llama: Any, monkeypatch: p
         return out
 
     monkeypatch.setattr(type(llama), "forward", forward)
-    way = right_way(llama, pad=1)
-    assert way == Way(False, False, False)
+    mode = widest_mode(llama, pad=1)
+    assert mode == GenerationMode(False, False, False)
     assert continued(llama, PROMPTS[:1], pad=1, ends=never, cached=False) == [plain(llama, PROMPTS[0])]
 
 
-@pytest.mark.parametrize("way", [Way(), Way(False), Way(False, False)])
-def test_no_way_changes_what_an_adapted_model_says(way: Way) -> None:
+@pytest.mark.parametrize("mode", [GenerationMode(), GenerationMode(False), GenerationMode(False, False)])
+def test_no_mode_changes_what_an_adapted_model_says(mode: GenerationMode) -> None:
     model = small_model("llama", dtype=torch.float64)
     attach(model, Adapter("prefix", tokens=3))
     draw = torch.Generator().manual_seed(1)
     for name, theta in model.named_parameters():
         if "prefix" in name:
             theta.data = torch.randn(theta.shape, generator=draw)
-    assert right_way(model, pad=1) == Way()
-    judge = evaluator(model, way)
+    assert widest_mode(model, pad=1) == GenerationMode()
+    judge = evaluator(model, mode)
     rows = [plain(model, prompt, end=END) for prompt in PROMPTS]
     assert texts(judge, PROMPTS) == [judge.decode([i for i in row if i != END]) for row in rows]
 
@@ -219,7 +219,7 @@ WORDS = {10: " one", 11: " two", 12: ".\n", 13: "\n", 14: "\n\nthree", 15: " fou
 def said(follows: dict[int, int], first: Sequence[int]) -> tuple[list[str], int]:
     """The texts after prompts of these last ids, and how many forwards they took."""
     model = scripted(follows)
-    judge = evaluator(model, Way(), decode=lambda ids: "".join(WORDS.get(i, "") for i in ids))
+    judge = evaluator(model, GenerationMode(), decode=lambda ids: "".join(WORDS.get(i, "") for i in ids))
     found = texts(judge, [[5] * (3 + i) + [token] for i, token in enumerate(first)])
     return found, model.forwards
 
@@ -239,7 +239,7 @@ def test_a_text_ends_before_an_end_token_and_nothing_of_the_filling_is_in_it() -
     """A row that is done waits for the others; 1 pads and is a word here."""
     model = scripted({4: 10, 10: END, END: 15, 5: 11, 11: 11})
     words = {**WORDS, 1: " padding", END: "<|end|>"}
-    judge = evaluator(model, Way(), decode=lambda ids: "".join(words.get(i, "") for i in ids))
+    judge = evaluator(model, GenerationMode(), decode=lambda ids: "".join(words.get(i, "") for i in ids))
     assert texts(judge, [[5, 4], [5, 5, 5]]) == [" one", " two" * LIMIT]
 
 

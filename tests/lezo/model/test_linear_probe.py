@@ -10,6 +10,7 @@ from lezo.data.encode import Encoded, EncodeError
 from lezo.model.forward import Network
 from lezo.model.linear_probe import _fitted, fit_head
 from lezo.model.load import ModelError
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import small_model
 
 YES, NO, MAYBE = 20, 30, 40
@@ -48,21 +49,21 @@ def test_of_two_answers_one_row_is_the_others_negative() -> None:
 
 
 def test_rows_too_few_to_fit_are_counted() -> None:
-    with pytest.raises(ModelError, match="1 different answers, 21 times"):
+    with refused(ModelError, "optim=lp", "task.num_train"):
         fit_head(Network(small_model()), questions(21, (YES,)), batch_size=4, pad=1)
-    with pytest.raises(ModelError, match="2 different answers, 1, 2 times; expected at least two"):
+    with refused(ModelError, "optim=lp", "1, 2 times"):
         fit_head(Network(small_model()), questions(3, (YES, NO)), batch_size=4, pad=1)
 
 
 def test_longer_answers_are_refused() -> None:
     long = Encoded(3, ((0, 5, 6, 7), (0, 5, 8)), (2, 1), (0,))
-    with pytest.raises(EncodeError, match="example 3: answers of 2, 1 tokens"):
+    with refused(EncodeError, "example 3", "2, 1", "optim=lp"):
         fit_head(Network(small_model()), [long], batch_size=4, pad=1)
 
 
 def test_without_scikit_learn_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(ModelError, match=r"pip install 'lezo\[lp\]'"):
+    with refused(ModelError, "lezo[lp]"):
         fit_head(Network(small_model()), questions(8, (YES, NO)), batch_size=4, pad=1)
 
 

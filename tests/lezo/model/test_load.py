@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BertConfig, LlamaConfig, T5Config, ViTConfig
 
-from lezo.model.layout import layout
 from lezo.model.load import (
     ModelError,
     Source,
@@ -20,6 +19,7 @@ from lezo.model.load import (
     set_dropout,
     skeleton,
 )
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import CONFIGS, llama_like, opt_config, small_model
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu"), "seed": 0}
@@ -29,32 +29,6 @@ CPU = {"dtype": torch.float32, "device": torch.device("cpu"), "seed": 0}
 def folder(tmp_path):
     small_model().save_pretrained(tmp_path)
     return tmp_path
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_layout_sorts_every_trainable_tensor(name):
-    model = small_model(name)
-    found = layout(model)
-    assert len(found.blocks) == CONFIGS[name].num_hidden_layers
-    assert len({len(block) for block in found.blocks}) == 1
-    assert sorted(found.active(range(len(found.blocks)))) == sorted(n for n, _ in model.named_parameters())
-    assert any("embed" in n for n in found.non_block)
-
-
-def test_tied_head_appears_once():
-    assert "lm_head.weight" not in layout(small_model("opt")).non_block
-    assert "lm_head.weight" in layout(small_model("llama")).non_block
-
-
-def test_frozen_tensors_take_no_part():
-    model = small_model()
-    model.get_input_embeddings().weight.requires_grad_(False)
-    assert not any("embed_tokens" in name for name in layout(model).non_block)
-
-
-def test_a_model_without_blocks_is_refused():
-    with pytest.raises(ModelError, match="Linear: no list of .*decoder blocks found.*OPT, LLaMA or Qwen"):
-        layout(torch.nn.Linear(2, 2))
 
 
 def test_published_sizes_have_the_published_number_of_parameters():
@@ -86,8 +60,7 @@ def test_missing_weights_are_an_error_not_a_random_tensor(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("model.decoder.layers.0.fc1.weight")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="lack model.decoder.layers.0.fc1.weight"):
-        load(Source(str(folder)), load_config(Source(str(folder))), **CPU)
+    assert_refused(folder, "model.decoder.layers.0.fc1.weight")
 
 
 def loaded(folder):
@@ -95,12 +68,10 @@ def loaded(folder):
     return load(Source(str(folder)), load_config(Source(str(folder))), **CPU)
 
 
-def refused(folder) -> str:
-    """What is said of a folder that cannot be loaded, in one line that names it."""
-    with pytest.raises(ModelError) as caught:
+def assert_refused(folder, *named: str) -> None:
+    """The folder cannot be loaded: the error names it, and these."""
+    with refused(ModelError, str(folder), *named):
         loaded(folder)
-    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def header_changed(data: bytes, **changes: object) -> bytes:
@@ -130,9 +101,7 @@ DAMAGES = {
 def test_damaged_weights_are_an_error(damage, folder):
     file = folder / "model.safetensors"
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    said = refused(folder)
-    assert said.startswith(f"cannot read the weights of {folder} (")
-    assert said.endswith("; expected whole safetensors files; copy or download them again")
+    assert_refused(folder, "the weights of", "safetensors")
 
 
 FC1 = "model.decoder.layers.2.fc1.weight"
@@ -151,33 +120,35 @@ def changed(folder):
     return change
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
-    "name", [FC1, "model.decoder.embed_tokens.weight", "model.decoder.layers.0.fc1.bias"]
+    ("name", "value"),
+    [
+        (FC1, float("nan")),
+        ("model.decoder.embed_tokens.weight", float("inf")),
+        ("model.decoder.layers.0.fc1.bias", -float("inf")),
+    ],
 )
-def test_weights_that_are_not_finite_are_refused(value, name, changed):
-    folder = changed(lambda tensors: tensors[name].view(-1)[-1].fill_(value))
-    assert f"{name} holds NaN or infinity in float32; expected finite weights" in refused(folder)
+def test_weights_that_are_not_finite_are_refused(name, value, changed):
+    assert_refused(changed(lambda tensors: tensors[name].view(-1)[-1].fill_(value)), name, "float32")
 
 
 def test_weights_too_large_for_the_dtype_are_refused_with_a_wider_one(changed):
     folder = changed(lambda tensors: tensors[FC1][0, 0].fill_(1e5))
     source = Source(str(folder))
-    with pytest.raises(ModelError, match="infinity in float16; .*or model.dtype=bfloat16 or float32"):
+    with refused(ModelError, FC1, "float16", "model.dtype=bfloat16"):
         load(source, load_config(source), **{**CPU, "dtype": torch.float16})
     assert loaded(folder).get_parameter(FC1)[0, 0] == 1e5
 
 
 def test_weights_of_another_shape_are_named(changed):
     folder = changed(lambda tensors: tensors.update({FC1: tensors[FC1][:10].clone()}))
-    assert f"{FC1} is of shape [10, 16], and the configuration asks for [32, 16]" in refused(folder)
+    assert_refused(folder, FC1, "[10, 16]", "[32, 16]")
 
 
 def test_a_configuration_with_fewer_blocks_than_the_weights_is_refused(folder):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
-    said = refused(folder)
-    assert "the weights hold model.decoder.layers.3.fc1.bias, and the configuration asks for 3 blocks" in said
+    assert_refused(folder, "model.decoder.layers.3.fc1.bias", "3 blocks")
 
 
 def test_tensors_beside_the_model_do_no_harm(changed):
@@ -200,14 +171,14 @@ def test_an_index_that_names_files_elsewhere_is_refused(name, tmp_path):
     small_model().save_pretrained(folder)
     names = load_file(folder / "model.safetensors").keys()
     sharded(folder, {"weight_map": dict.fromkeys(names, name)})
-    assert f"index.json: names {name!r}; expected names of files beside it" in refused(folder)
+    assert_refused(folder, "index.json", repr(name))
 
 
 def test_an_index_of_missing_files_names_one(tmp_path):
     folder = tmp_path / "model"
     small_model().save_pretrained(folder)
     sharded(folder, {"metadata": {}, "weight_map": {FC1: "model-00001-of-00002.safetensors"}})
-    assert "model-00001-of-00002.safetensors" in refused(folder)
+    assert_refused(folder, "model-00001-of-00002.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +188,7 @@ def test_an_index_that_is_none_says_what_one_is(text, tmp_path):
     folder = tmp_path / "model"
     small_model().save_pretrained(folder)
     sharded(folder, text)
-    assert "not an index of weights" in (said := refused(folder)) and 'expected {"weight_map":' in said
+    assert_refused(folder, "index.json", '{"weight_map":')
 
 
 def test_weights_behind_a_symbolic_link_are_read(tmp_path):
@@ -229,7 +200,7 @@ def test_weights_behind_a_symbolic_link_are_read(tmp_path):
 
 def test_an_adapter_is_not_followed_to_its_base(folder):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
-    assert "holds an adapter (adapter_config.json) of a model elsewhere" in refused(folder)
+    assert_refused(folder, "adapter_config.json")
 
 
 def test_memory_that_runs_out_while_loading_is_no_damage(folder, monkeypatch):
@@ -242,16 +213,16 @@ def test_memory_that_runs_out_while_loading_is_no_damage(folder, monkeypatch):
 
 
 def test_a_folder_without_tokenizer_or_configuration_says_so(tmp_path, folder):
-    with pytest.raises(ModelError, match="cannot read a tokenizer of .*model.tokenizer=DIR"):
+    with refused(ModelError, str(folder), "model.tokenizer=DIR"):
         load_tokenizer(str(folder))
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ModelError, match="cannot read the configuration of"):
+    with refused(ModelError, str(empty)):
         load_config(Source(str(empty)))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("{not", "not a valid JSON file"),
         ("[]", "Should have a `model_type` key in its config.json"),
@@ -263,15 +234,10 @@ def test_a_folder_without_tokenizer_or_configuration_says_so(tmp_path, folder):
         ('{"model_type": "opt", "dtype": "float99"}', "AttributeError: "),
     ],
 )  # fmt: skip
-def test_a_configuration_that_is_none_says_why(text, said, tmp_path):
+def test_a_configuration_that_is_none_says_why(text, reason, tmp_path):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelError) as caught:
+    with refused(ModelError, f"the configuration of {tmp_path}", reason, "config.json"):
         load_config(Source(str(tmp_path)))
-    words = str(caught.value)
-    assert words.startswith(f"cannot read the configuration of {tmp_path} (") and said in words
-    assert words.endswith(
-        "expected a folder in the Hugging Face form (config.json, model.safetensors or pytorch_model.bin, tokenizer)"
-    )
 
 
 OTHERS = {
@@ -285,9 +251,7 @@ OTHERS = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_encoders_and_models_of_other_things_are_refused(kind, tmp_path):
     OTHERS[kind].save_pretrained(tmp_path)
-    with pytest.raises(
-        ModelError, match=f"model_type {kind} is not that of a decoder-only causal language model"
-    ):
+    with refused(ModelError, str(tmp_path), f"model_type {kind}"):
         load_config(Source(str(tmp_path)))
 
 
@@ -298,17 +262,16 @@ def test_decoders_are_taken(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "reason"),
     [
         (opt_config(num_attention_heads=3), "embed_dim must be divisible by num_heads"),
         (opt_config(activation_function="nosuch"), "KeyError: 'nosuch'"),
         (llama_like(LlamaConfig, hidden_act="nosuch"), "KeyError: 'nosuch'"),
     ],
 )
-def test_a_configuration_that_makes_no_model_is_named(config, said):
-    with pytest.raises(ModelError, match="cannot read the configuration of") as caught:
+def test_a_configuration_that_makes_no_model_is_named(config, reason):
+    with refused(ModelError, type(config).__name__, reason):
         skeleton(config, torch.float32)
-    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -317,20 +280,15 @@ def test_a_configuration_that_makes_no_model_is_named(config, said):
 def test_a_tokenizer_that_is_none_says_so(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
-    with pytest.raises(ModelError, match="^cannot read a tokenizer of .*; model.tokenizer=DIR names another"):
+    with refused(ModelError, str(tmp_path), "model.tokenizer=DIR"):
         load_tokenizer(str(tmp_path))
 
 
 def test_what_the_hub_does_not_give_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    ways = r"\(.*\); connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or"
-    with pytest.raises(
-        ModelError, match=rf"^cannot read the configuration of no-owner/no-model {ways} a folder"
-    ):
+    with refused(ModelError, "no-owner/no-model", "connect to the Hugging Face hub"):
         load_config(Source("no-owner/no-model"))
-    with pytest.raises(
-        ModelError, match=rf"^cannot read a tokenizer of no-owner/no-model {ways} .*model.tokenizer="
-    ):
+    with refused(ModelError, "no-owner/no-model", "connect to the Hugging Face hub", "model.tokenizer="):
         load_tokenizer("no-owner/no-model")
 
 
@@ -387,9 +345,7 @@ def test_a_model_that_cannot_be_written_leaves_what_was_there(renames, tmp_path,
 
     words = Words("second" if renames else None)
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(
-        ModelError, match=r"model: cannot write the model there \(.+\); make room and write it"
-    ):
+    with refused(ModelError, str(tmp_path / "model"), "make room"):
         save_model(small_model().save_pretrained, words, tmp_path / "model")
     assert (tmp_path / "model" / "words").read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["model"]

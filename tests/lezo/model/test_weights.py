@@ -31,6 +31,7 @@ from lezo.model.load import (
 )
 from tests.lezo.gguf_files import TOKENS, small_llama, write_gguf
 from tests.lezo.hub import CONVERTED, ID, MAIN, OLDER, Hub, served
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import CONFIGS, llama_like, small_model, weights
 from tests.lezo.whole_runs import typed
 
@@ -44,12 +45,10 @@ def loaded(path, revision=None):
     return load(source, load_config(source), **CPU)
 
 
-def refused(path) -> str:
-    """What is said of weights that cannot be used: one line that names where they are."""
-    with pytest.raises(ModelError) as caught:
+def assert_refused(path, *named: str) -> None:
+    """The weights cannot be used: the error says where they are, and names these."""
+    with refused(ModelError, str(path), *named):
         loaded(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def state(name="opt", seed=0):
@@ -81,9 +80,10 @@ def same(model, name="opt", seed=0) -> bool:
 HEADS = {"alone": "model.decoder.embed_tokens.weight", "twice": None, "absent": "lm_head.weight"}
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("prefix", ["model.", ""])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "prefix", "shards"),
+    [("alone", "model.", 1), ("alone", "", 3), ("twice", "", 1), ("twice", "model.", 3), ("absent", "", 3)],
+)
 def test_pickles_in_all_their_layouts(head, prefix, shards, tmp_path):
     tensors = {
         k.removeprefix("model.") if not prefix else k: v for k, v in state().items() if k != HEADS[head]
@@ -95,14 +95,13 @@ def test_an_untied_head_is_read_and_missed(tmp_path):
     tensors = state("llama")
     assert same(loaded(published(tmp_path / "both", tensors, name="llama")), "llama")
     tensors.pop("lm_head.weight")
-    assert "the weights lack lm_head.weight" in refused(published(tmp_path / "one", tensors, name="llama"))
+    assert_refused(published(tmp_path / "one", tensors, name="llama"), "lm_head.weight")
 
 
 def test_a_head_that_differs_from_tied_embeddings_is_refused(tmp_path):
     tensors = state()
     tensors["lm_head.weight"] += 1
-    said = refused(published(tmp_path / "model", tensors))
-    assert "a head that differs from the embeddings" in said and '"tie_word_embeddings": false' in said
+    assert_refused(published(tmp_path / "model", tensors), '"tie_word_embeddings": false')
 
 
 def test_a_tied_head_that_transformers_leaves_apart_is_tied(tmp_path, monkeypatch):
@@ -141,7 +140,7 @@ def test_a_model_of_pickles_goes_back_to_its_first_weights(tmp_path):
     rebase(model, source, config, 0, expected)
     assert all(torch.equal(theta, first[name]) for name, theta in model.named_parameters())
     published(tmp_path / "model", state(seed=1), 2)
-    with pytest.raises(ModelError, match="no longer the base weights"):
+    with refused(ModelError, source.path, "resume=auto"):
         rebase(model, source, config, 0, expected)
 
 
@@ -163,12 +162,12 @@ def rewritten(change):
 DAMAGES = {
     "cut in the middle": (
         rewritten(lambda data: data[: len(data) // 2]),
-        "expected a whole file of torch.save",
+        "torch.save",
     ),
     "empty": (rewritten(lambda data: b""), "(EOFError)"),
     "text": (rewritten(lambda data: b"version https://git-lfs\n"), "(UnpicklingError)"),
-    "a list": (lambda file: torch.save([torch.ones(2)], file), "expected a saved state_dict of tensors"),
-    "nested": (lambda file: torch.save({"model": {FC1: torch.ones(2)}}, file), "expected a saved state_dict"),
+    "a list": (lambda file: torch.save([torch.ones(2)], file), "state_dict"),
+    "nested": (lambda file: torch.save({"model": {FC1: torch.ones(2)}}, file), "state_dict"),
 }
 
 
@@ -178,8 +177,7 @@ def test_a_damaged_pickle_is_named(damage, tmp_path):
     file = folder / "pytorch_model-00002-of-00002.bin"
     damaged, expected = DAMAGES[damage]
     damaged(file)
-    said = refused(folder)
-    assert said.startswith(f"{file}: ") and expected in said
+    assert_refused(folder, f"{file}: ", expected)
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -187,8 +185,7 @@ def test_a_malicious_pickle_is_named_and_does_not_run(old, tmp_path):
     mark, folder = tmp_path / "ran", published(tmp_path / "model", state())
     file = folder / "pytorch_model.bin"
     torch.save({**state(), "more": Payload(mark)}, file, _use_new_zipfile_serialization=not old)
-    said = refused(folder)
-    assert said.startswith(f"{file}: holds more than weights (it asks for posix.mkdir)")
+    assert_refused(folder, f"{file}: ", "posix.mkdir")
     assert not mark.exists()
     if old:
         pickle.loads(pickle.dumps(Payload(mark)))
@@ -201,37 +198,36 @@ def test_an_index_of_pickles_elsewhere_is_refused(name, tmp_path):
     (folder / "pytorch_model.bin").rename(tmp_path / "outside.bin")
     index = {"weight_map": dict.fromkeys(state(), name)}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert f"index.json: names {name!r}; expected names of files beside it" in refused(folder)
+    assert_refused(folder, "index.json", repr(name))
 
 
 def test_an_index_of_missing_pickles_names_one(tmp_path):
     folder = published(tmp_path / "model", state(), 2)
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    assert "names pytorch_model-00002-of-00002.bin, which is not beside it" in refused(folder)
+    assert_refused(folder, "pytorch_model-00002-of-00002.bin")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "named"),
     [
-        (lambda t: t.pop(FC1), f"the weights lack {FC1}"),
+        (lambda t: t.pop(FC1), FC1),
         (lambda t: t.update({FC1: t[FC1][:, :10].clone()}), f"{FC1} is of shape [32, 10]"),
-        (lambda t: t.update({FC1.replace("2", "4"): t[FC1]}), "the configuration asks for 4 blocks"),
-        (lambda t: t[FC1].fill_(torch.nan), f"{FC1} holds NaN or infinity"),
-        (lambda t: (t.pop(FC1), t.update({FC1.replace("weight", "qweight"): t[EMBEDDINGS]})), "quantised (gptq or awq"),
+        (lambda t: t.update({FC1.replace("2", "4"): t[FC1]}), "4 blocks"),
+        (lambda t: t[FC1].fill_(torch.nan), f"{FC1} holds NaN"),
+        (lambda t: (t.pop(FC1), t.update({FC1.replace("weight", "qweight"): t[EMBEDDINGS]})), "gptq or awq"),
     ],
-)  # fmt: skip
-def test_pickles_of_other_weights_are_refused(change, said, tmp_path):
+)
+def test_pickles_of_other_weights_are_refused(change, named, tmp_path):
     tensors = state()
     change(tensors)
-    assert said in refused(published(tmp_path / "model", tensors))
+    assert_refused(published(tmp_path / "model", tensors), named)
 
 
 @pytest.mark.parametrize("rows", [53, 64])
 def test_resized_embeddings_name_the_size(rows, tmp_path):
     tensors = state()
     tensors[EMBEDDINGS] = tensors["lm_head.weight"] = torch.zeros(rows, 16)
-    said = refused(published(tmp_path / "model", tensors))
-    assert f"has {rows} rows, and the configuration's vocab_size is 61" in said
+    assert_refused(published(tmp_path / "model", tensors), f"{rows} rows", "vocab_size is 61")
     settings = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**settings, "vocab_size": rows}))
     assert len(loaded(tmp_path / "model").get_input_embeddings().weight) == rows
@@ -239,9 +235,9 @@ def test_resized_embeddings_name_the_size(rows, tmp_path):
 
 def test_a_folder_without_weights_says_what_is_looked_for(tmp_path):
     CONFIGS["opt"].save_pretrained(tmp_path)
-    assert (
-        "none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json is there"
-        in refused(tmp_path)
+    assert_refused(
+        tmp_path,
+        "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json",
     )
 
 
@@ -252,9 +248,7 @@ def test_a_configuration_names_its_file_of_weights_beside_it(tmp_path):
     says(folder, transformers_weights="other.safetensors")
     assert same(loaded(folder))
     says(folder, transformers_weights="../other.safetensors")
-    assert "the configuration names '../other.safetensors'; expected names of files beside it" in refused(
-        folder
-    )
+    assert_refused(folder, "'../other.safetensors'")
 
 
 @pytest.fixture
@@ -293,20 +287,19 @@ def test_the_weights_are_those_of_the_revision(revision, seed, hub):
 def test_files_that_the_cache_lacks_offline_say_so(hub, monkeypatch):
     load_config(Source(ID))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = refused(ID)
-    assert "none of model.safetensors" in said and "connect to the Hugging Face hub, or download it" in said
+    assert_refused(ID, "model.safetensors", "connect to the Hugging Face hub")
 
 
 @pytest.mark.parametrize("where", [Source("nobody/nothing"), Source(ID, "deadbeef" * 5)])
 def test_what_the_hub_does_not_have_is_no_matter_of_the_connection(where, hub):
-    with pytest.raises(ModelError, match="the hub has no such id or revision; expected one that it has"):
+    with refused(ModelError, where.path, "the hub has no such id or revision"):
         load_config(where)
 
 
 def test_an_index_of_the_hub_names_no_files_elsewhere(hub):
     index = hub.commits[MAIN] / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": {FC1: "../../secret.bin"}}))
-    with pytest.raises(ModelError, match="names '../../secret.bin'; expected names of files beside it"):
+    with refused(ModelError, "index.json", "'../../secret.bin'"):
         loaded(ID)
 
 
@@ -330,8 +323,7 @@ def gguf_file(tmp_path_factory):
     return path, write_gguf(path, small_llama(), "Q8_0")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+@pytest.mark.parametrize(("kind", "dtype"), [("F16", torch.float16), ("Q8_0", torch.float32)])
 def test_a_gguf_file_is_read_dequantised(kind, dtype, tmp_path):
     expected = write_gguf(tmp_path / "a.gguf", small_llama(), kind)
     source = Source(str(tmp_path / "a.gguf"))
@@ -387,7 +379,7 @@ def test_a_gguf_file_trains_and_replays(gguf_file, lezo_run, monkeypatch, capsys
 def test_a_damaged_gguf_file_is_refused(change, gguf_file, tmp_path):
     file = tmp_path / "damaged.gguf"
     file.write_bytes(change(gguf_file[0].read_bytes()))
-    assert "expected a whole GGUF file" in refused(file)
+    assert_refused(file, "GGUF")
 
 
 def hide(monkeypatch, *names):
@@ -404,8 +396,8 @@ def hide(monkeypatch, *names):
 @pytest.mark.parametrize("name", ["gguf", "accelerate"])
 def test_a_gguf_file_without_the_extra_names_it(name, gguf_file, monkeypatch):
     monkeypatch.setattr("lezo.model.weights.find_spec", lambda asked: None if asked == name else asked)
-    assert "pip install 'lezo[gguf]'" in refused(gguf_file[0])
-    with pytest.raises(ModelError, match=r"pip install 'lezo\[gguf\]'"):
+    assert_refused(gguf_file[0], "lezo[gguf]")
+    with refused(ModelError, "lezo[gguf]"):
         load_tokenizer(str(gguf_file[0]))
 
 
@@ -453,7 +445,7 @@ def test_fp8_weights_are_read_dequantised(fp8, tmp_path):
 
 def test_fp8_weights_without_the_extra_name_it(fp8, monkeypatch):
     monkeypatch.setattr("lezo.model.weights.find_spec", lambda _: None)
-    assert "the weights are quantised (fp8); pip install 'lezo[fp8]'" in refused(fp8[0])
+    assert_refused(fp8[0], "(fp8)", "lezo[fp8]")
 
 
 @pytest.mark.parametrize(
@@ -469,9 +461,7 @@ def test_fp8_weights_without_the_extra_name_it(fp8, monkeypatch):
 def test_other_quantised_weights_are_refused_by_name(settings, method, tmp_path):
     published(tmp_path / "model", state())
     says(tmp_path / "model", quantization_config=settings)
-    assert f"the weights are quantised ({method}); steps are taken in plain weights" in refused(
-        tmp_path / "model"
-    )
+    assert_refused(tmp_path / "model", f"({method})")
 
 
 @pytest.fixture
@@ -508,10 +498,10 @@ def test_a_folder_that_needs_code_is_refused_without_a_question(tmp_path, asks_n
     folder = published(tmp_path / "model", state())
     mark = with_code(folder)
     says(folder, model_type="mine")
-    said = refused(folder)
-    assert "it asks for code of its own, and lezo runs no code of a model's files" in said
-    assert "expected an architecture that transformers" in said and "trust_remote_code" not in said
-    with pytest.raises(ModelError, match="^cannot read a tokenizer of .* asks for code of its own"):
+    with pytest.raises(ModelError, match="asks for code of its own") as caught:
+        loaded(folder)
+    assert "trust_remote_code" not in str(caught.value)  # transformers' way out is none here
+    with refused(ModelError, str(folder), "asks for code of its own"):
         load_tokenizer(str(folder))
     assert not mark.exists()
 
@@ -520,7 +510,7 @@ def test_a_folder_that_needs_code_is_refused_without_a_question(tmp_path, asks_n
 def test_a_configuration_that_names_kernels_of_the_hub_is_refused(key, tmp_path):
     folder = published(tmp_path / "model", state())
     says(folder, **{key: "somebody/kernel"})
-    assert f"asks for code of the hub ({key}: somebody/kernel)" in refused(folder)
+    assert_refused(folder, f"{key}: somebody/kernel")
 
 
 @pytest.fixture(scope="module")
@@ -558,7 +548,7 @@ def test_a_sentencepiece_folder_is_read(sentencepiece_folder):
 
 def test_a_sentencepiece_folder_without_the_extra_names_it(sentencepiece_folder, monkeypatch):
     hide(monkeypatch, "sentencepiece", "tiktoken")
-    with pytest.raises(ModelError, match=r"takes an extra; pip install 'lezo\[sentencepiece\]'"):
+    with refused(ModelError, "lezo[sentencepiece]"):
         load_tokenizer(str(sentencepiece_folder))
 
 
@@ -610,7 +600,7 @@ def test_of_a_model_that_sees_the_language_model_is_trained(name, tmp_path):
     assert found == layout(skeleton(load_config(Source(str(tmp_path))), torch.float32))
     attach(model, Adapter("lora", rank=2, targets=("q_proj", "v_proj")))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all(name.startswith(f"{found.path}.") for name in trained)
+    assert trained and all(name.startswith(found.modules) for name in trained)
     if name == "gemma3":
         model.eyes = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
-        assert layout(model).path == found.path
+        assert layout(model).modules == found.modules

@@ -39,9 +39,9 @@ PACKED = {
 def test_scores_and_probes_are_those_of_transformers(family):
     if not zoo.known(family):
         pytest.skip(f"the installed transformers has no {family}")
-    found = zoo.compare(family, 3)
-    assert (found.scores, found.probes) == (pytest.approx(0, abs=2e-4), pytest.approx(0, abs=2e-4))
-    assert found.rows == "packed" or family not in PACKED
+    compared = zoo.compare(family, examples(2, seed=43))
+    assert max(compared.scores, compared.probes) < 2e-4
+    assert compared.rows == "packed" or family not in PACKED
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, target
         return model, network
 
     model, network = attached()
-    found, choose = layout(model), UniformBlocks(4, 0.5)
+    found, choose = layout(model), UniformBlocks(len(layout(model).blocks), 0.5)
     assert all(".lora_" in name for block in found.blocks for name in block)
     stepped = ZerothOrder(
         model, found, choose, probe_for(network, found, Stopwatch(CPU)), lr=1e-2, eps=1e-2, seed=3
     )
-    batch = candidate_batch(examples(4), pad=1, device=CPU, plain=network.plain is not None)
+    batch = candidate_batch(examples(4), pad=1, device=CPU, plain=network.plain)
     before = weights_hash(model)
     reports = [stepped.step(step, [batch]) for step in range(3)]
     assert weights_hash(model) != before and all(report.applied for report in reports)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lezo.noise import directions, seeds
+from tests.lezo.refusals import refused
 
 
 def draw(seed=1, name="w", size=200_000):
@@ -100,13 +101,13 @@ def test_perturb_writes_into_out(theta):
     "wrong", [torch.empty(50, 40), torch.empty(50, 40).t(), torch.empty(40, 50, dtype=torch.float16)]
 )
 def test_perturb_refuses_an_out_that_does_not_fit(theta, wrong):
-    with pytest.raises(ValueError, match=r"out for w is .*; give contiguous torch.float32 \(40, 50\)"):
+    with refused(ValueError, "out for w", "torch.float32 (40, 50)"):
         directions.perturb(theta, 1, "w", 0.01, out=(torch.empty(40, 50), wrong))
 
 
 def test_perturb_refuses_rows_of_no_matrix(theta):
     for tensor, rows in ((theta[0], torch.tensor([1])), (theta, torch.tensor([1], dtype=torch.int32))):
-        with pytest.raises(ValueError, match="rows is torch.int.* and w has shape"):
+        with refused(ValueError, "rows is torch.int", "w has shape"):
             directions.perturb(tensor, 1, "w", 0.01, rows=rows)
 
 
@@ -179,7 +180,7 @@ def test_stochastic_rounding_is_rounding_to_nearest_where_there_are_bits_enough(
 
 
 def test_a_rounding_of_another_name_is_refused(theta):
-    with pytest.raises(ValueError, match="rounding is 'random'; give nearest or stochastic"):
+    with refused(ValueError, "rounding is 'random'"):
         directions.update_(theta, 1, "w", torch.tensor(0.1), 0.0, rounding="random")
 
 

@@ -56,7 +56,7 @@ def test_a_probe_holds_an_evaluation_of_both_streams_and_two_blocks():
     shape = {"hidden_size": 128, "ffn_dim": 512, "word_embed_proj_dim": 128, "num_hidden_layers": 6}
     model = AutoModelForCausalLM.from_config(opt_config(**shape)).eval()
     found = layout(model)
-    block = sum(p.numel() * 4 for p in model.get_submodule(found.path)[0].parameters())
+    block = sum(p.numel() * 4 for p in model.get_submodule(found.modules[0]).parameters())
     positions = sum(model.get_parameter(name).numel() * 4 for name in found.non_block)
     with torch.no_grad(), Live() as evaluation:
         answer_scores(Network(model), batch_of(32))

@@ -15,6 +15,7 @@ from lezo.records.journal import RECORD, Journal, JournalError, Kind, read_journ
 from lezo.records.schema import Header
 from lezo.runs.replay import replayed
 from lezo.zo.optimizers import LeZO, MeZO
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import Bowl
 
 
@@ -39,8 +40,15 @@ def same(one, other):
     return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"),
+    [
+        (torch.bfloat16, "stochastic"),
+        (torch.float16, "nearest"),
+        (torch.float32, "nearest"),
+        (torch.float64, "nearest"),
+    ],
+)
 def test_a_journal_makes_the_weights_after_any_step_again(file, dtype, rounding):
     trained = Bowl(dtype)
     optimizer = train(trained, file, 3, weight_decay=0.1, rounding=rounding, eps=0.05)
@@ -109,32 +117,29 @@ def test_a_loop_goes_on_from_its_state_and_the_steps_behind_it_are_made_anew(fil
 def test_a_fresh_optimizer_leaves_a_journal_that_is_there(file):
     train(Bowl(), file)
     before = file.read_bytes()
-    with pytest.raises(JournalError, match="holds a journal already.*opt.steps = lezo.apply_journal"):
+    with refused(JournalError, str(file), "opt.steps = lezo.apply_journal"):
         train(Bowl(), file)
     assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
-        ({"seed": 4}, "seed was 3 and is 4; one journal has one of each"),
+        ({"seed": 4}, "seed was 3 and is 4"),
         ({"sparsity": 0.25}, "sparsity was 0.5 and is 0.25"),
         ({"weight_decay": 0.1}, "decay was 0.0 and is 0.005"),
         ({"rounding": "stochastic"}, "rounding was nearest and is stochastic"),
-        (
-            {"blocks": ["blocks.0", "blocks.1"]},
-            "other tensors were trained than the 5 that are trainable here",
-        ),
-        ({"steps": 9}, "it reaches step 6, and the optimizer is at step 9"),
+        ({"blocks": ["blocks.0", "blocks.1"]}, "the 5 that are trainable"),
+        ({"steps": 9}, "step 9"),
     ],
 )
-def test_another_loop_cannot_go_on_with_it(file, changes, said):
+def test_another_loop_cannot_go_on_with_it(file, changes, named):
     train(Bowl(), file)
     steps = changes.pop("steps", 6)
     optimizer = train(Bowl(), file, 0, **changes)
     optimizer.steps = steps
     before = file.read_bytes()
-    with pytest.raises(JournalError, match=said):
+    with refused(JournalError, str(file), named):
         go_on(optimizer, 1)
     assert file.read_bytes() == before
     assert same(optimizer.model, Bowl())
@@ -143,7 +148,7 @@ def test_another_loop_cannot_go_on_with_it(file, changes, said):
 def test_a_journal_has_one_decay(file):
     optimizer = train(Bowl(), file, 2, weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = 0.01
-    with pytest.raises(JournalError, match=r"decay was 0.005\d* and is 0.001; .*set weight_decay=0"):
+    with refused(JournalError, "decay was 0.005", "is 0.001", "weight_decay=0"):
         go_on(optimizer, 1)
 
 
@@ -152,30 +157,25 @@ def test_other_models_are_refused_and_left_alone(file):
     moved, frozen = Bowl(), Bowl()
     moved.head.data += 1
     frozen.head.requires_grad_(False)
-    for model, said in (
-        (moved, "these are not its base weights .*: apply it to the model as it began"),
-        (frozen, "other tensors were trained than the 4 that are trainable here; .*the same requires_grad"),
-    ):
+    for model, named in ((moved, "base weights"), (frozen, "requires_grad")):
         before = {name: p.clone() for name, p in model.named_parameters()}
-        with pytest.raises(JournalError, match=said):
+        with refused(JournalError, str(file), named):
             lezo.apply_journal(model, file)
         assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-    with pytest.raises(
-        JournalError, match="another model's journal, of a Bowl .block 'blocks.0' is no module"
-    ):
+    with refused(JournalError, str(file), "Bowl", "block 'blocks.0'"):
         lezo.apply_journal(nn.Linear(2, 2), file)
 
 
 def test_a_step_beyond_it_is_refused_and_damage_is_noticed(file):
     train(Bowl(), file)
-    with pytest.raises(FolderError, match="step 9: what the run wrote reaches step 6"):
+    with refused(FolderError, "step 9", "step 6"):
         lezo.apply_journal(Bowl(), file, 9)
     content = bytearray(file.read_bytes())
     content[-3 * RECORD.size] ^= 1
     file.write_bytes(content)
-    with pytest.raises(JournalError, match="damaged at byte"):
+    with refused(JournalError, str(file), "damaged at byte"):
         lezo.apply_journal(Bowl(), file)
-    with pytest.raises(JournalError, match="cannot read the journal"):
+    with refused(JournalError, str(file.with_name("none"))):
         lezo.apply_journal(Bowl(), file.with_name("none"))
 
 
@@ -185,5 +185,5 @@ def test_the_command_and_the_function_send_each_others_journals_back(file, capsy
     assert "written by a program of one's own for its Bowl" in capsys.readouterr().err
     header = read_journal(file).header
     Journal(file, Header(header.origin, replace(header.recipe, blocks=None))).close()
-    with pytest.raises(JournalError, match="the journal of a lezo-run; lezo-replay .* makes its model"):
+    with refused(JournalError, f"lezo-replay {file}"):
         lezo.apply_journal(Bowl(), file)

@@ -14,10 +14,11 @@ from lezo.noise import directions
 from lezo.zo.probe import PlainProbe, StreamProbe
 from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
-from tests.lezo.small_models import CONFIGS, CPU, examples, small_model, weights
+from tests.lezo.small_models import CPU, examples, small_model, weights
 
 EPS = 1e-3
 COLLATE = {"candidates": candidate_batch, "lm": gold_batch}
+IN_16_BITS = [("opt", torch.float16), ("opt-350m-style", torch.bfloat16), ("llama", torch.bfloat16)]
 
 
 def fast(model):
@@ -44,10 +45,20 @@ def named(name, dtype=torch.float64):
     return model
 
 
-@pytest.mark.parametrize("longest", [1, 4])
-@pytest.mark.parametrize("kind", COLLATE)
-@pytest.mark.parametrize("blocks", [(), (1,), (0, 2), (0, 1, 2)])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "blocks", "kind", "longest"),
+    [
+        ("opt", (), "lm", 4),
+        ("opt", (1,), "candidates", 1),
+        ("opt", (0, 1, 2), "candidates", 4),
+        ("opt-350m-style", (0, 2), "candidates", 4),
+        ("llama", (0, 1, 2), "lm", 1),
+        ("llama", (0, 2), "candidates", 1),
+        ("qwen2-tied", (), "candidates", 1),
+        ("qwen2-tied", (0, 1, 2), "lm", 4),
+        ("neox", (0, 2), "candidates", 4),
+    ],
+)
 def test_losses_are_those_of_models_moved_by_hand(name, blocks, kind, longest):
     """Tied heads move with their embedding; skipped blocks stay."""
     model = named(name)
@@ -58,7 +69,7 @@ def test_losses_are_those_of_models_moved_by_hand(name, blocks, kind, longest):
     assert expected[0] != expected[1]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["opt", "qwen2-tied"])
 def test_the_plain_probe_runs_any_module_and_loss(name):
     model = named(name)
     ids = torch.arange(5, 15)[None]
@@ -106,8 +117,7 @@ def _loss_of(model, forward, batch):
     return -at.gather(1, batch.target[:, None]).sum() / batch.weight
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "dtype"), IN_16_BITS)
 def test_theta_is_bit_identical_after_a_probe(name, dtype):
     model = small_model(name, dtype)
     before = weights(model)
@@ -130,7 +140,7 @@ def test_theta_and_forward_are_as_before_when_the_forward_fails():
     assert torch.equal(loss(Network(model), batch), expected)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["opt", "opt-350m-style", "neox"])
 def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
     model = named(name)
     for tensor in layout(model).non_block:
@@ -139,7 +149,7 @@ def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
     assert not found.non_block
     batch, active = candidate_batch(examples(), pad=1, device=CPU), found.active([1])
     rows = []
-    blocks = model.get_submodule(found.path)
+    blocks = [model.get_submodule(name) for name in found.modules]
     hooks = [b.register_forward_pre_hook(lambda m, a: rows.append(len(a[0]))) for b in blocks]
     losses = fast(model)([batch], active, seed=5, eps=EPS)
     for hook in hooks:
@@ -155,14 +165,15 @@ def test_a_trainable_final_norm_and_head_part_the_streams_at_the_end_only():
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in late)
     batch, rows = candidate_batch(examples(), pad=1, device=CPU), []
-    model.get_submodule(layout(model).path)[2].register_forward_pre_hook(lambda m, a: rows.append(len(a[0])))
+    model.get_submodule(layout(model).modules[2]).register_forward_pre_hook(
+        lambda m, a: rows.append(len(a[0]))
+    )
     losses = fast(model)([batch], late, seed=5, eps=EPS)
     assert (rows, len(late)) == ([len(batch.input_ids)], 2)
     assert losses.tolist() == pytest.approx(plain_losses(model, late, batch), abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "dtype"), IN_16_BITS)
 def test_gains_of_norms_are_perturbed_in_fp32(name, dtype):
     """In bf16 a gain near 1 realises only part of eps z; hidden states stay in 16 bits all the same."""
     model = small_model(name, dtype)
@@ -208,9 +219,9 @@ def test_compiled_blocks_make_the_same_losses_from_two_graphs(monkeypatch):
     model = named("opt")
     found = layout(model)
     compiled = StreamProbe(Streams(model, found, Stopwatch(CPU), compiled=True))
-    for step in range(4):
+    for step, blocks in enumerate(([1], [0, 3], [0, 1, 2, 3])):
         batch = [candidate_batch(examples(seed=step), pad=1, device=CPU)]
-        active = found.active([[1], [0, 3], [2], [0, 1, 2, 3]][step])
+        active = found.active(blocks)
         expected = fast(model)(batch, active, seed=step, eps=EPS).tolist()
         assert compiled(batch, active, seed=step, eps=EPS).tolist() == pytest.approx(expected, abs=1e-12)
     assert 2 <= len(graphs) <= 4

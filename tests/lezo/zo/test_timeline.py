@@ -24,6 +24,7 @@ from lezo.zo.first_order import FirstOrder
 from lezo.zo.probe import PlainProbe
 from lezo.zo.timeline import Timeline, model_state
 from lezo.zo.zeroth_order import ZerothOrder
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import CONFIGS, CPU, Bowl, small_model, weights
 
 ORIGIN = Provenance("w" * 64, "t" * 64, "d" * 64, "float32", 1, "c" * 64, "0.1.0")
@@ -86,19 +87,16 @@ class Trained:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "settings"),
+    ("every", "dtype", "settings"),
     [
-        (torch.float32, {}),
-        (torch.float32, {"weight_decay": 0.5}),
-        (torch.float16, {}),
-        (torch.float16, {"rounding": "stochastic", "weight_decay": 0.5}),
-        (torch.bfloat16, {"weight_decay": 0.5}),
-        (torch.bfloat16, {"rounding": "stochastic"}),
-        (torch.float64, {"weight_decay": 0.5}),
+        (None, torch.float32, {"weight_decay": 0.5}),
+        (None, torch.float16, {"rounding": "stochastic", "weight_decay": 0.5}),
+        (3, torch.float64, {"weight_decay": 0.5}),
+        (3, torch.float16, {}),
+        (3, torch.bfloat16, {"rounding": "stochastic"}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("every", [None, 3])
 def test_any_step_comes_back_bit_for_bit(
     every: int | None, dtype: torch.dtype, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -110,7 +108,7 @@ def test_any_step_comes_back_bit_for_bit(
     assert moved == [step not in SKIPPED for step in range(1, STEPS + 1)]
     assert [record.step for record in run.journal.records if record.kind is Kind.skipped] == list(SKIPPED)
     assert run.is_at(STEPS)
-    for step in (5, 0, 1, 8, 6, 7, 3, 2, 4):  # back and forth
+    for step in (5, 0, 8, 6, 7, 2):  # back and forth
         run.bring_to(step)
         assert run.is_at(step)
 
@@ -143,7 +141,7 @@ def test_an_evaluation_moves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("every", [None, 3])
 def test_beyond_the_end_is_refused(every: int | None, tmp_path: Path) -> None:
     run = Trained(tmp_path, torch.float32, every)
-    with pytest.raises(FolderError, match="step 9: what the run wrote reaches step 8; ask for that one or"):
+    with refused(FolderError, "step 9", "step 8"):
         run.bring_to(9)
     run.bring_to(8)
     assert run.is_at(8)
@@ -178,35 +176,31 @@ def test_a_first_order_run_has_its_checkpoints_only(tmp_path: Path) -> None:
     state = optimizer.state()
     assert state["0.step"] == 6 and state["0.exp_avg"].abs().sum() > 0
     for step, reached in ((5, 4), (7, 6), (1, 0)):
-        with pytest.raises(FolderError, match=f"step {step}: what the run wrote reaches step {reached}; "):
+        with refused(FolderError, f"step {step}", f"step {reached}"):
             timeline.bring_to(step, None, find_checkpoints(tmp_path), optimizer)
     timeline.bring_to(0, None, find_checkpoints(tmp_path), optimizer)
     assert all(torch.equal(p, base[name]) for name, p in weights(model).items())
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "named"),
     [
-        (lambda state: state | {"model.more": torch.zeros(2)}, "model.more is not a tensor of this model"),
-        (lambda state: {k: v for k, v in state.items() if k != "model.head"}, "lacks model.head"),
-        (lambda state: state | {"model.head": torch.zeros(4)}, "model.head is not a tensor of this model"),
-        (lambda state: state | {"model.head": torch.zeros(3).half()}, "model.head is not a tensor of this"),
-        (lambda state: state | {"head": torch.zeros(3)}, "head is not a tensor of this model"),
+        (lambda state: state | {"model.more": torch.zeros(2)}, "model.more"),
+        (lambda state: {k: v for k, v in state.items() if k != "model.head"}, "model.head"),
+        (lambda state: state | {"model.head": torch.zeros(4)}, "model.head"),
+        (lambda state: state | {"model.head": torch.zeros(3).half()}, "model.head"),
+        (lambda state: state | {"head": torch.zeros(3)}, "head"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(
-    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], reason: str, tmp_path: Path
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], named: str, tmp_path: Path
 ) -> None:
     model = Bowl(torch.float32)
     state = change(model_state(model, first_order(model)))
     keep = {"every": None, "keep": 1, "at_evaluations": True, "best": lambda: None}
     Checkpoints(tmp_path, ORIGIN, lambda: state, **keep).save(3)  # type: ignore[arg-type]
-    with pytest.raises(FolderError) as caught:
+    with refused(FolderError, f"{tmp_path / 'step-3'}: ", named, f"remove the folder {tmp_path / 'step-3'}"):
         Timeline(model, lambda: None, None).bring_to(3, None, find_checkpoints(tmp_path))
-    assert str(caught.value).startswith(f"{tmp_path / 'step-3'}: {reason}")
-    assert str(caught.value).endswith(
-        f"; remove the folder {tmp_path / 'step-3'} to go on from an earlier one"
-    )
 
 
 def test_a_damaged_checkpoint_is_refused_before_anything_is_taken(tmp_path: Path) -> None:
@@ -216,20 +210,16 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_taken(tmp_path: Path
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(
-        FolderError, match=r"not as it was written \(its SHA-256 differs\); remove the folder"
-    ):
+    with refused(FolderError, str(file), "SHA-256", "remove the folder"):
         run.bring_to(7)
     assert run.is_at(2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_the_base_weights_of_a_file_come_back(dtype: torch.dtype) -> None:
-    assert_rebased(Source(str(TINY)), load_config(Source(str(TINY))), dtype)
+def test_the_base_weights_of_a_file_come_back() -> None:
+    assert_rebased(Source(str(TINY)), load_config(Source(str(TINY))), torch.bfloat16)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "dtype"), [("opt", torch.float32), ("qwen2-tied", torch.float16)], ids=str)
 def test_random_base_weights_come_back(name: str, dtype: torch.dtype) -> None:
     assert_rebased(Source("random", random_weights=True), CONFIGS[name], dtype)
 
@@ -246,6 +236,6 @@ def assert_rebased(source: Source, config: Any, dtype: torch.dtype) -> None:
     assert [p.data_ptr() for p in again.parameters()] == places
     assert all(torch.equal(theta, expected[n]) for n, theta in weights(again).items())
     if source.random_weights:
-        with pytest.raises(ModelError, match="no longer the base weights"):
+        with refused(ModelError, source.path):
             rebase(again, source, config, 6, weights_hash(first))
         assert not all(torch.equal(theta, expected[n]) for n, theta in weights(again).items())

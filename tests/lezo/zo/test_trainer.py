@@ -8,6 +8,7 @@ from transformers.utils import logging
 import lezo
 from lezo.zo.optimizers import LeZO
 from lezo.zo.trainer import ZOTrainer
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import VOCABULARY, opt_config
 
 
@@ -22,7 +23,7 @@ def quiet():
 
 def model(**changes):
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "init_std": 0.02, **changes}
+    shape = {"num_hidden_layers": 2, "init_std": 0.02, **changes}
     return OPTForCausalLM(opt_config(**shape))
 
 
@@ -68,7 +69,7 @@ def same(one, other):
 
 
 def test_it_learns_and_logs_and_evaluates(tmp_path):
-    made = trainer(tmp_path, args={"max_steps": 60, "eval_strategy": "steps", "eval_steps": 30})
+    made = trainer(tmp_path, args={"max_steps": 40, "eval_strategy": "steps", "eval_steps": 20})
     before = made.evaluate()["eval_loss"]
     made.train()
     history = made.state.log_history
@@ -80,7 +81,7 @@ def test_it_learns_and_logs_and_evaluates(tmp_path):
     ]
     assert all(row["projected_gradient"] != 0 and row["update_skipped"] == 0 for row in train)
     assert not any("grad_norm" in row for row in history)
-    assert (made.zo.steps, made.zo.blocks[0]) == (60, "model.decoder.layers.0")
+    assert (made.zo.steps, made.zo.blocks[0]) == (40, "model.decoder.layers.0")
 
 
 def test_a_run_that_is_resumed_makes_the_same_bits(tmp_path):
@@ -186,46 +187,32 @@ def test_a_loss_that_is_not_finite_is_in_the_logs(tmp_path):
     assert same(made.model, model())
 
 
-def test_an_optimizer_of_ones_own_is_used(tmp_path):
+def test_an_optimizer_of_ones_own_is_used_and_training_twice_goes_on(tmp_path):
     made = model()
     optimizer = LeZO(made, 1e-2, sparsity=0.25, seed=9)
-    run = trainer(tmp_path, made, args={"max_steps": 2}, optimizers=(optimizer, None))
+    run = trainer(tmp_path, made, args={"max_steps": 1}, optimizers=(optimizer, None))
+    run.train()
     run.train()
     assert run.zo is optimizer and optimizer.steps == 2
 
 
-def test_training_twice_goes_on(tmp_path):
-    made = trainer(tmp_path, args={"max_steps": 2})
-    made.train()
-    made.train()
-    assert made.zo.steps == 4
-
-
 @pytest.mark.parametrize(
-    ("args", "settings", "said"),
+    ("args", "settings", "named"),
     [
-        ({"fp16": True}, {}, "fp16=True: ZOTrainer cannot do that; bf16=True, or a model loaded in"),
-        (
-            {},
-            {"optimizer_cls_and_kwargs": (torch.optim.SGD, {})},
-            "optimizer_cls_and_kwargs: .* leave it out",
-        ),
-        (
-            {"weight_decay": 0.1},
-            {"journal": "j"},
-            "a journal with weight_decay=0.1 .* lr_scheduler_type='constant'",
-        ),
-        ({}, {"optimizers": "sgd"}, r"optimizers=\(SGD, ...\): .* give a lezo.LeZO or none"),
+        ({"fp16": True}, {}, ["fp16=True", "bf16=True"]),
+        ({}, {"optimizer_cls_and_kwargs": (torch.optim.SGD, {})}, ["optimizer_cls_and_kwargs"]),
+        ({"weight_decay": 0.1}, {"journal": "j"}, ["weight_decay=0.1", "lr_scheduler_type='constant'"]),
+        ({}, {"optimizers": "sgd"}, ["optimizers=(SGD, ...)", "lezo.LeZO"]),
     ],
 )
-def test_what_needs_gradients_is_refused(tmp_path, args, settings, said):
+def test_what_needs_gradients_is_refused(tmp_path, args, settings, named):
     if settings.get("optimizers") == "sgd":
         settings = {"optimizers": (torch.optim.SGD(model().parameters(), 0.1), None)}
-    with pytest.raises(ValueError, match=said):
+    with refused(ValueError, *named):
         trainer(tmp_path, args=args, **settings)
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with pytest.raises(ValueError, match="2 processes, .* start one process"):
+    with refused(ValueError, "2 processes"):
         trainer(tmp_path)

@@ -115,18 +115,17 @@ def test_k_is_n_minus_the_rounded_skipped_share(total, sparsity, keep):
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
 def test_zeroth_order_converges(sparsity):
     model = Bowl()
-    reports = run(two_point(model, sparsity, lr=0.03), 1500)
-    assert reports[-1].loss < 1e-6 * reports[0].loss
+    reports = run(two_point(model, sparsity, lr=0.03), 300)
+    assert reports[-1].loss < 0.02 * reports[0].loss
 
 
-@pytest.mark.parametrize(("sparsity", "share"), [(0.0, 1.0), (0.5, 0.5)])
-def test_the_update_is_unbiased_on_blocks_up_to_the_share_of_steps_that_touch_them(sparsity, share):
-    """E[g z] is the gradient at sparsity 0; under LeZO K/N of it on blocks, uncorrected, all of it elsewhere."""
+def test_the_update_is_unbiased_on_blocks_up_to_the_share_of_steps_that_touch_them():
+    """E[g z] is the gradient where every step moves, and under LeZO K/N of it, uncorrected, on blocks."""
     model = Bowl()
-    start, draws = weights(model), 4000
+    start, draws = weights(model), 1000
     gradient = {name: start[name] - model.target[name] for name in start}
     moved = {name: [] for name in start}
-    optimizer = two_point(model, sparsity, lr=1.0)
+    optimizer = two_point(model, 0.5, lr=1.0)
     for step in range(draws):
         optimizer.step(step, 1.0)
         for name, p in model.named_parameters():
@@ -135,7 +134,7 @@ def test_the_update_is_unbiased_on_blocks_up_to_the_share_of_steps_that_touch_th
     for name, samples in moved.items():
         stacked = torch.stack(samples)
         error = stacked.std(0) / math.sqrt(draws)
-        expected = gradient[name] * (1.0 if name == "head" else share)
+        expected = gradient[name] * (1.0 if name == "head" else 0.5)
         assert ((stacked.mean(0) - expected).abs() < 5 * error).all(), name
 
 
@@ -296,7 +295,7 @@ def test_sgd_steps_along_the_gradient():
 @pytest.mark.parametrize("algorithm", ["sgd", "adamw"])
 def test_first_order_converges(algorithm):
     model = Bowl()
-    reports = run(first_order(model, algorithm=algorithm, step_size=Linear(400)), 400)
+    reports = run(first_order(model, algorithm=algorithm, step_size=Linear(100)), 100)
     assert reports[-1].loss < 1e-3 * reports[0].loss
 
 

@@ -16,7 +16,7 @@ def device(monkeypatch):
     from lezo.noise.kernels import normal
 
     monkeypatch.setattr(interpreter, "_convert_float", rounding_bf16(interpreter._convert_float))
-    monkeypatch.setattr(normal, "GROUPS", 1 << 14)  # as fast as 512 where a program is a loop of NumPy calls
+    monkeypatch.setattr(normal, "GROUPS", 1 << 11)  # few programs, each of which is a loop of NumPy calls
     return "cpu"
 
 
