@@ -234,7 +234,7 @@ def test_an_interrupted_run_leaves_its_result(tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=200)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert running.returncode == 130
     assert_interrupted(result, out)
@@ -260,7 +260,7 @@ def test_a_run_whose_reader_goes_away_goes_on_to_its_end(tmp_path: Path) -> None
         assert running.stdout is not None and running.stderr is not None
         running.stdout.readline()
         running.stdout.close()
-        assert (running.wait(timeout=60), running.stderr.read()) == (0, "")
+        assert (running.wait(timeout=200), running.stderr.read()) == (0, "")
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "finished"
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 8
 

@@ -155,7 +155,7 @@ def test_a_wandb_out_of_reach_leaves_an_offline_run_in_bounded_time(tmp_path: Pa
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            timeout=100,
+            timeout=200,
         )
     ran = Ran(done.returncode, done.stdout, done.stderr, tmp_path / "out")
     assert (ran.code, ran.result["status"], len(ran.rows("predictions.jsonl"))) == (0, "finished", 8)

@@ -35,7 +35,7 @@ class Forked:
         finally:
             os._exit(code)
 
-    def ended(self, seconds: float = 20) -> tuple[int, str]:
+    def ended(self, seconds: float = 120) -> tuple[int, str]:
         """Its exit code, that of a signal below 0, and all that it has said."""
         said, end = b"", time.monotonic() + seconds
         while select.select([self.output], [], [], max(end - time.monotonic(), 0))[0]:
@@ -45,7 +45,7 @@ class Forked:
         os.close(self.output)
         return self.waited(seconds), said.decode()
 
-    def waited(self, seconds: float = 20) -> int:
+    def waited(self, seconds: float = 120) -> int:
         """Its exit code."""
         end = time.monotonic() + seconds
         while (found := os.waitpid(self.pid, os.WNOHANG))[0] == 0:

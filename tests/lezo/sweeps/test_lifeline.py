@@ -57,7 +57,7 @@ def test_a_job_is_told_when_its_sweep_is_gone(code: str, tmp_path: Path) -> None
         job = child(code, lifeline, tmp_path)
         assert job.poll() is None
     with job:
-        assert job.wait(timeout=20) == -signal.SIGTERM
+        assert job.wait(timeout=120) == -signal.SIGTERM
 
 
 def test_jobs_hold_no_end_of_one_another(tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_jobs_hold_no_end_of_one_another(tmp_path: Path) -> None:
         jobs = [child(JOB, first, tmp_path), child(JOB, second, tmp_path)]
         os.close(os.dup(first.inherited[0]))  # it is open here
         first.__exit__()
-        assert jobs[0].wait(timeout=20) == -signal.SIGTERM
+        assert jobs[0].wait(timeout=120) == -signal.SIGTERM
         assert jobs[1].poll() is None
-    assert jobs[1].wait(timeout=20) == -signal.SIGTERM
+    assert jobs[1].wait(timeout=120) == -signal.SIGTERM
     for job in jobs:
         job.__exit__(None, None, None)
 

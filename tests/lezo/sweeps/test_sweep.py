@@ -259,7 +259,7 @@ class Process:
         os.killpg(self.driver.pid, number)
 
     def wait_for(self, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while not holds():
             assert time.monotonic() < end
             time.sleep(0.02)
