@@ -28,7 +28,9 @@ SIZES = {"32-bit": ("i32", None), "64-bit": ("i64", None), "of one": (None, 1)}
 
 def variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     """A name, the kernel, the types of its arguments and the values of those that are compiled in."""
-    from lezo.noise.kernels.perturb import _perturb
+    from lezo.noise.kernels.perturb import (
+        _perturb,  # the kernels themselves, which are private to their launchers
+    )
     from lezo.noise.kernels.update import _update
 
     for theta, result in RESULTS:

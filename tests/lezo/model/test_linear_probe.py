@@ -44,7 +44,7 @@ def test_the_answers_rows_learn_what_the_states_say(answers: tuple[int, ...]) ->
 
 def test_of_two_answers_one_row_is_the_others_negative() -> None:
     states = np.array([[1.0, 0.2], [0.9, -0.1], [-1.0, 0.1], [-1.1, 0.0]])
-    rows = _fitted(states, [7, 7, 3, 3])
+    rows = _fitted(states, [7, 7, 3, 3])  # private: of states chosen here, not those of a model
     assert set(rows) == {3, 7} and np.array_equal(rows[3], -rows[7]) and rows[7][0] > 0
 
 

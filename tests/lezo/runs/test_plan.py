@@ -21,6 +21,7 @@ from lezo.model.load import ModelError
 from lezo.runs.plan import ForwardSize, Plan, make_plan
 from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import CONFIGS, CPU, examples, opt_config
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "model.device=cpu"]
@@ -69,7 +70,7 @@ def test_in_context_learning_shows_each_test_example_its_own() -> None:
     assert len(set(made.parts.splits.own_demos)) == 8
     generated = plan("optim=icl", "task.demos=2", "task=squad").test
     assert len(generated.prompts) == 8 and not generated.scored
-    with pytest.raises(DataError, match=r"task.demos=99999, but there are only \d+ train rows"):
+    with refused(DataError, "task.demos=99999"):
         plan("optim=icl", "task.demos=99999")
 
 
@@ -97,7 +98,7 @@ def test_a_metric_is_judged_on_all_candidates_or_on_texts() -> None:
 
 def test_linear_probing_needs_answers_of_one_token() -> None:
     assert len(plan("optim=lp").train) == 32
-    with pytest.raises(EncodeError, match="peft=head trains the head for longer ones"):
+    with refused(EncodeError, "peft=head"):
         plan("optim=lp", "task=copa")
 
 
@@ -112,7 +113,7 @@ def test_an_adapter_trains_little_and_a_prefix_takes_positions(peft: str, tensor
 
 @pytest.mark.parametrize("peft", ["lora", "prefix"])
 def test_an_adapter_with_every_block_skipped_trains_nothing_and_is_refused(peft: str) -> None:
-    with pytest.raises(ModelError, match="skips all 8 blocks, and peft=.* trains nothing outside them"):
+    with refused(ModelError, "all 8 blocks", f"peft={peft}"):
         plan(f"peft={peft}", "optim.sparsity=1")
     assert plan("optim.sparsity=1").blocks.keep == 0
 
@@ -126,7 +127,7 @@ def test_memory_counts_the_keys_and_values_of_a_generation() -> None:
 
 
 def test_a_prefix_too_long_for_the_model_is_named() -> None:
-    with pytest.raises(ModelError, match=r"512 positions and the prefix \(peft.tokens\) 600"):
+    with refused(ModelError, "512", "peft.tokens", "600"):
         plan("peft=prefix", "peft.tokens=600")
 
 

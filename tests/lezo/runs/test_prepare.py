@@ -16,6 +16,7 @@ from lezo.model.forward import Network
 from lezo.model.load import TINY, ModelError
 from lezo.runs.build import make_evaluator
 from lezo.runs.plan import Plan, make_plan
+from tests.lezo.refusals import refused
 from tests.lezo.small_models import llama_like, opt_config
 from tests.lezo.whole_runs import Runner, config_of
 
@@ -94,7 +95,7 @@ def test_model_bos_and_opt_say_themselves_what_stands_before(folder: Make) -> No
     path = folder("<unk> <pad> $A </s>")
     assert planned(path, "model.bos=9").parts.encoder.before == (9,)
     assert planned(path, "model.bos=9").parts.encoder.after == (2,)
-    with pytest.raises(ModelError, match="model.bos=1024: expected an id below the vocabulary's 1024"):
+    with refused(ModelError, "model.bos=1024: "):
         planned(path, "model.bos=1024")
     opt = folder("</s> $A", opt_config())
     assert planned(opt).parts.encoder.before == (0,)
@@ -121,7 +122,7 @@ def test_a_tokenizer_whose_own_tokens_cannot_be_told_apart_is_refused(
     mixing = Mixing(AutoTokenizer.from_pretrained(TINY))
     monkeypatch.setattr("lezo.runs.prepare.load_tokenizer", lambda *_: mixing)
     path = folder()
-    with pytest.raises(ModelError, match=r"cannot be told apart; .*\(model.bos=ID says what stands before\)"):
+    with refused(ModelError, "model.bos=ID"):
         planned(path)
     encoder = planned(path, "model.bos=5").parts.encoder
     assert (encoder.before, encoder.after) == ((5,), ())
