@@ -183,7 +183,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     [
         *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.report", "cli.dashboard"),
         *("config.compose", "config.schema", "report.write", "tracking.workspace"),
-        *("sweeps.sweep", "sweeps.launched"),
+        *("sweeps.sweep", "sweeps.hydra_job"),
     ],
 )
 def test_the_commands_start_without_torch(module: str) -> None:

@@ -30,7 +30,7 @@ from lezo.records.format import clock, count, table
 from lezo.runs import banner, console
 from lezo.runs.outcome import failed, out_of_memory
 from lezo.runs.plan import Plan, make_plan
-from lezo.zo.rows import network_for
+from lezo.zo.packing_check import network_for
 
 SLOW = 10.0  # seconds of a step that is not warmed up, and of a textbook step that is timed once
 

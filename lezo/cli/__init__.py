@@ -1,1 +1,1 @@
-"""A command line becomes one call."""
+"""The commands: a command line becomes one call."""

@@ -46,13 +46,13 @@ def _run(given: argparse.Namespace) -> int:
 
     overrides, config_dir = given.overrides, given.config_dir
     if _hydra_answers(given):
-        from lezo.sweeps.launched import hand_over
+        from lezo.sweeps.hydra_job import hand_over
 
         hand_over()
         return 0
     refuse_several()
     if given.multirun and _names_a_launcher(overrides):
-        from lezo.sweeps.launchers import launch
+        from lezo.sweeps.hydra_sweep import launch
 
         return launch(overrides, config_dir=config_dir)
     if given.multirun:

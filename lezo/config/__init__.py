@@ -1,1 +1,1 @@
-"""Overrides to one checked RunConfig; no torch, and the engine imports no more of it than `methods`."""
+"""Overrides to one checked RunConfig; no torch; of it zo imports only `methods`."""

@@ -55,7 +55,7 @@ from lezo.config.schema import (
 from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig)
-_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # but words of Hydra's
+HYDRA_LITERALS = ("null", "true", "false", "nan", "inf")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def quoted(value: str) -> str:
 
     In quotes a backslash means itself, except before a quote or ``${``: "a\b" is 'a\b', "it's" is 'it\'s'.
     """
-    if re.fullmatch(r"(\.{0,2}/)?[a-zA-Z_][\w./-]*", value, re.ASCII) and value.lower() not in _NO_TEXTS:
+    if re.fullmatch(r"(\.{0,2}/)?[a-zA-Z_][\w./-]*", value, re.ASCII) and value.lower() not in HYDRA_LITERALS:
         return value
     escaped = re.sub(r"(\\*)('|\$\{|\Z)", lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), value)
     return f"'{escaped}'"

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from lezo.tasks import TASKS
 
-APART = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # how a run is made, not which
-HOW = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
-_BY_CONTENT = (
+IGNORED = ("log", "resume", "dry_run", "sweep", "inspect", "bench")  # how a run is made, not which
+CHANGEABLE = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
+_BY_HASH = (
     "model.path",
     "model.tokenizer",
     "data.path",
@@ -26,12 +26,12 @@ _MAY_GROW = ("train.steps", "train.max_seconds")
 
 def config_hash(yaml: str) -> str:
     """64 hex digits of a resolved configuration, without the settings that leave a run's result alone."""
-    return _hash_without(yaml, APART)
+    return _hash_without(yaml, IGNORED)
 
 
 def run_hash(yaml: str) -> str:
     """The same without all that may change while a run goes on (see `differences`)."""
-    return _hash_without(yaml, (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING, *_MAY_GROW))
+    return _hash_without(yaml, (*IGNORED, *CHANGEABLE, *_BY_HASH, *UP_TO_ROUNDING, *_MAY_GROW))
 
 
 def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
@@ -61,7 +61,7 @@ def differences(before: str, now: str) -> list[str]:
     if new.get("data.name") == "local":  # there a size left open follows the rows, and a given one does not
         old |= dict.fromkeys(open_sizes(before).keys() - open_sizes(now).keys())
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    compared = (*APART, *HOW, *_BY_CONTENT, *UP_TO_ROUNDING)
+    compared = (*IGNORED, *CHANGEABLE, *_BY_HASH, *UP_TO_ROUNDING)
     return [
         f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}"
         for key in changed

@@ -1,4 +1,4 @@
-"""Which methods are there, and what is each made of? Only here is one kind of optimizer told from another.
+"""Which methods are there, and what is each made of? Only this module tells optimizers apart.
 
 Config, help, banner, report, resume and replay ask a `Method`; none of them knows one by name. A package of
 others registers a method as an entry point of the group ``lezo.methods``, and its parts in groups of theirs

@@ -22,7 +22,7 @@ def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> li
     return permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
 
 
-Objective = Literal["candidates", "lm", "metric of choices", "metric of texts"]
+BatchKind = Literal["candidates", "lm", "metric of choices", "metric of texts"]
 """What batches are for: one of the two losses, or an evaluation of a choice or of a generated text."""
 
 
@@ -36,7 +36,7 @@ class Batches:
         self,
         examples: Sequence[Encoded],
         *,
-        loss: Objective,
+        loss: BatchKind,
         seed: int,
         batch_size: int,
         micro_batch_size: int | None,
@@ -46,7 +46,7 @@ class Batches:
     ) -> None:
         self.examples, self.seed, self.batch_size = examples, seed, batch_size
         self.micro_batch_size = micro_batch_size or batch_size
-        collates: dict[Objective, Callable[[Sequence[Encoded]], Any]] = {
+        collates: dict[BatchKind, Callable[[Sequence[Encoded]], Any]] = {
             "lm": partial(gold_batch, pad=pad, device=device, plain=plain),
             "candidates": partial(candidate_batch, pad=pad, device=device, plain=plain),
             "metric of choices": lambda chosen: EvalSet(scored=chosen),

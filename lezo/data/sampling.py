@@ -33,7 +33,7 @@ def subset(rows: int, size: int | None, seed: int) -> list[int]:
 def demo_sets(
     train: Sequence[Example], examples: int, size: int, seed: int
 ) -> tuple[tuple[Example, ...], ...]:
-    """For each of so many test examples demonstrations of its own, from all of the train rows (section 2).
+    """For each of so many test examples demonstrations of its own, from all of the train rows.
 
     As published: each set is drawn under a seed of its own, and those below 10,000 under ``seed``.
     """

@@ -33,7 +33,7 @@ def load(task: Task, source: str, *, path: str | None = None, revision: str | No
         return _sample(task)
     if source == "hub":
         return _hub(task, revision)
-    assert path is not None  # config.check saw to it
+    assert path is not None  # checked by config.checks
     folder = Path(path).expanduser()
     train, val = (_read(task, folder / task.name / f"{part}.jsonl") for part in ("train", "val"))
     return Pools(train, val, str(folder))

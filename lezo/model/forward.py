@@ -175,7 +175,7 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def rounding(model: Any) -> float:
+def tolerance(model: Any) -> float:
     """How far apart scores may be by rounding alone, as a part of their spread."""
     return 1e-3 if model.dtype.itemsize > 2 else 5e-2
 

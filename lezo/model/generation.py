@@ -13,7 +13,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from lezo.data.encode import MAX_NEW_TOKENS
 from lezo.data.encode import padded as filled_up
-from lezo.model.forward import rounding
+from lezo.model.forward import tolerance
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _is_right(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
     alone = torch.tensor([[*prompts[0], int(output.sequences[0, -2])]], device=model.device)
     expected = model(input_ids=alone, use_cache=False).logits[0, -2:].float()
     error = (torch.stack([step[0] for step in output.logits]).float() - expected).abs().max()
-    return bool(error < expected.std() * rounding(model))
+    return bool(error < expected.std() * tolerance(model))
 
 
 def _generated(

@@ -134,7 +134,7 @@ def remove_folder(folder: Path) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """An operating system's refusal as a FolderError that says where."""
+    """Turn an OSError into a FolderError that names ``path``."""
     try:
         yield
     except OSError as error:

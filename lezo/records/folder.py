@@ -27,7 +27,12 @@ from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.records.schema import decoded
 
 MODEL = "model"  # the folder in a run's where its model is, for `from_pretrained`
-JOURNAL, CHECKPOINTS, METRICS, START = "journal.bin", "checkpoints", "metrics.jsonl", "prefix.safetensors"
+JOURNAL, CHECKPOINTS, METRICS, PREFIX_START = (
+    "journal.bin",
+    "checkpoints",
+    "metrics.jsonl",
+    "prefix.safetensors",
+)
 CONFIG, ENVIRONMENT, RESULT = "config.yaml", "environment.json", "result.json"
 PREDICTIONS, TRACEBACK, CONSOLE, LOCK = "predictions.jsonl", "traceback.txt", "console.log", ".lock"
 BENCH = "bench.json"  # of a folder that is no run's
@@ -59,7 +64,9 @@ class RunFolder:
             ways = "resume=auto goes on with it, hydra.run.dir=DIR chooses another folder"
             raise FolderError(f"{self.path}: already holds a run; {ways}")
         for name in (JOURNAL, CHECKPOINTS):
-            if (self.path / name).exists() and not (self.path / CONFIG).exists():  # whose would they be?
+            if (self.path / name).exists() and not (
+                self.path / CONFIG
+            ).exists():  # nobody can tell which run's
                 ways = "put that back, or choose another folder with hydra.run.dir=DIR"
                 raise FolderError(f"{self.path}: holds the {name} of a run but not its {CONFIG}; {ways}")
 
@@ -71,7 +78,7 @@ class RunFolder:
         if not self.holds_run and os.path.lexists(self.model):
             ways = "move it, or choose another folder with hydra.run.dir=DIR"
             raise FolderError(f"{self.model}: is not this run's, and its model would be there; {ways}")
-        self.drop_model()  # the first to go: no moment may show the old model beside the new run
+        self.drop_model()  # first, so that the old model never stands beside the new run
         self._remove(RESULT, PREDICTIONS, TRACEBACK)
         self.data(METRICS, rows)
         self._metrics, self._tested = Appended(self.path / METRICS), bool(rows)
@@ -85,7 +92,7 @@ class RunFolder:
         """Forget a run that made no step, its configuration last: until then the folder stays one that can be cleared."""
         self.drop_model()
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # a partial one, if anything
-        self._remove(JOURNAL, START, METRICS, RESULT, PREDICTIONS)
+        self._remove(JOURNAL, PREFIX_START, METRICS, RESULT, PREDICTIONS)
         self._remove(TRACEBACK, ENVIRONMENT, CONFIG)
         self.holds_run = False
 

@@ -1,8 +1,8 @@
 """A run's journal: what its weights follow from, which is what it starts from and one small record a step.
 
 The file: MAGIC, the header's length and its JSON, their CRC-32; then records of 20 bytes, little-endian:
-uint32 step, uint32 kind, float64 value, and the CRC-32 of all records' fields so far, which begins with the header's:
-so a record is valid in its place only. A step of several directions has a record for each. Nothing is unpickled.
+uint32 step, uint32 kind, float64 value, and a CRC-32. Each goes on from the one before, the first from the header's:
+so no record can be moved. A step of several directions has a record for each. Nothing is unpickled.
 """
 
 from __future__ import annotations

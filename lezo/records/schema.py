@@ -123,7 +123,7 @@ class ReplaySpec:
     settings, None where the model itself was trained.
 
     ``composition``: the four parts of the method by name, with their settings (`lezo.config.methods.Composition`); None in
-    journals of before: blocks drawn uniformly, ``sparsity`` of them skipped, along Gaussian directions.
+    older journals: blocks drawn uniformly, ``sparsity`` of them skipped, along Gaussian directions.
 
     ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.zo.optimizers`), which
     also made the model; None for a run, whose blocks are the decoder's.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 
-from lezo.config.identity import APART, HOW, UP_TO_ROUNDING, settings, within
+from lezo.config.identity import CHANGEABLE, IGNORED, UP_TO_ROUNDING, settings, within
 from lezo.config.methods import Method
 from lezo.config.schema import RunConfig
 from lezo.records.reader import Run
@@ -22,7 +22,7 @@ _SHOWN_IF_UNUSUAL = ("task.demos", "task.demo_sets", "eval.calibration", "optim.
 # A group has its names beside its settings; rates and eps of models and adapters are where others' defaults come from.
 _NAMES = ("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed")
 _SOURCES = ("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps")
-_IGNORED = (*_NAMES, *_SOURCES, *APART, *HOW, *UP_TO_ROUNDING)  # the last three change no result
+_IGNORED = (*_NAMES, *_SOURCES, *IGNORED, *CHANGEABLE, *UP_TO_ROUNDING)  # the last three change no result
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)

@@ -15,7 +15,7 @@ from lezo.config.schema import Resume, RunConfig
 from lezo.model.evaluate import Evaluator
 from lezo.records.environment import environment
 from lezo.records.files import FolderError
-from lezo.records.folder import CONFIG, START, RunFolder
+from lezo.records.folder import CONFIG, PREFIX_START, RunFolder
 from lezo.records.rows import Sink
 from lezo.records.schema import Header
 from lezo.runs import banner
@@ -122,13 +122,13 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
     """
     config = request.config
     goes_on = folder.holds_run and not made_no_step(folder.path)
-    loaded = load_model(config, plan, request.out.print, folder.path / START if goes_on else None)
+    loaded = load_model(config, plan, request.out.print, folder.path / PREFIX_START if goes_on else None)
     header = make_header(request.composed.yaml, config, loaded.plan, loaded.model)
     resumed = resume_state(request, folder, header)
     if not folder.begun:
         claim(request, folder, resumed)
     if (adapter := loaded.base.adapter) is not None and (start := adapter.start()) is not None:
-        folder.data(START, start)
+        folder.data(PREFIX_START, start)
     shown = ConsoleSink(request.out, config.train.steps if config.trains else None, plan.parts.task.metric)
     evaluate = make_evaluator(loaded.plan, loaded.network, config.eval.batch_size)
     mirror = make_mirror(request, folder)

@@ -14,7 +14,7 @@ from torch import nn
 from lezo.config.identity import run_hash
 from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
 from lezo.config.schema import RunConfig
-from lezo.data.batches import Batches, Objective
+from lezo.data.batches import Batches, BatchKind
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.evaluate import Evaluator, error
 from lezo.model.forward import Network
@@ -31,8 +31,8 @@ from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.first_order import FirstOrder
-from lezo.zo.parts import Site, direction_of, estimator_of, step_size_of
-from lezo.zo.rows import network_for
+from lezo.zo.packing_check import network_for
+from lezo.zo.parts import EstimatorContext, direction_of, estimator_of, step_size_of
 from lezo.zo.step import Optimizer, Stopwatch
 from lezo.zo.step_size import Constant, Linear
 from lezo.zo.zeroth_order import ZerothOrder
@@ -191,10 +191,10 @@ def make_optimizer(
     model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
     if (parts := config.composition) is not None:
-        assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # config.check saw to it
+        assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # checked by config.checks
         watch, direction = Stopwatch(device), direction_of(parts)
         judge = None if evaluator is None else partial(error, evaluator)
-        site = Site(network, layout, direction, watch, error=judge, compiled=config.model.compile)
+        site = EstimatorContext(network, layout, direction, watch, error=judge, compiled=config.model.compile)
         return ZerothOrder(
             model,
             layout,
@@ -228,7 +228,7 @@ def make_optimizer(
 def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batches:
     """The stream of the plan's batches: packed, or ``plain`` rows of a sequence each."""
     task = plan.parts.task
-    metric: Objective = "metric of texts" if task.generates else "metric of choices"
+    metric: BatchKind = "metric of texts" if task.generates else "metric of choices"
     return Batches(
         plan.train,
         loss=metric if config.minimises_metric else task.loss,

@@ -7,7 +7,7 @@ from pathlib import Path
 from lezo.model.hashes import weights_hash
 from lezo.model.linear_probe import fit_head
 from lezo.records.files import FolderError
-from lezo.records.folder import START, RunFolder
+from lezo.records.folder import PREFIX_START, RunFolder
 from lezo.records.schema import Result
 from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
@@ -31,7 +31,7 @@ def plan_of_finished(request: Request, folder: RunFolder) -> Plan | None:
     plan, origin = show_plan(request), result.get("origin")
     weights = str((origin or {}).get("weights"))
     if model_moved(path, yaml):
-        weights = weights_hash(load_model(config, plan, request.out.print, path / START).model)
+        weights = weights_hash(load_model(config, plan, request.out.print, path / PREFIX_START).model)
     refuse_other_provenance(path, origin, provenance(yaml, plan, weights))
     return plan
 
@@ -61,7 +61,7 @@ def summary_of(result: Result, folder: Path) -> str:
 def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:
     """Write the model of a finished run, made again without a step. Raises FolderError for another one."""
     config, path = request.config, folder.path
-    loaded = load_model(config, plan, request.out.print, path / START)
+    loaded = load_model(config, plan, request.out.print, path / PREFIX_START)
     header = make_header(request.composed.yaml, config, plan, loaded.model)
     refuse_other_provenance(path, result.get("origin"), header.origin)
     if config.trains:

@@ -24,7 +24,7 @@ from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
 from lezo.zo.parts import PartError
 
-# What a run may meet that is nobody's bug: one message, no traceback.
+# Expected errors: a message, no traceback.
 EXPECTED = (DataError, ModelError, EncodeError, PartError, DivergedError, FolderError)
 
 

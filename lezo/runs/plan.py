@@ -79,19 +79,19 @@ def make_plan(config: RunConfig) -> Plan:
     dev, test = parts.dev(), parts.test()
     examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
     lengths = [len(ids) for example in examples for ids in example.input_ids]
-    bones, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
-    parameters = sum(p.numel() for p in bones.parameters())
+    meta_model, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
+    parameters = sum(p.numel() for p in meta_model.parameters())
     if adapter is not None:
-        attach(bones, adapter)
-    tensors = layout(bones)
+        attach(meta_model, adapter)
+    tensors = layout(meta_model)
     blocks = blocks_of(config.composition, len(tensors.blocks))
     if config.trains and not tensors.non_block and not blocks.keep:
         raise ModelError(
             f"optim.sparsity={config.sparsity:g}: skips all {len(tensors.blocks)} blocks, and peft="
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
         )
-    weights = sum(p.nbytes for p in bones.parameters())
-    update = _update_bytes(config, bones, tensors, blocks) if config.trains else 0
+    weights = sum(p.nbytes for p in meta_model.parameters())
+    update = _update_bytes(config, meta_model, tensors, blocks) if config.trains else 0
     size = ForwardSize(parts.model_config.get_text_config(), dtype, len(tensors.blocks))
     return Plan(
         parts=parts,
@@ -104,7 +104,7 @@ def make_plan(config: RunConfig) -> Plan:
         device=device,
         dtype=dtype,
         parameters=parameters,
-        trained=sum(p.numel() for p in bones.parameters() if p.requires_grad),
+        trained=sum(p.numel() for p in meta_model.parameters() if p.requires_grad),
         lengths=(round(statistics.median(lengths)), max(lengths)),
         truncated=sum(
             e.truncated for e in (*train, *(dev.scored or dev.prompts), *(test.scored or test.prompts))
@@ -188,9 +188,9 @@ def _largest_forward(
     return max(forwards)
 
 
-def _update_bytes(config: RunConfig, bones: nn.Module, tensors: Layout, blocks: BlockChooser) -> int:
+def _update_bytes(config: RunConfig, meta_model: nn.Module, tensors: Layout, blocks: BlockChooser) -> int:
     """Two copies of the largest block, or one of all that moves; or gradients and the optimizer's moments."""
-    named = dict(bones.named_parameters())
+    named = dict(meta_model.named_parameters())
     if config.first_order:
         adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)
         states = 3 if adamw else 2 if momentum else 1

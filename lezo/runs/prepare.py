@@ -121,7 +121,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     text, own = model_config.get_text_config(), config.model.tokenizer
     path = own or source.path
     tokenizer = load_tokenizer(path, None if own else source.revision)
-    _refuse_other_words(path, tokenizer, task, splits)
+    _check_answers_tokenize(path, tokenizer, task, splits)
     before, after = _around(path, config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
     length = _max_length(source.path, model_config, task, adapter.positions if adapter else 0)
@@ -143,7 +143,7 @@ def model_source(config: RunConfig) -> Source:
     """Where the configured model is; `model=tiny` is part of the package."""
     model = config.model
     path = str(TINY) if model.name == "tiny" else model.path
-    assert path is not None  # config.check saw to it
+    assert path is not None  # checked by config.checks
     shape = None if model.shape is None else asdict(model.shape)
     return Source(os.path.expanduser(path), model.revision, shape, model.random_weights)
 
@@ -160,7 +160,7 @@ def adapter_of(config: RunConfig) -> Adapter | None:
 
 def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     data, wanted = config.data, config.task
-    assert data.name is not None  # config.check saw to it
+    assert data.name is not None  # checked by config.checks
     pools = load_pools(task, data.name, path=data.path, revision=data.revision)
     num_train, num_dev = _sizes(config, task, len(pools.train))
     own = wanted.demo_sets is DemoSets.each
@@ -215,7 +215,7 @@ def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
     return length
 
 
-def _refuse_other_words(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
+def _check_answers_tokenize(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
     """A tokenizer that loses the task's own words would score others in their place, unseen."""
     role = "which ends a generated answer" if task.generates else "an answer of the task"
     words = {"\n"} if task.generates else set[str]()

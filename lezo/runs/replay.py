@@ -24,7 +24,7 @@ from lezo.model.layout import layout
 from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenizer
 from lezo.noise import seeds
 from lezo.records.files import FolderError
-from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, RESULT, START
+from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, PREFIX_START, RESULT
 from lezo.records.format import size, table
 from lezo.records.journal import JournalError, JournalFile, read_journal
 from lezo.records.rows import TrainRow
@@ -157,10 +157,10 @@ class Replay:
         device = named_device(options.device, "replay.device")
         base = BaseModel(source, config, tokenizer, dtype=dtype, device=device, seed=recipe.seed)
         if recipe.peft is not None:
-            base.attach(_adapter(self.file, recipe.peft), self.folder / START)
+            base.attach(_adapter(self.file, recipe.peft), self.folder / PREFIX_START)
         if (weights := weights_hash(base.model)) != origin.weights:
             prefix = recipe.peft is not None and recipe.peft.get("name") == "prefix"
-            of_prefix = f", and a prefix's first values {START} beside the journal" if prefix else ""
+            of_prefix = f", and a prefix's first values {PREFIX_START} beside the journal" if prefix else ""
             raise ModelError(
                 f"{source.path}: not the base weights of this run (sha256 {weights[:12]}, the journal's are "
                 f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones{of_prefix}"
@@ -220,7 +220,7 @@ def _adapter(file: Path, settings: Mapping[str, Any]) -> Adapter:
     try:
         return Adapter.of(settings)
     except (ValueError, TypeError, KeyError) as error:
-        raise JournalError(f"{file}: no adapter has its settings ({error})") from None
+        raise JournalError(f"{file}: not the settings of an adapter ({error})") from None
 
 
 def _run_hash(config: Path) -> str | None:

@@ -46,7 +46,7 @@ class History:
         self.timeline = Timeline(loaded.model, partial(loaded.base.rebase, header.origin.weights), updates)
 
     def sinks(self) -> list[StepSink]:
-        """What must hear of a step, in this order: a later one may lack a step that an earlier one has."""
+        """What keeps a step, in order: after a kill an earlier one may be a step ahead of a later one."""
         journals = [self.journal] if self.journal else []
         return [*journals, self.session.folder, self.checkpoints, self.timeline]
 

@@ -111,7 +111,9 @@ def open_sizes_of(folder: Path, yaml: str) -> dict[str, int]:
 
 def asks_for_more(folder: Path, yaml: str) -> bool:
     """Whether ``yaml`` asks for more steps or seconds than the run in ``folder`` was to make."""
-    return bool(differences(yaml, _config(folder)))  # what may only grow is a difference the other way
+    return bool(
+        differences(yaml, _config(folder))
+    )  # in this order: that a number grew is a difference only backwards
 
 
 def model_moved(folder: Path, yaml: str) -> bool:
@@ -191,7 +193,7 @@ def _agreed(file: Path, rows: Sequence[Line], journal: JournalFile | None) -> tu
     for number, (written, journaled) in enumerate(events, start=1):
         if written != journaled:
             number += sum(row.kind == "test" for row in rows)
-            raise wrong_line(file, number, f"it tells of step {written[1]} what {JOURNAL} does not")
+            raise wrong_line(file, number, f"step {written[1]} differs from {JOURNAL}")
     return (events[-1][0][1], events[-1][0][0] == "dev") if events else (0, False)
 
 
@@ -212,7 +214,7 @@ def _journal(folder: Path, header: Header) -> JournalFile | None:
         return None
     journal = read_journal(path)
     now, then = asdict(header.recipe), asdict(journal.header.recipe)
-    then["composition"] = then["composition"] or now["composition"]  # journals of before name no parts
+    then["composition"] = then["composition"] or now["composition"]  # older journals name no parts
     changed = [
         f"{key}: {then[key]} in the run and {now[key]} here" for key in _UPDATES if now[key] != then[key]
     ]
@@ -228,7 +230,7 @@ def _changes(then: Any, now: Provenance) -> list[str]:
     try:
         return Provenance(**then).differences(now)
     except TypeError:
-        return ["what it starts from is not said in full"]
+        return ["its file lacks parts of what it starts from"]
 
 
 def _refuse(path: Path, changed: Sequence[str]) -> None:

@@ -129,7 +129,7 @@ def train_model(session: Session) -> None:
                 held=stop.held,
             )
         except KeyboardInterrupt:
-            if not stop.torn:
+            if not stop.broken_off:
                 history.keep(progress.step)
             raise
     if progress.best_step is None:

@@ -19,7 +19,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self.torn = False  # whether a held stretch was broken off
+        self.broken_off = False  # whether a held stretch was broken off
         self._held = False
 
     def listen(self) -> None:
@@ -46,5 +46,5 @@ class Stop:
             with suppress(OSError):  # nobody there, or no room
                 os.write(2, _NOTICE)  # a print could be in the middle of another one
             return
-        self.torn = self._held
+        self.broken_off = self._held
         raise KeyboardInterrupt

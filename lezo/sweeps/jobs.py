@@ -95,7 +95,9 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
             composed = compose(combination, config_dir=config_dir)
         except ConfigError as error:
             raise ConfigError([f"job {number} ({label}): {problem}" for problem in error.problems]) from None
-        folder = made[0].composed.sweep_dir if made else composed.sweep_dir  # should it hold the time: one
+        folder = (
+            made[0].composed.sweep_dir if made else composed.sweep_dir
+        )  # one for all, though its name may hold the time
         identity = config_hash(composed.yaml)
         job = SweepJob(number, label, tuple(combination), composed, identity, folder / composed.job_name)
         _refuse_twin(job, made)
@@ -134,8 +136,10 @@ def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:
     for other in others:
         both = f"jobs {other.number} ({other.label}) and {job.number} ({job.label})"
         if other.identity == job.identity:
-            apart = "log, resume, dry_run and sweep change no result and cannot be swept"
-            raise ConfigError([f"{both}: the same run twice; expected what makes another run ({apart})"])
+            apart = "log, resume, dry_run and sweep do not"
+            raise ConfigError(
+                [f"{both}: the same run twice; sweep a setting that changes the result ({apart})"]
+            )
         if other.folder == job.folder:
             raise ConfigError([f"{both}: both would write to {job.folder}; leave out hydra.sweep.subdir"])
 
@@ -159,7 +163,7 @@ def outcome_of(job: SweepJob) -> JobState:
 
 
 def _is_of(config: Path, job: SweepJob) -> bool:
-    """Whether a run's configuration is the job's; a size that the run's own rows decided is no given one."""
+    """Whether a run's configuration is the job's; a size that followed from the rows is not one that was set."""
     try:
         yaml = config.read_text(encoding="utf-8")
         return config_hash(yaml) == job.identity and not differences(yaml, job.composed.yaml)

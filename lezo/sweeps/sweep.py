@@ -45,7 +45,7 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     slots = _slots(planned)
     states = [state_of(job) for job in planned]
     todo = [state for state in states if state.status != FINISHED]
-    record, before = Record(states), len(states) - len(todo)
+    record, before = SweepFile(states), len(states) - len(todo)
     places = environments(slots, [state.job.composed.config.model.device for state in todo])
     at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
     out.print(f"sweep of {len(states)} jobs in {record.path.parent}{finished_before(before)}{at_a_time}")
@@ -109,7 +109,7 @@ def stop_requests() -> Iterator[StopRequests]:
             signal.signal(number, handler)
 
 
-class Record:
+class SweepFile:
     """The sweep's file, a row a job. It is named by its jobs' hash: the same command has the same."""
 
     def __init__(self, states: Sequence[JobState]) -> None:
@@ -151,7 +151,7 @@ class Driver:
         config_dir: str | None,
         lifeline: Lifeline,
         progress: SweepProgress,
-        record: Record,
+        record: SweepFile,
     ) -> None:
         """``places``: each slot's environment variables."""
         self._waiting, self._free = deque(todo), list(places)

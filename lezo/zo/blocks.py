@@ -1,4 +1,4 @@
-"""Which blocks take part in a step: all (MeZO), some drawn uniformly (LeZO), or as a package of others has it."""
+"""Which blocks take part in a step: all (MeZO), some drawn uniformly (LeZO), or from an installed package."""
 
 from __future__ import annotations
 

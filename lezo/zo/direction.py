@@ -1,4 +1,4 @@
-"""Along which z a step perturbs and updates: Gaussian (`lezo.noise.directions`), or as a package of others has it."""
+"""Along which z a step perturbs and updates: Gaussian (`lezo.noise.directions`), or from an installed package."""
 
 from __future__ import annotations
 

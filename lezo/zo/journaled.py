@@ -1,4 +1,4 @@
-"""The journal of a loop of one's own: begun, gone on with, and applied to base weights (design section 3)."""
+"""The journal of a user's own training loop: begin it, resume from it, apply it to base weights."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A package registers what makes a part, in one of four groups of entry points; ``
 
 - ``lezo.blocks``: ``(total, **settings)`` -> `BlockChooser` of ``total`` blocks
 - ``lezo.directions``: ``(**settings)`` -> `Direction`
-- ``lezo.estimators``: ``(site, **settings)`` -> `Estimator`, which measures by what the `Site` has
+- ``lezo.estimators``: ``(site, **settings)`` -> `Estimator`, which measures by what the `EstimatorContext` has
 - ``lezo.step_sizes``: ``(**settings)`` -> `StepSize`
 """
 
@@ -27,8 +27,8 @@ from lezo.records.schema import ReplaySpec
 from lezo.tasks.registry import Registry, RegistryError
 from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
 from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.packing_check import probe_for
 from lezo.zo.probe import Estimator, PlainProbe, TwoSided
-from lezo.zo.rows import probe_for
 from lezo.zo.step import Stopwatch
 from lezo.zo.step_size import Constant, Linear, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
@@ -39,8 +39,8 @@ class PartError(FolderError):
 
 
 @dataclass(frozen=True)
-class Site:
-    """What an estimator may measure with.
+class EstimatorContext:
+    """What an estimator is given to measure with.
 
     ``direction``: the z that updates go along. ``error``: one minus the task's metric on a batch of examples, for the
     estimator ``metric``. ``compiled``: whether blocks run through torch.compile.
@@ -81,7 +81,9 @@ def _maker(name: str, value: Any) -> Maker:
 
 BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
 DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
-ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": Site.probe, "metric": Site.metric}, _maker)
+ESTIMATORS = Registry[Maker](
+    "lezo.estimators", {"two-sided": EstimatorContext.probe, "metric": EstimatorContext.metric}, _maker
+)
 STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _maker)
 
 
@@ -95,7 +97,7 @@ def direction_of(composition: Composition) -> Direction:
     return _part(DIRECTIONS, composition.direction)  # type: ignore[no-any-return]
 
 
-def estimator_of(composition: Composition, site: Site) -> Estimator:
+def estimator_of(composition: Composition, site: EstimatorContext) -> Estimator:
     """What measures. Raises PartError."""
     return _part(ESTIMATORS, composition.estimator, site)  # type: ignore[no-any-return]
 
@@ -111,7 +113,7 @@ def uniform(sparsity: float) -> Composition:
 
 
 def composition_of(recipe: ReplaySpec) -> Composition:
-    """The parts that a journal names; one of before names none, and was LeZO's. Raises PartError."""
+    """The parts that a journal names. Older journals name none, and are LeZO's. Raises PartError."""
     if recipe.composition is None:
         return uniform(recipe.sparsity)
     try:

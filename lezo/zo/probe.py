@@ -20,7 +20,7 @@ from lezo.zo.streams import Streams
 class Estimator(Protocol):
     """Measures a batch's loss at some places near theta, along one z or several, and what slopes they amount to.
 
-    Its direction number i is z(`seeds.direction_seed` of the step's seed and i), so that the update draws the same.
+    Direction i has the seed `seeds.direction_seed(seed, i)`, so that the update draws the same z.
     """
 
     def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
@@ -141,7 +141,7 @@ class seeded:
     def __enter__(self) -> None:
         self.fork.__enter__()
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(self.seed)  # a third of a step on a toy is torch.manual_seed
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed takes a third of a small step
         else:
             torch.manual_seed(self.seed)
 

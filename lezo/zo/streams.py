@@ -1,4 +1,4 @@
-"""theta + eps z and theta - eps z through one forward, theta read-only (design section 2, items 1 and 2).
+"""theta + eps z and theta - eps z through one forward, theta read-only.
 
 Both streams travel as one batch of twice the rows, plus above minus. A block that is not perturbed runs once over
 both. A perturbed one runs on two scratch copies of its tensors, each over its own half. The model's forward stays

@@ -1,4 +1,4 @@
-"""The weights after any step of a run, from what it wrote: base weights, checkpoints, journal (design section 3)."""
+"""The weights after any step of a run, from what it wrote: base weights, checkpoints, journal."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Timeline:
         """
         self._start(step, checkpoints, optimizer)
         if self.updates is not None and journal is not None:
-            self.updates.learn_anew((r.step - 1, r.values) for r in journal.steps(0, self.at))
+            self.updates.relearn((r.step - 1, r.values) for r in journal.steps(0, self.at))
         records = list(journal.steps(self.at, step)) if journal else []
         if len(records) < step - self.at or (records and self.updates is None):
             reached = self.at + len(records)
             raise FolderError(
-                f"step {step}: what the run wrote reaches step {reached}; ask for that one or an earlier one"
+                f"step {step}: the run's files reach step {reached} only; ask for that step or an earlier one"
             )
         for record in records:
             assert self.updates is not None

@@ -22,8 +22,8 @@ from lezo.zo.step_size import Constant, StepSize
 class SeededUpdate:
     """theta <- theta - (sum of c_i z_i + decay theta) on a step's active tensors: a function of (seed, step, c) alone.
 
-    ``blocks`` chooses those that take part; the always-on group always does. ``decay`` is lr * weight decay, of which
-    a step takes the share that ``step_size`` gives it. The same bits on every device, and in every replay.
+    ``blocks`` chooses those that take part; the always-on group always does. A step decays weights by
+    ``decay`` (lr * weight decay) times ``step_size``'s share of it. The same bits on every device, and in every replay.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class SeededUpdate:
         rounding: Literal["nearest", "stochastic"] = "nearest",
     ) -> None:
         self.model, self.layout, self.direction = model, layout, direction
-        self.blocks, self._untaught = blocks, deepcopy(blocks)
+        self.blocks, self._initial_blocks = blocks, deepcopy(blocks)
         self._chosen: tuple[int, int, tuple[int, ...]] | None = None  # the latest step, its seed, its blocks
         self.step_size = step_size or Constant()
         self.seed, self.decay, self.rounding = seed, decay, rounding
-        self.theta = dict(model.named_parameters())  # a search by name takes longer than a small one's update
+        self.theta = dict(model.named_parameters())  # finding one by name is slower than a small update
 
     def drawn(self, step: int) -> tuple[int, tuple[str, ...]]:
         """The seed of step ``step``, counted from 0, and the names of its active tensors."""
@@ -63,7 +63,7 @@ class SeededUpdate:
         ``coefficients``: (q,) on the device, one a direction.
         """
         seed, active = self.drawn(step)
-        if len(coefficients) > 1:  # of one alone the kernel sees to it
+        if len(coefficients) > 1:  # with one direction the kernel checks it
             coefficients = coefficients.where(coefficients.isfinite().all(), math.nan)
         share = self.step_size.share(step)
         for number, coefficient in enumerate(coefficients):
@@ -80,9 +80,9 @@ class SeededUpdate:
             self.blocks.observe(step, self._choice(step)[1], coefficients)
             self._chosen = None
 
-    def learn_anew(self, past: Iterable[tuple[int, Sequence[float]]]) -> None:
+    def relearn(self, past: Iterable[tuple[int, Sequence[float]]]) -> None:
         """Forget what was learned, and learn from ``past``: the steps before the next one, in order."""
-        self.blocks, self._chosen = deepcopy(self._untaught), None
+        self.blocks, self._chosen = deepcopy(self._initial_blocks), None
         if not isinstance(self.blocks, Learner):
             return
         for step, coefficients in past:
@@ -97,7 +97,7 @@ class SeededUpdate:
 
 
 class ZerothOrder(Optimizer):
-    """Measure the losses along z on some blocks, and step along z by their slope, as four parts have it.
+    """Measure the losses along z on some blocks, and step along z by their slope; four parts decide how.
 
     ``blocks`` and ``direction`` say which weights are moved where, ``estimator`` measures, ``step_size`` is a factor
     of ``lr``. MeZO: all blocks, Gaussian, at theta +- eps z, constant; LeZO: blocks drawn uniformly. ``estimator`` draws

@@ -65,9 +65,9 @@ def _try_rows_once() -> None:
     from lezo.model.forward import Network
     from lezo.model.hashes import weights_hash
     from lezo.runs import session  # noqa: F401  # with all that has imported network_for
-    from lezo.zo import rows
+    from lezo.zo import packing_check
 
-    real, packed = rows.network_for, set[tuple[Any, ...]]()
+    real, packed = packing_check.network_for, set[tuple[Any, ...]]()
 
     def network_for(model: Any, *given: Any, **options: Any) -> Network:
         if next(model.parameters()).device.type != "cpu":
@@ -77,7 +77,7 @@ def _try_rows_once() -> None:
         if key in packed:
             return Network(model)
         network = real(model, *given, **options)
-        if network.plain is None:
+        if not network.plain:
             packed.add(key)
         return network
 

@@ -19,7 +19,7 @@ from lezo.data.pack import candidate_batch
 from lezo.model.layout import layout
 from lezo.model.loss import answer_scores
 from lezo.noise import directions
-from lezo.zo.rows import network_for, probe_for
+from lezo.zo.packing_check import network_for, probe_for
 from lezo.zo.step import Stopwatch
 from tests.lezo.small_models import CPU, VOCABULARY, examples
 

@@ -23,7 +23,7 @@ from lezo.bench import timing  # noqa: F401 - asks for what is patched here, as 
 from lezo.model.forward import Network
 from lezo.model.load import TINY, load_tokenizer
 from lezo.runs import build  # noqa: F401
-from lezo.zo import rows
+from lezo.zo import packing_check
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.whole_runs import Ran, Runner
 
@@ -77,7 +77,7 @@ def _tried_out_once(
 
     It is found out in the first run of a family that is to be right, and of the others not asked.
     """
-    real, faulty = rows.network_for, request.node.path.name == "test_guards.py"
+    real, faulty = packing_check.network_for, request.node.path.name == "test_guards.py"
 
     def network_for(model: Any, *given: Any, **options: Any) -> Network:
         family = Path(model.config.name_or_path).name.removeprefix("saved ")

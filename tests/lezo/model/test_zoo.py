@@ -11,7 +11,7 @@ from lezo.model.layout import layout
 from lezo.model.load import TINY, load_tokenizer
 from lezo.runs.plan import make_plan
 from lezo.zo.blocks import UniformBlocks
-from lezo.zo.rows import network_for, probe_for
+from lezo.zo.packing_check import network_for, probe_for
 from lezo.zo.step import Stopwatch
 from lezo.zo.zeroth_order import SeededUpdate, ZerothOrder
 from tests.lezo import zoo

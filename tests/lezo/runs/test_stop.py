@@ -32,7 +32,7 @@ def test_a_step_is_finished_first(
     with pytest.raises(KeyboardInterrupt), stop.held():
         send(number)
         done.append("step")
-    assert done == ["step"] and stop.asked and not stop.torn
+    assert done == ["step"] and stop.asked and not stop.broken_off
     assert capfd.readouterr().err == "\nstopping after this step; Ctrl-C again stops at once\n"
 
 
@@ -42,7 +42,7 @@ def test_between_steps_it_stops_at_once(number: signal.Signals, stop: Stop) -> N
         pass
     with pytest.raises(KeyboardInterrupt):
         send(number)
-    assert stop.asked and not stop.torn
+    assert stop.asked and not stop.broken_off
 
 
 def test_a_second_ctrl_c_breaks_the_step_off(stop: Stop) -> None:
@@ -54,7 +54,7 @@ def test_a_second_ctrl_c_breaks_the_step_off(stop: Stop) -> None:
         done.append("second")
         send(signal.SIGINT)
         done.append("never")
-    assert done == ["first", "second"] and stop.torn
+    assert done == ["first", "second"] and stop.broken_off
 
 
 def test_a_terminal_that_is_gone_breaks_no_step_off(stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:

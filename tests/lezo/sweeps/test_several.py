@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from lezo.cli import bench, replay, run
 from lezo.sweeps import several
-from lezo.sweeps.launched import LaunchedRun
+from lezo.sweeps.hydra_job import LaunchedRun
 from tests.lezo.refusals import names, refused
 from tests.lezo.whole_runs import typed
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lezo.data.encode import Encoded
 from lezo.data.pack import Request, gold_batch, pack
-from lezo.model.forward import Network, PlainRows, rounding
+from lezo.model.forward import Network, PlainRows, tolerance
 from lezo.model.layout import Layout
 from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores, total
@@ -29,7 +29,7 @@ from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
 from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams, is_16_bit_norm
 
-_DIRECTIONS = (0x5EED, 0x5EEE)  # seeds; the second in case rounding chose another expert along the first
+_PROBE_SEEDS = (0x5EED, 0x5EEE)  # seeds; the second in case rounding chose another expert along the first
 _WINDOW = re.compile(r"window(_size|_length)?$|^attention_chunk_size$")
 
 
@@ -42,8 +42,8 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     plain, requests = PlainRows(model), _requests(model.config.get_text_config().vocab_size, longest)
     alone = torch.cat([_scores(plain, [(example, (k,))], 0) for example, chosen in requests for k in chosen])
     word = requests[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
-    error = _difference(_scores(plain, requests, word), alone, alone)
-    if not error < rounding(model):
+    error = _relative_error(_scores(plain, requests, word), alone, alone)
+    if not error < tolerance(model):
         raise ModelError(
             f"{type(model).__name__}: what follows a text changes its scores (by {error:.1g} of their spread); expected "
             "a causal language model, whose tokens see only those before them"
@@ -91,7 +91,7 @@ def _scores(network: Network, requests: Sequence[Request], pad: int) -> Tensor:
     return answer_scores(network, batch)[0]
 
 
-def _difference(scores: Tensor, expected: Tensor, alone: Tensor) -> float:
+def _relative_error(scores: Tensor, expected: Tensor, alone: Tensor) -> float:
     """How far scores are from others, as a part of the spread of those of sequences ``alone``."""
     return float((scores - expected).abs().max() / alone.std().clamp_min(1e-4))
 
@@ -112,10 +112,10 @@ def _why_not_packed(
         moved = _scores(network, [_with_words_of(requests[1][0], requests[0]), *requests[1:]], 0)
     except Exception as failed:
         return f"it does not take packed rows, a 4-D mask and position ids ({_first_line(failed)})"
-    error, leak = _difference(packed, alone, alone), _difference(packed[2:], moved[2:], alone)
-    if not error < rounding(model):
+    error, leak = _relative_error(packed, alone, alone), _relative_error(packed[2:], moved[2:], alone)
+    if not error < tolerance(model):
         return f"it does not follow mask and positions of packed rows (scores off by {error:.1g} of their spread)"
-    if not leak < rounding(model) / 20:
+    if not leak < tolerance(model) / 20:
         return f"packed sequences see each other (scores off by {leak:.1g} of their spread)"
     return None
 
@@ -166,11 +166,13 @@ def _why_not_together(model: Any, layout: Layout, examples: Sequence[Encoded]) -
         active = [name for name in sample if name not in left_out]
         try:
             fast = probe_for(Network(model), layout, Stopwatch(device))
-            compare = partial(_probes_apart, fast, packed, plain, rows, active, enough=4 * rounding(model))
-            errors = list(takewhile(lambda error: not error < 2 * rounding(model), map(compare, _DIRECTIONS)))
+            compare = partial(_probes_apart, fast, packed, plain, rows, active, enough=4 * tolerance(model))
+            errors = list(
+                takewhile(lambda error: not error < 2 * tolerance(model), map(compare, _PROBE_SEEDS))
+            )
         except Exception as failed:
             return f"both signs cannot travel in one forward ({_first_line(failed)})"
-        if len(errors) == len(_DIRECTIONS):
+        if len(errors) == len(_PROBE_SEEDS):
             by = f"by {min(errors):.1g} of what parts them"
             return f"both signs in one forward score differently from one after the other ({by})"
     return None

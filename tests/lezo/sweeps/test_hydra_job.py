@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lezo.runs.stop import Stop
-from lezo.sweeps.launched import LaunchedRun, Notice
+from lezo.sweeps.hydra_job import LaunchedRun, Notice
 
 CODE = """
 import pickle, sys

@@ -12,7 +12,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from lezo.cli import run
-from lezo.sweeps.launched import LaunchedRun
+from lezo.sweeps.hydra_job import LaunchedRun
 from tests.lezo.refusals import names
 from tests.lezo.sweeps.composed import compose_once
 from tests.lezo.whole_runs import SMALL, typed
@@ -38,7 +38,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         given.extend(todo)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in todo]
 
-    monkeypatch.setattr("lezo.sweeps.launchers.run_jobs", ended)
+    monkeypatch.setattr("lezo.sweeps.hydra_sweep.run_jobs", ended)
     return given
 
 
@@ -98,7 +98,7 @@ def test_a_sweep_that_must_not_go_on_runs_once(lezo: Command, monkeypatch: pytes
             (folder / "result.json").write_text('{"status": "finished"}')
         return [JobReturn(status=JobStatus.COMPLETED) for _ in todo]
 
-    monkeypatch.setattr("lezo.sweeps.launchers.run_jobs", finish)
+    monkeypatch.setattr("lezo.sweeps.hydra_sweep.run_jobs", finish)
     given = [*BASIC, "seed=0,1", "resume=off"]
     assert lezo(*given)[0] == 0
     code, _, err = lezo(*given)
@@ -145,7 +145,7 @@ def test_a_launcher_that_fails_is_quoted(lezo: Command, monkeypatch: pytest.Monk
     def fail(*_: Sequence[str]) -> None:
         raise RuntimeError("no srun here")
 
-    monkeypatch.setattr("lezo.sweeps.launchers.run_jobs", fail)
+    monkeypatch.setattr("lezo.sweeps.hydra_sweep.run_jobs", fail)
     code, _, err = lezo(*BASIC, "seed=0,1")
     assert (code, err) == (1, "error: hydra/launcher: no srun here\n")
 
@@ -158,7 +158,7 @@ def test_a_job_that_fails_in_a_process_apart_says_why_in_its_console_log(
 ) -> None:
     """In this process, with what a launcher unpickles in another."""
     apart = lambda config_dir: pickle.loads(pickle.dumps(LaunchedRun(config_dir)))  # noqa: E731
-    monkeypatch.setattr("lezo.sweeps.launchers.LaunchedRun", apart)
+    monkeypatch.setattr("lezo.sweeps.hydra_sweep.LaunchedRun", apart)
     refused = Path("out") / compose_once([*SCORING, "seed=1"]).job_name
     refused.mkdir(parents=True)
     (refused / "journal.bin").touch()

@@ -12,8 +12,8 @@ from lezo.model.forward import Network, PlainRows
 from lezo.model.layout import layout
 from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores
-from lezo.zo import rows
-from lezo.zo.rows import network_for
+from lezo.zo import packing_check
+from lezo.zo.packing_check import network_for
 from tests.lezo import zoo
 from tests.lezo.refusals import refused
 from tests.lezo.small_models import CPU, examples, small_model
@@ -133,7 +133,7 @@ def test_the_check_copies_about_a_block():
     """All vectors, and one matrix of each kind in another block: no second model, which might not fit."""
     model = small_model()
     blocks = layout(model)
-    chosen = rows._sample(model, blocks)  # private: the check's copies show nowhere else
+    chosen = packing_check._sample(model, blocks)  # private: the check's copies show nowhere else
     where = [name.split(".", 4)[3:] for name in chosen if name not in blocks.non_block]
     assert len(where) == len({tuple(place) for place in where})
     matrices = [
@@ -149,7 +149,7 @@ def test_the_check_copies_about_a_block():
 
 def test_the_check_moves_every_block_though_its_only_vectors_are_gains_of_16_bit_norms():
     model = small_model("llama", torch.float16)
-    chosen = rows._sample(model, layout(model))  # private, as above
+    chosen = packing_check._sample(model, layout(model))  # private, as above
     assert {name.split(".")[2] for name in chosen if ".layers." in name} == {"0", "1", "2"}
     assert not any("norm" in name for name in chosen if ".layers." in name)
 

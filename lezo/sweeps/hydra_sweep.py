@@ -18,9 +18,9 @@ from hydra.types import HydraContext, RunMode
 from lezo.config.compose import hydra_on
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
+from lezo.sweeps.hydra_job import LaunchedRun
 from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of
-from lezo.sweeps.launched import LaunchedRun
-from lezo.sweeps.sweep import Record, ending, finished_before
+from lezo.sweeps.sweep import SweepFile, ending, finished_before
 from lezo.sweeps.table import final_table
 
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")  # we say what there is to say
@@ -32,7 +32,7 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError as a sweep of our own does.
     """
     out, planned = console(), [state_of(job) for job in jobs(overrides, config_dir)]
-    record = Record(planned)
+    record = SweepFile(planned)
     todo = [state.job for state in planned if state.status != FINISHED]
     before = len(planned) - len(todo)
     out.print(f"sweep of {len(planned)} jobs in {record.path.parent}" + finished_before(before))
@@ -44,7 +44,7 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
         if (failure := failures.get(state.job.number)) is not None:
             state.status = FAILED
             out.print(f"[{state.job.number + 1}/{len(states)}] failed: {state.job.label}: {failure}")
-    Record(states)
+    SweepFile(states)
     out.print(final_table(states, before))
     return ending(states, out, stopped=stopped)
 
