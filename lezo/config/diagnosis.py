@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,8 @@ def _override_problem(
     override = next(chain(quoted, near, () if fault else filter(_fails_alone, overrides)), None)
     if override is not None and fault is None and key is not None:
         key = override.key_or_group
+    if override is not None and key is None and (above := _value_above(override.key_or_group)):
+        return f"{override.input_line}: unknown key; {above} is a value and has no keys"
     if override is None or key is None or within(key, ["hydra"]):
         where = key if override is None else override.input_line
         reason = (str(fault or error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -152,6 +154,13 @@ def _override_problem(
 
 def _on_one_path(key: str, other: str) -> bool:
     return within(key, [other]) or within(other, [key])
+
+
+def _value_above(key: str) -> str | None:
+    """The part of a dotted key that is a value, or a list, and so has no keys."""
+    above = accumulate(key.split(".")[:-1], lambda path, name: f"{path}.{name}")
+    base = hydra_compose("run")
+    return next((path for path in above if not OmegaConf.is_dict(OmegaConf.select(base, path))), None)
 
 
 def _fails_alone(override: Override) -> bool:

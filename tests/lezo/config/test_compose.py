@@ -50,6 +50,7 @@ def written(folder: Path, name: str, text: str) -> Path:
         ("model.dtype=int8", ["auto, float16, bfloat16, float32"]),
         ("log.tags=abc", ["a list of texts"]),
         ("log.tags.0=abc", ["log.tags is a value"]),
+        ("log.tags.x=3", ["log.tags is a value"]),
         ("seed=null", ["a whole number"]),
         ("model.shape={hidden_size:3}", ["a group of keys or null"]),
         (f"model.lr={'{a:' * 150}1{'}' * 150}", ["a group of keys"]),
