@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lezo.runs.terminal import open_streams
+from lezo.cli.run import answer_words
 
 HELP = """lezo-dashboard: create the workspace of a wandb project that lezo-run log=wandb mirrors its runs to.
 
@@ -26,13 +26,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where no workspace could be made, 2 for bad options, 130 when interrupted."""
-    open_streams()
-    try:
-        from lezo.cli.run import answered
-
-        sys.exit(answered("lezo-dashboard", HELP, _answer))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    answer_words("lezo-dashboard", HELP, _answer)
 
 
 def _answer(words: list[str]) -> int:

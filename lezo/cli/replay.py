@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from lezo.runs.terminal import open_streams
+from lezo.cli.run import answer_words
 
 HELP = """lezo-replay: make a run's fine-tuned model again, from the base weights and the run's journal.
 
@@ -30,13 +29,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 for no model or a failed check, 2 for bad options, 130 interrupted."""
-    open_streams()
-    try:
-        from lezo.cli.run import answered
-
-        sys.exit(answered("lezo-replay", HELP, _answer))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    answer_words("lezo-replay", HELP, _answer)
 
 
 def _answer(given: list[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lezo.runs.terminal import open_streams
+from lezo.cli.run import answer_words
 
 if TYPE_CHECKING:
     from lezo.config.schema import ReportConfig
@@ -35,13 +35,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 where there is no run or no room, 2 for bad options, 130 when interrupted."""
-    open_streams()
-    try:
-        from lezo.cli.run import answered
-
-        sys.exit(answered("lezo-report", HELP, _answer))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    answer_words("lezo-report", HELP, _answer)
 
 
 def _answer(words: list[str]) -> int:

@@ -126,8 +126,16 @@ def _exit(problem: str) -> NoReturn:
     sys.exit(2)
 
 
-def answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> int:
-    """Print the manual of a command without flags, or its answer to its words. Returns the exit code."""
+def answer_words(program: str, manual: str, answer: Callable[[list[str]], int]) -> NoReturn:
+    """A command without flags: print its manual, or its answer to its words. Exits with the answer's code, or 130."""
+    open_streams()
+    try:
+        sys.exit(_answered(program, manual, answer))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> int:
     from lezo.config.schema import ConfigError
 
     given, help_wanted = words(program, sys.argv[1:], manual)
