@@ -112,7 +112,7 @@ def _train_rows(config: RunConfig) -> int:
 def _baseline_problems(config: RunConfig) -> Iterator[str]:
     task, optim = config.task, config.optim
     own = task.demo_sets is DemoSets.each
-    if own and config.learns:
+    if own and config.needs_examples:
         takers = f"only optim=none and icl take them, not {optim.name}"
         yield f"task.demo_sets=each: each test example has demonstrations of its own; {takers}"
     if own and task.demos == 0:

@@ -122,15 +122,18 @@ def no_problems(optim: Any) -> Iterator[str]:
 class Method:
     """What all else asks about ``optim=name``.
 
-    ``schema``: its settings, a dataclass of `OptimConfig`; of a zeroth-order method of `ZerothOrderConfig`.
-    ``compose``: of a zeroth-order method its parts, from its settings and the steps of the run.
-    ``algorithm``: of a first-order one torch's optimizer. Without either the method takes no step: it scores,
-    with demonstrations of each test example's own (``own_demos``), or first fits the head at once
-    (``fits_head``). ``rate``: which of a model's default learning rates it takes. ``sparsity``: the share of
-    blocks it skips, where that is no setting of it. ``forwards``: from its settings how often a step runs its
-    batch, where that is not twice, or once with a gradient. ``family``: methods that differ in their sparsity
-    only. ``published``: what the papers' tables call it, where they have it. ``problems``: of its settings,
-    what is wrong beyond the ranges of each.
+    A method with neither ``compose`` nor ``algorithm`` takes no step; it scores.
+
+    - ``schema``: the dataclass of its settings, an `OptimConfig`, for a zeroth-order method a `ZerothOrderConfig`.
+    - ``compose``: (settings, steps of the run) -> the four parts of a zeroth-order method.
+    - ``algorithm``: torch's optimizer of a first-order method.
+    - ``own_demos``: each test example has demonstrations of its own. ``fits_head``: the head is fitted first.
+    - ``rate``: which of a model's default learning rates it takes.
+    - ``sparsity``: the fraction of blocks it skips, if that is no setting.
+    - ``forwards``: settings -> how often a step runs its batch, if not twice (first order: once).
+    - ``family``: one name for methods that differ in sparsity only.
+    - ``published``: its name in the papers' tables.
+    - ``problems``: settings -> what is wrong with them beyond each one's range.
     """
 
     name: str

@@ -255,7 +255,7 @@ class RunConfig:
         return self.method.trains
 
     @property
-    def learns(self) -> bool:
+    def needs_examples(self) -> bool:
         """Whether the run needs training examples."""
         return self.trains or self.fits_head
 

@@ -135,7 +135,7 @@ class Evaluator:
         return cache(lambda token: token in self.stop or "\n" in self.decode([token]))
 
 
-def error(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:
+def one_minus_metric(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:
     """One minus the score over all parts, each of which counts by its size: an objective without a gradient."""
     return 1 - sum(evaluator(part).score * len(part) for part in parts) / sum(map(len, parts))
 

@@ -16,7 +16,7 @@ from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
 from lezo.config.schema import RunConfig
 from lezo.data.batches import Batches, BatchKind
 from lezo.model.adapter import Adapter, Attached
-from lezo.model.evaluate import Evaluator, error
+from lezo.model.evaluate import Evaluator, one_minus_metric
 from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, widest_mode
 from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
@@ -193,8 +193,8 @@ def make_optimizer(
     if (parts := config.composition) is not None:
         assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # checked by config.checks
         watch, direction = Stopwatch(device), direction_of(parts)
-        judge = None if evaluator is None else partial(error, evaluator)
-        site = EstimatorContext(network, layout, direction, watch, error=judge, compiled=config.model.compile)
+        error = None if evaluator is None else partial(one_minus_metric, evaluator)
+        site = EstimatorContext(network, layout, direction, watch, error=error, compiled=config.model.compile)
         return ZerothOrder(
             model,
             layout,

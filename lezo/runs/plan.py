@@ -72,8 +72,8 @@ def make_plan(config: RunConfig) -> Plan:
     """Read data, tokenizer and model configuration; encode; estimate. Raises what reading raises."""
     device = device_of(config)
     dtype = dtype_of(config, device)
-    parts = prepare(config, training=config.learns)
-    train = parts.train(for_metric=config.minimises_metric) if config.learns else []
+    parts = prepare(config, training=config.needs_examples)
+    train = parts.train(for_metric=config.minimises_metric) if config.needs_examples else []
     if config.fits_head:
         refuse_long_answers(train)
     dev, test = parts.dev(), parts.test()

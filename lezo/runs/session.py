@@ -79,7 +79,7 @@ def train_and_score(session: Session) -> None:
     """Score before training, train, and score after it."""
     config, plan, progress = session.config, session.plan, session.progress
     if session.resumed.zero_shot is None:
-        test(session, "before training", last=not config.learns)
+        test(session, "before training", last=not config.needs_examples)
     if config.trains:
         with closing(session.shown):
             train_model(session)

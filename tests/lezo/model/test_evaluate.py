@@ -6,7 +6,7 @@ import torch
 
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import Encoded
-from lezo.model.evaluate import Evaluator, error, gold, score_chunks
+from lezo.model.evaluate import Evaluator, gold, one_minus_metric, score_chunks
 from lezo.model.forward import Network
 from lezo.noise import directions
 from lezo.zo.probe import PlainProbe
@@ -139,11 +139,11 @@ def test_calibrated_scores_are_summed_and_less_those_after_a_blank_prompt(monkey
 def test_an_error_is_over_all_parts_and_probed_at_moved_weights():
     model, made = small_model(dtype=torch.float64), examples(7)
     judge, parts = evaluator(model), [EvalSet(made[:5]), EvalSet(made[5:])]
-    assert error(judge, parts) == pytest.approx(1 - judge(EvalSet(made)).score)
+    assert one_minus_metric(judge, parts) == pytest.approx(1 - judge(EvalSet(made)).score)
     name = "model.decoder.embed_tokens.weight"
-    found = PlainProbe(model, lambda _, given: error(judge, given))(parts, [name], seed=5, eps=0.5)
+    found = PlainProbe(model, lambda _, given: one_minus_metric(judge, given))(parts, [name], seed=5, eps=0.5)
     before = model.get_parameter(name).clone()
     for sign in (0, 1):
         model.get_parameter(name).copy_(directions.perturb(before, 5, name, 0.5)[sign])
-        assert found[sign].item() == error(judge, parts)
+        assert found[sign].item() == one_minus_metric(judge, parts)
     assert found[0] != found[1]
