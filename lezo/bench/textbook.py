@@ -54,7 +54,7 @@ class TextbookReport:
 
 
 class Textbook:
-    """MeZO where ``blocks`` takes every block, LeZO where it takes some; the always-on group always moves.
+    """MeZO where ``blocks`` takes every block, LeZO where it takes some; what is outside the blocks always moves.
 
     ``lm`` scores the gold answer's tokens only. ``watch`` gets the phases data, forward, perturb and update.
     """

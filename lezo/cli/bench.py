@@ -23,7 +23,7 @@ What is timed, in turns on one batch of typical length
   floor           two bare forwards over the batch as our engine packs it: what no two-point step can beat
   textbook_mezo   the published step: four passes over the weights in place, a padded row a candidate, logits at
                   every position, a key/value cache
-  textbook_lezo   the same, moving the always-on tensors and the chosen blocks only
+  textbook_lezo   the same, moving the chosen blocks only, and the tensors outside blocks
   mezo, lezo      what lezo-run trains with; lezo skips optim.sparsity of the blocks (with optim=mezo: 0.75)
 
 Options
@@ -74,7 +74,7 @@ def _composed(arguments: Any) -> Composed:
     if config.peft.name != "none" or config.minimises_metric:
         given = f"peft={config.peft.name}" if config.peft.name != "none" else "optim.objective=metric"
         problem = f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"
-    elif config.method.family != "lezo":
+    elif config.composition is None or not config.composition.is_lezo:
         reason = "lezo-bench times two-point steps; expected optim=lezo or optim=mezo"
         problem = f"optim={config.optim.name}: {reason}"
     else:

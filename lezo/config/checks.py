@@ -113,7 +113,7 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
     task, optim = config.task, config.optim
     own = task.demo_sets is DemoSets.each
     if own and config.needs_examples:
-        takers = f"only optim=none and icl take them, not {optim.name}"
+        takers = f"only methods that score without training take them, such as optim=none, not {optim.name}"
         yield f"task.demo_sets=each: each test example has demonstrations of its own; {takers}"
     if own and task.demos == 0:
         yield "task.demo_sets=each: expected task.demos of at least 1"
@@ -183,7 +183,7 @@ def _peft_problems(config: RunConfig) -> Iterator[str]:
     """What the kind of training leaves no place for: nothing to skip, or nothing to compile."""
     name = config.peft.name
     if name == "head" and config.composition is not None and config.composition.blocks != Part("all"):
-        yield "peft=head: leaves no decoder block anything to skip; expected optim=mezo, fo-sgd or fo-adamw"
+        yield "peft=head: leaves no decoder block anything to skip; expected a method that moves all blocks, such as optim=mezo"
     if not config.model.compile:
         return
     if config.first_order:

@@ -40,6 +40,16 @@ class Composition:
     estimator: Part = Part("two-sided")
     step_size: Part = Part("constant")
 
+    @property
+    def is_lezo(self) -> bool:
+        """Whether it is LeZO, or MeZO, which skips nothing; also with the metric as objective."""
+        usual = Composition(self.blocks, estimator=self.estimator)
+        return (
+            self == usual
+            and self.blocks.name in ("all", "uniform")
+            and self.estimator.name in ("two-sided", "metric")
+        )
+
     def plain(self) -> dict[str, Any]:
         """As a journal's header has it, and gives it back."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]

@@ -25,13 +25,11 @@ class Evaluation:
     """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
 
     ``score``: the metric's mean, 0..1. ``predictions``: one record an example, in the split's order.
-    ``seconds``: what it took, where somebody looked at the clock.
     """
 
     loss: float | None
     score: float
     predictions: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

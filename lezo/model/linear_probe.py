@@ -27,8 +27,8 @@ def refuse_long_answers(examples: Sequence[Encoded]) -> None:
     for example in examples:
         if set(example.answer_lens) != {1} or len({ids[:-1] for ids in example.input_ids}) > 1:
             raise EncodeError(
-                f"example {example.index}: answers of {', '.join(map(str, example.answer_lens))} tokens; optim=lp fits "
-                "rows of the head to answers of one token (optim=fo-adamw peft=head trains the head for longer ones)"
+                f"example {example.index}: answers of {', '.join(map(str, example.answer_lens))} tokens; rows "
+                "of the head are fitted to answers of one token (peft=head trains the head for longer ones)"
             )
 
 

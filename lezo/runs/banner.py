@@ -134,7 +134,7 @@ def _optimizer(config: RunConfig, plan: Plan) -> str:
     if isinstance(optim, ZerothOrderConfig):
         metric = f"; minimises 1 - {plan.parts.task.metric}" if config.minimises_metric else ""
         others = ""
-        if parts is not None and config.method.family != "lezo":  # by their names in the journal
+        if parts is not None and not parts.is_lezo:  # by their names in the journal
             others = f"; blocks {parts.blocks}, direction {parts.direction}, losses {parts.estimator}"
             others += f", step size {parts.step_size}"
         return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}{others}"

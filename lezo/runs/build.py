@@ -194,12 +194,14 @@ def make_optimizer(
         assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # checked by config.checks
         watch, direction = Stopwatch(device), direction_of(parts)
         error = None if evaluator is None else partial(one_minus_metric, evaluator)
-        site = EstimatorContext(network, layout, direction, watch, error=error, compiled=config.model.compile)
+        context = EstimatorContext(
+            network, layout, direction, watch, error=error, compiled=config.model.compile
+        )
         return ZerothOrder(
             model,
             layout,
             blocks,
-            estimator_of(parts, site),
+            estimator_of(parts, context),
             direction=direction,
             step_size=step_size_of(parts),
             lr=optim.lr,

@@ -96,11 +96,10 @@ def train(
         over = max_seconds is not None and seconds >= max_seconds and progress.step > 0  # one step at least
         last = progress.step >= steps or over
         if (last or progress.step % eval_every == 0) and progress.evaluated_at != progress.step:
-            dev = _timed(evaluate)
-            dev_row = DevRow(progress.step, time.perf_counter() - start, dev.loss, dev.score, dev.seconds)
+            evaluated = dev_row(progress.step, start, evaluate)
             with held():
                 for sink in (progress, *sinks):
-                    sink.evaluated(dev_row)
+                    sink.evaluated(evaluated)
         if last:
             return
         with held():
@@ -126,10 +125,12 @@ def train_row(step: int, seconds: float, report: StepReport) -> TrainRow:
     )
 
 
-def _timed(evaluate: Callable[[], Evaluation]) -> Evaluation:
-    start = time.perf_counter()
+def dev_row(step: int, start: float, evaluate: Callable[[], Evaluation]) -> DevRow:
+    """Evaluate after ``step``; ``start``: the clock (perf_counter) when training began."""
+    before = time.perf_counter()
     dev = evaluate()
-    return replace(dev, seconds=time.perf_counter() - start)
+    now = time.perf_counter()
+    return DevRow(step, now - start, dev.loss, dev.score, now - before)
 
 
 def _timed_step(optimizer: Optimizer, batch_at: Callable[[int], Any], step: int) -> StepReport:

@@ -176,7 +176,7 @@ def _journal_of(run: Path) -> Path:
         way = f"its own command with save_model=true resume=auto hydra.run.dir={run} writes its model"
         raise JournalError(f"{run}: a first-order run has no journal; {way}")
     raise JournalError(
-        f"{run}: no run with a journal; expected the folder of a lezo or mezo run, or its {JOURNAL}"
+        f"{run}: no run with a journal; expected the folder of a zeroth-order run, or its {JOURNAL}"
     )
 
 

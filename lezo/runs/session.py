@@ -11,7 +11,7 @@ from lezo.model.hashes import weights_hash
 from lezo.model.linear_probe import fit_head
 from lezo.records.files import FolderError
 from lezo.records.folder import RESULT, RunFolder
-from lezo.records.rows import DevRow, TestRow
+from lezo.records.rows import TestRow
 from lezo.runs import banner
 from lezo.runs.begin import (
     Request,
@@ -26,7 +26,7 @@ from lezo.runs.begin import (
 from lezo.runs.build import make_batches, make_optimizer
 from lezo.runs.console import console, print_table
 from lezo.runs.finished import plan_of_finished, show_finished
-from lezo.runs.loop import DivergedError, Progress, train
+from lezo.runs.loop import DivergedError, Progress, dev_row, train
 from lezo.runs.outcome import Ending, failed, failure, result_of
 from lezo.runs.plan import Plan
 from lezo.runs.restore import History
@@ -91,9 +91,9 @@ def train_and_score(session: Session) -> None:
         progress.train_seconds = time.perf_counter() - start
         test(session, f"with a head fitted to {len(plan.train)} rows")
     if not config.trains and len(plan.dev):
-        dev = session.evaluate(plan.dev)
+        evaluated = dev_row(0, time.perf_counter(), partial(session.evaluate, plan.dev))
         for sink in session.sinks:
-            sink.evaluated(DevRow(0, 0.0, dev.loss, dev.score))
+            sink.evaluated(evaluated)
     progress.weights = weights_hash(session.loaded.model)
 
 

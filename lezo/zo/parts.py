@@ -4,7 +4,7 @@ A package registers what makes a part, in one of four groups of entry points; ``
 
 - ``lezo.blocks``: ``(total, **settings)`` -> `BlockChooser` of ``total`` blocks
 - ``lezo.directions``: ``(**settings)`` -> `Direction`
-- ``lezo.estimators``: ``(site, **settings)`` -> `Estimator`, which measures by what the `EstimatorContext` has
+- ``lezo.estimators``: ``(context, **settings)`` -> `Estimator`, which measures by what the `EstimatorContext` has
 - ``lezo.step_sizes``: ``(**settings)`` -> `StepSize`
 """
 
@@ -97,9 +97,9 @@ def direction_of(composition: Composition) -> Direction:
     return _part(DIRECTIONS, composition.direction)  # type: ignore[no-any-return]
 
 
-def estimator_of(composition: Composition, site: EstimatorContext) -> Estimator:
+def estimator_of(composition: Composition, context: EstimatorContext) -> Estimator:
     """What measures. Raises PartError."""
-    return _part(ESTIMATORS, composition.estimator, site)  # type: ignore[no-any-return]
+    return _part(ESTIMATORS, composition.estimator, context)  # type: ignore[no-any-return]
 
 
 def step_size_of(composition: Composition) -> StepSize:

@@ -29,7 +29,7 @@ Slot = tuple[str, nn.Module, str]
 class Streams(Network):
     """A network at theta + eps z and theta - eps z, z on the active tensors of a step (inside ``perturbed``).
 
-    Memory beyond a forward over both: two copies of one block and of the other always-on modules, but of word
+    Memory beyond a forward over both: two copies of one block and of the other modules outside blocks, but of word
     embeddings only the rows that the batch reads, and of the head only those it scores, or a chunk at a time.
     In 16 bits the gains of norms are perturbed in fp32, for near 1 a gain realises only part of eps z.
     ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies.

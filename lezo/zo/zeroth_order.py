@@ -22,7 +22,7 @@ from lezo.zo.step_size import Constant, StepSize
 class SeededUpdate:
     """theta <- theta - (sum of c_i z_i + decay theta) on a step's active tensors: a function of (seed, step, c) alone.
 
-    ``blocks`` chooses those that take part; the always-on group always does. A step decays weights by
+    ``blocks`` chooses those that take part; what is outside the blocks always does. A step decays weights by
     ``decay`` (lr * weight decay) times ``step_size``'s share of it. The same bits on every device, and in every replay.
     """
 

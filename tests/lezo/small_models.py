@@ -86,7 +86,7 @@ def small_model(name: str = "opt", dtype: torch.dtype = torch.float32, seed: int
 
 
 class Bowl(nn.Module):
-    """0.5 sum curvature (theta - target)^2 over an always-on tensor and four blocks of one matrix each."""
+    """0.5 sum curvature (theta - target)^2 over a tensor outside blocks and four blocks of one matrix each."""
 
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()

@@ -18,7 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lezo import __version__
 from lezo.cli import bench, replay, report, run, show
+from lezo.config.methods import METHODS
 from lezo.model.load import TINY
+from lezo.tasks import TASKS
 from tests.lezo.arranged import best_is, ctrl_c_in_step
 from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
 
@@ -127,7 +129,8 @@ def test_scoring_alone_trains_nothing_and_memory_is_of_one_kind(lezo_run: Runner
     result = ran.result
     assert (result["steps"], result["best_step"], result["lr"], result["blocks"]) == (0, None, None, None)
     assert result["test"] == result["zero_shot"] is not None
-    assert [row["step"] for row in ran.evaluations()] == [0]
+    (dev,) = ran.evaluations()
+    assert dev["step"] == 0 and result["seconds"]["eval"] >= dev["eval_seconds"] > 0
     assert ran.training() == []
     assert "none: optim=none takes no step, and train.* has no effect" in ran.out
     used, whole = result["memory_bytes"], result["peak_memory_bytes"]["host"]
@@ -389,6 +392,7 @@ def test_help_and_the_composed_configuration(light: Callable[[str], Answer]) -> 
     help_, shown = light("--help"), light("--cfg job task=cb")
     assert (help_.code, shown.code) == (0, 0)
     assert "Commands to copy" in help_.out
+    assert {*METHODS, *TASKS} <= {*re.split(r"[^\w-]+", help_.out)}  # each that there is
     assert 'eval "$(lezo-run -sc install=bash)"' in help_.out
     assert yaml.safe_load(shown.out)["task"]["name"] == "cb"
 

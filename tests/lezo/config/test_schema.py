@@ -1,4 +1,4 @@
-"""The rules about values, and the values issue 2 promises as defaults."""
+"""The rules about values, and the defaults that the papers give."""
 
 from dataclasses import fields, is_dataclass
 from typing import Any

@@ -181,7 +181,7 @@ HUB_GOLD = {  # the answer that is trained on, or the accepted texts
     "squad": ("a", "b"),
     "drop": ("3", "4"),
 }
-# examples in ../shared/data (its README)
+# rows of the published sets, as ../shared/data has them
 COUNTS = {
     "sst2": (67349, 872),
     "rte": (2490, 277),

@@ -57,7 +57,7 @@ def test_rows_too_few_to_fit_are_counted() -> None:
 
 def test_longer_answers_are_refused() -> None:
     long = Encoded(3, ((0, 5, 6, 7), (0, 5, 8)), (2, 1), (0,))
-    with refused(EncodeError, "example 3", "2, 1", "optim=lp"):
+    with refused(EncodeError, "example 3", "2, 1", "peft=head"):
         fit_head(Network(small_model()), [long], batch_size=4, pad=1)
 
 

@@ -1,6 +1,6 @@
 """Kills runs with SIGKILL at random moments, lets them go on, and compares their ends with a run never killed.
 
-`python tests/lezo/killing.py FOLDER OPTIM KILLS SEED` prints a line a kill and fails where an end differs.
+`python tests/lezo/runs/killing.py FOLDER OPTIM KILLS SEED` prints a line a kill and fails where an end differs.
 """
 
 import json
