@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.lezo.stand_ins import users_of
 from tests.lezo.whole_runs import Kept, Runner
 
 # Small models gain nothing from more threads, and on a busy machine lose much; also for the runs tests start.
@@ -42,9 +42,8 @@ def _remember() -> None:
 
     real = grammar_parser.parse
     remembered = cache(real)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("omegaconf") and vars(module).get("parse") is real:
-            vars(module)["parse"] = remembered
+    for module in users_of("omegaconf", "parse", real):
+        vars(module)["parse"] = remembered
     source.sample_rows = cache(source.sample_rows)
 
 

@@ -16,15 +16,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RATIOS = (
-    *(("textbook_mezo", "lezo"), ("textbook_lezo", "lezo"), ("textbook_mezo", "mezo")),
-    *(("lezo", "floor"), ("mezo", "floor")),
+    ("textbook_mezo", "lezo"),
+    ("textbook_lezo", "lezo"),
+    ("textbook_mezo", "mezo"),
+    ("lezo", "floor"),
+    ("mezo", "floor"),
 )
 _BUSY = 1.5  # slowest over fastest step of a variant
 _ORDER = ("textbook_mezo", "textbook_lezo", "mezo", "lezo", "floor")  # from slow to fast, we expect
 _LEGEND = {"perturb": "perturb (noise and copies)", "other": "other (outside the phases)"}
 _PARTS = (*PHASES, "other")
-_COLOURS = {"data": "#cc79a7", "forward": "#0072b2", "perturb": "#e69f00", "update": "#009e73"}
-_COLOURS |= {"other": "#999999"}
+_COLOURS = {
+    "data": "#cc79a7",
+    "forward": "#0072b2",
+    "perturb": "#e69f00",
+    "update": "#009e73",
+    "other": "#999999",
+}
 
 
 @dataclass(frozen=True)

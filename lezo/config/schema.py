@@ -316,5 +316,9 @@ class BoardConfig:
     dry_run: bool = False
 
 
-PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {"none": PeftConfig, "lora": LoraConfig, "prefix": PrefixConfig}
-PEFT_SCHEMAS |= {"head": PeftConfig}
+PEFT_SCHEMAS: dict[str, type[PeftConfig]] = {
+    "none": PeftConfig,
+    "lora": LoraConfig,
+    "prefix": PrefixConfig,
+    "head": PeftConfig,
+}

@@ -101,10 +101,11 @@ class Encoder:
             raise EncodeError(f"example {index}: {problem}; expected at least one ({ways})")
         if size > self.max_length - max(len(self.before), 1):
             before = len(self.before) if len(self.before) > 1 else "at least one"
-            has = f"the answer {_shortened(answer)} has {size} tokens"
-            problem = f"{has}, and with {before} before it the model holds"
+            room = f"with {before} before it the model holds {self.max_length}"
             expected = "expected a shorter answer or a model with more positions"
-            raise EncodeError(f"example {index}: {problem} {self.max_length}; {expected}")
+            raise EncodeError(
+                f"example {index}: the answer {_shortened(answer)} has {size} tokens, and {room}; {expected}"
+            )
 
     def _check_prompt(self, index: int, ids: Sequence[int]) -> None:
         if not ids:

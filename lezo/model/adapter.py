@@ -172,16 +172,29 @@ def _lora_values(trained: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 def _config(model: Any, adapter: Adapter, base: str) -> Any:
     import peft
 
-    shared: dict[str, Any] = {"task_type": "CAUSAL_LM", "inference_mode": bool(base)}
-    shared["base_model_name_or_path"] = base
+    shared: dict[str, Any] = {
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": bool(base),
+    }
     if adapter.name == "lora":
-        targets = _targets(model, adapter.targets)
-        sizes: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": 0.0}
-        return peft.LoraConfig(target_modules=targets, **sizes, **shared)
+        return peft.LoraConfig(
+            r=adapter.rank,
+            lora_alpha=adapter.alpha,
+            target_modules=_targets(model, adapter.targets),
+            lora_dropout=0.0,
+            **shared,
+        )
     heads, width = model.prefixes.heads, model.prefixes.heads * model.prefixes.width
-    sizes = {"num_virtual_tokens": adapter.tokens, "num_layers": len(model.prefixes.blocks)}
-    sizes |= {"num_attention_heads": heads, "token_dim": width, "encoder_hidden_size": width}
-    return peft.PrefixTuningConfig(num_transformer_submodules=1, **sizes, **shared)
+    return peft.PrefixTuningConfig(
+        num_virtual_tokens=adapter.tokens,
+        num_layers=len(model.prefixes.blocks),
+        num_attention_heads=heads,
+        token_dim=width,
+        num_transformer_submodules=1,
+        encoder_hidden_size=width,
+        **shared,
+    )
 
 
 def _by_pefts_names(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

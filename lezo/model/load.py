@@ -88,9 +88,8 @@ def _language_model(config: Any) -> Any:
     """Of a model that also sees or hears, what its causal language model is made of: the text's configuration, or all."""
     text = config.get_text_config()
     if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
-        text.pad_token_id = (
-            None  # which was added, has no row and is not read; no model would be built with it
-        )
+        # It was added, has no row and is not read; no model would be built with it.
+        text.pad_token_id = None
     alone = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is type(text)
     if text is config or not alone:
         return config

@@ -111,9 +111,8 @@ def open_sizes_of(folder: Path, yaml: str) -> dict[str, int]:
 
 def asks_for_more(folder: Path, yaml: str) -> bool:
     """Whether ``yaml`` asks for more steps or seconds than the run in ``folder`` was to make."""
-    return bool(
-        differences(yaml, _config(folder))
-    )  # in this order: that a number grew is a difference only backwards
+    # In this order: that a number grew is a difference only backwards.
+    return bool(differences(yaml, _config(folder)))
 
 
 def model_moved(folder: Path, yaml: str) -> bool:

@@ -95,9 +95,8 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
             composed = compose(combination, config_dir=config_dir)
         except ConfigError as error:
             raise ConfigError([f"job {number} ({label}): {problem}" for problem in error.problems]) from None
-        folder = (
-            made[0].composed.sweep_dir if made else composed.sweep_dir
-        )  # one for all, though its name may hold the time
+        # One for all, though its name may hold the time.
+        folder = made[0].composed.sweep_dir if made else composed.sweep_dir
         identity = config_hash(composed.yaml)
         job = SweepJob(number, label, tuple(combination), composed, identity, folder / composed.job_name)
         _refuse_twin(job, made)

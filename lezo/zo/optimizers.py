@@ -72,8 +72,9 @@ class LeZO(torch.optim.Optimizer):
             "sparsity": sparsity,
             "weight_decay": weight_decay,
             "seed": seed,
+            "rounding": rounding,
+            "steps": 0,
         }
-        settings |= {"rounding": rounding, "steps": 0}
         if not lr > 0:
             raise ValueError(f"lr={lr}: expected a number above 0")
         parameters = list(trainable(model).values())

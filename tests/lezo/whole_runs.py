@@ -18,6 +18,7 @@ from lezo.cli import run
 from lezo.config.compose import compose
 from lezo.config.schema import RunConfig
 from tests.lezo.refusals import names
+from tests.lezo.stand_ins import users_of
 
 SMALL = ["task.num_train=32", "task.num_dev=8", "task.num_test=8", "train.steps=4", "train.eval_every=3"]
 SMALL += ["model.device=cpu"]  # the same numbers on a machine with a GPU
@@ -81,9 +82,8 @@ def _try_rows_once() -> None:
             packed.add(key)
         return network
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("lezo.") and vars(module).get("network_for") is real:
-            vars(module)["network_for"] = network_for
+    for module in users_of("lezo", "network_for", real):
+        vars(module)["network_for"] = network_for
 
 
 class Runner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from lezo.model.load import TINY, load_tokenizer
 from lezo.runs import build  # noqa: F401
 from lezo.zo import packing_check
 from lezo.zo.zeroth_order import ZerothOrder
+from tests.lezo.stand_ins import users_of
 from tests.lezo.whole_runs import Ran, Runner
 
 FAMILIES = ["opt", "opt-350m", "llama", "qwen2", "neox"]
@@ -87,9 +87,8 @@ def _tried_out_once(
         tried_out.add(family)
         return found
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("lezo.") and vars(module).get("network_for") is real:
-            monkeypatch.setattr(module, "network_for", network_for)
+    for module in users_of("lezo", "network_for", real):
+        monkeypatch.setattr(module, "network_for", network_for)
 
 
 @pytest.fixture
