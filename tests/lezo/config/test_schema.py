@@ -7,7 +7,15 @@ import pytest
 
 from lezo.config.checks import check
 from lezo.config.compose import compose
-from lezo.config.methods import METHODS, FirstOrderConfig, LezoConfig, Objective, OptimConfig
+from lezo.config.methods import (
+    METHODS,
+    Composition,
+    FirstOrderConfig,
+    LezoConfig,
+    Objective,
+    OptimConfig,
+    Part,
+)
 from lezo.config.schema import (
     PEFT_SCHEMAS,
     Calibration,
@@ -248,3 +256,10 @@ def test_a_problem_is_one_line_of_bounded_length() -> None:
     error = ConfigError(["a\nb\x1b[2J\ud800", "x" * 5000])
     assert error.problems == [r"a\nb\x1b[2J\ud800", f"{'x' * 600} ... {'x' * 600}"]
     assert str(error).count("\n") == 1
+
+
+def test_a_composition_is_lezo_only_with_all_of_its_parts() -> None:
+    assert Composition().is_lezo
+    assert Composition(Part("uniform", {"sparsity": 0.5}), estimator=Part("metric")).is_lezo
+    for part in ("blocks", "direction", "estimator", "step_size"):
+        assert not Composition(**{part: Part("another")}).is_lezo, part
