@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lezo.noise import philox
+from lezo.noise.operands import Copies, Step
 from lezo.noise.seeds import derive
 
 
@@ -26,6 +29,16 @@ def uniform(seed: int, name: str, like: Tensor) -> Tensor:
     """Uniform in [0, 1) of ``like``'s shape, on its device, in fp32: multiples of 2^-24, the same on every device."""
     elements = torch.arange(like.numel(), device=like.device).view(like.shape)
     return (philox.random_bits(derive(seed, name), elements) >> 8).to(torch.float32) / 2**24
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tensor and the two that its perturbed copies go to: contiguous, of one dtype, theta's or a wider one."""
+
+    name: str
+    theta: Tensor
+    plus: Tensor
+    minus: Tensor
 
 
 def perturb(
@@ -57,9 +70,32 @@ def perturb(
     else:
         plus, minus = (_checked(buffer, shape, dtype or theta.dtype, name) for buffer in out)
     if plus.numel():
-        run, _ = _backend(theta)
-        run(theta, derive(seed, name), _scalar(eps, theta), rows, plus, minus)
+        chosen = None if rows is None else rows.contiguous()
+        copies = Copies(theta, derive(seed, name), chosen, plus, minus)
+        _backend(theta).perturbations([[copies]], _scalar(eps, theta))[0]()
     return plus, minus
+
+
+def perturbations(groups: Sequence[Sequence[Pair]], seed: int, eps: float) -> list[Callable[[], None]]:
+    """For each group of tensors a call that perturbs them all, as `perturb` does each; on CUDA in one launch a dtype.
+
+    What the calls need is sent to the device now, so that they may be made in any order and in any stream.
+    """
+    calls: list[list[Callable[[], None]]] = [[] for _ in groups]
+    kinds: dict[tuple[torch.device, torch.dtype], dict[int, list[Copies]]] = {}
+    for number, group in enumerate(groups):
+        for pair in group:
+            theta = pair.theta
+            if theta.numel():
+                flat = theta.detach().contiguous()
+                copies = Copies(flat, derive(seed, pair.name), None, pair.plus, pair.minus)
+                kinds.setdefault((theta.device, theta.dtype), {}).setdefault(number, []).append(copies)
+    for by_group in kinds.values():
+        theta = next(iter(by_group.values()))[0].theta
+        made = _backend(theta).perturbations(list(by_group.values()), _scalar(eps, theta))
+        for number, call in zip(by_group, made, strict=True):
+            calls[number].append(call)
+    return [partial(_make_all, made) for made in calls]
 
 
 def update_(
@@ -79,15 +115,42 @@ def update_(
 
     c = d = 0 leaves theta's bits as they are, and so does a c that is not finite: the step of a loss that was not.
     """
+    update_all_({name: theta}, seed, coefficient, {name: decay}, rounding=rounding)
+
+
+def update_all_(
+    thetas: Mapping[str, Tensor],
+    seed: int,
+    coefficient: Tensor,
+    decays: Mapping[str, float],
+    *,
+    rounding: Literal["nearest", "stochastic"] = "nearest",
+) -> None:
+    """`update_` of all ``thetas``, by their names, each with its own decay; on CUDA in one launch a dtype.
+
+    ``coefficient`` may be wider than the weights: it is rounded to the dtype that the step is computed in.
+    """
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding is {rounding!r}; give nearest or stochastic")
-    theta = theta.detach()
-    flat = theta.contiguous()  # theta itself, where it is
-    if flat.numel():
-        _, run = _backend(flat)
-        run(flat, derive(seed, name), coefficient.detach(), _scalar(decay, flat), rounding == "stochastic")
-    if flat is not theta:
+    kinds: dict[tuple[torch.device, torch.dtype], list[Step]] = {}
+    elsewhere: list[tuple[Tensor, Tensor]] = []  # contiguous copies of tensors that are not
+    for name, theta in thetas.items():
+        flat = theta.detach().contiguous()
+        if flat.numel():
+            step = Step(flat, derive(seed, name), _scalar(decays[name], flat))
+            kinds.setdefault((flat.device, flat.dtype), []).append(step)
+        if flat.data_ptr() != theta.data_ptr():
+            elsewhere.append((theta.detach(), flat))
+    for steps in kinds.values():
+        c = coefficient.detach().to(philox.compute_dtype(steps[0].theta))
+        _backend(steps[0].theta).update(steps, c, rounding == "stochastic")
+    for theta, flat in elsewhere:
         theta.copy_(flat)
+
+
+def _make_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def _scalar(value: float, theta: Tensor) -> float:
@@ -102,11 +165,14 @@ def _checked(buffer: Tensor, shape: torch.Size, dtype: torch.dtype, name: str) -
     return buffer.detach()
 
 
-Perturb = Callable[[Tensor, int, float, Tensor | None, Tensor, Tensor], None]
-Update = Callable[[Tensor, int, Tensor, float, bool], None]
+class Backend(NamedTuple):
+    """Perturbs and updates many tensors of one device and dtype; see `lezo.noise.philox`, whose bits all have."""
+
+    perturbations: Callable[[Sequence[Sequence[Copies]], float], list[Callable[[], None]]]
+    update: Callable[[Sequence[Step], Tensor, bool], None]
 
 
-def _backend(theta: Tensor) -> tuple[Perturb, Update]:
+def _backend(theta: Tensor) -> Backend:
     """The fastest backend for theta: all give the same bits, and none is imported before it is needed.
 
     CUDA without Triton (outside Linux), and fp64 there, is left to the twin.
@@ -114,9 +180,9 @@ def _backend(theta: Tensor) -> tuple[Perturb, Update]:
     if theta.is_cpu:
         from lezo.noise.kernels import cpu
 
-        return cpu.perturb, cpu.update
+        return Backend(cpu.perturbations, cpu.update)
     if theta.is_cuda and theta.dtype != torch.float64 and find_spec("triton"):
         from lezo.noise.kernels import perturb, update
 
-        return perturb.perturb, update.update
-    return philox.perturb, philox.update
+        return Backend(perturb.perturbations, update.update)
+    return Backend(philox.perturbations, philox.update)

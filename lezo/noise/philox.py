@@ -19,9 +19,14 @@ Polynomials go by Horner's rule. z is within 3e-7 r of Box-Muller in exact arith
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from lezo.noise.operands import Copies, Step
 
 CHUNK, LANE = 1024, 256
 NORMALS, ROUNDING = 0, 1  # streams
@@ -132,8 +137,23 @@ def compute_dtype(theta: Tensor) -> torch.dtype:
     return torch.promote_types(theta.dtype, torch.float32)
 
 
-def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tensor, minus: Tensor) -> None:
-    """plus <- theta + eps z, minus <- theta - eps z; with ``rows``, of those rows of theta alone."""
+def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callable[[], None]]:
+    """What makes the copies of each group: plus <- theta + eps z, minus <- theta - eps z; slowly, as a reference."""
+
+    def make(group: Sequence[Copies]) -> None:
+        for copies in group:
+            _perturb(*copies, eps)
+
+    return [partial(make, group) for group in groups]
+
+
+def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
+    """theta <- theta - (c z + d theta) of all; bit-identical where c = d = 0 or c is not finite. Slowly, as a reference."""
+    for step in steps:
+        _update(*step, coefficient, stochastic)
+
+
+def _perturb(theta: Tensor, key: int, rows: Tensor | None, plus: Tensor, minus: Tensor, eps: float) -> None:
     elements = torch.arange(theta.numel(), device=theta.device).view(theta.shape)
     if rows is not None:
         theta, elements = theta[rows], elements[rows]
@@ -143,8 +163,7 @@ def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tens
     minus.copy_(wide - step)
 
 
-def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
-    """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite."""
+def _update(theta: Tensor, key: int, decay: float, coefficient: Tensor, stochastic: bool) -> None:
     elements = torch.arange(theta.numel(), device=theta.device).view(theta.shape)
     wide = theta.to(compute_dtype(theta))
     step = normals(key, elements).to(wide.dtype) * coefficient.to(wide.dtype) + wide * decay

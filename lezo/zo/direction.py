@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lezo.noise import directions
+from lezo.noise.directions import Pair
 
 
 class Direction(Protocol):
@@ -40,6 +43,60 @@ class Direction(Protocol):
         rounding: Literal["nearest", "stochastic"] = "nearest",
     ) -> None:
         """theta <- theta - (c z + d theta) in place; nothing where c is not finite."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A `Direction` that perturbs and updates many tensors at once, as in `lezo.noise.directions`."""
+
+    def perturbations(
+        self, groups: Sequence[Sequence[Pair]], seed: int, eps: float
+    ) -> list[Callable[[], None]]:
+        """For each group a call that perturbs its tensors."""
+
+    def update_all_(
+        self,
+        thetas: Mapping[str, Tensor],
+        seed: int,
+        coefficient: Tensor,
+        decays: Mapping[str, float],
+        *,
+        rounding: Literal["nearest", "stochastic"] = "nearest",
+    ) -> None:
+        """`Direction.update_` of all."""
+
+
+def perturbations(
+    direction: Direction, groups: Sequence[Sequence[Pair]], seed: int, eps: float
+) -> list[Callable[[], None]]:
+    """For each group a call that perturbs its tensors along z(seed), each into its pair."""
+    if isinstance(direction, Grouped):
+        return direction.perturbations(groups, seed, eps)
+
+    def each(group: Sequence[Pair]) -> None:
+        for pair in group:
+            out = pair.plus, pair.minus
+            direction.perturb(pair.theta.detach(), seed, pair.name, eps, dtype=pair.plus.dtype, out=out)
+
+    return [partial(each, group) for group in groups]
+
+
+def update_all_(
+    direction: Direction,
+    thetas: Mapping[str, Tensor],
+    seed: int,
+    coefficient: Tensor,
+    decays: Mapping[str, float],
+    *,
+    rounding: Literal["nearest", "stochastic"] = "nearest",
+) -> None:
+    """theta <- theta - (c z(seed) + d theta) of all, each with its own d; c may be wider than the weights."""
+    if isinstance(direction, Grouped):
+        direction.update_all_(thetas, seed, coefficient, decays, rounding=rounding)
+        return
+    for name, theta in thetas.items():
+        c = coefficient.to(torch.promote_types(theta.dtype, torch.float32))
+        direction.update_(theta, seed, name, c, decays[name], rounding=rounding)
 
 
 GAUSSIAN: Direction = directions

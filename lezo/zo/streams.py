@@ -7,7 +7,7 @@ its own: only what is called where perturbed tensors live is replaced, and only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -18,12 +18,9 @@ from torch import Tensor, nn
 from lezo.data.pack import Batch
 from lezo.model.forward import Network, replaced, wide_dtype
 from lezo.model.layout import Layout
+from lezo.zo.copies import Copies, Part, Slot
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.step import Stopwatch
-
-Pair = tuple[Tensor, Tensor]
-Slot = tuple[str, nn.Module, str]
-"""A tensor's name in the model, the module that owns it, and its name there."""
 
 
 class Streams(Network):
@@ -46,6 +43,7 @@ class Streams(Network):
     ) -> None:
         super().__init__(model)
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
+        self._copies = Copies(direction, watch, model.device)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
             model.get_submodule(module): _slots(model, names)
@@ -54,7 +52,7 @@ class Streams(Network):
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
         self._non_block = _by_owner(_slots(model, layout.non_block))
-        self._scratch: dict[Any, Pair] = {}
+        self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
         self._active: frozenset[str] = frozenset()
         self._batch: Batch | None = None
         self._seed, self._eps, self._rows = 0, 0.0, 0
@@ -63,19 +61,42 @@ class Streams(Network):
     def perturbed(self, active: Sequence[str], seed: int, eps: float) -> Iterator[None]:
         """While it lasts, the network is two streams, moved along z(seed) on the active tensors."""
         self._active, self._seed, self._eps = frozenset(active), seed, eps
+        blocks, others = self._moving(self._blocks), self._moving(self._non_block)
+        at_once = {module: part for module, part in others.items() if module not in (self.head, self._words)}
+        self._copies.begin(blocks, at_once, seed, eps)
         with ExitStack() as stack:
-            for module, slots in (self._blocks | self._non_block).items():
-                moving = [slot for slot in slots if slot[0] in self._active]
-                if moving and module is not self.head:
-                    self._part(stack, module, moving)
-                elif module in self._blocks:
-                    stack.enter_context(replaced(module, self._together(self._forwards[module])))
+            stack.callback(self._copies.end)
+            for module, part in (blocks | others).items():
+                if module is not self.head:
+                    self._part(stack, module, part)
+            for module in self._blocks.keys() - blocks.keys():
+                stack.enter_context(replaced(module, self._together(self._forwards[module])))
             yield
+
+    def _moving(self, modules: Mapping[nn.Module, Sequence[Slot]]) -> dict[nn.Module, Part]:
+        """The modules that hold active tensors, with these."""
+        active = {m: [slot for slot in slots if slot[0] in self._active] for m, slots in modules.items()}
+        return {module: self._part_of(module, slots) for module, slots in active.items() if slots}
+
+    def _part_of(self, module: nn.Module, slots: Sequence[Slot]) -> Part:
+        """The same for the same tensors. Gains and biases of a 16-bit norm that all move are copied in fp32."""
+        key = module, tuple(name for name, *_ in slots)
+        if key not in self._parts:
+            norms = [
+                norm for norm in filter(is_16_bit_norm, module.modules()) if self._all_move(norm, key[1])
+            ]
+            wide = [torch.float32 if slot[1] in norms else _theta(slot).dtype for slot in slots]
+            self._parts[key] = Part(slots, wide, norms)
+        return self._parts[key]
+
+    def _all_move(self, module: nn.Module, names: Sequence[str]) -> bool:
+        return {self._names[id(parameter)] for parameter in module.parameters()} <= set(names)
 
     def hidden(self, batch: Batch) -> Tensor:
         """As ``Network.hidden``, of both streams: (2, reads, width)."""
         assert batch.mask is not None  # plain rows have no two streams
         self._batch, self._rows = batch, len(batch.input_ids)
+        self._copies.start()
         inputs = [batch.input_ids, batch.position_ids, batch.mask]
         if self._parts_at_the_start():
             inputs = [torch.cat([tensor, tensor]) for tensor in inputs]
@@ -88,30 +109,24 @@ class Streams(Network):
         early = [module for module in self._non_block if module is not self.head and not _is_norm(module)]
         return any(slot[0] in self._active for module in early for slot in self._non_block[module])
 
-    def _part(self, stack: ExitStack, module: nn.Module, moving: Sequence[Slot]) -> None:
+    def _part(self, stack: ExitStack, module: nn.Module, part: Part) -> None:
         """Make ``module`` run each stream on its own copies."""
-        names, widened = {slot[0] for slot in moving}, set[nn.Module]()
-        for norm in filter(is_16_bit_norm, module.modules()):
-            if {self._names[id(parameter)] for parameter in norm.parameters()} <= names:
-                stack.enter_context(replaced(norm, _in_fp32(norm.forward)))
-                widened.add(norm)
+        for norm in part.norms:
+            stack.enter_context(replaced(norm, _in_fp32(norm.forward)))
         if module is self._words:
-            forward = self._looking_up(module, module.forward, moving[0])
+            forward = self._looking_up(module, module.forward, part.slots[0])
         else:
-            forward = self._on_copies(self._forwards.get(module, module.forward), moving, widened)
+            forward = self._on_copies(module, self._forwards.get(module, module.forward), part.slots)
         stack.enter_context(replaced(module, forward))
 
     def _on_copies(
-        self, original: Callable[..., Any], moving: Sequence[Slot], widened: set[nn.Module]
+        self, module: nn.Module, original: Callable[..., Any], moving: Sequence[Slot]
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            dtypes = [torch.float32 if slot[1] in widened else None for slot in moving]
-            with self.watch("perturb"):
-                pairs = [self._pair(i, *wanted) for i, wanted in enumerate(zip(moving, dtypes, strict=True))]
-            outputs = []
+            pairs, outputs = self._copies.of(module), []
             for sign in (0, 1):
                 own_args, own_kwargs = _mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
-                with _swapped(moving, [pair[sign] for pair in pairs]):
+                with _swapped(moving, [pair.minus if sign else pair.plus for pair in pairs]):
                     outputs.append(original(*own_args, **own_kwargs))
             return _joined(*outputs)
 
@@ -135,7 +150,8 @@ class Streams(Network):
         def forward(ids: Tensor) -> Any:
             assert self._batch is not None
             with self.watch("perturb"):
-                pair = self._drawn(slot, rows=self._batch.words)
+                name, rows = slot[0], self._batch.words
+                pair = self.direction.perturb(_theta(slot), self._seed, name, self._eps, rows=rows)
             with _without_padding(words):
                 looked_up = []
                 for copy in pair:
@@ -144,17 +160,6 @@ class Streams(Network):
             return _joined(*looked_up)
 
         return forward
-
-    def _pair(self, index: int, slot: Slot, dtype: torch.dtype | None) -> Pair:
-        """Perturbed copies of one tensor in scratch memory, which the next block takes over."""
-        theta = _theta(slot)
-        key = index, theta.shape, dtype or theta.dtype
-        if key not in self._scratch:
-            self._scratch[key] = tuple(torch.empty_like(theta, dtype=dtype) for _ in (0, 1))  # type: ignore[assignment]
-        return self._drawn(slot, dtype=dtype, out=self._scratch[key])
-
-    def _drawn(self, slot: Slot, **how: Any) -> Pair:
-        return self.direction.perturb(_theta(slot), self._seed, slot[0], self._eps, **how)
 
     def _half(self, tensor: Tensor, sign: int) -> Tensor:
         """One stream's rows; a tensor that both streams share as it is."""

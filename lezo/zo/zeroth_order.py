@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lezo.model.layout import Layout
-from lezo.noise import philox, seeds
+from lezo.noise import seeds
 from lezo.zo.blocks import BlockChooser, Learner
-from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.direction import GAUSSIAN, Direction, update_all_
 from lezo.zo.probe import Estimator
 from lezo.zo.step import Optimizer, StepReport, Stopwatch
 from lezo.zo.step_size import Constant, StepSize
@@ -65,14 +65,11 @@ class SeededUpdate:
         seed, active = self.drawn(step)
         if len(coefficients) > 1:  # with one direction the kernel checks it
             coefficients = coefficients.where(coefficients.isfinite().all(), math.nan)
-        share = self.step_size.share(step)
+        thetas, decay = {name: self.theta[name] for name in active}, self.decay * self.step_size.share(step)
         for number, coefficient in enumerate(coefficients):
             along = seeds.direction_seed(seed, number)
-            for name in active:
-                theta = self.theta[name]
-                decay = self.decay * share if number == 0 and decays(theta) else 0.0
-                c = coefficient.to(philox.compute_dtype(theta))  # losses may be wider than the weights
-                self.direction.update_(theta, along, name, c, decay, rounding=self.rounding)
+            each = {n: decay if number == 0 and decays(theta) else 0.0 for n, theta in thetas.items()}
+            update_all_(self.direction, thetas, along, coefficient, each, rounding=self.rounding)
 
     def learn(self, step: int, coefficients: Sequence[float]) -> None:
         """Tell a chooser of blocks that learns what step ``step`` came to."""

@@ -1,24 +1,29 @@
 """The noise on the CPU: numba loops over chunks, the same bits as the twin in ``lezo.noise.philox``.
 
 Each loop runs over the 256 groups of a chunk and is written so that LLVM vectorises it. The kernels are serial and
-let go of the interpreter lock; large tensors are shared out to as many threads as torch uses. The machine code is
-kept in numba's cache (beside this file, else in the user's cache folder), so only a first run waits for it.
+let go of the interpreter lock; large work is shared out to as many threads as torch uses. Whole fp32 tensors are
+worked on by their addresses, all in one call: what a call costs is more than a small tensor takes. The machine code
+is kept in numba's cache (beside this file, else in the user's cache folder), so only a first run waits for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba import carray
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from lezo.noise import philox
+from lezo.noise.operands import Copies, Step
 
 Float = np.float32
 SMALL = 1 << 15  # elements: below, a tensor is done before a thread has started
@@ -160,8 +165,94 @@ def _round_fp16(bits, theta):
         theta[i] = rounded if pattern & 0x7F800000 != 0x7F800000 else value
 
 
-def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tensor, minus: Tensor) -> None:
-    """plus <- theta + eps z, minus <- theta - eps z; with ``rows``, of those rows of theta alone."""
+@intrinsic
+def _pointer(context, address):
+    """An address as a pointer, of which numba makes an array."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@compiled
+def _perturb_whole(table, first, last, eps):
+    """plus <- theta +- eps z of the chunks from ``first`` to ``last``, counted over all tensors of ``table``.
+
+    Its rows: the tensor's first chunk, addresses of theta, plus and minus, key, number of elements; all fp32.
+    """
+    x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
+    for start, theta_at, plus_at, minus_at, key, size in table:
+        theta = carray(_pointer(theta_at), size, np.float32)
+        plus, minus = (
+            carray(_pointer(plus_at), size, np.float32),
+            carray(_pointer(minus_at), size, np.float32),
+        )
+        for chunk in range(max(first - start, 0), min(last - start, (size + 1023) // 1024)):
+            low, high = chunk * 1024, min(chunk * 1024 + 1024, size)
+            _normals(key, chunk, x, z)
+            _plus_minus(z.reshape(1024), theta[low:high], eps, plus[low:high], minus[low:high])
+
+
+@compiled
+def _update_whole(table, decays, first, last, coefficient):
+    """theta <- theta - (c z + d theta) of the chunks from ``first`` to ``last``, counted over all tensors of ``table``.
+
+    Its rows: the tensor's first chunk, address of theta, key, number of elements; all fp32, and so are c and d.
+    """
+    for row in range(len(table)):
+        start, key, size = table[row, 0], table[row, 2], table[row, 3]
+        theta = carray(_pointer(table[row, 1]), size, np.float32)
+        low, high = max(first - start, 0) * 1024, min((last - start) * 1024, size)
+        if low < high:
+            _update(key, low, theta[low:high], coefficient, decays[row], NEAREST)
+
+
+def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callable[[], None]]:
+    """What makes the copies of each group: plus <- theta + eps z, minus <- theta - eps z."""
+    return [partial(_perturb_group, group, eps) for group in groups]
+
+
+def _perturb_group(group: Sequence[Copies], eps: float) -> None:
+    whole = [copies for copies in group if _is_whole(copies)]
+    for copies in group if len(whole) < len(group) else ():
+        if not _is_whole(copies):
+            _perturb_one(copies, eps)
+    if whole:
+        addresses = [[tensor.data_ptr() for tensor in (c.theta, c.plus, c.minus)] for c in whole]
+        table, chunks = _table([[*a, c.key, c.theta.numel()] for a, c in zip(addresses, whole, strict=True)])
+        _share(lambda first, last: _perturb_whole(table, first, last, Float(eps)), chunks, philox.CHUNK)
+
+
+def _is_whole(copies: Copies) -> bool:
+    return copies.rows is None and copies.theta.dtype == copies.plus.dtype == torch.float32
+
+
+def _table(rows: list[list[int]]) -> tuple[Any, int]:
+    """int64 rows, each with the number of its first chunk before it, and how many chunks all have; sizes come last."""
+    starts = np.cumsum([0, *(-(-row[-1] // philox.CHUNK) for row in rows)])
+    return np.array([[start, *row] for start, row in zip(starts, rows, strict=False)], np.int64), int(
+        starts[-1]
+    )
+
+
+def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
+    """theta <- theta - (c z + d theta) of all; bit-identical where c = d = 0 or c is not finite."""
+    c = coefficient.item()
+    moving = [step for step in steps if math.isfinite(c) and (c != 0 or step.decay != 0)]
+    whole = [step for step in moving if step.theta.dtype == torch.float32]
+    for step in moving if len(whole) < len(moving) else ():
+        if step.theta.dtype != torch.float32:
+            _update_one(step, c, stochastic)
+    if whole:
+        table, chunks = _table([[theta.data_ptr(), key, theta.numel()] for theta, key, _ in whole])
+        decays = np.array([step.decay for step in whole], np.float32)
+        _share(lambda a, b: _update_whole(table, decays, a, b, Float(c)), chunks, philox.CHUNK)
+
+
+def _perturb_one(copies: Copies, eps: float) -> None:
+    """Of rows, or of a tensor that is not fp32 or whose copies are not."""
+    theta, key, rows, plus, minus = copies
     chosen = (theta if rows is None else theta.index_select(0, rows)).to(philox.compute_dtype(theta))
     wide = [out if out.dtype == chosen.dtype else torch.empty_like(chosen) for out in (plus, minus)]
     read, up, down = (tensor.view(-1).numpy() for tensor in (chosen, *wide))
@@ -177,11 +268,9 @@ def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tens
         out.copy_(result)
 
 
-def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
-    """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite."""
-    c = coefficient.item()
-    if (c == 0 and decay == 0) or not math.isfinite(c):
-        return
+def _update_one(step: Step, c: float, stochastic: bool) -> None:
+    """Of a tensor that is not fp32."""
+    theta, key, decay = step
     wide = theta.to(philox.compute_dtype(theta))
     flat = wide.view(-1).numpy()
     number = flat.dtype.type

@@ -1,23 +1,15 @@
-"""The noise on CUDA: Triton functions for the kernels beside this, with the bits of the twin in ``lezo.noise.philox``."""
+"""The noise on CUDA: Triton functions for the kernels beside this, with the bits of the twin in ``lezo.noise.philox``.
+
+Its numbers stand here as literals: Triton compares each global at every launch.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from lezo.noise import philox
-
 GROUPS = 512  # a program's groups of four elements, whole chunks
 EXACT = {"enable_fp_fusion": False}  # of every launch: a fused multiply-add would round differently
-
-ROUNDS = tl.constexpr(philox.ROUNDS)
-M0, M1 = (tl.constexpr(word) for word in philox.MULTIPLIERS)
-LOW = tl.constexpr(philox.LOW)
-W0, W1 = (tl.constexpr(word) for word in philox.WEYL)
-SQRT_HALF, LN2, TURN = tl.constexpr(philox.SQRT_HALF), tl.constexpr(philox.LN2), tl.constexpr(philox.TURN)
-L0, L1, L2, L3, L4, L5, L6, L7 = (tl.constexpr(number) for number in philox.LOG)
-S0, S1, S2 = (tl.constexpr(number) for number in philox.SIN)
-C0, C1, C2 = (tl.constexpr(number) for number in philox.COS)
 
 
 @triton.jit
@@ -26,14 +18,14 @@ def words(key, stream, group):
 
     Sums and products are those of 64 bits, cut to 32: nothing overflows, and a product has both its halves.
     """
-    k0, k1 = key & LOW, key >> 32
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
     c0, c1, c2, c3 = group, group * 0 + stream, group * 0, group * 0
-    for _ in tl.static_range(ROUNDS):
-        a, b = c0.to(tl.uint64) * M0, c2.to(tl.uint64) * M1
+    for _ in tl.static_range(10):
+        a, b = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
         c0 = (b >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32)
         c2 = (a >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32)
         c1, c3 = b.to(tl.uint32), a.to(tl.uint32)
-        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     return c0, c1, c2, c3
 
 
@@ -41,21 +33,30 @@ def words(key, stream, group):
 def box_muller(radius, angle):
     """r cos a and r sin a of two blocks of words: ln u, cos and sin as ``lezo.noise.philox`` writes them."""
     u = radius.to(tl.float32) * 2.0**-32 + 2.0**-33
-    bits = u.to(tl.int32, bitcast=True) - SQRT_HALF
-    f = ((bits & 0x7FFFFF) + SQRT_HALF).to(tl.float32, bitcast=True) - 1.0
-    log = ((((((f * L7 + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
-    ln = (bits >> 23).to(tl.float32) * LN2 + (f + (f * f) * log)
+    bits = u.to(tl.int32, bitcast=True) - 0x3F3504F3
+    f = ((bits & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
+    log = f * 0.08738832175731659 + -0.14307741820812225
+    log = ((log * f + 0.14916352927684784) * f + -0.16570311784744263) * f + 0.19962239265441895
+    log = ((log * f + -0.25001776218414307) * f + 0.3333394527435303) * f + -0.49999991059303284
+    ln = (bits >> 23).to(tl.float32) * 0.693147182464599609375 + (f + (f * f) * log)
     r = tl.sqrt_rn(ln * -2.0)
     turned = (angle.to(tl.uint64) + (1 << 29)).to(tl.uint32)
-    t = ((turned & 0x3FFFFFFF).to(tl.int32) - (1 << 29)).to(tl.float32) * TURN
+    t = ((turned & 0x3FFFFFFF).to(tl.int32) - (1 << 29)).to(tl.float32) * (
+        1.57079637050628662109375 * 2.0**-30
+    )
     t2 = t * t
-    sin = t + (t * t2) * ((t2 * S2 + S1) * t2 + S0)
-    cos = (t2 * -0.5 + 1.0) + (t2 * t2) * ((t2 * C2 + C1) * t2 + C0)
-    quadrant = (turned >> 30).to(tl.int32)
-    odd = (quadrant & 1) != 0
+    sin = t + (t * t2) * ((t2 * -0.00019496136519592255 + 0.008331983350217342) * t2 + -0.16666650772094727)
+    cos = (t2 * 2.4430661142105237e-05 + -0.00138873013202101) * t2 + 0.04166664555668831
+    cos = (t2 * -0.5 + 1.0) + (t2 * t2) * cos
+    odd = (turned & 0x40000000) != 0  # the quadrant's bits are the two highest, and its signs theirs
     x, y = tl.where(odd, sin, cos), tl.where(odd, cos, sin)
-    x, y = tl.where(((quadrant + 1) & 2) != 0, x * -1.0, x), tl.where((quadrant & 2) != 0, y * -1.0, y)
-    return r * x, r * y
+    return r * _signed(x, turned ^ (turned << 1)), r * _signed(y, turned)
+
+
+@triton.jit
+def _signed(x, bits):
+    """x, negated where the highest of ``bits`` is set."""
+    return (x.to(tl.uint32, bitcast=True) ^ (bits & 0x80000000)).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -1,77 +1,148 @@
-"""theta + eps z and theta - eps z in one pass on CUDA: theta is read once, z is nowhere stored."""
+"""theta + eps z and theta - eps z of several tensors in one launch on CUDA: theta is read once, z is nowhere stored."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from lezo.noise.kernels import normal
+from lezo.noise.kernels import normal, table
 from lezo.noise.kernels.normal import groups_from, normals
+from lezo.noise.kernels.table import row_of
+from lezo.noise.operands import Copies
+
+DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+COLUMNS = 9
+"""Of a table: first program, theta, plus, minus, rows or 0, key, columns, pieces, whether the results are fp32."""
 
 
-@triton.jit(do_not_specialize=["key"])
+@triton.jit(do_not_specialize=["tensors"])
 def _perturb(
-    theta,
-    rows,
-    plus,
-    minus,
-    key: tl.int64,
+    tensors_table,
+    tensors,
     eps,
-    columns,
-    pieces,
-    SELECTED: tl.constexpr,
+    DTYPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
-    """plus <- theta + (eps z), minus <- theta - (eps z), in fp32, each rounded once.
+    """plus <- theta + (eps z), minus <- theta - (eps z), in fp32, each rounded once; theta is of ``DTYPE``.
 
-    Program i: piece i % pieces, of GROUPS groups, of row i // pieces of the results. A row is ``columns``
-    elements that begin anywhere in a chunk, so its pieces begin with that chunk. SELECTED: it is row
-    ``rows[i // pieces]`` of theta; else theta is one row.
+    A row of the results is ``columns`` elements that begin anywhere in a chunk, so its ``pieces``, of GROUPS groups
+    and a program each, begin with that chunk. With rows, it is row rows[i] of theta; else theta is one row.
+    WIDE: some results are fp32, others of DTYPE. ALIGNED: rows begin and end where wide accesses may.
     """
-    row = (tl.program_id(0) // pieces).to(tl.int64)
-    source = tl.load(rows + row) if SELECTED else row
-    chunk = source * columns // 1024 + tl.program_id(0) % pieces * (GROUPS // 256)
+    program = tl.program_id(0)
+    entry = tensors_table + row_of(program, tensors_table, tensors, COLUMNS) * COLUMNS
+    local, pieces = (program - tl.load(entry)).to(tl.int32), tl.load(entry + 7).to(tl.int32)
+    rows, key, columns = tl.load(entry + 4), tl.load(entry + 5), tl.load(entry + 6)
+    row = (local // pieces).to(tl.int64)
+    chosen = tl.load(rows.to(tl.pointer_type(tl.int64)) + row, mask=rows != 0, other=0)
+    source = tl.where(rows != 0, chosen, row)
+    chunk = source * columns // 1024 + local % pieces * (GROUPS // 256)
     group, offset = groups_from(chunk, GROUPS)
     start = chunk * 1024 - source * columns  # column of the first chunk: negative in a row's first piece
     low, high = tl.maximum(-start, 0).to(tl.int32), tl.minimum(columns - start, GROUPS * 4).to(tl.int32)
-    theta, plus, minus = theta + chunk * 1024, plus + (row * columns + start), minus + (row * columns + start)
-    z0, z1, z2, z3 = normals(key.to(tl.int64), group)
-    _plus_minus(theta, plus, minus, offset, low, high, eps, z0)
-    _plus_minus(theta, plus, minus, offset + 256, low, high, eps, z1)
-    _plus_minus(theta, plus, minus, offset + 512, low, high, eps, z2)
-    _plus_minus(theta, plus, minus, offset + 768, low, high, eps, z3)
+    theta = tl.load(entry + 1).to(tl.pointer_type(DTYPE)) + chunk * 1024
+    if ALIGNED:
+        theta, low, high = tl.multiple_of(theta, 16), tl.multiple_of(low, 8), tl.multiple_of(high, 8)
+    plus, minus, at = tl.load(entry + 2), tl.load(entry + 3), row * columns + start
+    wide_high = tl.where(tl.load(entry + 8) != 0, high, 0)  # of results in fp32
+    if ALIGNED:
+        wide_high = tl.multiple_of(wide_high, 8)
+    z0, z1, z2, z3 = normals(key, group)
+    _lane(theta, plus, minus, at, offset, low, high, wide_high, z0 * eps, DTYPE, WIDE, ALIGNED)
+    _lane(theta, plus, minus, at, offset + 256, low, high, wide_high, z1 * eps, DTYPE, WIDE, ALIGNED)
+    _lane(theta, plus, minus, at, offset + 512, low, high, wide_high, z2 * eps, DTYPE, WIDE, ALIGNED)
+    _lane(theta, plus, minus, at, offset + 768, low, high, wide_high, z3 * eps, DTYPE, WIDE, ALIGNED)
 
 
 @triton.jit
-def _plus_minus(theta, plus, minus, offset, low, high, eps, z):
-    """One lane; of its offsets, those in [low, high)."""
+def _lane(
+    theta,
+    plus,
+    minus,
+    at,
+    offset,
+    low,
+    high,
+    wide_high,
+    step,
+    DTYPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """One lane; of its offsets, those in [low, high), into fp32 up to ``wide_high``."""
     mask = (offset >= low) & (offset < high)
-    wide, step = tl.load(theta + offset, mask).to(tl.float32), z * eps
-    tl.store(plus + offset, (wide + step).to(plus.dtype.element_ty), mask)
-    tl.store(minus + offset, (wide - step).to(minus.dtype.element_ty), mask)
+    near = tl.load(theta + offset, mask).to(tl.float32)
+    if WIDE:
+        _store(plus, minus, at, offset, mask & (offset < wide_high), near, step, tl.float32, ALIGNED)
+        mask = mask & (offset >= wide_high)
+    _store(plus, minus, at, offset, mask, near, step, DTYPE, ALIGNED)
 
 
-def perturb(theta: Tensor, key: int, eps: float, rows: Tensor | None, plus: Tensor, minus: Tensor) -> None:
-    """plus <- theta + eps z, minus <- theta - eps z; with ``rows``, of those rows of theta alone.
+@triton.jit
+def _store(plus, minus, at, offset, mask, near, step, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    plus, minus = plus.to(tl.pointer_type(DTYPE)) + at, minus.to(tl.pointer_type(DTYPE)) + at
+    if ALIGNED:
+        plus, minus = tl.multiple_of(plus, 16), tl.multiple_of(minus, 16)
+    tl.store(plus + offset, (near + step).to(DTYPE), mask)
+    tl.store(minus + offset, (near - step).to(DTYPE), mask)
 
-    Contiguous tensors on one device, theta and results of fp32, fp16 or bf16; eps an fp32 number; no empty result.
+
+def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callable[[], None]]:
+    """A launch for each group. All groups' thetas are on one device and of one dtype: fp32, fp16 or bf16.
+
+    A result is of theta's dtype or fp32; eps is an fp32 number. Groups may be launched in any order, in any stream
+    that has waited for the one this is called in.
     """
-    count, columns = (1, theta.numel()) if rows is None else (len(rows), theta.shape[1])
-    chunks = triton.cdiv(columns, 1024) + (rows is not None)  # a row may begin in the middle of a chunk
-    pieces = triton.cdiv(chunks, normal.GROUPS // 256)
+    device, tables = groups[0][0].theta.device, list(map(_rows, groups))
+    uploaded = table.upload([row for rows, _ in tables for row in rows], device)
+    parts = uploaded.split([len(rows) for rows, _ in tables])
+    return [
+        partial(_launch, group, own, programs, eps)
+        for group, own, (_, programs) in zip(groups, parts, tables, strict=True)
+    ]
+
+
+def _launch(group: Sequence[Copies], rows: Tensor, programs: int, eps: float) -> None:
+    theta = group[0].theta
     with torch.cuda.device_of(theta):
-        _perturb[(count * pieces,)](
-            theta,
+        _perturb[(programs,)](
             rows,
-            plus,
-            minus,
-            key,
+            len(group),
             eps,
-            columns,
-            pieces,
-            rows is not None,
+            DTYPES[theta.dtype],
+            any(copies.plus.dtype != theta.dtype for copies in group),
+            all(map(_is_aligned, group)),
+            COLUMNS,
             normal.GROUPS,
             **normal.EXACT,
         )
+
+
+def _rows(group: Sequence[Copies]) -> tuple[list[list[int]], int]:
+    """The group's rows of a table, and the number of its programs."""
+    table_rows, first = [], 0
+    for theta, key, rows, plus, minus in group:
+        count, columns = (1, theta.numel()) if rows is None else (len(rows), theta.shape[1])
+        chunks = triton.cdiv(columns, 1024) + (rows is not None)  # a row may begin in the middle of a chunk
+        pieces = triton.cdiv(chunks, normal.GROUPS // 256)
+        addresses = [tensor.data_ptr() for tensor in (theta, plus, minus)]
+        places = 0 if rows is None else rows.data_ptr()
+        table_rows.append([first, *addresses, places, key, columns, pieces, int(plus.dtype == torch.float32)])
+        first += count * pieces
+    return table_rows, first
+
+
+def _is_aligned(copies: Copies) -> bool:
+    """Whether all its rows begin and end where wide accesses may."""
+    theta, _, rows, plus, minus = copies
+    return (
+        table.is_aligned(theta, plus, minus) and (theta.numel() if rows is None else theta.shape[1]) % 8 == 0
+    )

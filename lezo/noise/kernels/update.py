@@ -1,32 +1,55 @@
-"""theta <- theta - (c z + d theta) in place on CUDA: theta is read and written once, z is nowhere stored."""
+"""theta <- theta - (c z + d theta) in place, of several tensors in one launch on CUDA: each is read and written once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from lezo.noise.kernels import normal
+from lezo.noise.kernels import normal, table
 from lezo.noise.kernels.normal import groups_from, normals, words
+from lezo.noise.kernels.perturb import DTYPES
+from lezo.noise.kernels.table import row_of
+from lezo.noise.operands import Step
+
+COLUMNS = 5
+"""Of a table: first program, theta, key, number of elements, the bits of decay."""
 
 
-@triton.jit(do_not_specialize=["key"])
-def _update(theta, coefficient, key: tl.int64, decay, numel, STOCHASTIC: tl.constexpr, GROUPS: tl.constexpr):
+@triton.jit(do_not_specialize=["tensors"])
+def _update(
+    tensors_table,
+    tensors,
+    coefficient,
+    DTYPE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
     """theta <- theta - (c z + d theta), in fp32, rounded once; nothing is written where c = d = 0 or c is not finite.
 
-    Program i: GROUPS groups, from the i-th stretch of as many. STOCHASTIC: up or down, so that the mean is exact.
+    A tensor's program i: GROUPS groups, from the i-th stretch of as many. STOCHASTIC: up or down, so that the mean is
+    exact. theta is of ``DTYPE``. ALIGNED: it begins where wide accesses may.
     """
-    key = key.to(tl.int64)
-    chunk = tl.program_id(0).to(tl.int64) * (GROUPS // 256)
+    program = tl.program_id(0)
+    entry = tensors_table + row_of(program, tensors_table, tensors, COLUMNS) * COLUMNS
+    chunk = (program - tl.load(entry)) * (GROUPS // 256)
+    theta = tl.load(entry + 1).to(tl.pointer_type(DTYPE)) + chunk * 1024
+    key, decay = tl.load(entry + 2), tl.load(entry + 4).to(tl.int32).to(tl.float32, bitcast=True)
     group, offset = groups_from(chunk, GROUPS)
     c = tl.load(coefficient).to(tl.float32)
-    limit = tl.minimum(numel - chunk * 1024, GROUPS * 4).to(tl.int32)
+    limit = tl.minimum(tl.load(entry + 3) - chunk * 1024, GROUPS * 4).to(tl.int32)
     moves = ((c != 0) | (decay != 0)) & (tl.abs(c) < float("inf"))  # false for NaN too
     limit = tl.where(moves, limit, 0)
-    theta = theta + chunk * 1024
     z0, z1, z2, z3 = normals(key, group)
     x0, x1, x2, x3 = words(key, 1, group) if STOCHASTIC else (group, group, group, group)
+    if ALIGNED:
+        theta, limit = tl.multiple_of(theta, 16), tl.multiple_of(limit, 8)
     _step(theta, offset, limit, c, decay, z0, x0, STOCHASTIC)
     _step(theta, offset + 256, limit, c, decay, z1, x1, STOCHASTIC)
     _step(theta, offset + 512, limit, c, decay, z2, x2, STOCHASTIC)
@@ -64,14 +87,24 @@ def _rounded(x, bits, dtype: tl.constexpr):
     return tl.where((pattern & 0x7F800000) != 0x7F800000, moved, x)
 
 
-def update(theta: Tensor, key: int, coefficient: Tensor, decay: float, stochastic: bool) -> None:
-    """theta <- theta - (c z + d theta); bit-identical where c = d = 0 or c is not finite.
+def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
+    """theta <- theta - (c z + d theta) of all; bit-identical where c = d = 0 or c is not finite.
 
-    theta contiguous, fp32, fp16 or bf16, not empty; c = ``coefficient`` a tensor of one element on its device;
-    decay an fp32 number.
+    All thetas are on one device and of one dtype: fp32, fp16 or bf16. c = ``coefficient``, one fp32 number there.
     """
-    programs = triton.cdiv(theta.numel(), 4 * normal.GROUPS)
+    theta, rows, first = steps[0].theta, [], 0
+    for own, key, decay in steps:
+        rows.append([first, own.data_ptr(), key, own.numel(), int(np.float32(decay).view(np.int32))])
+        first += triton.cdiv(own.numel(), 4 * normal.GROUPS)
     with torch.cuda.device_of(theta):
-        _update[(programs,)](
-            theta, coefficient, key, decay, theta.numel(), stochastic, normal.GROUPS, **normal.EXACT
+        _update[(first,)](
+            table.upload(rows, theta.device),
+            len(rows),
+            coefficient,
+            DTYPES[theta.dtype],
+            stochastic,
+            all(table.is_aligned(step.theta) and step.theta.numel() % 8 == 0 for step in steps),
+            COLUMNS,
+            normal.GROUPS,
+            **normal.EXACT,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lezo.noise import philox
+from lezo.noise.operands import Copies, Step
 from lezo.noise.seeds import derive
 
 KEY = derive(5, "layers.0.weight")
@@ -30,7 +32,7 @@ def same_bits(given: Tensor, expected: Tensor) -> bool:
 
 
 def assert_perturbs_alike(
-    perturb: Callable[..., None],
+    perturbations: Callable[..., Any],
     theta: Tensor,
     *,
     rows: Tensor | None = None,
@@ -40,9 +42,8 @@ def assert_perturbs_alike(
     before = theta.clone()
     shape = theta.shape if rows is None else (len(rows), theta.shape[1])
     results = [torch.full(shape, 7.0, dtype=dtype or theta.dtype, device=theta.device) for _ in range(4)]
-    eps = philox.fp32(1e-3)
-    perturb(theta, KEY, eps, rows, *results[:2])
-    philox.perturb(theta, KEY, eps, rows, *results[2:])
+    for made, copies in ((perturbations, results[:2]), (philox.perturbations, results[2:])):
+        made([[Copies(theta, KEY, rows, *copies)]], philox.fp32(1e-3))[0]()
     assert same_bits(results[0], results[2])
     assert same_bits(results[1], results[3])
     assert not torch.equal(results[0], results[1])
@@ -54,8 +55,8 @@ def assert_updates_alike(
 ) -> None:
     given, expected = theta.clone(), theta.clone()
     coefficient = torch.tensor(c, device=theta.device)
-    update(given, KEY, coefficient, philox.fp32(decay), stochastic)
-    philox.update(expected, KEY, coefficient, philox.fp32(decay), stochastic)
+    update([Step(given, KEY, philox.fp32(decay))], coefficient, stochastic)
+    philox.update([Step(expected, KEY, philox.fp32(decay))], coefficient, stochastic)
     assert same_bits(given, expected)
     assert not torch.equal(given, theta)
 
@@ -73,5 +74,47 @@ def assert_a_null_step_leaves_the_bits(
         (float("-inf"), 0.0),
     ):
         given = theta.clone()
-        update(given, KEY, torch.tensor(c, device=theta.device), decay, stochastic)
+        update([Step(given, KEY, decay)], torch.tensor(c, device=theta.device), stochastic)
         assert same_bits(given, theta), (c, decay)
+
+
+SHAPES = [(1,), (3, 1000), (1024,), (2500,), (40, 64)]
+"""Of tensors that share a launch: one element, a size that no wide access divides, whole chunks and parts of some."""
+
+
+def assert_perturbs_many_alike(perturbations: Callable[..., Any], dtype: torch.dtype, device: str) -> None:
+    """Several tensors in several groups, made in another order; every other result in fp32, one of rows."""
+
+    def groups() -> Iterator[list[Copies]]:
+        for number in range(2):
+            group = []
+            for key, shape in enumerate(SHAPES):
+                theta = weights(*shape, dtype=dtype, device=device)
+                rows = torch.tensor([2, 0], device=device) if shape == (3, 1000) else None
+                size = shape if rows is None else (2, 1000)
+                wide = torch.float32 if key % 2 else dtype
+                pair = (torch.full(size, 7.0, dtype=wide, device=device) for _ in range(2))
+                group.append(Copies(theta, KEY + 10 * number + key, rows, *pair))
+            yield group
+
+    given, expected = list(groups()), list(groups())
+    for made, copies in ((perturbations, given), (philox.perturbations, expected)):
+        for call in reversed(made(copies, philox.fp32(1e-3))):
+            call()
+    for found, right in zip(sum(given, []), sum(expected, []), strict=True):
+        assert same_bits(found.plus, right.plus) and same_bits(found.minus, right.minus)
+        assert not torch.equal(found.plus, found.minus)
+
+
+def assert_updates_many_alike(update: Callable[..., None], dtype: torch.dtype, device: str) -> None:
+    """Several tensors, of which some decay."""
+
+    def steps() -> list[Step]:
+        thetas = [weights(*shape, dtype=dtype, device=device) for shape in SHAPES]
+        return [Step(theta, KEY + key, philox.fp32(0.01 * (key % 2))) for key, theta in enumerate(thetas)]
+
+    given, expected = steps(), steps()
+    for made, those in ((update, given), (philox.update, expected)):
+        made(those, torch.tensor(3e-3, device=device), False)
+    for found, right in zip(given, expected, strict=True):
+        assert same_bits(found.theta, right.theta)

@@ -5,6 +5,7 @@ from numba import njit
 
 from lezo.noise import philox
 from lezo.noise.kernels import cpu
+from lezo.noise.operands import Copies
 from tests.lezo.noise.kernels.agreement import (
     DTYPES,
     KEY,
@@ -12,7 +13,9 @@ from tests.lezo.noise.kernels.agreement import (
     SIZES,
     assert_a_null_step_leaves_the_bits,
     assert_perturbs_alike,
+    assert_perturbs_many_alike,
     assert_updates_alike,
+    assert_updates_many_alike,
     weights,
 )
 
@@ -26,7 +29,10 @@ def on_threads(request):
             before = torch.get_num_threads()
             torch.set_num_threads(request.param)
             try:
-                kernel(*arguments)
+                made = kernel(*arguments)
+                for call in made or []:
+                    call()
+                return [lambda: None for _ in made or []]
             finally:
                 torch.set_num_threads(before)
 
@@ -38,25 +44,25 @@ def on_threads(request):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 def test_perturbs_as_the_twin(size, dtype):
-    assert_perturbs_alike(cpu.perturb, weights(size, dtype=dtype))
+    assert_perturbs_alike(cpu.perturbations, weights(size, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_perturbs_large_tensors_as_the_twin(dtype, on_threads):
-    assert_perturbs_alike(on_threads(cpu.perturb), weights(LARGE, dtype=dtype))
+    assert_perturbs_alike(on_threads(cpu.perturbations), weights(LARGE, dtype=dtype))
 
 
 @pytest.mark.parametrize("columns", [1, 100, 768, 1024, 3000])
 def test_perturbs_rows_as_the_twin(columns, on_threads):
     theta, rows = weights(70, columns, dtype=torch.float32), torch.tensor([69, 0, 3, 3, *range(10, 50)])
-    assert_perturbs_alike(on_threads(cpu.perturb), theta, rows=rows)
+    assert_perturbs_alike(on_threads(cpu.perturbations), theta, rows=rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_perturbs_to_fp32_as_the_twin(dtype):
-    assert_perturbs_alike(cpu.perturb, weights(2000, dtype=dtype), dtype=torch.float32)
+    assert_perturbs_alike(cpu.perturbations, weights(2000, dtype=dtype), dtype=torch.float32)
     assert_perturbs_alike(
-        cpu.perturb, weights(9, 200, dtype=dtype), rows=torch.tensor([8, 5]), dtype=torch.float32
+        cpu.perturbations, weights(9, 200, dtype=dtype), rows=torch.tensor([8, 5]), dtype=torch.float32
     )
 
 
@@ -94,7 +100,14 @@ def test_a_null_step_leaves_the_bits(dtype, stochastic):
 def test_a_row_out_of_range_is_refused(row):
     theta = torch.zeros(5, 4)
     with pytest.raises((IndexError, RuntimeError), match="out of range"):
-        cpu.perturb(theta, KEY, 1e-3, torch.tensor([row]), torch.empty(1, 4), torch.empty(1, 4))
+        cpu.perturbations([[Copies(theta, KEY, torch.tensor([row]), *torch.empty(2, 1, 4))]], 1e-3)[0]()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_many_tensors_agree_with_the_twin(dtype, on_threads):
+    if dtype != torch.float64:  # whose copies are no narrower
+        assert_perturbs_many_alike(on_threads(cpu.perturbations), dtype, "cpu")
+    assert_updates_many_alike(on_threads(cpu.update), dtype, "cpu")
 
 
 def test_what_cannot_be_cached_is_compiled_all_the_same(monkeypatch):

@@ -1,14 +1,19 @@
 import pytest
 import torch
 
-from tests.lezo.noise.kernels.agreement import DTYPES, assert_perturbs_alike, weights
+from tests.lezo.noise.kernels.agreement import (
+    DTYPES,
+    assert_perturbs_alike,
+    assert_perturbs_many_alike,
+    weights,
+)
 
 
 @pytest.fixture
 def perturb(device):
-    from lezo.noise.kernels.perturb import perturb
+    from lezo.noise.kernels.perturb import perturbations
 
-    return perturb
+    return perturbations
 
 
 @pytest.mark.parametrize("size", [1, 1025, 20_003], ids=["one", "two chunks", "several programs"])
@@ -33,3 +38,14 @@ def test_programs_of_any_size_agree(perturb, device, columns, monkeypatch):
     theta = weights(3, columns, dtype=torch.float32, device=device)
     assert_perturbs_alike(perturb, theta)
     assert_perturbs_alike(perturb, theta, rows=torch.tensor([2, 1], device=device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_tensors_agree_with_the_twin(perturb, device, dtype):
+    assert_perturbs_many_alike(perturb, dtype, device)
+
+
+def test_tensors_that_begin_anywhere_agree(perturb, device):
+    """Where no wide access may be made."""
+    theta = weights(5001, dtype=torch.float16, device=device)[1:]
+    assert_perturbs_alike(perturb, theta)

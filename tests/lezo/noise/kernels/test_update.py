@@ -1,9 +1,15 @@
 import pytest
+import torch
 
+from lezo.noise import philox
+from lezo.noise.operands import Step
 from tests.lezo.noise.kernels.agreement import (
     DTYPES,
+    KEY,
     assert_a_null_step_leaves_the_bits,
     assert_updates_alike,
+    assert_updates_many_alike,
+    same_bits,
     weights,
 )
 
@@ -41,3 +47,16 @@ def test_programs_of_any_size_agree(update, device, monkeypatch):
 
     monkeypatch.setattr(normal, "GROUPS", 256)
     assert_updates_alike(update, weights(5000, dtype=DTYPES[1], device=device), stochastic=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_tensors_agree_with_the_twin(update, device, dtype):
+    assert_updates_many_alike(update, dtype, device)
+
+
+def test_tensors_that_begin_anywhere_agree(update, device):
+    """Where no wide access may be made."""
+    given, expected = (weights(5001, dtype=DTYPES[1], device=device) for _ in range(2))
+    for made, theta in ((update, given), (philox.update, expected)):
+        made([Step(theta[1:], KEY, 0.0)], torch.tensor(3e-3, device=device), False)
+    assert same_bits(given, expected)

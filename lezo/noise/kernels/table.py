@@ -1,0 +1,37 @@
+"""Several tensors in one launch: a table on the device, a row a tensor, of addresses, keys and sizes.
+
+Column 0 is the first program that works on the tensor; a program finds its row by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ALIGNED = 16  # bytes of the widest access
+
+
+def upload(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """``rows`` as an int64 tensor on the device; the host does not wait for the copy."""
+    table = torch.tensor(rows, dtype=torch.int64)
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+
+def is_aligned(*tensors: Tensor) -> bool:
+    """Whether all tensors begin where the widest access may."""
+    return all(tensor.data_ptr() % ALIGNED == 0 for tensor in tensors)
+
+
+@triton.jit
+def row_of(program, table, rows, COLUMNS: tl.constexpr):
+    """The row of ``table``, of ``rows``, whose programs ``program`` is one of."""
+    low, high = program * 0, program * 0 + rows
+    while high - low > 1:
+        middle = (low + high) // 2
+        here = tl.load(table + middle * COLUMNS) <= program
+        low, high = tl.where(here, middle, low), tl.where(here, high, middle)
+    return low
