@@ -40,6 +40,20 @@ class Wait:
     thread: str
 
 
+class Stream:
+    """What a device does in order: how far it was told to go, and how far it waits for each other stream."""
+
+    def __init__(self, device: Any = None) -> None:
+        gpu = PretendGpu.present
+        self.device = torch.device("cuda", gpu.current) if device is None else gpu.checked(device)
+        self.told, self.behind = 0, dict[Stream, int]()
+
+    def wait_stream(self, other: Stream) -> None:
+        """What comes next here begins when the other stream has done all it was told to so far."""
+        for stream, told in {**other.behind, other: other.told}.items():
+            self.behind[stream] = max(told, self.behind.get(stream, 0))
+
+
 class PretendGpu:
     """``visible`` CUDA devices of compute capability 9.0, for as long as the context lasts.
 
@@ -61,6 +75,8 @@ class PretendGpu:
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads
         self.stack = contextlib.ExitStack()
+        self.touched: dict[int, dict[tuple[Stream, bool], int]] = {}
+        self.defaults: dict[int, Stream] = {}
 
     def __enter__(self) -> PretendGpu:
         from tests.pretend_cuda import pretend_driver, pretend_torch
@@ -89,6 +105,28 @@ class PretendGpu:
             yield
         finally:
             self.thread.device = before
+
+    def stream(self, device: int) -> Stream:
+        """This thread's stream on a device: the device's own, unless another was chosen."""
+        chosen = getattr(self.thread, "stream", None)
+        if chosen is None or chosen.device.index != device:
+            with self.lock:
+                chosen = self.defaults.setdefault(device, Stream(torch.device("cuda", device)))
+        return chosen
+
+    def touch(self, read: list[Tensor], written: list[Tensor]) -> None:
+        """Streams read and write tensors: after all that others wrote there, and read where they write."""
+        for tensor, writes in [*((t, False) for t in read), *((t, True) for t in written)]:
+            if tensor.device.type != "cuda":
+                continue
+            stream = self.stream(tensor.device.index)
+            stream.told += 1
+            past = self.touched.setdefault(tensor.untyped_storage()._cdata, {})
+            for (other, wrote), told in past.items():
+                late = other is not stream and (wrote or writes) and stream.behind.get(other, 0) < told
+                what = "written" if writes else "read"
+                assert not late, f"a tensor is {what} in one stream while another uses it, at {where()}"
+            past[stream, writes] = stream.told
 
     def checked(self, device: Any) -> torch.device:
         """The device, if it is one that lezo may name."""
@@ -120,6 +158,7 @@ class PretendGpu:
                 for leaf in tree_leaves((args, kwargs))
             ):
                 args, kwargs = tree_map(self.pretended, (args, kwargs))
+            self.touch([leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor)], [])
             result = operator(*args, **kwargs)
         self.operators += 1
         made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.cuda._utils import _get_device_index
 
 from lezo.bench import textbook
-from tests.pretend_cuda.gpu import PretendGpu
+from tests.pretend_cuda.gpu import PretendGpu, Stream
 
 
 @contextlib.contextmanager
@@ -71,8 +71,16 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         assert index < gpu.visible, f"invalid device ordinal {index}"
         gpu.thread.device = index
 
-    def stream(device: Any = None) -> int:
-        return gpu.current if device is None else _get_device_index(device)
+    def index(device: Any) -> int:
+        return gpu.current if device is None else int(_get_device_index(device))
+
+    @contextlib.contextmanager
+    def chosen_stream(stream: Stream) -> Iterator[None]:
+        before, gpu.thread.stream = getattr(gpu.thread, "stream", None), stream
+        try:
+            yield
+        finally:
+            gpu.thread.stream = before
 
     return {
         "_lazy_init": lambda: None,
@@ -80,7 +88,9 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "device_count": lambda: gpu.visible,
         "set_device": chosen,
         "current_device": lambda: gpu.current,
-        "current_stream": stream,
+        "current_stream": lambda device=None: gpu.stream(index(device)),
+        "Stream": Stream,
+        "stream": chosen_stream,
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
         "synchronize": lambda device=None: gpu.wait("synchronize"),

@@ -92,6 +92,25 @@ def test_a_batch_whose_making_waits(failed: Callable[..., str], monkeypatch: pyt
     assert "memory that is not pinned" in failed()
 
 
+@pytest.mark.parametrize("stream", ["the block's", "the next draw's"])
+def test_a_stream_that_does_not_wait_for_the_other(
+    failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """A block that runs before its copies are drawn, and copies drawn over those of a block that still runs."""
+    from tests.pretend_cuda.gpu import Stream
+
+    waits = Stream.wait_stream
+    drawing: set[Stream] = set()
+
+    def wait(waiting: Stream, other: Stream) -> None:
+        drawing.add(waiting) if not drawing else None  # a step begins with the stream that draws ahead
+        if (waiting in drawing) != (stream == "the next draw's"):
+            waits(waiting, other)
+
+    monkeypatch.setattr(Stream, "wait_stream", wait)
+    assert "in one stream while another uses it" in failed()
+
+
 def test_a_kernel_with_a_fused_multiply_add(
     failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

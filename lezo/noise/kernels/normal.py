@@ -5,11 +5,16 @@ Its numbers stand here as literals: Triton compares each global at every launch.
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
 
 GROUPS = 512  # a program's groups of four elements, whole chunks
 EXACT = {"enable_fp_fusion": False}  # of every launch: a fused multiply-add would round differently
+
+COMPILED = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
+"""Whether instructions may be named, which the interpreter has none of; it does the same by its own means."""
 
 
 @triton.jit
@@ -21,12 +26,49 @@ def words(key, stream, group):
     k0, k1 = key & 0xFFFFFFFF, key >> 32
     c0, c1, c2, c3 = group, group * 0 + stream, group * 0, group * 0
     for _ in tl.static_range(10):
-        a, b = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
+        a, b = _product(c0, 0xD2511F53), _product(c2, 0xCD9E8D57)
         c0 = (b >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32)
         c2 = (a >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32)
         c1, c3 = b.to(tl.uint32), a.to(tl.uint32)
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     return c0, c1, c2, c3
+
+
+@triton.jit
+def _product(word, factor):
+    """The 64 bits of a product of 32-bit numbers, by one instruction: LLVM makes a product of 64-bit ones, and adds."""
+    if COMPILED:
+        return tl.inline_asm_elementwise(
+            "mul.wide.u32 $0, $1, $2;", "=l,r,r", [word, factor], dtype=tl.uint64, is_pure=True, pack=1
+        )
+    return word.to(tl.uint64) * factor
+
+
+@triton.jit
+def _root(x):
+    """The square root, correctly rounded, of 0 or of x from 2^-100 on.
+
+    It is what `sqrt.rn.f32` does of such x, without the branch for others: an estimate, and one step of Newton's.
+    """
+    if COMPILED:
+        root = tl.inline_asm_elementwise(
+            """{
+            .reg .f32 estimate, half, near, rest;
+            rsqrt.approx.ftz.f32 estimate, $1;
+            mul.rn.f32 near, $1, estimate;
+            mul.rn.f32 half, estimate, 0f3F000000;
+            neg.f32 rest, near;
+            fma.rn.f32 rest, rest, near, $1;
+            fma.rn.f32 $0, rest, half, near;
+            }""",
+            "=f,f",
+            [x],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+        return tl.where(x == 0, x, root)
+    return tl.sqrt_rn(x)
 
 
 @triton.jit
@@ -39,7 +81,7 @@ def box_muller(radius, angle):
     log = ((log * f + 0.14916352927684784) * f + -0.16570311784744263) * f + 0.19962239265441895
     log = ((log * f + -0.25001776218414307) * f + 0.3333394527435303) * f + -0.49999991059303284
     ln = (bits >> 23).to(tl.float32) * 0.693147182464599609375 + (f + (f * f) * log)
-    r = tl.sqrt_rn(ln * -2.0)
+    r = _root(ln * -2.0)
     turned = (angle.to(tl.uint64) + (1 << 29)).to(tl.uint32)
     t = ((turned & 0x3FFFFFFF).to(tl.int32) - (1 << 29)).to(tl.float32) * (
         1.57079637050628662109375 * 2.0**-30
