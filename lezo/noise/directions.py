@@ -87,9 +87,11 @@ def perturbations(groups: Sequence[Sequence[Pair]], seed: int, eps: float) -> li
         for pair in group:
             theta = pair.theta
             if theta.numel():
-                flat = theta.detach().contiguous()
-                copies = Copies(flat, derive(seed, pair.name), None, pair.plus, pair.minus)
-                kinds.setdefault((theta.device, theta.dtype), {}).setdefault(number, []).append(copies)
+                kind = kinds.setdefault((theta.device, theta.dtype), {})
+                copies = Copies(
+                    theta.detach().contiguous(), derive(seed, pair.name), None, pair.plus, pair.minus
+                )
+                kind.setdefault(number, []).append(copies)
     for by_group in kinds.values():
         theta = next(iter(by_group.values()))[0].theta
         made = _backend(theta).perturbations(list(by_group.values()), _scalar(eps, theta))
@@ -137,9 +139,9 @@ def update_all_(
     for name, theta in thetas.items():
         flat = theta.detach().contiguous()
         if flat.numel():
-            step = Step(flat, derive(seed, name), _scalar(decays[name], flat))
-            kinds.setdefault((flat.device, flat.dtype), []).append(step)
-        if flat.data_ptr() != theta.data_ptr():
+            decay = decays[name] and _scalar(decays[name], flat)
+            kinds.setdefault((flat.device, flat.dtype), []).append(Step(flat, derive(seed, name), decay))
+        if not theta.is_contiguous():
             elsewhere.append((theta.detach(), flat))
     for steps in kinds.values():
         c = coefficient.detach().to(philox.compute_dtype(steps[0].theta))

@@ -101,16 +101,16 @@ def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callab
     A result is of theta's dtype or fp32; eps is an fp32 number. Groups may be launched in any order, in any stream
     that has waited for the one this is called in.
     """
-    device, tables = groups[0][0].theta.device, list(map(_rows, groups))
-    uploaded = table.upload([row for rows, _ in tables for row in rows], device)
-    parts = uploaded.split([len(rows) for rows, _ in tables])
+    device, tables = groups[0][0].theta.device, list(map(_table, groups))
+    uploaded = table.upload([row for rows, *_ in tables for row in rows], device)
+    parts = uploaded.split([len(rows) for rows, *_ in tables])
     return [
-        partial(_launch, group, own, programs, eps)
-        for group, own, (_, programs) in zip(groups, parts, tables, strict=True)
+        partial(_launch, group, own, programs, aligned, eps)
+        for group, own, (_, programs, aligned) in zip(groups, parts, tables, strict=True)
     ]
 
 
-def _launch(group: Sequence[Copies], rows: Tensor, programs: int, eps: float) -> None:
+def _launch(group: Sequence[Copies], rows: Tensor, programs: int, aligned: bool, eps: float) -> None:
     theta = group[0].theta
     with torch.cuda.device_of(theta):
         _perturb[(programs,)](
@@ -119,30 +119,23 @@ def _launch(group: Sequence[Copies], rows: Tensor, programs: int, eps: float) ->
             eps,
             DTYPES[theta.dtype],
             any(copies.plus.dtype != theta.dtype for copies in group),
-            all(map(_is_aligned, group)),
+            aligned,
             COLUMNS,
             normal.GROUPS,
             **normal.EXACT,
         )
 
 
-def _rows(group: Sequence[Copies]) -> tuple[list[list[int]], int]:
-    """The group's rows of a table, and the number of its programs."""
-    table_rows, first = [], 0
+def _table(group: Sequence[Copies]) -> tuple[list[list[int]], int, bool]:
+    """The group's rows of a table, the number of its programs, and whether wide accesses may be made to all of it."""
+    table_rows, first, aligned, stretch = [], 0, True, normal.GROUPS // 256
     for theta, key, rows, plus, minus in group:
         count, columns = (1, theta.numel()) if rows is None else (len(rows), theta.shape[1])
-        chunks = triton.cdiv(columns, 1024) + (rows is not None)  # a row may begin in the middle of a chunk
-        pieces = triton.cdiv(chunks, normal.GROUPS // 256)
-        addresses = [tensor.data_ptr() for tensor in (theta, plus, minus)]
+        chunks = -(-columns // 1024) + (rows is not None)  # a row may begin in the middle of a chunk
+        pieces = -(-chunks // stretch)
+        addresses = theta.data_ptr(), plus.data_ptr(), minus.data_ptr()
         places = 0 if rows is None else rows.data_ptr()
-        table_rows.append([first, *addresses, places, key, columns, pieces, int(plus.dtype == torch.float32)])
+        table_rows.append([first, *addresses, places, key, columns, pieces, plus.dtype == torch.float32])
+        aligned &= table.is_aligned(addresses, columns)
         first += count * pieces
-    return table_rows, first
-
-
-def _is_aligned(copies: Copies) -> bool:
-    """Whether all its rows begin and end where wide accesses may."""
-    theta, _, rows, plus, minus = copies
-    return (
-        table.is_aligned(theta, plus, minus) and (theta.numel() if rows is None else theta.shape[1]) % 8 == 0
-    )
+    return table_rows, first, aligned

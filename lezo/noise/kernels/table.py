@@ -5,14 +5,12 @@ Column 0 is the first program that works on the tensor; a program finds its row 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-ALIGNED = 16  # bytes of the widest access
 
 
 def upload(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -21,9 +19,9 @@ def upload(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
-def is_aligned(*tensors: Tensor) -> bool:
-    """Whether all tensors begin where the widest access may."""
-    return all(tensor.data_ptr() % ALIGNED == 0 for tensor in tensors)
+def is_aligned(addresses: Iterable[int], columns: int) -> bool:
+    """Whether rows of ``columns`` elements there begin and end where accesses of 16 bytes may."""
+    return columns % 8 == 0 and not any(address % 16 for address in addresses)
 
 
 @triton.jit

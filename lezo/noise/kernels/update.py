@@ -92,10 +92,14 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
 
     All thetas are on one device and of one dtype: fp32, fp16 or bf16. c = ``coefficient``, one fp32 number there.
     """
-    theta, rows, first = steps[0].theta, [], 0
+    theta, rows, first, aligned, bits = steps[0].theta, [], 0, True, dict[float, int]()
     for own, key, decay in steps:
-        rows.append([first, own.data_ptr(), key, own.numel(), int(np.float32(decay).view(np.int32))])
-        first += triton.cdiv(own.numel(), 4 * normal.GROUPS)
+        if decay not in bits:
+            bits[decay] = int(np.float32(decay).view(np.int32))
+        address, size = own.data_ptr(), own.numel()
+        rows.append([first, address, key, size, bits[decay]])
+        aligned &= table.is_aligned([address], size)
+        first += -(-size // (4 * normal.GROUPS))
     with torch.cuda.device_of(theta):
         _update[(first,)](
             table.upload(rows, theta.device),
@@ -103,7 +107,7 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
             coefficient,
             DTYPES[theta.dtype],
             stochastic,
-            all(table.is_aligned(step.theta) and step.theta.numel() % 8 == 0 for step in steps),
+            aligned,
             COLUMNS,
             normal.GROUPS,
             **normal.EXACT,

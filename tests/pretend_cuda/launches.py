@@ -1,0 +1,127 @@
+"""How many kernels of ours a step launches, and how long the host takes to ask for all of it.
+
+    python -m tests.pretend_cuda.launches [opt-1.3b opt-13b ...]
+
+prints a row a model: Triton launches of a LeZO(0.75) and of a MeZO step, on pretended CUDA in fp16, at the model's full
+shapes. "host" is another measurement: a step's CPU time where nothing is computed, of a model of as many blocks and the
+least width on the CPU, its launches going to a driver that does nothing; a real driver adds some 2 to 4 us a launch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from transformers import OPTConfig
+
+from lezo.config.compose import compose
+from lezo.config.schema import RunConfig
+from lezo.model.forward import Network
+from lezo.model.load import TINY, load
+from lezo.noise import directions
+from lezo.runs.build import make_batches, make_optimizer
+from lezo.runs.plan import make_plan
+from lezo.zo.step import Optimizer
+
+NARROW = {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 2, "word_embed_proj_dim": 32}
+"""A shape in which a forward computes next to nothing."""
+
+
+MODELS = ("opt-1.3b", "opt-13b", "opt-30b")
+STEPS = 8  # of which the fastest counts
+
+
+def config_of(model: str, optim: str, *more: str) -> RunConfig:
+    """A run of the model's published shape, on the embedded data."""
+    words = [f"model={model}", "model.random_weights=true", f"model.tokenizer={TINY}", f"optim={optim}"]
+    words += ["task=sst2", "data=sample", "task.num_dev=2", "task.num_test=2"]
+    return compose([*words, *more]).config
+
+
+def prepared(config: RunConfig, shape: Any = None) -> tuple[Optimizer, Any]:
+    """The run's optimizer and its first batch; ``shape``: another configuration of the model than its own."""
+    plan = make_plan(config)
+    model_config = shape or plan.parts.model_config
+    model = load(plan.parts.source, model_config, dtype=plan.dtype, device=plan.device, seed=0)
+    batch = make_batches(config, plan).make(0)
+    return make_optimizer(config, Network(model), plan.layout, plan.blocks), batch
+
+
+def narrow(config: RunConfig) -> OPTConfig:
+    """The model with all its blocks, and of the least width."""
+    assert config.model.shape is not None
+    return OPTConfig(**{**asdict(config.model.shape), **NARROW})
+
+
+def launches(model: str, optim: str, shape: Callable[[RunConfig], Any] = lambda config: None) -> int:
+    """Triton launches of one step at the model's shapes, or ``shape``'s, on a pretended device."""
+    from tests.pretend_cuda.gpu import PretendGpu
+
+    config = config_of(model, optim, "model.device=cuda")
+    with PretendGpu() as gpu:
+        optimizer, batch = prepared(config, shape(config))
+        before = len(gpu.launches)
+        optimizer.step(0, batch)
+        return len(gpu.launches) - before
+
+
+def host_ms(model: str, optim: str) -> float:
+    """Milliseconds of CPU time of a step on one example, of which nothing is computed but a narrow forward, in fp32."""
+    config = config_of(model, optim, "model.device=cpu", "model.dtype=float32", "train.batch_size=1")
+    optimizer, batch = prepared(config, narrow(config))
+    seconds = []
+    with _idle_kernels():
+        for step in range(STEPS):
+            start = time.process_time()
+            optimizer.step(step, batch)
+            seconds.append(time.process_time() - start)
+    return 1000 * min(seconds)
+
+
+@contextmanager
+def _idle_kernels() -> Iterator[None]:
+    """While it lasts, tensors on the CPU are perturbed and updated by Triton launches that do nothing."""
+    from tests.pretend_cuda import pretend_driver
+    from tests.pretend_cuda.gpu import PretendGpu
+
+    driver, config = pretend_driver._Driver(PretendGpu()), triton.runtime.driver
+    driver.launcher_cls = _Nothing
+    kernels = pretend_driver.defined_anew()
+    backend = directions.Backend(kernels["perturb"].perturbations, kernels["update"].update)
+    active = "_active" if hasattr(config, "_active") else "active"  # before Triton 3.5
+    with (
+        mock.patch.object(config, active, driver),
+        mock.patch.object(directions, "_backend", lambda theta: backend),
+        pretend_driver.compiling(kernels),
+    ):
+        yield
+
+
+class _Nothing:
+    def __init__(self, source: Any, metadata: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any) -> None:
+        pass
+
+
+def main(models: list[str]) -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    print("| model | lezo: launches | host | mezo: launches | host |\n|:-|-:|-:|-:|-:|")
+    for model in models or MODELS:
+        cells = [f"{launches(model, o)} | {host_ms(model, o):.1f} ms" for o in ("lezo", "mezo")]
+        print(f"| {model} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    main(sys.argv[1:])
