@@ -111,43 +111,22 @@ def pack(
     On CUDA packed rows have few different shapes (`rows_of_few_shapes`).
     """
     sequences = [(u, k) for u, (_, chosen) in enumerate(requests) for k in chosen]
-    lens = [requests[u][0].answer_lens[k] for u, k in sequences]
     apart = [(requests[u][0], [k]) for u, k in sequences]
     units = [_unit(example, chosen) for example, chosen in (apart if plain else requests)]
     grid = _Grid(units, _rows([len(unit.ids) for unit in units], device, plain), pad)
-    token_sequence, token_place = _counted(lens)
-    read, token_read = np.unique(
-        _read_places(units, lens, grid.starts, token_sequence, token_place), return_inverse=True
-    )
-    words, word_index = np.unique(grid.ids, return_inverse=True)
-    targets = (requests[u][0].input_ids[k][-size:] for (u, k), size in zip(sequences, lens, strict=True))
-    example, candidate = np.array(sequences).T
-    numbers = {
-        "input_ids": grid.ids,
-        "position_ids": grid.positions,
-        "words": words,
-        "word_index": word_index.reshape(grid.shape),
-        "read": read,
-        "token_read": token_read,
-        "target": np.array([*chain.from_iterable(targets)]),
-        "token_sequence": token_sequence,
-        "token_place": token_place,
-        "answer_lens": np.array(lens),
-        "example": example,
-        "candidate": candidate,
-        "gold": np.array([example.gold[0] for example, _ in requests]),
-    }
-    own = _places(read, grid.shape[1]) if plain else {"piece": grid.piece, "root": grid.root}
-    tensors = moved({**numbers, **own}, device)
+    answers = _answers(requests, sequences, units, grid.starts)
+    own = _places(answers["read"], grid.shape[1]) if plain else {"piece": grid.piece, "root": grid.root}
+    tensors = moved({**grid.seen(), **answers, **own}, device)
     own_tensors = {name: tensors.pop(name) for name in own}
+    lens = answers["answer_lens"]
     return Batch(
         kind=kind,
         mask=None if plain else _mask(**own_tensors),
         places=Places(**own_tensors) if plain else None,
-        longest=max(lens),
-        most=int(candidate.max()) + 1,
-        weight=sum(lens) if kind == "lm" else len(requests),
-        columns_only=not plain and kind == "candidates" and max(lens) == 1 and len(read) == len(units),
+        longest=int(lens.max()),
+        most=int(answers["candidate"].max()) + 1,
+        weight=int(lens.sum()) if kind == "lm" else len(requests),
+        columns_only=not plain and kind == "candidates" and len(answers["read"]) == len(units),
         **tensors,
     )
 
@@ -214,6 +193,12 @@ class _Grid:
         self.positions = self._filled(0, where, firsts[piece] + within)
         self.piece, self.root = self._filled(-1, where, piece), self._filled(-1, where, roots[unit])
 
+    def seen(self) -> dict[str, Numbers]:
+        """The fields of a `Batch` that the forward reads first."""
+        words, index = np.unique(self.ids, return_inverse=True)
+        fields = {"input_ids": self.ids, "position_ids": self.positions, "words": words}
+        return {**fields, "word_index": index.reshape(self.shape)}
+
     def _filled(self, empty: int, where: Numbers, values: Numbers) -> Numbers:
         filled = np.full(self.shape, empty)
         filled.reshape(-1)[where] = values
@@ -225,20 +210,41 @@ def _pieces(unit: _Unit) -> list[tuple[int, int]]:
     return [(unit.shared, 0), *((length - unit.shared, unit.shared) for length in unit.lengths)]
 
 
-def _read_places(
-    units: Sequence[_Unit], lens: Sequence[int], starts: Numbers, sequence: Numbers, number: Numbers
-) -> Numbers:
-    """Where each answer token is predicted, given which sequence's answer it is in and where."""
-    table = []
+def _answers(
+    requests: Sequence[Request], sequences: Sequence[tuple[int, int]], units: Sequence[_Unit], starts: Numbers
+) -> dict[str, Numbers]:
+    """The fields of a `Batch` about answers. ``sequences``: of each its request and candidate."""
+    encoded = [(requests[u][0].input_ids[k], requests[u][0].answer_lens[k]) for u, k in sequences]
+    lens = np.array([size for _, size in encoded])
+    token_sequence, token_place = _counted(lens)
+    length, shared, start, branch = np.array(_predicted_from(units, starts))[token_sequence].T
+    place = length - lens[token_sequence] + token_place
+    read, token_read = np.unique(np.where(place < shared, start, branch) + place, return_inverse=True)
+    example, candidate = np.array(sequences).T
+    return {
+        "read": read,
+        "token_read": token_read,
+        "target": np.array([token for ids, size in encoded for token in ids[-size:]]),
+        "token_sequence": token_sequence,
+        "token_place": token_place,
+        "answer_lens": lens,
+        "example": example,
+        "candidate": candidate,
+        "gold": np.array([example.gold[0] for example, _ in requests]),
+    }
+
+
+def _predicted_from(units: Sequence[_Unit], starts: Numbers) -> list[tuple[int, int, int, int]]:
+    """Of each sequence its length, how much of it is shared, and where it would begin if it stood whole, once to hold the
+    shared part and once to hold its branch.
+    """
+    found = []
     for start, unit in zip(starts.tolist(), units, strict=True):
-        at = start
+        branch = start
         for length in unit.lengths:
-            table.append((length, unit.shared, start, at))
-            at += length - unit.shared
-    length, shared, start, branch = np.array(table)[sequence].T
-    place = length - np.array(lens)[sequence] + number
-    places: Numbers = np.where(place < shared, start, branch) + place
-    return places
+            found.append((length, unit.shared, start, branch))
+            branch += length - unit.shared
+    return found
 
 
 def _counted(sizes: Sequence[int] | Numbers) -> tuple[Numbers, Numbers]:
