@@ -11,17 +11,23 @@ where a causal model does not look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from itertools import chain
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lezo.data.encode import Encoded
+from lezo.data.rows import Rows, cheapest_rows, rows_of_few_shapes
 
-ATTENTION_COSTS_AS_MUCH_AT = 600  # row length at which a narrow model attends for as long as it does the rest
+ALIGNED = 16  # numbers: tensors of a batch begin at multiples of 128 bytes, whatever is before them
+
+Numbers = NDArray[np.int64]
 
 Request = tuple[Encoded, Sequence[int]]
 """An example and those of its candidates that are to be scored."""
@@ -100,54 +106,29 @@ def pack(
     device: torch.device,
     plain: bool = False,
 ) -> Batch:
-    """The requested candidates in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends."""
-    apart = [(example, [k]) for example, chosen in requests for k in chosen]
-    units = [_Unit(example, chosen) for example, chosen in (apart if plain else requests)]
-    sizes = [len(unit.ids) for unit in units]
-    rows, length = ([[(u, 0)] for u in range(len(sizes))], max(sizes)) if plain else _laid_out(sizes)
-    grid = _Grid(len(rows), length, pad)
-    starts = dict(grid.put(units[u], u, r, at) for r, row in enumerate(rows) for u, at in row)
-    tokens = _tokens(units, starts)
-    reads = sorted({place for place, _, _ in tokens})
-    number = {place: i for i, place in enumerate(reads)}
+    """The requested candidates in rows of equal length; ``plain``: one a row. ``pad`` fills up their ends.
+
+    On CUDA packed rows have few different shapes (`rows_of_few_shapes`).
+    """
     sequences = [(u, k) for u, (_, chosen) in enumerate(requests) for k in chosen]
-    lens = [requests[u][0].answer_lens[k] for u, k in sequences]
-
-    words, word_index = grid.ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-
-    ids = partial(_numbers, device=device)
+    apart = [(requests[u][0], [k]) for u, k in sequences]
+    units = [_unit(example, chosen) for example, chosen in (apart if plain else requests)]
+    grid = _Grid(units, _rows([len(unit.ids) for unit in units], device, plain), pad)
+    answers = _answers(requests, sequences, units, grid.starts)
+    own = _places(answers["read"], grid.shape[1]) if plain else {"piece": grid.piece, "root": grid.root}
+    tensors = moved({**grid.seen(), **answers, **own}, device)
+    own_tensors = {name: tensors.pop(name) for name in own}
+    lens = answers["answer_lens"]
     return Batch(
         kind=kind,
-        input_ids=moved(grid.ids, device),
-        position_ids=moved(grid.positions, device),
-        mask=None if plain else _mask(moved(grid.unit, device), moved(grid.branch, device)),
-        words=moved(words, device),
-        word_index=moved(word_index, device),
-        read=ids(reads),
-        token_read=ids(number[place] for place, _, _ in tokens),
-        target=ids(target for _, target, _ in tokens),
-        token_sequence=ids(sequence for _, _, sequence in tokens),
-        token_place=ids(place for size in lens for place in range(size)),
-        answer_lens=ids(lens),
-        example=ids(u for u, _ in sequences),
-        candidate=ids(k for _, k in sequences),
-        gold=ids(example.gold[0] for example, _ in requests),
-        longest=max(lens),
-        most=max(k for _, k in sequences) + 1,
-        weight=sum(lens) if kind == "lm" else len(requests),
-        places=_places(reads, length, device) if plain else None,
-        columns_only=not plain and kind == "candidates" and all(unit.one_token for unit in units),
+        mask=None if plain else _mask(**own_tensors),
+        places=Places(**own_tensors) if plain else None,
+        longest=int(lens.max()),
+        most=int(answers["candidate"].max()) + 1,
+        weight=int(lens.sum()) if kind == "lm" else len(requests),
+        columns_only=not plain and kind == "candidates" and len(answers["read"]) == len(units),
+        **tensors,
     )
-
-
-def _places(reads: Sequence[int], length: int, device: torch.device) -> Places:
-    columns = sorted({place % length for place in reads})
-    rows, numbers = ([place // length for place in reads], [columns.index(place % length) for place in reads])
-    return Places(*(_numbers(values, device) for values in (columns, rows, numbers)))
-
-
-def _numbers(values: Iterable[int], device: torch.device) -> Tensor:
-    return moved(torch.tensor(list(values)), device)
 
 
 def unit_length(example: Encoded, chosen: Sequence[int] | None = None) -> int:
@@ -157,102 +138,148 @@ def unit_length(example: Encoded, chosen: Sequence[int] | None = None) -> int:
     return sum(map(len, inputs)) - (len(inputs) - 1) * _common(inputs)
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; to a GPU through pinned memory, without waiting."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def moved(numbers: Mapping[str, Numbers], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of the same names on the device: to a GPU in one copy through pinned memory, without waiting."""
+    spare = np.zeros(ALIGNED, np.int64)
+    parts = [
+        part for array in numbers.values() for part in (array.reshape(-1), spare[: -array.size % ALIGNED])
+    ]
+    tensor = torch.from_numpy(np.concatenate(parts))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory().to(device, non_blocking=True)
+    views = tensor.split_with_sizes([part.size for part in parts])[::2]
+    return {name: view.view(array.shape) for view, (name, array) in zip(views, numbers.items(), strict=True)}
 
 
-class _Unit:
-    """One example's tokens: the shared beginning, then each candidate's branch.
+class _Unit(NamedTuple):
+    """One example's tokens: the ``shared`` first ones, then each candidate's branch.
 
-    ``answers``: for each requested candidate its (offset in the unit, target id) pairs.
+    ``lengths``: of the requested candidates' own sequences, the shared beginning included.
     """
 
-    def __init__(self, example: Encoded, chosen: Sequence[int]) -> None:
-        inputs = [example.input_ids[k][:-1] for k in chosen]  # nothing is predicted from a last token
-        shared = _common(inputs)
-        self.ids, self.positions, self.branch = list(inputs[0][:shared]), list(range(shared)), [0] * shared
-        self.answers: list[list[tuple[int, int]]] = []
-        for number, (k, tokens) in enumerate(zip(chosen, inputs, strict=True), start=1):
-            at, tail = len(self.ids), tokens[shared:]
-            self.ids += tail
-            self.positions += range(shared, len(tokens))
-            self.branch += [number] * len(tail)
-            size = example.answer_lens[k]
-            places = range(len(tokens) - size, len(tokens))  # of the tokens that predict the answer's
-            offsets = [place if place < shared else at + place - shared for place in places]
-            self.answers.append(list(zip(offsets, example.input_ids[k][-size:], strict=True)))
-        read = {tuple(offset for offset, _ in answer) for answer in self.answers}
-        self.one_token = len(read) == 1 and all(len(answer) == 1 for answer in self.answers)
+    ids: list[int]
+    shared: int
+    lengths: list[int]
+
+
+def _unit(example: Encoded, chosen: Sequence[int]) -> _Unit:
+    inputs = [example.input_ids[k][:-1] for k in chosen]  # nothing is predicted from a last token
+    shared = _common(inputs)
+    branches = chain.from_iterable(tokens[shared:] for tokens in inputs)
+    return _Unit([*inputs[0][:shared], *branches], shared, [len(tokens) for tokens in inputs])
 
 
 class _Grid:
-    """Rows being filled: ids, positions, and which unit and branch each place belongs to (padding: -1)."""
+    """Rows filled with units, flat. ``starts``: each unit's first place.
 
-    def __init__(self, rows: int, length: int, pad: int) -> None:
-        self.ids = torch.full((rows, length), pad)
-        self.positions = torch.zeros((rows, length), dtype=torch.int64)
-        self.unit = torch.full((rows, length), -1, dtype=torch.int32)
-        self.branch = torch.zeros((rows, length), dtype=torch.int32)
-
-    def put(self, unit: _Unit, number: int, row: int, at: int) -> tuple[int, int]:
-        """Write a unit; returns its number and its first place."""
-        where = slice(at, at + len(unit.ids))
-        self.ids[row, where] = torch.tensor(unit.ids)
-        self.positions[row, where] = torch.tensor(unit.positions)
-        self.unit[row, where] = number
-        self.branch[row, where] = torch.tensor(unit.branch, dtype=torch.int32)
-        return number, row * self.ids.shape[1] + at
-
-
-def _tokens(units: Sequence[_Unit], starts: dict[int, int]) -> list[tuple[int, int, int]]:
-    """(place, target, sequence) of every answer token, sequence by sequence."""
-    tokens, sequence = [], 0
-    for u, unit in enumerate(units):
-        for answer in unit.answers:
-            tokens += [(starts[u] + offset, target, sequence) for offset, target in answer]
-            sequence += 1
-    return tokens
-
-
-def _common(sequences: Sequence[Sequence[int]]) -> int:
-    """How long a beginning all sequences share."""
-    shortest = min(map(len, sequences))
-    first = sequences[0]
-    return next((i for i in range(shortest) if any(s[i] != first[i] for s in sequences)), shortest)
-
-
-_RowsOfUnits = tuple[list[list[tuple[int, int]]], int]
-"""Rows, each of (unit, first column), and their length."""
-
-
-def _laid_out(sizes: Sequence[int]) -> _RowsOfUnits:
-    """The cheapest number of rows.
-
-    A place costs one, plus its attention over the row: fewer rows waste fewer places, and attend further.
+    Of each place: ``ids``, ``positions``, its ``piece`` (a shared beginning or a branch) and ``root``, the piece
+    that is its unit's shared beginning (padding: -1).
     """
-    return min((_balanced(sizes, rows) for rows in range(1, len(sizes) + 1)), key=_cost)
+
+    def __init__(self, units: Sequence[_Unit], rows: Rows, pad: int) -> None:
+        self.shape = len(rows[0]), rows[1]
+        self.starts = np.empty(len(units), np.int64)
+        for row, filled in enumerate(rows[0]):
+            for number, column in filled:
+                self.starts[number] = row * rows[1] + column
+        unit, offset = _counted([len(unit.ids) for unit in units])
+        sizes, firsts = np.array([piece for unit in units for piece in _pieces(unit)]).T
+        piece, within = _counted(sizes)
+        roots = np.cumsum([0, *(1 + len(unit.lengths) for unit in units)])
+        where = self.starts[unit] + offset
+        self.ids = self._filled(
+            pad, where, np.fromiter(chain.from_iterable(unit.ids for unit in units), np.int64)
+        )
+        self.positions = self._filled(0, where, firsts[piece] + within)
+        self.piece, self.root = self._filled(-1, where, piece), self._filled(-1, where, roots[unit])
+
+    def seen(self) -> dict[str, Numbers]:
+        """The fields of a `Batch` that the forward reads first."""
+        words, index = np.unique(self.ids, return_inverse=True)
+        fields = {"input_ids": self.ids, "position_ids": self.positions, "words": words}
+        return {**fields, "word_index": index.reshape(self.shape)}
+
+    def _filled(self, empty: int, where: Numbers, values: Numbers) -> Numbers:
+        filled = np.full(self.shape, empty)
+        filled.reshape(-1)[where] = values
+        return filled
 
 
-def _cost(layout: _RowsOfUnits) -> float:
-    rows, length = layout
-    return len(rows) * length * (1 + length / ATTENTION_COSTS_AS_MUCH_AT)
+def _pieces(unit: _Unit) -> list[tuple[int, int]]:
+    """Size and first position of the shared beginning and of each branch."""
+    return [(unit.shared, 0), *((length - unit.shared, unit.shared) for length in unit.lengths)]
 
 
-def _balanced(sizes: Sequence[int], rows: int) -> _RowsOfUnits:
-    """The longest unit first, each into the row that is emptiest."""
-    filled: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
-    used = [0] * rows
-    for unit in sorted(range(len(sizes)), key=lambda u: -sizes[u]):
-        row = min(range(rows), key=used.__getitem__)
-        filled[row].append((unit, used[row]))
-        used[row] += sizes[unit]
-    return filled, max(used)
+def _answers(
+    requests: Sequence[Request], sequences: Sequence[tuple[int, int]], units: Sequence[_Unit], starts: Numbers
+) -> dict[str, Numbers]:
+    """The fields of a `Batch` about answers. ``sequences``: of each its request and candidate."""
+    encoded = [(requests[u][0].input_ids[k], requests[u][0].answer_lens[k]) for u, k in sequences]
+    lens = np.array([size for _, size in encoded])
+    token_sequence, token_place = _counted(lens)
+    length, shared, start, branch = np.array(_predicted_from(units, starts))[token_sequence].T
+    place = length - lens[token_sequence] + token_place
+    read, token_read = np.unique(np.where(place < shared, start, branch) + place, return_inverse=True)
+    example, candidate = np.array(sequences).T
+    return {
+        "read": read,
+        "token_read": token_read,
+        "target": np.array([token for ids, size in encoded for token in ids[-size:]]),
+        "token_sequence": token_sequence,
+        "token_place": token_place,
+        "answer_lens": lens,
+        "example": example,
+        "candidate": candidate,
+        "gold": np.array([example.gold[0] for example, _ in requests]),
+    }
 
 
-def _mask(unit: Tensor, branch: Tensor) -> Tensor:
-    """(rows, 1, length, length) bool: earlier places of the unit, in its shared part or the same branch."""
-    place = torch.arange(unit.shape[1], device=unit.device)
-    same = unit[:, :, None] == unit[:, None, :]
-    seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return (same & seen & (place[:, None] >= place[None, :]))[:, None]
+def _predicted_from(units: Sequence[_Unit], starts: Numbers) -> list[tuple[int, int, int, int]]:
+    """Of each sequence its length, how much of it is shared, and where it would begin if it stood whole, once to hold the
+    shared part and once to hold its branch.
+    """
+    found = []
+    for start, unit in zip(starts.tolist(), units, strict=True):
+        branch = start
+        for length in unit.lengths:
+            found.append((length, unit.shared, start, branch))
+            branch += length - unit.shared
+    return found
+
+
+def _counted(sizes: Sequence[int] | Numbers) -> tuple[Numbers, Numbers]:
+    """(0, 0), (0, 1), ... (1, 0), ...: ``sizes[i]`` times i, and as many numbers from 0 on."""
+    counts: Numbers = np.asarray(sizes, np.int64)
+    owner: Numbers = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    return owner, np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+
+
+def _places(read: Numbers, length: int) -> dict[str, Numbers]:
+    """The fields of `Places`."""
+    columns, column = np.unique(read % length, return_inverse=True)
+    return {"columns": columns, "row": read // length, "column": column}
+
+
+def _common(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How long a beginning all sequences share: the first and the last of them in order share no more."""
+    first, last = min(sequences), max(sequences)
+    if first == last:
+        return len(first)
+    shortest = min(len(first), len(last))
+    return bisect_left(range(1, shortest + 1), True, key=lambda size: first[:size] != last[:size])
+
+
+def _rows(sizes: Sequence[int], device: torch.device, plain: bool) -> Rows:
+    if plain:
+        return [[(unit, 0)] for unit in range(len(sizes))], max(sizes)
+    return rows_of_few_shapes(sizes) if device.type == "cuda" else cheapest_rows(sizes)
+
+
+def _mask(piece: Tensor, root: Tensor) -> Tensor:
+    """(rows, 1, length, length) bool: earlier places of the unit, in its shared part or the same branch.
+
+    Padding sees the padding before it and itself, so that its states are finite.
+    """
+    seen = piece[:, :, None] == piece[:, None, :]
+    seen |= root[:, :, None] == piece[:, None, :]
+    return seen.tril_()[:, None]

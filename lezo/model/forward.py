@@ -38,8 +38,18 @@ class Network:
 
     def hidden(self, batch: Batch) -> Tensor:
         """What the head would read at ``batch.read``: (streams, reads, width) in the model's dtype."""
-        states = self._states(batch.input_ids, batch.position_ids, batch.mask)
+        states = self._states(batch.input_ids, batch.position_ids, self.mask(batch))
         return states.reshape(1, batch.tokens, -1)[:, batch.read]
+
+    def mask(self, batch: Batch) -> Tensor | None:
+        """``batch.mask`` as attention takes it: on CUDA in the dtype of its operands (`additive`), else as it is.
+
+        From a boolean mask torch makes that very one, again in each attention call.
+        """
+        if batch.mask is None or batch.mask.device.type != "cuda":
+            return batch.mask
+        autocast = torch.is_autocast_enabled("cuda")
+        return additive(batch.mask, torch.get_autocast_dtype("cuda") if autocast else self.model.dtype)
 
     def token_scores(self, batch: Batch, *, normalised: bool = True) -> Tensor:
         """The log-probability of each answer token: (streams, tokens) fp32 (fp64 for a model in fp64).
@@ -136,6 +146,11 @@ class PlainRows(Network):
             self.model(input_ids=ids, **self._options)
         (states,) = seen
         return states
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores instead of a boolean ``mask``: 0 where it may look, -inf elsewhere; contiguous."""
+    return torch.full(mask.shape, -torch.inf, dtype=dtype, device=mask.device).masked_fill_(mask, 0)
 
 
 def no_linear_head(head: object) -> str:

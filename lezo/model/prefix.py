@@ -50,8 +50,9 @@ class Prefixes:
         mask, named = kwargs.get("attention_mask"), _cache_name(model)
         changed, cache = dict(kwargs), kwargs.get(named)
         if mask is not None:
-            ones = mask.new_ones((*mask.shape[:-1], self.tokens))
-            changed["attention_mask"] = torch.cat([ones, mask], -1)
+            seen = 0 if mask.is_floating_point() else 1  # added to scores, or a truth
+            front = mask.new_full((*mask.shape[:-1], self.tokens), seen)
+            changed["attention_mask"] = torch.cat([front, mask], -1)
         for places in ("position_ids", "cache_position"):  # the second of transformers before 5.23
             if kwargs.get(places) is not None:
                 changed[places] = kwargs[places] + self.tokens

@@ -55,6 +55,7 @@ class Streams(Network):
         self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
         self._active: frozenset[str] = frozenset()
         self._batch: Batch | None = None
+        self._doubled: dict[int, tuple[Tensor, Tensor]] = {}
         self._seed, self._eps, self._rows = 0, 0.0, 0
 
     @contextmanager
@@ -94,10 +95,11 @@ class Streams(Network):
 
     def hidden(self, batch: Batch) -> Tensor:
         """As ``Network.hidden``, of both streams: (2, reads, width)."""
-        assert batch.mask is not None  # plain rows have no two streams
-        self._batch, self._rows = batch, len(batch.input_ids)
+        mask = self.mask(batch)
+        assert mask is not None  # plain rows have no two streams
+        self._batch, self._rows, self._doubled = batch, len(batch.input_ids), {}
         self._copies.start()
-        inputs = [batch.input_ids, batch.position_ids, batch.mask]
+        inputs = [batch.input_ids, batch.position_ids, mask]
         if self._parts_at_the_start():
             inputs = [torch.cat([tensor, tensor]) for tensor in inputs]
         # else nothing runs twice before the first perturbed block
@@ -168,8 +170,12 @@ class Streams(Network):
         return tensor
 
     def _twice(self, tensor: Tensor) -> Tensor:
-        """A tensor of one stream's rows, for both."""
-        return torch.cat([tensor, tensor]) if tensor.ndim > 1 and len(tensor) == self._rows else tensor
+        """A tensor of one stream's rows, for both; blocks are handed the same mask, which is doubled once a forward."""
+        if tensor.ndim < 2 or len(tensor) != self._rows:
+            return tensor
+        if id(tensor) not in self._doubled:
+            self._doubled[id(tensor)] = tensor, torch.cat([tensor, tensor])
+        return self._doubled[id(tensor)][1]
 
     def _head_rows(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         weight = self.head.weight

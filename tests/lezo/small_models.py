@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import pytest
 import torch
 from torch import nn
 from transformers import (
@@ -13,7 +14,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from lezo.data import pack
 from lezo.data.encode import Encoded
+from lezo.data.rows import rows_of_few_shapes
+from lezo.model.forward import Network, additive
 
 VOCABULARY = 61
 CPU = torch.device("cpu")
@@ -33,6 +37,16 @@ def examples(count: int = 5, seed: int = 0, *, longest: int = 4) -> list[Encoded
         ids = tuple((*prompt, *(number(4, VOCABULARY) for _ in range(size))) for size in lens)
         made.append(Encoded(index, ids, tuple(lens), (number(0, len(lens)),)))
     return made
+
+
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on rows are laid out, and masks given to attention, on a CPU too as they are on CUDA."""
+
+    def mask(network, batch):
+        return None if batch.mask is None else additive(batch.mask, network.model.dtype)
+
+    monkeypatch.setattr(Network, "mask", mask)
+    monkeypatch.setattr(pack, "cheapest_rows", rows_of_few_shapes)
 
 
 def opt_config(**changes: object) -> OPTConfig:

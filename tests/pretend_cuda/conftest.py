@@ -54,9 +54,10 @@ def pretended(_nothing_real: None, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 def _watched(step: Callable[..., Any], gpu: Any) -> Callable[..., Any]:
     def watched(optimizer: ZerothOrder, number: int, batch: Any) -> Any:
-        before = len(gpu.waits)
+        before, masks = len(gpu.waits), len(gpu.masks_made)
         report = step(optimizer, number, batch)
         here = threading.current_thread().name
+        gpu.steps_masks_made += gpu.masks_made[masks:]
         gpu.steps.append([wait for wait in gpu.waits[before:] if wait.thread == here])
         return report
 

@@ -59,7 +59,8 @@ class PretendGpu:
 
     ``waits``: every time the host waits for a device, in order; ``steps``: those of each step. ``launches``: Triton's kernels by name, with their
     grid. ``operators``: how many operators and kernels the devices were given; ``used``: the numbers of those that
-    hold a result.
+    hold a result. ``masks_made``: masks that attention would make anew in each call, boolean ones or of rows
+    whose length is no multiple of 8; ``steps_masks_made``: those of steps.
     """
 
     present: PretendGpu
@@ -71,6 +72,8 @@ class PretendGpu:
         self.waits: list[Wait] = []
         self.steps: list[list[Wait]] = []
         self.launches: list[tuple[str, int]] = []
+        self.masks_made: list[str] = []
+        self.steps_masks_made: list[str] = []
         self.truths: Iterator[bool] | None = None  # what bools that are read say; None: all True
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads

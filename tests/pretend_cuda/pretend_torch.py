@@ -56,7 +56,7 @@ def _replaced(gpu: PretendGpu) -> Iterator[tuple[Any, str, Any]]:
     yield (
         nn.functional,
         "scaled_dot_product_attention",
-        _attention(nn.functional.scaled_dot_product_attention),
+        _attention(gpu, nn.functional.scaled_dot_product_attention),
     )
     yield torch.random, "fork_rng", _forked(gpu, torch.random.fork_rng)
     yield ThreadPoolExecutor, "submit", _submitted(gpu, ThreadPoolExecutor.submit)
@@ -148,8 +148,8 @@ def _changed(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     return nn.Parameter(made.detach(), tensor.requires_grad)
 
 
-def _attention(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What CUDA's attention asks of its operands; which of its kernels runs is not pretended."""
+def _attention(gpu: PretendGpu, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What CUDA's attention asks of its operands, and whether it takes the mask as it is; which of its kernels runs is not pretended."""
 
     def attention(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any
@@ -165,6 +165,8 @@ def _attention(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         for mask in masks:
             assert mask.dtype in (torch.bool, query.dtype), f"a mask of {mask.dtype} on {query.dtype}"
             torch.broadcast_shapes(mask.shape, (*query.shape[:-1], key.shape[-2]))
+            taken = mask.is_contiguous() and mask.shape[-1] % 8 == 0 and mask.dtype == query.dtype
+            gpu.masks_made += [] if taken else [f"of {mask.dtype}, {tuple(mask.shape)}"]
         return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
     return attention

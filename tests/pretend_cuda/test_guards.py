@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lezo.data import pack
+from lezo.data import pack, rows
 from lezo.data.batches import Batches
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.small_models import examples
@@ -59,8 +59,8 @@ def test_a_device_without_an_index_where_a_thread_chooses_it(
 
 def test_a_tensor_on_the_wrong_device(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     moved = pack.moved
-    positions = lambda tensor: tensor.ndim == 2 and tensor.dtype == torch.int64  # noqa: E731
-    monkeypatch.setattr(pack, "moved", lambda t, device: t if positions(t) else moved(t, device))
+    left = lambda arrays: {"position_ids": torch.from_numpy(arrays["position_ids"])}  # noqa: E731
+    monkeypatch.setattr(pack, "moved", lambda arrays, device: moved(arrays, device) | left(arrays))
     assert re.search(r"two (different )?devices", failed())
 
 
@@ -88,7 +88,8 @@ def test_a_second_wait_in_a_step(failed: Callable[..., str], monkeypatch: pytest
 
 
 def test_a_batch_whose_making_waits(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "moved", lambda tensor, device: tensor.to(device))
+    there = lambda arrays, device: {n: torch.from_numpy(a).to(device) for n, a in arrays.items()}  # noqa: E731
+    monkeypatch.setattr(pack, "moved", there)
     assert "memory that is not pinned" in failed()
 
 
@@ -109,6 +110,21 @@ def test_a_stream_that_does_not_wait_for_the_other(
 
     monkeypatch.setattr(Stream, "wait_stream", wait)
     assert "in one stream while another uses it" in failed()
+
+
+@pytest.mark.parametrize(
+    ("fault", "instead"),
+    [
+        ("lezo.model.forward.additive", lambda mask, dtype: mask),
+        ("lezo.data.pack.rows_of_few_shapes", rows.cheapest_rows),
+    ],
+)
+def test_a_mask_that_attention_makes_anew(
+    on_gpu: OnGpu, family: Family, monkeypatch: pytest.MonkeyPatch, fault: str, instead: Any
+) -> None:
+    monkeypatch.setattr(fault, instead)
+    _, gpu = on_gpu(*family("opt", "mezo"))
+    assert gpu.steps_masks_made
 
 
 def test_a_kernel_with_a_fused_multiply_add(

@@ -33,13 +33,17 @@ def _all_but(*slow: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", _all_but("opt", "opt-350m", "llama", "qwen2"))
 def test_lezo_in_fp16_on_answers_of_one_token(on_gpu: OnGpu, family: Family, name: str) -> None:
-    assert_right(*on_gpu(*family(name)))
+    ran, gpu = on_gpu(*family(name))
+    assert_right(ran, gpu)
+    assert not gpu.steps_masks_made
 
 
 @pytest.mark.parametrize("name", _all_but("opt", "llama", "qwen2", "neox"))
 def test_mezo_in_bf16_on_longer_answers_in_micro_batches(on_gpu: OnGpu, family: Family, name: str) -> None:
     words = ["task=copa", "model.dtype=bfloat16", "train.micro_batch_size=2"]
-    assert_right(*on_gpu(*family(name, "mezo"), *words, "optim.rounding=stochastic"))
+    ran, gpu = on_gpu(*family(name, "mezo"), *words, "optim.rounding=stochastic")
+    assert_right(ran, gpu)
+    assert not gpu.steps_masks_made
 
 
 def test_answers_that_are_generated(on_gpu: OnGpu, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

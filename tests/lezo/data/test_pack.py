@@ -1,10 +1,19 @@
 """What is packed, and that a forward over it is the forward over each sequence alone."""
 
+from dataclasses import fields, is_dataclass
+
 import pytest
 import torch
 
+from lezo.config.compose import compose
+from lezo.data import pack as packing
 from lezo.data.encode import Encoded
-from lezo.data.pack import candidate_batch, gold_batch, pack, unit_length
+from lezo.data.pack import candidate_batch, gold_batch, moved, pack, unit_length
+from lezo.data.rows import rows_of_few_shapes
+from lezo.model.forward import additive
+from lezo.runs.plan import make_plan
+from lezo.tasks import TASKS
+from tests.lezo.data import token_by_token
 from tests.lezo.small_models import CONFIGS, CPU, examples, small_model
 
 
@@ -84,16 +93,64 @@ def test_unit_lengths_are_what_is_laid_out():
         assert unit_length(example, [0]) == len(example.input_ids[0]) - 1
 
 
+def assert_same(batch, expected):
+    """In every field, to the dtype."""
+    for field in fields(expected):
+        value, wanted = getattr(batch, field.name), getattr(expected, field.name)
+        if isinstance(wanted, torch.Tensor):
+            assert value.dtype == wanted.dtype and torch.equal(value, wanted), field.name
+        elif is_dataclass(wanted):
+            assert_same(value, wanted)
+        else:
+            assert value == wanted, field.name
+
+
+def assert_packed_as_token_by_token(made):
+    gold, every = [(e, e.gold[:1]) for e in made], [(e, range(len(e.input_ids))) for e in made]
+    for requests, kind in ((gold, "lm"), (every, "candidates")):
+        for plain in (False, True):
+            settings = {"pad": 1, "device": CPU, "plain": plain}
+            assert_same(pack(requests, kind, **settings), token_by_token.pack(requests, kind, **settings))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_of_all_tasks_are_packed_as_token_by_token(task):
+    rows = ["task.num_train=48", "task.num_dev=2", "task.num_test=2"]
+    plan = make_plan(compose([f"task={task}", *rows, "model.device=cpu"]).config)
+    for size in (1, 3, 16):
+        assert_packed_as_token_by_token(plan.train[-size:])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_candidates_of_any_length_are_packed_as_token_by_token(seed):
+    made = examples(1 + 3 * seed, seed=seed, longest=6)
+    assert_packed_as_token_by_token([YES_NO, LONGER, *made])
+    assert_packed_as_token_by_token(made)
+
+
+def test_what_is_moved_together_comes_apart_again():
+    arrays = {"a": torch.arange(6).reshape(2, 3).numpy(), "b": torch.arange(40).numpy()}
+    tensors = moved(arrays, CPU)
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
+        name: array.tolist() for name, array in arrays.items()
+    }
+    assert all(tensor.storage_offset() % 16 == 0 for tensor in tensors.values())  # as kernels like it
+
+
+@pytest.mark.parametrize("as_on_cuda", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_packed_states_are_those_of_each_sequence_alone(name):
+def test_packed_states_are_those_of_each_sequence_alone(name, as_on_cuda, monkeypatch):
     """Nothing leaks between examples or branches, and positions start again."""
     model, made = small_model(name, torch.float64), examples(6)
+    if as_on_cuda:
+        monkeypatch.setattr(packing, "cheapest_rows", rows_of_few_shapes)
     batch = candidate_batch(made, pad=1, device=CPU)
+    mask = additive(batch.mask, torch.float64) if as_on_cuda else batch.mask
     with torch.no_grad():
         logits = model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            attention_mask=batch.mask,
+            attention_mask=mask,
             use_cache=False,
         ).logits.flatten(0, 1)[batch.read[batch.token_read]]
         alone = torch.cat([

@@ -25,7 +25,7 @@ from lezo.zo.streams import Streams
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo import zoo
 from tests.lezo.refusals import refused
-from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, examples, small_model, weights
+from tests.lezo.small_models import CONFIGS, CPU, VOCABULARY, as_on_cuda, examples, small_model, weights
 
 PEFTS_OWN = pytest.mark.filterwarnings(  # what peft 0.21 calls by its old names
     "ignore:`(is_gradient_checkpointing|past_key_values)` is deprecated:FutureWarning"
@@ -69,7 +69,9 @@ def answer_sums(model: Any, ids: tuple[int, ...], size: int) -> float:
     ("name", "kind"),
     [*(("opt", kind) for kind in KINDS), ("neox", "lora"), ("llama", "prefix"), ("qwen2-tied", "head")],
 )
-def test_what_was_saved_is_the_same_model_in_peft(name: str, kind: str, tmp_path: Path) -> None:
+def test_what_was_saved_is_the_same_model_in_peft(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, attached = adapted(name, kind)
     same = reloaded(name, attached, tmp_path / "saved")
     made = examples(4)
@@ -81,6 +83,10 @@ def test_what_was_saved_is_the_same_model_in_peft(name: str, kind: str, tmp_path
         for ids, size in zip(example.input_ids, example.answer_lens, strict=True)
     ]
     assert packed == pytest.approx(plain, abs=1e-5)
+    as_on_cuda(monkeypatch)
+    with torch.no_grad():
+        again = answer_scores(Network(model), candidate_batch(made, pad=1, device=CPU))[0].tolist()
+    assert again == pytest.approx(plain, abs=1e-5)
     assert packed != pytest.approx([answer_sums(small_model(name), i, s) for e in made for i, s in zip(e.input_ids, e.answer_lens, strict=True)], abs=1e-2)  # fmt: skip
 
 

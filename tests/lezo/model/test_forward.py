@@ -4,7 +4,7 @@ from torch import nn
 
 from lezo.data.pack import candidate_batch
 from lezo.model import forward as module
-from lezo.model.forward import Network, captured, replaced
+from lezo.model.forward import Network, additive, captured, replaced
 from lezo.model.load import ModelError
 from tests.lezo.refusals import refused
 from tests.lezo.small_models import CPU, examples, small_model
@@ -37,3 +37,18 @@ def test_capturing_and_replacing_leave_a_module_as_it_was():
         assert (seen[0] is x, torch.equal(layer(x), x + 1)) == (True, True)
         raise RuntimeError
     assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_is_added_for_a_mask_hides_what_it_hides(dtype):
+    mask = candidate_batch(examples(), pad=1, device=CPU).mask
+    added = additive(mask, dtype)
+    assert (added.dtype, added.shape, added.is_contiguous()) == (dtype, mask.shape, True)
+    assert torch.equal(added == 0, mask)
+    assert torch.equal(added.isneginf(), ~mask)
+    assert mask.any(-1).all()  # a place that saw nothing, of padding even, would be no number
+
+
+def test_on_a_cpu_the_mask_stays_as_it_is():
+    batch = candidate_batch(examples(), pad=1, device=CPU)
+    assert Network(small_model()).mask(batch) is batch.mask

@@ -16,7 +16,7 @@ from lezo.zo import packing_check
 from lezo.zo.packing_check import network_for
 from tests.lezo import zoo
 from tests.lezo.refusals import refused
-from tests.lezo.small_models import CPU, examples, small_model
+from tests.lezo.small_models import CPU, as_on_cuda, examples, small_model
 
 HEADS = "its logits are not its head's output"
 
@@ -35,9 +35,11 @@ def run(model, longest=12, **options):
         ("neox", torch.float32),
     ],
 )
-def test_models_that_follow_mask_positions_and_head_are_packed(name, dtype):
+def test_models_that_follow_mask_positions_and_head_are_packed(name, dtype, monkeypatch):
     network = run(small_model(name, dtype))
     assert (type(network), network.plain) == (Network, False)
+    as_on_cuda(monkeypatch)
+    assert not run(small_model(name, dtype)).plain
 
 
 @pytest.mark.parametrize(

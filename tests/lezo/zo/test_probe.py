@@ -159,6 +159,22 @@ def test_frozen_embeddings_run_once_before_the_first_perturbed_block(name):
     assert losses.tolist() == pytest.approx(plain_losses(model, active, batch), abs=1e-12)
 
 
+def test_the_mask_is_doubled_once_for_all_blocks_behind_the_parting():
+    model = named("opt")
+    for tensor in layout(model).non_block:
+        model.get_parameter(tensor).requires_grad_(False)
+    found, masks = layout(model), []
+    for block in found.modules[1:]:
+        attention = model.get_submodule(block).self_attn
+        attention.register_forward_pre_hook(lambda m, a, named: masks.append(named["attention_mask"]), with_kwargs=True)  # fmt: skip
+    batch = candidate_batch(examples(), pad=1, device=CPU)
+    for _ in range(2):
+        masks.clear()
+        fast(model)([batch], found.active([0]), seed=5, eps=EPS)
+        assert len(masks) == 3 and all(mask is masks[0] for mask in masks)
+        assert torch.equal(masks[0], torch.cat([batch.mask, batch.mask]))
+
+
 def test_a_trainable_final_norm_and_head_part_the_streams_at_the_end_only():
     model = named("llama")
     late = [name for name in layout(model).non_block if "embed" not in name]
