@@ -150,6 +150,7 @@ class ModelConfig:
     bos: int | None = ranged(None, COUNT_OR_0)
     random_weights: bool = False
     compile: bool = False
+    cuda_graphs: bool = True
     lr: LearningRates = field(default_factory=LearningRates)
     lora_lr: LearningRates = field(default_factory=LearningRates)
     prefix_lr: LearningRates = field(default_factory=LearningRates)

@@ -31,6 +31,7 @@ from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.first_order import FirstOrder
+from lezo.zo.graphs import CudaGraphs, Recordings
 from lezo.zo.packing_check import network_for
 from lezo.zo.parts import EstimatorContext, direction_of, estimator_of, step_size_of
 from lezo.zo.step import Optimizer, Stopwatch
@@ -194,8 +195,15 @@ def make_optimizer(
         assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # checked by config.checks
         watch, direction = Stopwatch(device), direction_of(parts)
         error = None if evaluator is None else partial(one_minus_metric, evaluator)
+        replays = device.type == "cuda" and config.model.cuda_graphs and not config.model.compile
         context = EstimatorContext(
-            network, layout, direction, watch, error=error, compiled=config.model.compile
+            network,
+            layout,
+            direction,
+            watch,
+            error=error,
+            compiled=config.model.compile,
+            recordings=Recordings(CudaGraphs(device)) if replays else None,
         )
         return ZerothOrder(
             model,

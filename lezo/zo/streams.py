@@ -20,6 +20,7 @@ from lezo.model.forward import Network, replaced, wide_dtype
 from lezo.model.layout import Layout
 from lezo.zo.copies import Copies, Part, Slot
 from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.graphs import Recordings
 from lezo.zo.step import Stopwatch
 
 
@@ -29,7 +30,8 @@ class Streams(Network):
     Memory beyond a forward over both: two copies of one block and of the other modules outside blocks, but of word
     embeddings only the rows that the batch reads, and of the head only those it scores, or a chunk at a time.
     In 16 bits the gains of norms are perturbed in fp32, for near 1 a gain realises only part of eps z.
-    ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies.
+    ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies. ``recordings`` replays
+    the blocks' forwards.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class Streams(Network):
         *,
         direction: Direction = GAUSSIAN,
         compiled: bool = False,
+        recordings: Recordings | None = None,
     ) -> None:
         super().__init__(model)
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
-        self._copies = Copies(direction, watch, model.device)
+        self._copies, self._recordings = Copies(direction, watch, model.device), recordings
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
             model.get_submodule(module): _slots(model, names)
@@ -71,7 +74,7 @@ class Streams(Network):
                 if module is not self.head:
                     self._part(stack, module, part)
             for module in self._blocks.keys() - blocks.keys():
-                stack.enter_context(replaced(module, self._together(self._forwards[module])))
+                stack.enter_context(replaced(module, self._together(module, self._forwards[module])))
             yield
 
     def _moving(self, modules: Mapping[nn.Module, Sequence[Slot]]) -> dict[nn.Module, Part]:
@@ -99,6 +102,8 @@ class Streams(Network):
         assert mask is not None  # plain rows have no two streams
         self._batch, self._rows, self._doubled = batch, len(batch.input_ids), {}
         self._copies.start()
+        if self._recordings is not None:
+            self._recordings.start()
         inputs = [batch.input_ids, batch.position_ids, mask]
         if self._parts_at_the_start():
             inputs = [torch.cat([tensor, tensor]) for tensor in inputs]
@@ -118,33 +123,43 @@ class Streams(Network):
         if module is self._words:
             forward = self._looking_up(module, module.forward, part.slots[0])
         else:
-            forward = self._on_copies(module, self._forwards.get(module, module.forward), part.slots)
+            forward = self._on_copies(module, self._forwards.get(module, module.forward), part)
         stack.enter_context(replaced(module, forward))
 
-    def _on_copies(
-        self, module: nn.Module, original: Callable[..., Any], moving: Sequence[Slot]
-    ) -> Callable[..., Any]:
+    def _on_copies(self, module: nn.Module, original: Callable[..., Any], part: Part) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            pairs, outputs = self._copies.of(module), []
-            for sign in (0, 1):
-                own_args, own_kwargs = _mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
-                with _swapped(moving, [pair.minus if sign else pair.plus for pair in pairs]):
-                    outputs.append(original(*own_args, **own_kwargs))
-            return _joined(*outputs)
+            pairs = self._copies.of(module)
+
+            def both(*args: Any, **kwargs: Any) -> Any:
+                outputs = []
+                for sign in (0, 1):
+                    own_args, own_kwargs = _mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
+                    with _swapped(part.slots, [pair.minus if sign else pair.plus for pair in pairs]):
+                        outputs.append(original(*own_args, **own_kwargs))
+                return _joined(*outputs)
+
+            return self._run(module, (part, pairs[0].plus.data_ptr()), both, args, kwargs)
 
         return forward
 
-    def _together(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _together(self, module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
         """An unperturbed block, whose mask and positions follow where the streams have parted before it."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             states = args[0] if args else kwargs["hidden_states"]
-            if len(states) != 2 * self._rows:
-                return original(*args, **kwargs)
-            args, kwargs = _mapped((args, kwargs), self._twice)
-            return original(*args, **kwargs)
+            if len(states) == 2 * self._rows:
+                args, kwargs = _mapped((args, kwargs), self._twice)
+            return self._run(module, None, original, args, kwargs)
 
         return forward
+
+    def _run(
+        self, module: nn.Module, weights: Any, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """A block's forward, by its recording where there are such; ``weights``: which of its own it does not use."""
+        if self._recordings is None or module not in self._blocks:
+            return forward(*args, **kwargs)
+        return self._recordings.run((module, weights, self._rows), forward, args, kwargs)
 
     def _looking_up(self, words: nn.Module, original: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
         """The word embeddings on copies of the rows that the batch reads."""
