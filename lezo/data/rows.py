@@ -10,9 +10,9 @@ from functools import partial
 from heapq import heapreplace
 
 ATTENTION_COSTS_AS_MUCH_AT = 600  # row length at which a narrow model attends for as long as it does the rest
-ATTENTION_COSTS_AS_MUCH_ON_CUDA = 1000  # a guess, nowhere measured
-UNITS_A_ROW = (1, 2, 3, 6)  # tried on CUDA: with any number of rows there would be three times as many shapes
-LENGTHS = 8  # on CUDA row lengths are multiples of this, and this many to twice as long ones
+ATTENTION_COSTS_AS_MUCH_ON_CUDA = 1000  # a guess that no GPU has been asked about
+UNITS_A_ROW = (1, 2, 3, 6)  # on CUDA, in the mean; any number would make twice as many shapes
+LENGTHS = 8  # on CUDA, of rows between one length and twice that
 
 Rows = tuple[list[list[tuple[int, int]]], int]
 """Rows, each of (unit, first column), and their length."""
@@ -27,7 +27,8 @@ def cheapest_rows(sizes: Sequence[int]) -> Rows:
 def rows_of_few_shapes(sizes: Sequence[int]) -> Rows:
     """Of a few numbers of rows and a few lengths, for kernels are chosen, planned or compiled anew for each shape.
 
-    A function of the batch alone. ``python -m tests.pretend_cuda.shapes`` counts shapes and wasted tokens.
+    A function of the batch alone, so that a run that goes on has the same. ``python -m tests.pretend_cuda.shapes``
+    counts shapes and wasted tokens.
     """
     numbers = {-(-len(sizes) // units) for units in UNITS_A_ROW}
     least = {rows: _rounded(max(*sizes, -(-sum(sizes) // rows))) for rows in numbers}

@@ -1,6 +1,6 @@
 """How many different shapes the packed rows of a run's first steps have, and what fewer of them cost.
 
-    python -m tests.pretend_cuda.shapes [task ...]
+    python -m tests.pretend_cuda.shapes [task ...] [seed=1]
 
 prints a table of the tasks of the papers: of rows as a CPU has them, and of those that CUDA gets. No GPU is needed, but the
 original data and the OPT tokenizer in ../shared, beside the repository.
@@ -51,8 +51,9 @@ def _shapes(
 
 def sizes_of(words: Sequence[str], batch_size: int = 16) -> list[list[int]]:
     """Of a run of lezo-run by these words: the tokens of each example, whole or as the LM loss takes it, of each step's batch."""
-    plan = make_plan(compose([*words, f"train.batch_size={batch_size}", "model.device=cpu"]).config)
-    lm, seed = plan.parts.task.loss == "lm", 0
+    config = compose([*words, f"train.batch_size={batch_size}", "model.device=cpu"]).config
+    plan = make_plan(config)
+    lm, seed = plan.parts.task.loss == "lm", config.seed
     sizes = [unit_length(example, example.gold[:1] if lm else None) for example in plan.train]
     steps = (batch_indices(seed, step, examples=len(sizes), batch_size=batch_size) for step in range(STEPS))
     return [[sizes[i] for i in chosen] for chosen in steps]
@@ -65,15 +66,16 @@ def real(task: str) -> list[str]:
     return [f"task={task}", *model, "data=local", f"data.path={SHARED / 'data'}", *rows]
 
 
-def main(tasks: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
     """Count and print."""
     if not SHARED.is_dir():
         print(f"{SHARED} is absent: expected data/<task>/ and tokenizers/opt in it", file=sys.stderr)
         return 1
+    overrides = [word for word in words if "=" in word]
     print(f"first {STEPS} steps | tokens a step | shapes before | after | tokens wasted")
     print("---|---|---|---|---")
-    for task in tasks or TASKS:
-        found = counted(sizes_of(real(task)))
+    for task in [word for word in words if "=" not in word] or TASKS:
+        found = counted(sizes_of([*real(task), *overrides]))
         print(
             f"{task} | {found.tokens:,.0f} | {found.before} | {found.after} | {found.wasted:+.1%}", flush=True
         )
