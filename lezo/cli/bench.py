@@ -70,16 +70,11 @@ def _composed(arguments: Any) -> Composed:
     if arguments.multirun:
         raise ConfigError(["-m: lezo-bench times one configuration; run it once for each"])
     composed = compose([_FOLDER, *arguments.overrides], config_dir=arguments.config_dir)
-    config = composed.config
-    if config.peft.name != "none" or config.minimises_metric:
-        given = f"peft={config.peft.name}" if config.peft.name != "none" else "optim.objective=metric"
-        problem = f"{given}: lezo-bench times steps on all weights by the task's loss; leave it out"
-    elif config.composition is None or not config.composition.is_lezo:
+    composition = composed.config.composition
+    if composition is None or not composition.is_lezo:
         reason = "lezo-bench times two-point steps; expected optim=lezo or optim=mezo"
-        problem = f"optim={config.optim.name}: {reason}"
-    else:
-        return composed
-    raise ConfigError([problem])
+        raise ConfigError([f"optim={composed.config.optim.name}: {reason}"])
+    return composed
 
 
 if __name__ == "__main__":
