@@ -164,3 +164,32 @@ def _smi(device: torch.device, fields: list[str]) -> list[str]:
 def _uuid(device: torch.device) -> str:
     """By which the driver knows the device, whichever devices the process may see."""
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def profiled(step: Callable[[int], object], device: torch.device) -> dict[str, Any]:
+    """One step: how often the host ``waits``, the ``kernels`` it launches, ``busy_ms`` that the device computes.
+
+    Without a profiler there is ``error`` in the place of the last two.
+    """
+    step(0)
+    torch.cuda.synchronize(device)
+    with waits_counted(device) as waits:
+        step(1)
+    found: dict[str, Any] = {"waits": len(waits), "waiting": waits}
+    try:
+        return found | _kernels(step, device)
+    except Exception as error:  # where the driver refuses counters, all else still stands
+        return found | {"error": f"{type(error).__name__}: {error}"}
+
+
+def _kernels(step: Callable[[int], object], device: torch.device) -> dict[str, Any]:
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        step(2)
+        torch.cuda.synchronize(device)
+    events = [event for event in profiler.events() or () if event.device_type.name == "CUDA"]
+    kernels = [event for event in events if not event.name.startswith(("Memcpy", "Memset"))]
+    if not kernels:
+        raise RuntimeError("the profiler saw no kernel")
+    busy = sum(event.time_range.elapsed_us() for event in events) / 1000
+    return {"kernels": len(kernels), "copies": len(events) - len(kernels), "busy_ms": busy}

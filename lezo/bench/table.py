@@ -90,17 +90,17 @@ def spread_of(seconds: Sequence[float]) -> dict[str, float]:
     return {**middle, "p90": ninth, "max": ranked[-1], "steps": len(ranked)}
 
 
-def grid(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, its first row the head; words to the left, numbers to the right."""
-    whole = [rows[0], [":-", *["-:"] * (len(rows[0]) - 1)], *rows[1:]]
+def grid(rows: Sequence[Sequence[str]], *, words: int = 1) -> list[str]:
+    """A Markdown table, its first row the head; the first ``words`` columns to the left, numbers to the right."""
+    whole = [rows[0], [":-" if i < words else "-:" for i in range(len(rows[0]))], *rows[1:]]
     widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
-    return ["| " + " | ".join(_padded(row, widths)) + " |" for row in whole]
+    return ["| " + " | ".join(_padded(row, widths, words)) + " |" for row in whole]
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The table: a row a variant, seconds by phase, memory, the ratios below it, and the window of a run's steps."""
     head = ["variant", "step s", "min", "max", *_PARTS, "peak memory", "reserved", "steps"]
-    variants = _in_order(result["variants"])
+    variants = in_order(result["variants"])
     ratios = [f"- {n}: {number(v)}" for n, v in result["ratios"].items() if _tried(n, variants)]
     missing = [f"- {name}: {one['error']}" for name, one in variants.items() if one["error"]]
     lines = [*grid([head, *map(_row, variants.items())]), "", *ratios, *missing, *_caution(variants)]
@@ -109,7 +109,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join([_heading(result), "", *lines, *_window_lines(result["window"])]) + "\n"
 
 
-def _in_order(variants: Mapping[str, Any]) -> dict[str, Any]:
+def in_order(variants: Mapping[str, Any]) -> dict[str, Any]:
+    """The variants of bench.json from slow to fast, as we expect them."""
     return {name: variants[name] for name in _ORDER if name in variants}
 
 
@@ -136,11 +137,11 @@ def picture(result: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = {n: one for n, one in _in_order(result["variants"]).items() if one["step_seconds"] is not None}
-    _bars(axes, shown)
+    shown = {n: one for n, one in in_order(result["variants"]).items() if one["step_seconds"] is not None}
+    bars(axes, shown)
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
     axes.set_xlabel("seconds a step, median; the line spans the fastest and the slowest")
     axes.set_title(_heading(result), fontsize=10, loc="left", wrap=True)
-    axes.spines[["top", "right"]].set_visible(False)
     file = BytesIO()
     figure.savefig(file, format="png", dpi=150)
     return file.getvalue()
@@ -211,23 +212,30 @@ def _span(values: Mapping[str, float]) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Words to the left, numbers to the right."""
-    return [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+def _padded(row: Sequence[str], widths: Sequence[int], words: int) -> list[str]:
+    sides = ["<" if i < words else ">" for i in range(len(row))]
+    return [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
 
 
-def _bars(axes: Axes, variants: Mapping[str, Mapping[str, Any]]) -> None:
+def bars(axes: Axes, variants: Mapping[str, Mapping[str, Any]], *, unit: str = "s", scale: float = 1) -> None:
+    """A bar a variant, stacked by phase; ``scale``: units in a second."""
     names, starts = list(variants), [0.0] * len(variants)
     for part in _PARTS:
-        widths = [variants[name]["phases"][part] for name in names]
+        widths = [variants[name]["phases"][part] * scale for name in names]
         axes.barh(names, widths, left=starts, color=_COLOURS[part], label=_LEGEND.get(part, part))
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    longest = max((variant["spread"]["max"] for variant in variants.values()), default=1.0)
+    longest = scale * max((variant["spread"]["max"] for variant in variants.values()), default=1.0)
     for place, variant in enumerate(variants.values()):
-        spread, peak = variant["spread"], variant["peak_bytes"]
-        axes.hlines(place, spread["min"], spread["max"], colors="black", linewidth=1.5)
-        text = f"{number(variant['step_seconds'])} s" + ("" if peak is None else f", {size(peak)}")
-        axes.text(spread["max"] + 0.01 * longest, place, text, va="center", fontsize=9)
+        low, high, peak = (
+            variant["spread"]["min"] * scale,
+            variant["spread"]["max"] * scale,
+            variant["peak_bytes"],
+        )
+        axes.hlines(place, low, high, colors="black", linewidth=1.5)
+        text = f"{number(variant['step_seconds'] * scale)} {unit}" + (
+            "" if peak is None else f", {size(peak)}"
+        )
+        axes.text(high + 0.01 * longest, place, text, va="center", fontsize=9)
     axes.set_xlim(0, 1.3 * longest)
     axes.invert_yaxis()
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)

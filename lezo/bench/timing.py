@@ -123,7 +123,7 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     plan = make_plan(config)
     settings = settled(config.bench, plan.device)
     work = typical_work(config, plan)
-    described = _described(config, plan, work, command)
+    described = described_work(config, plan, work, command)
     console.print_table(out, _banner(config, described, settings, composed.run_dir))
     folder = RunFolder(composed.run_dir)
     folder.begin()
@@ -135,7 +135,7 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     if network.plain:
         out.print(f"rows {network.rows}")
         work = typical_work(config, plan, plain=True)
-        described = _described(config, plan, work, command) | {"rows": network.rows}
+        described = described_work(config, plan, work, command) | {"rows": network.rows}
     setup = Setup(config, plan, work, network)
     make = partial(make_variant, setup)
     for name in names if cuda else []:  # a process each would load the model each time
@@ -310,7 +310,7 @@ def _banner(config: RunConfig, described: Mapping[str, Any], settings: BenchConf
     return table(rows, f"lezo-bench {__version__}")
 
 
-def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
+def described_work(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
     """What was timed, for bench.json and the headings."""
     blocks, lengths = lezo_blocks(config, plan), work.lengths
     threads = "" if plan.device.type == "cuda" else f", threads: {torch.get_num_threads()}"

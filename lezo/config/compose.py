@@ -177,7 +177,8 @@ def command_options(schema: type[_Options], overrides: Sequence[str]) -> _Option
             raise ConfigError([f"{text}: expected {expected_value(options, key)}"]) from None
     result = OmegaConf.to_object(options)
     assert isinstance(result, schema)
-    if problems := [*out_of_range(result, f"{name}.")]:
+    problems = list(out_of_range(result, f"{name}."))
+    if problems:
         raise ConfigError(problems)
     return result
 
