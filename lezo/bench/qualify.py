@@ -31,7 +31,7 @@ from lezo.bench.timing import (
     settled,
     window_of,
 )
-from lezo.bench.variants import ENGINE, Setup, heaviest, make_variant, typical_work, variants_of
+from lezo.bench.variants import ENGINE, SLOWER, Setup, heaviest, make_variant, typical_work, variants_of
 from lezo.config.compose import Composed, compose
 from lezo.config.schema import ConfigError, QualifyConfig
 from lezo.model.device import named_device
@@ -234,9 +234,10 @@ class Qualification:
     def _words(self, model: str, task: str, optim: str, *more: str) -> list[str]:
         random = [] if model == "tiny" else ["model.random_weights=true", f"model.tokenizer={TINY}"]
         defaults = [*random, "data=sample"]
-        given = {word.partition("=")[0] for word in (*self.words, *more)}
+        words = [w for w in self.words if optim == "lezo" or not w.startswith("optim.sparsity=")]
+        given = {word.partition("=")[0] for word in (*words, *more)}
         chosen = [f"model={model}", f"task={task}", f"optim={optim}"]
-        return [*chosen, *(w for w in defaults if w.partition("=")[0] not in given), *self.words, *more]
+        return [*chosen, *(w for w in defaults if w.partition("=")[0] not in given), *words, *more]
 
     def _composed(self, model: str, task: str, optim: str = "lezo", *more: str) -> Composed:
         return compose(self._words(model, task, optim, *more))
@@ -247,15 +248,14 @@ def timed_in(setup: Setup, share: float, command: str) -> dict[str, Any]:
     config, device, cuda = setup.config, setup.plan.device, setup.plan.device.type == "cuda"
     make, names = partial(make_variant, setup), variants_of(config)
     peaks = {name: peak_of(make, name, device) for name in names}
+    if not cuda:  # one process holds all of them
+        peaks = {name: replace(peak, bytes=None) for name, peak in peaks.items()}
     rounds = Rounds(device, make, peaks)
     for name in list(rounds.expected):
         rounds.take(Turn(name, 0))  # the first step of all was no measure of the next
     settings = settled(config.bench, device)
     assert settings.repeats is not None and settings.window is not None
-    once = sum(rounds.expected.values())
-    settings.repeats = _fitting(settings.repeats, 0.5 * share / max(once, 1e-9), least=3)
-    ours = sum(rounds.expected.get(name, 0.0) for name in ENGINE)
-    settings.window = _fitting(settings.window, 0.3 * share / max(ours, 1e-9), least=min(5, settings.window))
+    settings.repeats, settings.window = _fitting(settings, rounds.expected, share)
     with Gauges(device) as gauges:
         samples: list[Sample] = [s for s in rounds(settings, Console(quiet=True)) if s.step]
         windows = {name: window_of(setup, name, settings, rounds) for name in ENGINE}
@@ -279,9 +279,14 @@ def _heaviest(setup: Setup) -> int:
     return torch.cuda.max_memory_allocated(setup.plan.device)
 
 
-def _fitting(wanted: int, fit: float, *, least: int) -> int:
-    """As many as are wanted, or as fit into the time, ``least`` in any case."""
-    return max(min(wanted, int(fit)), min(least, wanted))
+def _fitting(settings: BenchConfig, seconds: Mapping[BenchVariant, float], share: float) -> tuple[int, int]:
+    """Repeats, and steps of the window, as many as are wanted or as fit into ``share`` seconds, a few in any case."""
+    wanted, window = settings.repeats or 1, settings.window or 0
+    slower = sum(one for name, one in seconds.items() if name in SLOWER)
+    ours = sum(seconds.values()) - slower
+    repeats = (0.6 * share - min(wanted, 5) * slower) / max(ours, 1e-9)
+    steps = 0.3 * share / max(sum(seconds.get(name, 0.0) for name in ENGINE), 1e-9)
+    return max(min(wanted, int(repeats)), min(3, wanted)), max(min(window, int(steps)), min(5, window))
 
 
 def _refused_own(words: Sequence[str]) -> Sequence[str]:
