@@ -184,7 +184,7 @@ def profiled(step: Callable[[int], object], device: torch.device) -> dict[str, A
 
 def _kernels(step: Callable[[int], object], device: torch.device) -> dict[str, Any]:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    if missing := {*activities} - torch.profiler.supported_activities():
+    if missing := {*activities} - torch.profiler.supported_activities():  # type: ignore[no-untyped-call]
         raise RuntimeError(f"this torch profiles no {' and no '.join(one.name for one in missing)}")
     with torch.profiler.profile(activities=activities) as profiler:
         step(2)

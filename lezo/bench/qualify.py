@@ -7,7 +7,7 @@ import json
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -33,7 +33,7 @@ from lezo.bench.timing import (
 )
 from lezo.bench.variants import ENGINE, SLOWER, Setup, heaviest, make_variant, typical_work, variants_of
 from lezo.config.compose import Composed, compose
-from lezo.config.schema import ConfigError, QualifyConfig
+from lezo.config.schema import BenchConfig, BenchVariant, ConfigError, QualifyConfig
 from lezo.model.device import named_device
 from lezo.model.forward import Network
 from lezo.model.load import TINY

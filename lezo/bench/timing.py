@@ -20,6 +20,7 @@ from rich.console import Console
 
 from lezo import __version__
 from lezo.bench.hardware import Gauges
+from lezo.bench.published import published_methods
 from lezo.bench.table import Peak, Sample, findings, markdown, picture
 from lezo.bench.variants import (
     ENGINE,
@@ -120,6 +121,8 @@ def peak_of(make: Callable[[BenchVariant], Variant], name: BenchVariant, device:
 def bench(composed: Composed, child: Sequence[str], command: str, out: Console) -> None:
     """Measure and write the folder. Raises what reading, loading and writing raise, and ChildError."""
     start, config = time.perf_counter(), composed.config
+    if config.bench.mezo_path is not None:
+        published_methods(config.bench.mezo_path)  # before anything is measured
     plan = make_plan(config)
     settings = settled(config.bench, plan.device)
     work = typical_work(config, plan)

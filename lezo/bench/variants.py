@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lezo.bench.published import published_step
 from lezo.bench.textbook import MULTIPLE, ForeachTextbook, Textbook
 from lezo.config.methods import LezoConfig, ZerothOrderConfig
 from lezo.config.schema import BenchVariant, RunConfig
@@ -183,19 +184,14 @@ def _floor(setup: Setup, watch: Stopwatch) -> Callable[[int], object]:
 def _textbook(setup: Setup, name: BenchVariant, watch: Stopwatch) -> Callable[[int], object]:
     optim, parts = setup.config.optim, setup.plan.parts
     assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # the command and check saw to it
-    settings = {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay}
-    lm, seed = parts.task.loss == "lm", setup.config.seed
-    textbook = TEXTBOOK[name](
-        setup.network.model,
-        setup.plan.layout,
-        _blocks(setup, name),
-        watch,
-        lm=lm,
-        pad=parts.pad,
-        seed=seed,
-        **settings,
-    )
-    return lambda step: textbook.step(step, setup.work.examples)
+    settings: dict[str, Any] = {"lr": optim.lr, "eps": optim.eps, "weight_decay": optim.weight_decay}
+    settings |= {"lm": parts.task.loss == "lm", "pad": parts.pad, "seed": setup.config.seed}
+    model, examples, path = setup.network.model, setup.work.examples, setup.config.bench.mezo_path
+    if name is BenchVariant.published and path is not None:
+        published = published_step(path, model, watch, **settings)
+        return lambda step: published(step, examples)
+    textbook = TEXTBOOK[name](model, setup.plan.layout, _blocks(setup, name), watch, **settings)
+    return lambda step: textbook.step(step, examples)
 
 
 def _optimizer(setup: Setup, name: BenchVariant) -> Optimizer:

@@ -1,0 +1,155 @@
+"""lezo-qualify from its words to its page and its exit code, in small."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lezo.bench import qualify as work
+from lezo.bench.killed import Killed
+from lezo.bench.qualify import SECTIONS
+from lezo.cli.qualify import HELP, main
+from lezo.noise import directions
+from tests.lezo.whole_runs import typed
+
+SMALL = ["model.device=cpu", "task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2"]
+SMALL += ["bench.repeats=1", "bench.window=1", "qualify.tasks=[rte]", "qualify.out=out"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def qualify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Call]:
+    """Words -> exit code, output and errors of lezo-qualify in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    call = typed("lezo-qualify", main, monkeypatch, capsys)
+    yield lambda *words: call(*SMALL, *words)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def page() -> dict[str, Any]:
+    return json.loads(Path("out/page.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_all_of_it_in_small(qualify: Call) -> None:
+    code, out, err = qualify("qualify.steps=12")
+    assert (code, err) == (0, ""), out
+    found, text = page(), Path("out/page.md").read_text()
+    kinds = ["bits", "steps", "steps", "killed", "load", "times"]
+    assert [(one["kind"], one["verdict"]) for one in found["sections"]] == [(k, "right") for k in kinds]
+    assert found["over"] and found["ok"] and found["bars"] == []
+    noise, lezo, mezo, killed, _, times = found["sections"]
+    assert len(noise["data"]["comparisons"]) == 51
+    assert {(one["data"]["method"], one["data"]["dtype"]) for one in (lezo, mezo)} == {
+        ("lezo", "float16"),
+        ("mezo", "bfloat16"),
+    }
+    assert killed["data"]["steps"] == 12 and 4 <= killed["data"]["at"] < 12
+    assert times["data"]["ratios"]["textbook_mezo/lezo"] > 0
+    assert {name for name, one in times["data"]["window"].items() if one["steps"] == 1} == {"lezo", "mezo"}
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings[0].endswith(f"all right, {headings[0].split()[-1]}")
+    assert headings[1:] == ["## Step times", "## A run's own steps", "## Device"]
+    assert "51 of 51 comparisons have the same bits" in text and "absent (no clocks" in text
+    assert Path("out/page.png").read_bytes().startswith(b"\x89PNG")
+    assert {file.name for file in Path("out").iterdir()} == {"page.json", "page.md", "page.png"}
+    assert text in out
+
+
+def test_noise_that_differs_in_one_bit_fails(qualify: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after is tried all the same, and the page says what differs."""
+    real = directions.perturb
+
+    def perturb(theta: torch.Tensor, *given: Any, **options: Any) -> Any:
+        plus, minus = real(theta, *given, **options)
+        if theta.dtype == torch.bfloat16 and theta.numel() == 5000:
+            plus.view(torch.int16)[4999] ^= 1
+        return plus, minus
+
+    monkeypatch.setattr(directions, "perturb", perturb)
+    tried: list[str] = []
+    monkeypatch.setattr(work, "stepped", lambda composed, *_: tried.append(composed.config.optim.name))
+    code, _, _ = qualify("qualify.sections=[noise,steps]")
+    assert (code, tried) == (1, ["lezo", "mezo"])
+    noise = page()["sections"][0]
+    assert noise["verdict"] == "FAILED" and noise["said"].startswith("50 of 51")
+    assert noise["error"] == "not the CPU's bits: perturb bfloat16, 5000 elements"
+    text = Path("out/page.md").read_text()
+    assert "NOT ALL RIGHT" in text and "## FAILED: noise equals the CPU's" in text
+    assert page()["over"]
+
+
+def test_an_update_that_replay_does_not_make_again_fails(
+    qualify: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps' own updates are larger than those that their journal makes."""
+    real, calls = directions.update_, [0]
+
+    def update(theta: torch.Tensor, *given: Any, **options: Any) -> None:
+        real(theta, *given, **options)
+        calls[0] += 1
+        if calls[0] == 1:
+            theta.view(torch.int16).view(-1)[0] ^= 1
+
+    monkeypatch.setattr(directions, "update_", update)
+    monkeypatch.setattr(work, "noise_checks", lambda device: [])
+    assert qualify("qualify.sections=[steps]")[0] == 1
+    lezo, mezo = page()["sections"]
+    assert (lezo["verdict"], mezo["verdict"]) == ("FAILED", "right")
+    assert "replay to OTHER bits on cpu" in lezo["said"] and "replayed" in lezo["error"]
+
+
+def test_a_killed_run_that_ends_otherwise_fails(qualify: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "killed_and_resumed", lambda *_: Killed(12, 4, journal=True, weights=False))
+    assert qualify("qualify.sections=[killed]")[0] == 1
+    assert "journal the same, weights NOT the same" in page()["sections"][0]["said"]
+
+
+def test_without_time_nothing_is_timed_and_that_is_said(qualify: Call) -> None:
+    assert qualify("qualify.minutes=0.01", "qualify.sections=[times]")[0] == 1
+    (late,) = page()["sections"]
+    assert late["error"] == "no time left (qualify.minutes=0.01)" and page()["over"]
+
+
+def test_a_section_that_breaks_leaves_its_traceback_and_the_next_one_begins(
+    qualify: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(work, "noise_checks", broken)
+    monkeypatch.setattr(work, "stepped", broken)
+    assert qualify("qualify.sections=[noise,steps]")[0] == 1
+    assert [one["verdict"] for one in page()["sections"]] == ["FAILED"] * 3
+    assert "RuntimeError: CUDA error" in Path("out/page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("qualify.sections=[bits]", "expected some of noise, steps, killed, times"),
+        ("qualify.minutes=0", "a number above 0"),
+        ("qualify.model=tiny", "unknown option"),
+        ("model=opt-13b", "qualify.models=[NAME]"),
+        ("train.batch_size=none", "train.batch_size"),
+    ],
+)
+def test_bad_words_end_with_2_and_leave_nothing(word: str, said: str, qualify: Call) -> None:
+    code, out, err = qualify(word)
+    assert (code, out) == (2, "") and err.startswith("error: ") and said in err
+    assert not Path("out").exists()
+
+
+def test_help_names_options_and_sections() -> None:
+    own = ("out", "models", "tasks", "sections", "minutes", "steps")
+    assert all(f"\n  qualify.{name}" in HELP for name in own)
+    assert all(f"\n  {name} " in HELP for name in SECTIONS)
+    assert "lezo-qualify" in sys.modules["lezo.cli.qualify"].__doc__
