@@ -45,10 +45,10 @@ def killed_and_resumed(words: Sequence[str], steps: int, folder: Path, seconds: 
     """
     until = time.monotonic() + seconds
     whole, broken = folder / "whole", folder / "killed"
-    runs = [_start(words, path) for path in (whole, broken)]
+    runs = [start(words, path) for path in (whole, broken)]
     try:
         at = _kill(runs[1], broken, steps // 3, until)
-        runs.append(_start(words, broken))
+        runs.append(start(words, broken))
         for run, path in ((runs[2], broken), (runs[0], whole)):
             _finish(run, path, until)
     finally:
@@ -61,7 +61,8 @@ def killed_and_resumed(words: Sequence[str], steps: int, folder: Path, seconds: 
     return Killed(last, at, journals[0] == journals[1], weights[0] == weights[1])
 
 
-def _start(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+def start(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Begin the run of ``words`` in ``folder``, or go on with it; what it says is in a file beside."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     there = ["resume=auto", f"hydra.run.dir={quoted(str(folder))}"]
     with _log(folder).open("ab") as log:

@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -89,17 +89,18 @@ class Qualification:
         self.page = Page(_device(self.device), command)
 
     def __call__(self) -> None:
-        """All sections. The killed run goes beside those that time nothing."""
+        """All sections. A GPU has room for the killed run beside those that time nothing."""
         self.write()
         with ThreadPoolExecutor(1) as beside:
-            killed = beside.submit(self._killed) if "killed" in self.chosen else None
+            killed = beside.submit(self._killed) if "killed" in self.chosen and self.cuda else None
             if "noise" in self.chosen:
                 self.section("bits", "noise equals the CPU's", self._noise)
             if "steps" in self.chosen:
                 for method in ("lezo", "mezo"):
                     self.section("steps", f"{method} steps and their replay", partial(self._steps, method))
-            if killed is not None:
-                self.section("killed", "a killed run goes on to the same end", partial(_result_of, killed))
+            if "killed" in self.chosen:
+                ended = killed.result if killed is not None else self._killed
+                self.section("killed", "a killed run goes on to the same end", ended)
         for model in self.models if TIMES in self.chosen else []:
             self._model(model)
         self.page.over = True
@@ -323,10 +324,6 @@ def _device(device: torch.device) -> dict[str, Any]:
     found |= {"lezo": code_version(), "python": around["python"], "platform": around["platform"]}
     found |= {"CPU threads": around["cpu_threads"], "at rest": gauges_line(gauges.summary())}
     return {**found, "started": around["started"]}
-
-
-def _result_of(killed: Future[Section]) -> Section:
-    return killed.result()
 
 
 def _alike(same: bool) -> str:

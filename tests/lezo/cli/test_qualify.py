@@ -1,20 +1,25 @@
 """lezo-qualify from its words to its page and its exit code, in small."""
 
 import json
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lezo.bench import killed
 from lezo.bench import qualify as work
 from lezo.bench.killed import Killed
 from lezo.bench.qualify import SECTIONS
 from lezo.cli.qualify import HELP, main
+from lezo.config.compose import compose
 from lezo.noise import directions
+from lezo.runs.session import run
+from tests.lezo.sweeps.forked import Forked
 from tests.lezo.whole_runs import typed
 
 SMALL = ["model.device=cpu", "task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2"]
@@ -35,24 +40,51 @@ def qualify(
     signal.signal(signal.SIGTERM, handler)
 
 
+class Forking:
+    """A run as `killed.start` starts one, in a fork of this process, which has imported everything."""
+
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        overrides = [*words, "resume=auto", f"hydra.run.dir={folder}"]
+        self._child, self.returncode = Forked(lambda: run(compose(overrides), "killed")), None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self._child.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float = 60) -> int:
+        if self.returncode is None:
+            self.returncode = self._child.waited(timeout)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self._child.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 def page() -> dict[str, Any]:
     return json.loads(Path("out/page.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_all_of_it_in_small(qualify: Call) -> None:
+def test_all_of_it_in_small(qualify: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killed, "start", Forking)
     code, out, err = qualify("qualify.steps=12")
     assert (code, err) == (0, ""), out
     found, text = page(), Path("out/page.md").read_text()
     kinds = ["bits", "steps", "steps", "killed", "load", "times"]
     assert [(one["kind"], one["verdict"]) for one in found["sections"]] == [(k, "right") for k in kinds]
     assert found["over"] and found["ok"] and found["bars"] == []
-    noise, lezo, mezo, killed, _, times = found["sections"]
+    noise, lezo, mezo, gone_on, _, times = found["sections"]
     assert len(noise["data"]["comparisons"]) == 51
     assert {(one["data"]["method"], one["data"]["dtype"]) for one in (lezo, mezo)} == {
         ("lezo", "float16"),
         ("mezo", "bfloat16"),
     }
-    assert killed["data"]["steps"] == 12 and 4 <= killed["data"]["at"] < 12
+    assert gone_on["data"]["steps"] == 12 and 4 <= gone_on["data"]["at"] < 12
     assert times["data"]["ratios"]["textbook_mezo/lezo"] > 0
     assert {name for name, one in times["data"]["window"].items() if one["steps"] == 1} == {"lezo", "mezo"}
     headings = [line for line in text.splitlines() if line.startswith("#")]
@@ -111,6 +143,14 @@ def test_a_killed_run_that_ends_otherwise_fails(qualify: Call, monkeypatch: pyte
     monkeypatch.setattr(work, "killed_and_resumed", lambda *_: Killed(12, 4, journal=True, weights=False))
     assert qualify("qualify.sections=[killed]")[0] == 1
     assert "journal the same, weights NOT the same" in page()["sections"][0]["said"]
+
+
+def test_a_run_to_kill_that_fails_says_how(qualify: Call) -> None:
+    """A real one, as a process of its own: its words do not compose."""
+    assert qualify("qualify.sections=[killed]", "qualify.tasks=[squad]", "optim.rounding=up")[0] == 2
+    assert not Path("out").exists()
+    with pytest.raises(killed.ChildFailed, match=r"ended with 2 before:\nerror: optim\.rounding=up"):
+        killed.killed_and_resumed(["optim.rounding=up"], 12, Path("runs"), 60)
 
 
 def test_without_time_nothing_is_timed_and_that_is_said(qualify: Call) -> None:
