@@ -22,7 +22,7 @@ _SMI = {
     "sm_mhz_limit": "clocks.max.sm",
     "watts_limit": "power.limit",
 }
-_EVERY = 0.25  # seconds between two readings
+_EVERY = {"nvml": 0.5, "smi": 3.0}  # seconds between two readings; nvidia-smi is a process each time
 _WAITS = "synchronizing CUDA operation"  # how torch's warning begins to say that the host waited
 
 
@@ -35,7 +35,8 @@ class Gauges:
     def __init__(self, device: torch.device) -> None:
         self.readings: list[Reading] = []
         self.absent: str | None = None
-        self._read, self._over = self._reader(device), threading.Event()
+        self._every, self._over = 0.0, threading.Event()
+        self._read = self._reader(device)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Gauges:
@@ -68,7 +69,7 @@ class Gauges:
             except Exception as error:  # a sensor that fails must not end what it watches
                 self.absent = f"{type(error).__name__}: {error}"
                 return
-            if self._over.wait(_EVERY):
+            if self._over.wait(self._every):
                 return
 
     def _reader(self, device: torch.device) -> Callable[[], Reading] | None:
@@ -76,13 +77,14 @@ class Gauges:
             self.absent = "no clocks or power are read on a CPU"
             return None
         reasons = []
-        for make in (_by_nvml, _by_smi):
+        for name, make in (("nvml", _by_nvml), ("smi", _by_smi)):
             try:
                 read = make(device)
                 read()
+                self._every = _EVERY[name]
                 return read
             except Exception as error:
-                reasons.append(f"{make.__name__.removeprefix('_by_')}: {type(error).__name__}: {error}")
+                reasons.append(f"{name}: {type(error).__name__}: {error}")
         self.absent = "; ".join(reasons)
         return None
 

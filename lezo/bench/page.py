@@ -173,7 +173,9 @@ def _bars_met(timed: Sequence[Mapping[str, Any]]) -> list[str]:
         verdict = {True: "met", False: "not met", None: "-"}[one["met"]]
         wanted = f"{sign} {one['bar']:g}"
         rows.append([f"{one['model']} {one['task']}", one["ratio"], number(one["value"]), wanted, verdict])
-    return [*grid(rows, words=2), ""] if len(rows) > 1 else []
+    held = sum(one["met"] is True for one in met(timed))
+    said = f"{held} of {len(rows) - 1} ratios that the engine is to reach on one H100 are met."
+    return [said, "", *grid(rows, words=2), ""] if len(rows) > 1 else []
 
 
 def _windows(timed: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -188,7 +190,7 @@ def _windows(timed: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _memory(timed: Sequence[Mapping[str, Any]]) -> list[str]:
-    if all(one["memory"]["used"] is None for one in timed):
+    if not any(one["memory"]["used"] or "error" in one["memory"] for one in timed):
         return []
     shown = [name for name in _SHOWN if any(name in one["variants"] for one in timed)]
     rows = [["GiB", *shown, "lezo reserved", "plan", "used", "off by"]]
@@ -196,7 +198,7 @@ def _memory(timed: Sequence[Mapping[str, Any]]) -> list[str]:
         peaks = [_gib(one["variants"].get(name, {}).get("peak_bytes")) for name in shown]
         reserved = _gib(one["variants"].get("lezo", {}).get("reserved_bytes"))
         expected, used = one["memory"]["expected"], one["memory"]["used"]
-        off = "-" if not used else f"{100 * (expected / used - 1):+.1f} %"
+        off = f"{100 * (expected / used - 1):+.1f} %" if used else str(one["memory"].get("error", "-"))
         rows.append([_of(one), *peaks, reserved, _gib(expected), _gib(used), off])
     said = (
         "Peak of the device's allocated memory in a step. Plan: what lezo-run expects before it loads; used: by a "
@@ -212,7 +214,7 @@ def _launches(timed: Sequence[Mapping[str, Any]]) -> list[str]:
             kernels = str(found.get("kernels", found.get("error", "-")))
             gauges = gauges_line(one["gauges"]) if name == "lezo" else ""
             busy = number(found.get("busy_ms"))
-            rows.append([_of(one), name, str(found["waits"]), kernels, busy, gauges])
+            rows.append([_of(one), name, str(found.get("waits", "-")), kernels, busy, gauges])
     return ["## One step on the device", "", *grid(rows), ""] if len(rows) > 1 else []
 
 

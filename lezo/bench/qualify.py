@@ -31,24 +31,33 @@ from lezo.bench.timing import (
     settled,
     window_of,
 )
-from lezo.bench.variants import ENGINE, SLOWER, Setup, heaviest, make_variant, typical_work, variants_of
+from lezo.bench.variants import (
+    ENGINE,
+    SLOWER,
+    Setup,
+    Variant,
+    heaviest,
+    make_variant,
+    typical_work,
+    variants_of,
+)
 from lezo.config.compose import Composed, compose
 from lezo.config.schema import BenchConfig, BenchVariant, ConfigError, QualifyConfig
 from lezo.model.device import named_device
-from lezo.model.forward import Network
 from lezo.model.load import TINY
 from lezo.records.environment import code_version, environment, package_version
 from lezo.records.files import finite, remove_folder, replace_file
 from lezo.records.format import size
 from lezo.runs.console import console
 from lezo.runs.outcome import failed, message_of
-from lezo.runs.plan import Plan, make_plan
+from lezo.runs.plan import make_plan
 
 SECTIONS = ("noise", "steps", "killed", TIMES)
 _OWN = ("model", "task", "optim", "hydra.run.dir")  # what each section chooses for itself
 _CUDA_MODELS, _CPU_MODELS = ["opt-1.3b", "opt-13b", "opt-30b"], ["tiny"]
 _STEPS = 5  # that are replayed
 _LEAST = 15.0  # seconds without which nothing more is timed
+_KILLED = 0.5  # of all time, at most for the run that is killed
 _ROOM = 2**30  # bytes a model must leave free to be tried
 
 
@@ -103,6 +112,9 @@ class Qualification:
                 self.section("killed", "a killed run goes on to the same end", ended)
         for model in self.models if TIMES in self.chosen else []:
             self._model(model)
+            gc.collect()  # nothing holds the model any more, and the next one needs its room
+            if self.cuda:
+                torch.cuda.empty_cache()
         self.page.over = True
         self.write()
         self.out.print(f"\n{markdown(self.page)}\nsee {self.folder}")
@@ -169,7 +181,8 @@ class Qualification:
         model = "opt-125m" if self.cuda else "tiny"
         words = self._words(model, self.settings.tasks[0], "lezo", "optim.lr=1e-5", f"train.steps={steps}")
         words += [f"train.eval_every={max(steps // 4, 1)}", "task.num_dev=32", "task.num_test=32"]
-        found = killed_and_resumed(words, steps, folder, self.until - time.monotonic())
+        seconds = min(self.until - time.monotonic(), _KILLED * 60 * self.settings.minutes)
+        found = killed_and_resumed(words, steps, folder, seconds)
         said = (
             f"{found.steps} steps of {model} in {time.monotonic() - start:.0f} s, killed at step {found.at}: "
         )
@@ -180,23 +193,17 @@ class Qualification:
 
     def _model(self, model: str) -> None:
         """The timings of a model on each task, loaded once; each task is a section."""
-        names = {task: f"{model} {task}" for task in self.settings.tasks}
-        if self.until - time.monotonic() < _LEAST:
-            late = Section("", "", False, error=f"no time left (qualify.minutes={self.settings.minutes:g})")
-            for task in names:
-                self.section(TIMES, names[task], partial(replace, late))
-            return
-        loading = time.monotonic()
         found: dict[str, Any] = {}
-        self.section("load", f"{model} loads", partial(self._loaded, model, found))
-        spent = time.monotonic() - loading
-        for task, plan in found.get("plans", {}).items() if "network" in found else ():
-            setup = partial(self._setup, model, task, plan, found["network"])
-            self.section(TIMES, names[task], partial(self._timed, setup, spent))
-        found.clear()
-        gc.collect()
-        if self.cuda:
-            torch.cuda.empty_cache()
+        if not self._late:
+            self.section("load", f"{model} loads", partial(self._loaded, model, found))
+            if "network" not in found:
+                return
+        for task in self.settings.tasks:
+            self.section(TIMES, f"{model} {task}", partial(self._timed, model, task, found))
+
+    @property
+    def _late(self) -> bool:
+        return self.until - time.monotonic() < _LEAST
 
     def _loaded(self, model: str, found: dict[str, Any]) -> Section:
         """Load the model into ``found``, where it fits."""
@@ -216,21 +223,21 @@ class Qualification:
     def _free(self) -> float:
         return float(torch.cuda.mem_get_info(self.device)[0]) if self.cuda else float("inf")
 
-    def _setup(self, model: str, task: str, plan: Plan, network: Network) -> Setup:
-        config = self.runs[model, task].config
-        return Setup(config, plan, typical_work(config, plan, plain=network.plain), network)
-
-    def _timed(self, make_setup: Callable[[], Setup], spent: float) -> Section:
-        setup = make_setup()
-        left = [key for key in self.runs if f"{key[0]} {key[1]}" not in {s.name for s in self.page.sections}]
-        share = max(self.until - time.monotonic(), _LEAST) / max(len(left), 1)
-        data = timed_in(setup, share, self.page.command)
-        ratios = {name: value for name, value in data["ratios"].items() if value}
+    def _timed(self, model: str, task: str, found: Mapping[str, Any]) -> Section:
+        """Of the model in ``found``; nothing where the time is up."""
+        if self._late:
+            return Section("", "", False, error=f"no time left (qualify.minutes={self.settings.minutes:g})")
+        config, plan, network = self.runs[model, task].config, found["plans"][task], found["network"]
+        setup = Setup(config, plan, typical_work(config, plan, plain=network.plain), network)
+        names = {section.name for section in self.page.sections}
+        left = [key for key in self.runs if " ".join(key) not in names]
+        data = timed_in(setup, (self.until - time.monotonic()) / len(left), self.page.command)
         lezo = data["variants"]["lezo"]["step_seconds"]
-        said = "lezo did not run" if lezo is None else f"lezo {1000 * lezo:.1f} ms"
+        said = ["lezo did not run" if lezo is None else f"lezo {1000 * lezo:.1f} ms"]
         for name in ("textbook_mezo/lezo", "lezo/floor"):
-            said += f", {name} {ratios[name]:.2f}" if name in ratios else ""
-        return Section("", "", lezo is not None, said, data=data)
+            said += [f"{name} {value:.2f}" for value in [data["ratios"][name]] if value]
+        said += [f"{name}: {one['error']}" for name, one in data["variants"].items() if one["error"]]
+        return Section("", "", lezo is not None, ", ".join(said), data=data)
 
     def _words(self, model: str, task: str, optim: str, *more: str) -> list[str]:
         random = [] if model == "tiny" else ["model.random_weights=true", f"model.tokenizer={TINY}"]
@@ -260,24 +267,38 @@ def timed_in(setup: Setup, share: float, command: str) -> dict[str, Any]:
     with Gauges(device) as gauges:
         samples: list[Sample] = [s for s in rounds(settings, Console(quiet=True)) if s.step]
         windows = {name: window_of(setup, name, settings, rounds) for name in ENGINE}
-    profiles = (
-        {name.value: profiled(make(name).step, device) for name in ENGINE if name in rounds.expected}
-        if cuda
-        else {}
-    )
     found = described_work(config, setup.plan, setup.work, command) | findings(samples, rounds.peaks, windows)
-    del rounds
-    memory = {"expected": setup.plan.memory.total, "used": _heaviest(setup) if cuda else None}
+    tried = [name for name in ENGINE if name in rounds.expected and cuda]
+    del rounds  # and what its variants hold
+    profiles = {name.value: _profile(make, name, device) for name in tried}
+    memory = {"expected": setup.plan.memory.total, **(_heaviest(setup) if cuda else {"used": None})}
     return found | {"gauges": gauges.summary(), "profiles": profiles, "memory": memory}
 
 
-def _heaviest(setup: Setup) -> int:
-    """The most bytes of the device that are allocated where the plan expects most."""
+def _profile(
+    make: Callable[[BenchVariant], Variant], name: BenchVariant, device: torch.device
+) -> dict[str, Any]:
+    """What `profiled` finds; what was timed before stands also where this fails."""
+    try:
+        return profiled(make(name).step, device)
+    except Exception as error:
+        return {"error": _first_line(error)}
+
+
+def _heaviest(setup: Setup) -> dict[str, Any]:
+    """``used``: the most bytes of the device that are allocated where the plan expects most; None with an ``error``."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(setup.plan.device)
-    heaviest(setup)
-    return torch.cuda.max_memory_allocated(setup.plan.device)
+    try:
+        heaviest(setup)
+    except Exception as error:
+        return {"used": None, "error": _first_line(error)}
+    return {"used": torch.cuda.max_memory_allocated(setup.plan.device)}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
 
 
 def _fitting(settings: BenchConfig, seconds: Mapping[BenchVariant, float], share: float) -> tuple[int, int]:

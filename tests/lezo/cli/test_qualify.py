@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,39 @@ def test_a_section_that_breaks_leaves_its_traceback_and_the_next_one_begins(
     assert qualify("qualify.sections=[noise,steps]")[0] == 1
     assert [one["verdict"] for one in page()["sections"]] == ["FAILED"] * 3
     assert "RuntimeError: CUDA error" in Path("out/page.md").read_text()
+
+
+def test_a_model_is_let_go_of_before_the_next_one_loads(
+    qualify: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its timings fail: two of 30B parameters do not fit."""
+
+    class Stood:
+        plain, rows = False, "packed"
+
+    alive: list[weakref.ref[Stood]] = []
+
+    def loaded(*_: Any) -> Stood:
+        assert not [one for one in alive if one() is not None]
+        network = Stood()
+        alive.append(weakref.ref(network))
+        return network
+
+    def timed_in(setup: Any, share: float, command: str) -> Any:
+        raise RuntimeError(f"timed in {share:.0f} s")
+
+    monkeypatch.setattr(work, "loaded", loaded)
+    monkeypatch.setattr(work, "timed_in", timed_in)
+    assert qualify("qualify.sections=[times]", "qualify.models=[tiny,opt-125m]", "qualify.minutes=8")[0] == 1
+    verdicts = {one["name"]: one["verdict"] for one in page()["sections"]}
+    assert verdicts == {
+        "tiny loads": "right",
+        "tiny rte": "FAILED",
+        "opt-125m loads": "right",
+        "opt-125m rte": "FAILED",
+    }
+    shares = [float(one["error"].split()[-2]) for one in page()["sections"] if one["error"]]
+    assert 150 < shares[0] <= 240 and 300 < shares[1] <= 480  # of eight minutes a half, then what is left
 
 
 @pytest.mark.parametrize(
