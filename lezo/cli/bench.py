@@ -67,7 +67,14 @@ def main() -> None:
 def _benched(arguments: Any) -> int:
     composed, overrides, config_dir = _composed(arguments), arguments.overrides, arguments.config_dir
     from lezo.bench.timing import benchmark  # torch and transformers take seconds to import: only now
+    from lezo.bench.variants import variants_of
 
+    variant, possible = composed.config.bench.variant, variants_of(composed.config)
+    if variant is not None and variant not in possible:
+        expected = ", ".join(name.value for name in possible)
+        raise ConfigError(
+            [f"bench.variant={variant.value}: not of this configuration; expected one of {expected}"]
+        )
     folder = ["--config-dir", config_dir] if config_dir else []
     child = [sys.executable, "-m", "lezo.cli.bench", *folder, *overrides]
     return benchmark(composed, child, command(overrides, config_dir, "lezo-bench"))
