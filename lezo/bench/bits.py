@@ -88,16 +88,19 @@ def stepped(composed: Composed, steps: int, folder: Path) -> Stepped:
     optimizer = make_optimizer(config, network, plan.layout, plan.blocks)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "journal.bin"
-    waits, batch_waits = None, None
-    with closing(make_batches(config, plan, plain=network.plain)) as batches:
-        journal = Journal(file, make_header(composed.yaml, config, plan, network.model))
+    waits: list[str] = []
+    batch_waits: list[str] = []
+    header = make_header(composed.yaml, config, plan, network.model)
+    with (
+        closing(make_batches(config, plan, plain=network.plain)) as batches,
+        closing(Journal(file, header)) as journal,
+    ):
         for step in range(steps):
             with waits_counted(plan.device) as batch_waits:
                 batch = batches.make(step)
             with waits_counted(plan.device) as waits:
                 report = optimizer.step(step, batch)
             journal.trained(train_row(step + 1, 0.0, report))
-        journal.close()
     weights = weights_hash(network.model)
     devices = dict.fromkeys([str(plan.device), "cpu"])
     replayed = {device: _replayed(file, device) for device in devices}
@@ -124,10 +127,8 @@ def _replayed(journal: Path, device: str) -> str:
 
 def _weights(shape: int | tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Of sizes from 1e-9, which is subnormal in fp16, to about 10, and zeros of both signs."""
-    generator, sizes = (
-        torch.Generator().manual_seed(0),
-        torch.Size(shape if isinstance(shape, tuple) else [shape]),
-    )
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.Size(shape if isinstance(shape, tuple) else [shape])
     numbers = torch.randn(sizes, generator=generator)
     numbers *= 10 ** (10 * torch.rand(sizes, generator=generator) - 9)
     numbers.view(-1)[::13], numbers.view(-1)[5::17] = 0.0, -0.0

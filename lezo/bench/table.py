@@ -226,15 +226,10 @@ def bars(axes: Axes, variants: Mapping[str, Mapping[str, Any]], *, unit: str = "
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     longest = scale * max((variant["spread"]["max"] for variant in variants.values()), default=1.0)
     for place, variant in enumerate(variants.values()):
-        low, high, peak = (
-            variant["spread"]["min"] * scale,
-            variant["spread"]["max"] * scale,
-            variant["peak_bytes"],
-        )
+        seconds, peak = variant["step_seconds"], variant["peak_bytes"]
+        low, high = (variant["spread"][end] * scale for end in ("min", "max"))
         axes.hlines(place, low, high, colors="black", linewidth=1.5)
-        text = f"{number(variant['step_seconds'] * scale)} {unit}" + (
-            "" if peak is None else f", {size(peak)}"
-        )
+        text = f"{number(seconds * scale)} {unit}" + ("" if peak is None else f", {size(peak)}")
         axes.text(high + 0.01 * longest, place, text, va="center", fontsize=9)
     axes.set_xlim(0, 1.3 * longest)
     axes.invert_yaxis()
