@@ -34,9 +34,9 @@ DOORS = {
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},
     "triton": {"noise.kernels"},
-    "rich": {"runs", "sweeps", "bench.timing"},
+    "rich": {"runs", "sweeps", "bench.bits", "bench.qualify", "bench.timing"},
     "msgspec": {"records"},
-    "matplotlib": {"bench.table", "report.plots"},
+    "matplotlib": {"bench.page", "bench.table", "report.plots"},
     # The engine knows no configuration; zo.parts finds what config.methods names.
     "lezo.config": {"config", "records.reader", "zo.parts", "runs", "sweeps", "bench", "report", "cli"},
 }
@@ -181,7 +181,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.report", "cli.dashboard"),
+        *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
         *("config.compose", "config.schema", "report.write", "tracking.workspace"),
         *("sweeps.sweep", "sweeps.hydra_job"),
     ],

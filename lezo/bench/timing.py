@@ -1,7 +1,8 @@
-"""lezo-bench's work: the memory of each variant in a process of its own, then all of them timed in turns."""
+"""lezo-bench's work: the memory of each variant, then all of them timed in turns, then a window of a run's steps."""
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import statistics
@@ -18,21 +19,36 @@ import torch
 from rich.console import Console
 
 from lezo import __version__
+from lezo.bench.hardware import Gauges
+from lezo.bench.published import published_methods
 from lezo.bench.table import Peak, Sample, findings, markdown, picture
-from lezo.bench.variants import Setup, Variant, Work, lezo_blocks, make_variant, typical_work
+from lezo.bench.variants import (
+    ENGINE,
+    SLOWER,
+    Setup,
+    Variant,
+    Work,
+    lezo_blocks,
+    make_variant,
+    typical_work,
+    variants_of,
+    window,
+)
 from lezo.config.compose import Composed
 from lezo.config.schema import BenchConfig, BenchVariant, RunConfig
 from lezo.model.forward import Network
-from lezo.model.load import load
 from lezo.records.environment import environment, forget_peak_memory, peak_memory
 from lezo.records.folder import BENCH, CONFIG, ENVIRONMENT, RunFolder
 from lezo.records.format import clock, count, table
 from lezo.runs import banner, console
+from lezo.runs.build import load_model
 from lezo.runs.outcome import failed, out_of_memory
 from lezo.runs.plan import Plan, make_plan
-from lezo.zo.packing_check import network_for
 
 SLOW = 10.0  # seconds of a step that is not warmed up, and of a textbook step that is timed once
+_REPEATS = {"cuda": 20, "cpu": 5}  # timed steps of a variant, where none are asked for
+_TEXTBOOK = 5  # of those that are slower than ours, at most
+_WINDOW = {"cuda": 40, "cpu": 4}  # consecutive steps of a run
 
 
 class ChildError(RuntimeError):
@@ -76,42 +92,66 @@ def alone(config: RunConfig, name: BenchVariant) -> Peak:
     plan = make_plan(config)
     try:
         setup = Setup(config, plan, typical_work(config, plan), loaded(config, plan))
-        forget_peak_memory()  # of loading, and of finding out how the model runs
-        sample = timed(make_variant(setup, name), 0, plan.device)
     except Exception as error:
         if not out_of_memory(error):
             raise
         return Peak(error="out of memory")
-    cuda = plan.device.type == "cuda"
-    used = torch.cuda.max_memory_allocated(plan.device) if cuda else peak_memory()["host"]
-    return Peak(used, sample.seconds)
+    return peak_of(partial(make_variant, setup), name, plan.device)
+
+
+def peak_of(make: Callable[[BenchVariant], Variant], name: BenchVariant, device: torch.device) -> Peak:
+    """One step of a variant that is let go of again: on CUDA the device's peak, else that of all the process holds."""
+    cuda = device.type == "cuda"
+    gc.collect()  # what the variant before held in circles
+    if cuda:
+        torch.cuda.empty_cache()
+    forget_peak_memory()  # of loading, of finding out how the model runs, of other variants
+    try:
+        sample = timed(make(name), 0, device)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return Peak(error="out of memory")
+    if not cuda:
+        return Peak(peak_memory()["host"], sample.seconds)
+    reserved = torch.cuda.max_memory_reserved(device)
+    return Peak(torch.cuda.max_memory_allocated(device), sample.seconds, reserved=reserved)
 
 
 def bench(composed: Composed, child: Sequence[str], command: str, out: Console) -> None:
     """Measure and write the folder. Raises what reading, loading and writing raise, and ChildError."""
     start, config = time.perf_counter(), composed.config
+    if config.bench.mezo_path is not None:
+        published_methods(config.bench.mezo_path)  # before anything is measured
     plan = make_plan(config)
+    settings = settled(config.bench, plan.device)
     work = typical_work(config, plan)
-    described = _described(config, plan, work, command)
-    console.print_table(out, _banner(config, described, composed.run_dir))
+    described = described_work(config, plan, work, command)
+    console.print_table(out, _banner(config, described, settings, composed.run_dir))
     folder = RunFolder(composed.run_dir)
     folder.begin()
     folder.text(CONFIG, composed.yaml)
     folder.json(ENVIRONMENT, {"command": command, **environment(plan.device)})
-    peaks = _peaks(child, out)
+    cuda, names = plan.device.type == "cuda", variants_of(config)
+    peaks = {} if cuda else _peaks(child, names, out)
     network = loaded(config, plan)
     if network.plain:
         out.print(f"rows {network.rows}")
         work = typical_work(config, plan, plain=True)
-        described = _described(config, plan, work, command) | {"rows": network.rows}
-    rounds = Rounds(plan.device, partial(make_variant, Setup(config, plan, work, network)), peaks)
-    samples = []
-    for sample in rounds(config.bench, out):
-        row = {"step": sample.step, "variant": sample.variant.value, "seconds": sample.seconds}
-        folder.row(row | dict(sample.phases))
-        samples.append(sample)
-    measured = findings([sample for sample in samples if sample.step], rounds.peaks)
-    result = described | measured | {"seconds": time.perf_counter() - start}
+        described = described_work(config, plan, work, command) | {"rows": network.rows}
+    setup = Setup(config, plan, work, network)
+    make = partial(make_variant, setup)
+    for name in names if cuda else []:  # a process each would load the model each time
+        peaks[name] = peak_of(make, name, plan.device)
+    rounds, samples = Rounds(plan.device, make, peaks), []
+    with Gauges(plan.device) as gauges:
+        for sample in rounds(settings, out):
+            row = {"step": sample.step, "variant": sample.variant.value, "seconds": sample.seconds}
+            folder.row(row | dict(sample.phases))
+            samples.append(sample)
+        windows = {name: window_of(setup, name, settings, rounds) for name in ENGINE}
+    measured = findings([sample for sample in samples if sample.step], rounds.peaks, windows)
+    result = described | measured | {"gauges": gauges.summary(), "seconds": time.perf_counter() - start}
     folder.json(BENCH, result)
     folder.text("table.md", markdown(result))
     folder.data("steps.png", picture(result))
@@ -121,8 +161,31 @@ def bench(composed: Composed, child: Sequence[str], command: str, out: Console) 
     out.print(f"\n{markdown(result)}\nsee {folder.path}")
 
 
+def settled(settings: BenchConfig, device: torch.device) -> BenchConfig:
+    """The settings with those filled in that the device decides."""
+    repeats = settings.repeats or _REPEATS[device.type]
+    steps = _WINDOW[device.type] if settings.window is None else settings.window
+    return replace(settings, repeats=repeats, window=steps)
+
+
+def window_of(setup: Setup, name: BenchVariant, settings: BenchConfig, rounds: Rounds) -> list[float]:
+    """Seconds of consecutive real steps; none where none are wanted, or where they do not fit."""
+    if not settings.window or name not in rounds.expected:
+        return []
+    try:
+        return window(setup, name, settings.window)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        rounds.drop(name, "out of memory in a run's own batches")
+        return []
+
+
 class Rounds:
-    """Takes the turns. A variant that runs out of memory beside the others is left out from then on."""
+    """Takes the turns. A variant that runs out of memory beside the others is left out from then on.
+
+    ``expected``: the seconds of a step of each variant that is not left out.
+    """
 
     def __init__(
         self,
@@ -133,14 +196,15 @@ class Rounds:
         self.peaks = dict(peaks)
         self._device, self._make = device, make
         self._variants: dict[BenchVariant, Variant] = {}
-        self._expected = {name: peak.seconds for name, peak in peaks.items() if peak.seconds is not None}
+        self.expected = {name: peak.seconds for name, peak in peaks.items() if peak.seconds is not None}
 
     def __call__(self, settings: BenchConfig, out: Console) -> Iterator[Sample]:
         """Every timed step, also those that warm up."""
-        turns = schedule(self._expected, settings.repeats, settings.textbook_repeats)
+        assert settings.repeats is not None  # `settled`
+        turns = schedule(self.expected, settings.repeats, settings.textbook_repeats)
         for number, turn in enumerate(turns):
-            if turn.variant in self._expected:
-                left = clock(sum(self._expected.get(later.variant, 0) for later in turns[number:]))
+            if turn.variant in self.expected:
+                left = clock(sum(self.expected.get(later.variant, 0) for later in turns[number:]))
                 out.print(f"timing {number + 1}/{len(turns)}: {turn}, about {left} left")
                 yield from self.take(turn)
 
@@ -153,24 +217,28 @@ class Rounds:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            self._expected.pop(turn.variant, None)
-            why = "out of memory beside the other variants"
-            self.peaks[turn.variant] = replace(self.peaks[turn.variant], error=why)
+            self.drop(turn.variant, "out of memory beside the other variants")
             return []
-        self._expected[turn.variant] = sample.seconds
+        self.expected[turn.variant] = sample.seconds
         return [sample]
+
+    def drop(self, name: BenchVariant, why: str) -> None:
+        """Leave the variant out from now on."""
+        self.expected.pop(name, None)
+        self._variants.pop(name, None)
+        self.peaks[name] = replace(self.peaks[name], error=why)
 
 
 def schedule(first: Mapping[BenchVariant, float], repeats: int, textbook_repeats: int | None) -> list[Turn]:
     """Who steps when: round by round, so that what slows the machine slows everyone.
 
     ``first`` holds the seconds of each variant's first step. A slow one is not warmed up; slow textbook steps
-    are timed once where ``textbook_repeats`` does not say more.
+    are timed once where ``textbook_repeats`` does not say more, others at most five times.
     """
     slow = {name for name, seconds in first.items() if seconds > SLOW}
     steps = dict.fromkeys(first, repeats)
-    for name in first.keys() & {BenchVariant.textbook_mezo, BenchVariant.textbook_lezo}:
-        steps[name] = textbook_repeats or (1 if name in slow else repeats)
+    for name in first.keys() & {*SLOWER}:
+        steps[name] = textbook_repeats or (1 if name in slow else min(repeats, _TEXTBOOK))
     rounds = max(steps.values(), default=0)
     spread = {name: _spread(count, rounds) for name, count in steps.items()}
     warm = [Turn(name, 0) for name in first if name not in slow]
@@ -193,17 +261,15 @@ def timed(variant: Variant, step: int, device: torch.device) -> Sample:
 
 
 def loaded(config: RunConfig, plan: Plan) -> Network:
-    """The model, on its device, as lezo-run runs it."""
-    source, model_config = plan.parts.source, plan.parts.model_config
-    model = load(source, model_config, dtype=plan.dtype, device=plan.device, seed=config.seed)
-    return network_for(model, plan.layout, longest=plan.lengths[1])
+    """The model, on its device, with its adapter where there is one, as lezo-run runs it."""
+    return load_model(config, plan, lambda _: None, None).network
 
 
-def _peaks(child: Sequence[str], out: Console) -> dict[BenchVariant, Peak]:
+def _peaks(child: Sequence[str], names: Sequence[BenchVariant], out: Console) -> dict[BenchVariant, Peak]:
     """Each variant's memory, one process after the other, before this one loads anything."""
     peaks = {}
-    for number, name in enumerate(BenchVariant, 1):
-        out.print(f"memory {number}/{len(BenchVariant)}: {name.value}, one step in a process of its own")
+    for number, name in enumerate(names, 1):
+        out.print(f"memory {number}/{len(names)}: {name.value}, one step in a process of its own")
         peaks[name] = measured_in_a_child([*child, f"bench.variant={name.value}"])
     return peaks
 
@@ -229,8 +295,8 @@ def _at_rest(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> str:
-    batch, repeats, textbook = described["batch"], config.bench.repeats, config.bench.textbook_repeats or 1
+def _banner(config: RunConfig, described: Mapping[str, Any], settings: BenchConfig, folder: Path) -> str:
+    batch, repeats, textbook = described["batch"], settings.repeats, settings.textbook_repeats or 1
     lengths, tokens = batch["lengths"], batch["tokens"]
     sequences = f"sequences of {lengths['median']:g} tokens (median) to {lengths['longest']}"
     weights = f"{count(described['parameters'])} parameters, {described['dtype']} on {described['device']}"
@@ -240,13 +306,14 @@ def _banner(config: RunConfig, described: Mapping[str, Any], folder: Path) -> st
         "tokens": f"{tokens['padded']} in the textbook's forward, {tokens['real']} without its padding, "
         f"{tokens['ours']} in ours",
         "lezo": f"{described['blocks']} each step",
-        "timing": f"{repeats} steps each in turns; a textbook step above {SLOW:g} s: {textbook}",
+        "timing": f"{repeats} steps each in turns; a textbook step above {SLOW:g} s: {textbook}; then "
+        f"{settings.window} consecutive steps of a run",
         "folder": str(folder),
     }
     return table(rows, f"lezo-bench {__version__}")
 
 
-def _described(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
+def described_work(config: RunConfig, plan: Plan, work: Work, command: str) -> dict[str, Any]:
     """What was timed, for bench.json and the headings."""
     blocks, lengths = lezo_blocks(config, plan), work.lengths
     threads = "" if plan.device.type == "cuda" else f", threads: {torch.get_num_threads()}"

@@ -22,7 +22,7 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
     ``weights`` False is for lezo-inspect, which neither loads nor trains a model.
     """
     _refuse_other_settings(config)
-    problems = [*_out_of_range(config), *_name_problems(config)]
+    problems = [*out_of_range(config), *_name_problems(config)]
     problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
     if weights:
         problems += _training_problems(config)
@@ -40,11 +40,12 @@ def _refuse_other_settings(config: RunConfig) -> None:
         raise ConfigError([f"{name}: expected settings of its own, each by its key" for name in wrong])
 
 
-def _out_of_range(node: Any, path: str = "") -> Iterator[str]:
+def out_of_range(node: Any, path: str = "") -> Iterator[str]:
+    """A line for each field of the dataclass ``node``, and of those in it, that is not in its range."""
     for one in fields(node):
         key, value, within = f"{path}{one.name}", getattr(node, one.name), one.metadata.get("range")
         if is_dataclass(value):
-            yield from _out_of_range(value, f"{key}.")
+            yield from out_of_range(value, f"{key}.")
         elif within is not None and value is not None and not within.holds(value):
             yield f"{key}={value}: expected {within.expected}"
 

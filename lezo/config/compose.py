@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from lezo.config.checks import check, load_problem, path_is
+from lezo.config.checks import check, load_problem, out_of_range, path_is
 from lezo.config.diagnosis import (
     ADDED_GROUPS,
     COMPOSE_ERRORS,
@@ -48,13 +48,14 @@ from lezo.config.schema import (
     PEFT_SCHEMAS,
     BoardConfig,
     ConfigError,
+    QualifyConfig,
     ReplayConfig,
     ReportConfig,
     RunConfig,
 )
 from lezo.tasks import TASKS
 
-_Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig)
+_Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig, QualifyConfig)
 HYDRA_LITERALS = ("null", "true", "false", "nan", "inf")
 
 
@@ -176,6 +177,9 @@ def command_options(schema: type[_Options], overrides: Sequence[str]) -> _Option
             raise ConfigError([f"{text}: expected {expected_value(options, key)}"]) from None
     result = OmegaConf.to_object(options)
     assert isinstance(result, schema)
+    problems = list(out_of_range(result, f"{name}."))
+    if problems:
+        raise ConfigError(problems)
     return result
 
 

@@ -73,6 +73,8 @@ class BenchVariant(Enum):
     floor = "floor"
     textbook_mezo = "textbook_mezo"
     textbook_lezo = "textbook_lezo"
+    textbook_foreach = "textbook_foreach"
+    published = "published"
     mezo = "mezo"
     lezo = "lezo"
 
@@ -209,14 +211,18 @@ class InspectConfig:
 
 @dataclass
 class BenchConfig:
-    """For lezo-bench: timed steps a variant; ``textbook_repeats`` None is 1 for slow steps, else ``repeats``.
+    """For lezo-bench: timed steps a variant, None 20 on CUDA and 5 on a CPU.
 
-    ``variant`` makes the command one of its own children, which measures that variant's memory.
+    ``textbook_repeats`` None is 1 for slow steps, else at most 5. ``window``: consecutive steps of a run, None 40 on
+    CUDA and 4 on a CPU. ``mezo_path``: folder of MeZO's published code, whose step is timed too. ``variant`` makes
+    the command one of its own children, which measures that variant's memory.
     """
 
-    repeats: int = ranged(5, COUNT)
+    repeats: int | None = ranged(None, COUNT)
     textbook_repeats: int | None = ranged(None, COUNT)
+    window: int | None = ranged(None, COUNT_OR_0)
     profile: bool = False
+    mezo_path: str | None = None
     variant: BenchVariant | None = None
 
 
@@ -305,6 +311,21 @@ class ReportConfig:
     every: int = 5
     target_loss: float | None = None
     target_score: float | None = None
+
+
+@dataclass
+class QualifyConfig:
+    """For lezo-qualify. ``out`` None is a new folder below runs/qualify, ``models`` None by the device.
+
+    ``sections``: those to go through, None all. ``steps``: of the run that is killed.
+    """
+
+    out: str | None = None
+    models: list[str] | None = ranged(None, NAMES)
+    tasks: list[str] = ranged(["sst2", "rte"], NAMES)
+    sections: list[str] | None = ranged(None, NAMES)
+    minutes: float = ranged(10.0, POSITIVE)
+    steps: int = ranged(200, STEPS)
 
 
 @dataclass

@@ -18,10 +18,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from lezo.bench import timing  # noqa: F401 - asks for what is patched here, as does the next
 from lezo.model.forward import Network
 from lezo.model.load import TINY, load_tokenizer
-from lezo.runs import build  # noqa: F401
+from lezo.runs import build  # noqa: F401 - asks for what is patched here
 from lezo.zo import packing_check
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.stand_ins import users_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -16,6 +17,10 @@ from torch.cuda._utils import _get_device_index
 
 from lezo.bench import textbook
 from tests.pretend_cuda.gpu import PretendGpu, Stream
+
+_PROPERTIES = SimpleNamespace(
+    total_memory=80 * 2**30, major=9, minor=0, multi_processor_count=132, uuid="pretended"
+)
 
 
 @contextlib.contextmanager
@@ -96,7 +101,12 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "synchronize": lambda device=None: gpu.wait("synchronize"),
         "Event": lambda **_: _Event(gpu),
         "get_device_name": lambda device=None: "pretended",
+        "get_device_properties": lambda device=None: _PROPERTIES,
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": lambda mode: None,
+        "mem_get_info": lambda device=None: (_PROPERTIES.total_memory, _PROPERTIES.total_memory),
         "max_memory_allocated": lambda device=None: 0,
+        "max_memory_reserved": lambda device=None: 0,
         "reset_peak_memory_stats": lambda device=None: None,
     }
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lezo.bench.qualify import qualify
 from lezo.bench.timing import loaded, timed
-from lezo.bench.variants import Setup, make_variant, typical_work
+from lezo.bench.variants import Setup, make_variant, typical_work, variants_of
 from lezo.cli.replay import main as replay
 from lezo.config.compose import compose
-from lezo.config.schema import BenchVariant
+from lezo.config.schema import BenchVariant, QualifyConfig
 from lezo.model.device import named_device
 from lezo.model.evaluate import Evaluator
 from lezo.runs.plan import make_plan
@@ -111,7 +114,7 @@ def test_a_run_as_it_is_started_and_gone_on_with_and_replayed(
 LM_ONLY = (BenchVariant.textbook_mezo,)  # the one that sees another batch there
 
 
-@pytest.mark.parametrize(("task", "variants", "steps"), [("rte", BenchVariant, 2), ("squad", LM_ONLY, 0)])
+@pytest.mark.parametrize(("task", "variants", "steps"), [("rte", (), 2), ("squad", LM_ONLY, 0)])
 def test_what_lezo_bench_times(
     pretended: Callable[..., Any], family: Family, task: str, variants: Any, steps: int
 ) -> None:
@@ -120,9 +123,31 @@ def test_what_lezo_bench_times(
     with pretended() as gpu:
         plan = make_plan(config)
         network, work = loaded(config, plan), typical_work(config, plan)
-        for name in variants:
+        for name in variants or variants_of(config):
             timed(make_variant(Setup(config, plan, work, network), name), 0, plan.device)
     assert [len(waits) for waits in gpu.steps] == [1] * steps  # of mezo and lezo
+
+
+def test_what_lezo_qualify_times(
+    pretended: Callable[..., Any], family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its timings on CUDA, the memory and the profile of a step included; of the bits there is nothing to compare."""
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in family("opt") if not word.startswith(("model=", "optim=", "data="))]
+    small = [*SHORT[:4], "bench.repeats=1", "bench.window=1", "model.device=auto"]
+    settings = QualifyConfig(out="out", models=["hf"], tasks=["rte"], sections=["times"])
+    with pretended():
+        assert qualify(settings, [*words, *small], "lezo-qualify") == 0
+    page = json.loads(Path("out/page.json").read_text())
+    loaded, timed = page["sections"]
+    assert (loaded["verdict"], timed["verdict"], page["over"]) == ("right", "right", True)
+    assert {name: found["waits"] for name, found in timed["data"]["profiles"].items()} == {
+        "mezo": 0,
+        "lezo": 0,
+    }
+    assert timed["data"]["memory"]["used"] == 0 and page["device"]["capability"] == "sm_90, 132 SMs"
+    names = {name.value for name in variants_of(compose(small).config)}
+    assert {n for n, one in timed["data"]["variants"].items() if one["step_seconds"]} == names
 
 
 def test_a_second_device(on_gpu: OnGpu, family: Family) -> None:

@@ -4,17 +4,20 @@ from typing import Any
 
 import pytest
 
-from lezo.bench.table import RATIOS, Peak, Sample, findings, markdown, picture
+from lezo.bench.table import RATIOS, Peak, Sample, findings, gauges_line, markdown, picture, spread_of
 from lezo.config.schema import BenchVariant
 
 SECONDS = {
     BenchVariant.floor: [1.0, 3.0, 2.0],
     BenchVariant.textbook_mezo: [40.0],
     BenchVariant.textbook_lezo: [20.0, 24.0],
+    BenchVariant.textbook_foreach: [30.0],
+    BenchVariant.published: [44.0],
     BenchVariant.mezo: [6.0, 5.0, 50.0],
     BenchVariant.lezo: [4.0, 4.0, 5.0],
 }
-MEDIANS = {"floor": 2.0, "textbook_mezo": 40.0, "textbook_lezo": 22.0, "mezo": 6.0, "lezo": 4.0}
+MEDIANS = {"floor": 2.0, "textbook_mezo": 40.0, "textbook_lezo": 22.0, "textbook_foreach": 30.0}
+MEDIANS |= {"published": 44.0, "mezo": 6.0, "lezo": 4.0}
 DESCRIBED = {
     "title": "rte (sample)",
     "model": "tiny",
@@ -48,7 +51,7 @@ def test_a_variant_has_its_medians_and_its_spread() -> None:
         "update": 3.0,
         "other": 1.5,
     }
-    assert [v["steps"] for v in variants.values()] == [3, 1, 2, 3, 3]
+    assert [v["steps"] for v in variants.values()] == [3, 1, 2, 1, 1, 3, 3]
     assert {v["peak_bytes"] for v in variants.values()} == {2**30}
 
 
@@ -71,6 +74,9 @@ def test_ratios_are_of_the_medians() -> None:
         "textbook_mezo/lezo": 10.0,
         "textbook_lezo/lezo": 5.5,
         "textbook_mezo/mezo": pytest.approx(40 / 6),
+        "textbook_foreach/lezo": 7.5,
+        "textbook_foreach/mezo": 5.0,
+        "published/mezo": pytest.approx(44 / 6),
         "lezo/floor": 2.0,
         "mezo/floor": 3.0,
     }
@@ -91,13 +97,15 @@ def test_the_table_has_a_row_a_variant_and_a_line_a_ratio() -> None:
     lines = markdown(found()).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
     assert {row[0]: row[1] for row in rows[2:]} == {
+        "published": "44.0",
         "textbook_mezo": "40.0",
+        "textbook_foreach": "30.0",
         "textbook_lezo": "22.0",
         "mezo": "6.00",
         "lezo": "4.00",
         "floor": "2.00",
     }
-    assert {len(row) for row in rows} == {11}
+    assert {len(row) for row in rows} == {12}
     assert len({len(line) for line in lines if line.startswith("|")}) == 1
     assert "- textbook_mezo/lezo: 10.0" in lines
     assert len([line for line in lines if line.startswith("- ") and "rough" not in line]) == len(RATIOS)
@@ -113,6 +121,44 @@ def test_steps_that_differ_much_are_said_to_be_rough() -> None:
     )
     assert "rough" not in calm
     assert "- rough, of mezo the slowest step took more than 1.5 times the fastest" in rough
+
+
+def test_a_variant_that_was_not_tried_is_no_row_and_no_ratio() -> None:
+    peaks = {name: Peak() for name in SECONDS if name is not BenchVariant.published}
+    made = [sample for name in peaks for sample in samples(name)]
+    assert "published" not in markdown(DESCRIBED | findings(made, peaks))
+
+
+def test_consecutive_steps_have_a_table_of_their_own() -> None:
+    windows = {BenchVariant.lezo: [0.1] * 8 + [0.2, 0.9], BenchVariant.mezo: []}
+    result = DESCRIBED | findings([], {name: Peak() for name in SECONDS}, windows)
+    assert result["window"] == {"lezo": spread_of([0.1] * 8 + [0.2, 0.9])}
+    found = {"median": 0.1, "mean": pytest.approx(0.19), "p90": 0.2, "max": 0.9, "steps": 10}
+    assert result["window"]["lezo"] == found
+    row = markdown(result).splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        "lezo",
+        "0.100",
+        "0.190",
+        "0.200",
+        "0.900",
+        "10",
+    ]
+    assert spread_of([0.5])["p90"] == 0.5
+
+
+def test_memory_has_what_is_allocated_and_what_is_reserved() -> None:
+    peaks = {name: Peak(2**30, 1.0, reserved=3 * 2**30) for name in SECONDS}
+    (row,) = [x for x in markdown(DESCRIBED | findings([], peaks)).splitlines() if x.startswith("| lezo ")]
+    assert [cell.strip() for cell in row.split("|")][-4:-2] == ["1.0 GiB", "3.0 GiB"]
+
+
+def test_clocks_are_said_or_said_to_be_absent() -> None:
+    spread = {"min": 1400.0, "median": 1700.0, "max": 1980.0}
+    gauges = {"sm_mhz": spread, "watts": dict.fromkeys(spread, 640.0)}
+    assert gauges_line(gauges) == "SM 1700 (1400 to 1980) MHz, 640 W"
+    result = DESCRIBED | findings([], {}) | {"gauges": {"absent": "no driver"}}
+    assert "- clocks and power: absent (no driver)" in markdown(result)
 
 
 @pytest.mark.parametrize("absent", [[], [BenchVariant.textbook_mezo], list(BenchVariant)])

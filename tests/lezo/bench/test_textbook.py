@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lezo.bench.textbook import Textbook, candidate_rows, textbook_loss
+from lezo.bench.textbook import ForeachTextbook, Textbook, candidate_rows, textbook_loss
 from lezo.data.encode import Encoded
 from lezo.model.layout import layout
 from lezo.noise import seeds
@@ -117,6 +117,22 @@ def test_a_step_is_the_formula(sparsity: float, decay: float) -> None:
         spared = name.endswith("bias") or "layer_norm" in name
         expected = before[name] - 1e-3 * (report.g * z + (0 if spared else decay) * before[name])
         torch.testing.assert_close(model.get_parameter(name).data, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("group", [1, 2**30])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_fused_form_is_the_same_step(decay: float, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ForeachTextbook, "GROUP", group)
+    found = []
+    for kind in (Textbook, ForeachTextbook):
+        model = small_model(dtype=torch.float64)
+        step = textbook(model, weight_decay=decay)
+        step.__class__ = kind
+        found.append((step.step(0, examples()), weights(model)))
+    (one, plain), (other, fused) = found
+    assert other.g == pytest.approx(one.g)
+    for name, theta in plain.items():
+        torch.testing.assert_close(fused[name], theta, atol=1e-12, rtol=0)
 
 
 def test_the_losses_are_those_of_the_moved_weights() -> None:

@@ -9,7 +9,17 @@ import torch
 from rich.console import Console
 
 from lezo.bench.table import Peak, Sample
-from lezo.bench.timing import SLOW, ChildError, Rounds, Turn, measured_in_a_child, schedule, timed
+from lezo.bench.timing import (
+    SLOW,
+    ChildError,
+    Rounds,
+    Turn,
+    measured_in_a_child,
+    peak_of,
+    schedule,
+    settled,
+    timed,
+)
 from lezo.bench.variants import Variant
 from lezo.config.schema import BenchConfig, BenchVariant
 from lezo.zo.step import Stopwatch
@@ -45,6 +55,20 @@ def test_slow_variants_do_not_warm_up_and_a_slow_textbook_is_timed_once_amid_the
 ) -> None:
     first = {name: 2 * SLOW if name in slow else seconds for name, seconds in FAST.items()}
     assert by_variant(schedule(first, 3, textbook_repeats)) == expected
+
+
+@pytest.mark.parametrize(("repeats", "times"), [(3, 3), (20, 5)])
+def test_a_quick_textbook_is_timed_five_times_at_most(repeats: int, times: int) -> None:
+    assert len(by_variant(schedule(FAST, repeats, None))[TEXTBOOK]) == 1 + times
+    assert len(by_variant(schedule(FAST, repeats, 7))[TEXTBOOK]) == 8
+
+
+@pytest.mark.parametrize(("device", "repeats", "window"), [("cpu", 5, 4), ("cuda:0", 20, 40)])
+def test_how_often_follows_from_the_device_unless_it_is_given(device: str, repeats: int, window: int) -> None:
+    found = settled(BenchConfig(), torch.device(device))
+    assert (found.repeats, found.window) == (repeats, window)
+    given = settled(BenchConfig(repeats=2, window=0), torch.device(device))
+    assert (given.repeats, given.window) == (2, 0)
 
 
 def test_nothing_to_time_is_no_turns() -> None:
@@ -139,3 +163,11 @@ def test_a_child_says_its_peak_or_was_killed(code: str, expected: Peak) -> None:
 def test_a_child_that_fails_is_quoted() -> None:
     with refused(ChildError, "error: no such weights"):
         measured_in_a_child([sys.executable, "-c", "import sys; sys.exit('error: no such weights')"])
+
+
+def test_a_variant_whose_only_step_finds_no_memory_has_no_peak() -> None:
+    def step(_: int) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    assert peak_of(lambda name: variant(name, step), LEZO, CPU) == Peak(error="out of memory")
+    assert peak_of(lambda name: variant(name, lambda _: None), LEZO, CPU).bytes

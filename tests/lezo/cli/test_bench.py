@@ -21,7 +21,9 @@ from lezo.config.schema import BenchVariant
 from tests.lezo.refusals import names
 
 SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2", "model.device=cpu"]
-NAMES = {name.value for name in BenchVariant}
+NAMES = {name.value for name in BenchVariant} - {
+    "published"
+}  # which is another's code, in a folder of its own
 
 
 @pytest.fixture
@@ -66,9 +68,13 @@ def test_a_bench_leaves_its_whole_folder(
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     _check_variants(result["variants"], rows)
     assert result["ratios"] == {
-        f"{a}/{b}": result["variants"][a]["step_seconds"] / result["variants"][b]["step_seconds"]
+        f"{a}/{b}": None
+        if a == "published"
+        else result["variants"][a]["step_seconds"] / result["variants"][b]["step_seconds"]
         for a, b in RATIOS
     }
+    assert {name: found["steps"] for name, found in result["window"].items()} == {"mezo": 4, "lezo": 4}
+    assert result["gauges"] == {"absent": "no clocks or power are read on a CPU"}
     assert (result["task"], result["model"], result["blocks"]) == ("cb", "tiny", "4 of 8 blocks skipped")
     tokens = result["batch"]["tokens"]
     assert result["batch"]["examples"] == 2
@@ -99,13 +105,13 @@ def test_one_variant_alone_prints_its_memory_and_writes_nothing(
 ) -> None:
     assert benched("task=copa", "optim=mezo", "bench.variant=textbook_lezo", patch=monkeypatch) == 0
     peak = json.loads(capsys.readouterr().out)
-    assert set(peak) == {"bytes", "seconds", "error"}
+    assert set(peak) == {"bytes", "seconds", "error", "reserved"}
     assert peak["bytes"] > 2**26 and peak["seconds"] > 0 and peak["error"] is None
     assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize(
-    "bad", ["peft=lora", "optim.objective=metric", "optim=none", "bench.repeats=0", "-m"]
+    "bad", ["optim=none", "optim=fo-sgd", "bench.repeats=0", "bench.variant=published", "-m"]
 )
 def test_a_bad_configuration_ends_with_2(
     bad: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -124,6 +130,13 @@ def test_data_that_cannot_be_read_end_with_1(
     names(capsys.readouterr().err, "error: ", "rte/train.jsonl: ")
 
 
+def test_a_folder_without_mezos_code_ends_with_1(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benched("bench.mezo_path=elsewhere", patch=monkeypatch) == 1
+    names(capsys.readouterr().err, "error: bench.mezo_path=elsewhere: ", "trainer.py")
+
+
 def test_a_folder_that_holds_a_run_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +150,12 @@ def test_help_names_its_own_options() -> None:
     """As a command, which is how each variant's memory is measured."""
     command = [sys.executable, "-m", "lezo.cli.bench", "--help"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    options = ("bench.repeats=5", "bench.textbook_repeats", "bench.profile=false", "bench.variant")
+    options = (
+        "bench.repeats",
+        "bench.textbook_repeats",
+        "bench.window",
+        "bench.profile=false",
+        "bench.mezo_path=DIR",
+    )
     assert all(f"\n  {option} " in out for option in options)
     assert all(name in out for name in NAMES)

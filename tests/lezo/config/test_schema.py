@@ -76,8 +76,9 @@ RANGES = [
     ("sweep.slots", [1, None], [0], WHOLE_1),
     ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
     ("inspect.n", [1], [0, 10**30], WHOLE_1),
-    ("bench.repeats", [1], [0], WHOLE_1),
+    ("bench.repeats", [1, None], [0], WHOLE_1),
     ("bench.textbook_repeats", [1, None], [0], WHOLE_1),
+    ("bench.window", [0, None], [-1], WHOLE_0),
 ]
 GOOD = [(key, value) for key, good, _, _ in RANGES for value in good]
 BAD = [(key, value, words) for key, _, bad, words in RANGES for value in bad]
