@@ -53,6 +53,7 @@ class Streams(Network):
             for module, names in zip(layout.modules, layout.blocks, strict=True)
         }
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
+        self._held = {block: [*block.parameters(), *block.buffers()] for block in self._blocks}
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
         self._non_block = _by_owner(_slots(model, layout.non_block))
         self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
@@ -154,12 +155,13 @@ class Streams(Network):
         return forward
 
     def _run(
-        self, module: nn.Module, weights: Any, forward: Callable[..., Any], args: Any, kwargs: Any
+        self, module: nn.Module, copies: Any, forward: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
-        """A block's forward, by its recording where there are such; ``weights``: which of its own it does not use."""
+        """A block's forward, by its recording where there are such; ``copies``: which it runs on, and where they lie."""
         if self._recordings is None or module not in self._blocks:
             return forward(*args, **kwargs)
-        return self._recordings.run((module, weights, self._rows), forward, args, kwargs)
+        places = tuple(tensor.data_ptr() for tensor in self._held[module])
+        return self._recordings.run((module, copies, places, self._rows), forward, args, kwargs)
 
     def _looking_up(self, words: nn.Module, original: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
         """The word embeddings on copies of the rows that the batch reads."""
