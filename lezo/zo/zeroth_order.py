@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lezo.data.pack import moved
 from lezo.model.layout import Layout
 from lezo.noise import philox, seeds
 from lezo.zo.blocks import BlockChooser, Learner
@@ -88,12 +89,19 @@ class SeededUpdate:
         for step, coefficients in past:
             self.learn(step, coefficients)
 
-    def replay(self, step: int, coefficients: Sequence[float]) -> None:
-        """Make an update of a journal, and learn from it."""
+    def replay(self, past: Sequence[tuple[int, Sequence[float]]]) -> Iterator[int]:
+        """Make a journal's updates of these steps again, in order, and learn from them; yields each step when it is made.
+
+        The coefficients go to the device together, before the first update; nothing waits for it in between.
+        """
         theta = next(iter(self.theta.values()))
         dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
-        self.apply(step, torch.tensor(coefficients, dtype=dtype, device=theta.device))
-        self.learn(step, coefficients)
+        together = torch.tensor([c for _, coefficients in past for c in coefficients], dtype=dtype)
+        rows = moved(together, theta.device).split([len(coefficients) for _, coefficients in past])
+        for (step, coefficients), row in zip(past, rows, strict=True):
+            self.apply(step, row)
+            self.learn(step, coefficients)
+            yield step
 
 
 class ZerothOrder(Optimizer):

@@ -1,0 +1,53 @@
+"""Going back on CUDA: what a replay and a return to the base weights ask of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lezo.model.layout import layout
+from lezo.zo.blocks import UniformBlocks
+from lezo.zo.zeroth_order import SeededUpdate
+from tests.lezo.small_models import small_model
+
+pytestmark = pytest.mark.pretend_cuda
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes of what is copied from the host to a pretended device."""
+    from tests.pretend_cuda.gpu import PretendGpu
+
+    made: list[torch.Size] = []
+    copied = PretendGpu.copied
+
+    def seen(gpu: PretendGpu, operator: Any, args: Any, kwargs: Any) -> Any:
+        result = copied(gpu, operator, args, kwargs)
+        if [leaf.device.type for leaf in args if isinstance(leaf, Tensor)][-1] == "cpu":
+            made.append(result.shape)
+        return result
+
+    monkeypatch.setattr(PretendGpu, "copied", seen)
+    return made
+
+
+def test_a_replay_uploads_its_coefficients_once_and_never_waits(
+    pretended: Callable[..., Any], uploads: list[torch.Size]
+) -> None:
+    """Of two directions a step but the last, which has one."""
+    past = [(step, (0.5, -0.25)[: 2 if step < 7 else 1]) for step in range(8)]
+    with pretended() as gpu:
+        model = small_model("opt", torch.float16).to(torch.device("cuda", 0))
+        update = SeededUpdate(model, layout(model), UniformBlocks(4, 0.5), seed=3)
+        waits, launches = len(gpu.waits), len(gpu.launches)
+        uploads.clear()
+        made = [(step, len(gpu.launches)) for step in update.replay(past)]
+    assert [step for step, _ in made] == list(range(8))
+    assert launches < made[0][1] < made[-1][1]  # updates are made as they are asked for
+    assert len(gpu.waits) == waits, gpu.waits[waits:]
+    assert uploads[:1] == [torch.Size([15])]
+    assert len(uploads) == 1, uploads
