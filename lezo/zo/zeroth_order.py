@@ -97,7 +97,7 @@ class SeededUpdate:
         theta = next(iter(self.theta.values()))
         dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
         together = torch.tensor([c for _, coefficients in past for c in coefficients], dtype=dtype)
-        rows = moved(together, theta.device).split([len(coefficients) for _, coefficients in past])
+        rows = torch.split(moved(together, theta.device), [len(coefficients) for _, coefficients in past])
         for (step, coefficients), row in zip(past, rows, strict=True):
             self.apply(step, row)
             self.learn(step, coefficients)
