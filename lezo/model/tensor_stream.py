@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lezo.model.hashes import named_hash, tensor_hash
 from lezo.model.weights import WeightFiles, quantised
 
-OPENED = 2**26  # elements of tensors that are read before a file's pages are let go of
+OPENED = 2**24  # elements of tensors that are read before a file's pages are let go of
 THREADS = 4  # each holds a tensor
 
 

@@ -1,8 +1,9 @@
-"""Going back on CUDA: what a replay and a return to the base weights ask of the host."""
+"""What loading a device's weights and making steps again ask of the host."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from lezo.model.layout import layout
 from lezo.zo.blocks import UniformBlocks
 from lezo.zo.zeroth_order import SeededUpdate
 from tests.lezo.small_models import small_model
+from tests.pretend_cuda.memory import LARGE, MB, SMALL, in_a_process, opt_folder
 
 pytestmark = pytest.mark.pretend_cuda
+
+FOUR_BLOCKS = {**LARGE, "num_hidden_layers": 4}
 
 
 @pytest.fixture
@@ -51,3 +55,12 @@ def test_a_replay_uploads_its_coefficients_once_and_never_waits(
     assert len(gpu.waits) == waits, gpu.waits[waits:]
     assert uploads[:1] == [torch.Size([15])]
     assert len(uploads) == 1, uploads
+
+
+def test_host_memory_holds_a_tensor_of_a_model_that_is_loaded(tmp_path: Path, _nothing_real: None) -> None:
+    """200 MB in fp32 for a device in fp16, where a process may allocate and map 90 MB more than it has."""
+    small, large = (
+        opt_folder(tmp_path / name, **shape) for name, shape in (("small", SMALL), ("large", FOUR_BLOCKS))
+    )
+    assert large[1] > 200 * MB
+    in_a_process("load_on_pretended_cuda", small[0], large[0], False, 90 * MB)
