@@ -2,6 +2,7 @@
 
     python -m tests.pretend_cuda.memory loading        host memory above the model's own, on pretended CUDA
     python -m tests.pretend_cuda.memory going_back     of a model of 135 million weights on this CPU
+    python -m tests.pretend_cuda.memory planned        what a plan expects on the device, beside what is counted
 
 Each figure is measured in a process of its own. "at once" is how transformers loads, as before.
 """
@@ -14,7 +15,8 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -155,8 +157,88 @@ def going_back(folder: Path) -> None:
         print(f"  {name:<18} {before / MB:8,.0f} MB before, {rose / MB:8,.0f} MB more at the peak")
 
 
-COMMANDS: dict[str, Callable[[Path], None]] = {"loading": loading, "going_back": going_back}
-INNER: dict[str, Callable[..., None]] = {f.__name__: f for f in (load_on_pretended_cuda, go_back)}
+def planned(folder: Path) -> None:
+    """What the plan expects on the device beside what pretended CUDA counts."""
+    print(f"{'MB on the device: expected, counted':<40}{'':>10}{'':>10}   above weights")
+    for model in ("opt-1.3b", "opt-13b", "opt-30b"):
+        for task in ("rte", "sst2", "squad"):
+            print(in_a_process("compare", model, task), end="", flush=True)
+
+
+def compare(model: str, task: str) -> None:
+    """Print a line for each kind of work of a run."""
+    for name, weights, expected, found in compared(model, task):
+        off, within = expected / found - 1, (expected - weights) / (found - weights) - 1
+        above = f"{(expected - weights) / MB:9,.0f} {(found - weights) / MB:9,.0f} {within:+.0%}"
+        print(f"{model:<9} {task:<6} {name:<11} {expected / MB:9,.0f} {found / MB:9,.0f} {off:+.0%} {above}")
+
+
+def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int, int]]:
+    """(work, bytes of weights, bytes expected, bytes counted) of steps, an evaluation's first batch and a generation."""
+    from lezo.bench.timing import loaded
+    from lezo.config.compose import compose
+    from lezo.data.batches import Batches
+    from lezo.data.dataset import EvalSet
+    from lezo.data.pack import unit_length
+    from lezo.model import load
+    from lezo.model.evaluate import score_chunks
+    from lezo.model.forward import Network
+    from lezo.runs.build import make_evaluator, make_optimizer
+    from lezo.runs.plan import ForwardSize, make_plan
+    from tests.pretend_cuda.gpu import PretendGpu
+    from tests.pretend_cuda.live import Live
+
+    size = ["task.num_train=64", "task.num_dev=64", "task.num_test=64"]
+    base = [f"model={model}", "model.random_weights=true", f"model.tokenizer={load.TINY}", *size]
+    base += [f"task={task}", "data=sample", "model.device=auto", *words]
+    unasked = mock.patch("lezo.bench.timing.network_for", lambda model, *_, **__: Network(model))
+    with PretendGpu() as gpu, Live() as live, unasked, mock.patch.object(load, "_fill", lambda *_: None):
+        made: list[Network] = []
+        for method, more in (("lezo", ["optim.sparsity=0.75"]), ("mezo", [])):
+            config = compose([*base, f"optim={method}", *more]).config
+            plan = make_plan(config)
+            made = made or [loaded(config, plan)]
+            weights = live.now
+            sizes = ForwardSize(plan.parts.model_config, plan.dtype, len(plan.layout.blocks))
+            count = config.train.batch_size
+            longest = sorted(plan.train, key=unit_length, reverse=True)[:count]
+            batches = Batches(
+                longest,
+                loss=plan.parts.task.loss,
+                seed=0,
+                batch_size=count,
+                micro_batch_size=None,
+                pad=plan.parts.pad,
+                device=plan.device,
+            )
+            optimizer = make_optimizer(config, made[0], plan.layout, plan.blocks)
+            batch = batches.make(0)
+            live.peak = 0
+            optimizer.step(0, batch)
+            expected = plan.memory.weights + plan.memory.update
+            yield method, weights, expected + sizes.training(longest, gradients=False), live.peak
+            del optimizer, batch
+        rows, dev = config.eval.batch_size, plan.dev
+        evaluate = make_evaluator(plan, made[0], rows)
+        if dev.scored:
+            first = EvalSet(scored=[dev.scored[i] for i, _ in next(score_chunks(dev.scored, rows))])
+            live.peak = 0
+            evaluate(first)
+            yield "evaluation", weights, plan.memory.weights + sizes.evaluation(dev, rows), live.peak
+        if dev.prompts:
+            first = EvalSet(prompts=sorted(dev.prompts, key=lambda p: -len(p.input_ids[0]))[:rows])
+            gpu.truths = cycle([*[False] * 49, True])  # whether all rows have ended, after each of 50 ids
+            live.peak = 0
+            evaluate(first)
+            yield "generation", weights, plan.memory.weights + sizes.generation(dev, rows), live.peak
+
+
+COMMANDS: dict[str, Callable[[Path], None]] = {
+    "loading": loading,
+    "going_back": going_back,
+    "planned": planned,
+}
+INNER: dict[str, Callable[..., None]] = {f.__name__: f for f in (load_on_pretended_cuda, go_back, compare)}
 
 
 def main(words: list[str]) -> None:
