@@ -165,6 +165,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
         stop=end_tokens(model, tokenizer),
         mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
+        prompts_at_once=min(batch_size, plan.prompts_at_once),
     )
 
 

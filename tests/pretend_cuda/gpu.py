@@ -57,6 +57,7 @@ class PretendGpu:
         self.waits: list[Wait] = []
         self.steps: list[list[Wait]] = []
         self.launches: list[tuple[str, int]] = []
+        self.free = 80 * 10**9  # bytes that it says are free
         self.truths: Iterator[bool] | None = None  # what bools that are read say; None: all True
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads

@@ -87,6 +87,7 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "Event": lambda **_: _Event(gpu),
         "get_device_name": lambda device=None: "pretended",
         "max_memory_allocated": lambda device=None: 0,
+        "mem_get_info": lambda device=None: (gpu.free, gpu.free),
         "reset_peak_memory_stats": lambda device=None: None,
     }
 

@@ -10,14 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from lezo.config.compose import compose
 from lezo.model.layout import layout
+from lezo.runs.banner import banner
+from lezo.runs.plan import make_plan
 from lezo.zo.blocks import UniformBlocks
 from lezo.zo.zeroth_order import SeededUpdate
 from tests.lezo.small_models import small_model
-from tests.pretend_cuda.memory import LARGE, MB, SMALL, in_a_process, opt_folder
+from tests.pretend_cuda.memory import LARGE, MB, SMALL, compared, in_a_process, opt_folder
 
 pytestmark = pytest.mark.pretend_cuda
 
+WITHIN = 0.1
 FOUR_BLOCKS = {**LARGE, "num_hidden_layers": 4}
 
 
@@ -64,3 +68,25 @@ def test_host_memory_holds_a_tensor_of_a_model_that_is_loaded(tmp_path: Path, _n
     )
     assert large[1] > 200 * MB
     in_a_process("load_on_pretended_cuda", small[0], large[0], False, 90 * MB)
+
+
+@pytest.mark.parametrize("task", ["rte", pytest.param("squad", marks=pytest.mark.slow)])
+def test_a_plan_expects_what_is_counted(task: str, _nothing_real: None) -> None:
+    """Beside the weights too, of which a small model has few; `python -m tests.pretend_cuda.memory` has large ones."""
+    for work, weights, expected, counted in compared("opt-125m", task):
+        assert expected == pytest.approx(counted, rel=WITHIN), work
+        assert expected - weights == pytest.approx(counted - weights, rel=WITHIN), work
+
+
+def test_fewer_prompts_are_continued_at_a_time_where_the_device_has_no_room(
+    pretended: Callable[..., Any],
+) -> None:
+    config = compose(["task=squad", "data=sample", "model=tiny", "optim=none", "model.device=auto"]).config
+    with pretended() as gpu:
+        assert (roomy := make_plan(config)).prompts_at_once == 32
+        gpu.free = int((roomy.memory.weights + roomy.memory.activations / 3) / 0.95)
+        tight = make_plan(config)
+    assert tight.prompts_at_once == 8
+    assert tight.memory.total < roomy.memory.total and tight.forwards["test"] > 3 * roomy.forwards["test"]
+    said = "prompts are generated for at a time"
+    assert f"8 {said}" in banner(config, tight, Path()) and said not in banner(config, roomy, Path())
