@@ -84,7 +84,7 @@ def outline(files: WeightFiles, config: Any, dtype: torch.dtype) -> Outline | No
     None where that is not all there is to loading them: they are no safetensors, or quantised, or a tensor of the
     model is missing, of another shape, or made of the files' by more than a name and a dtype.
     """
-    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config))
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if files.kind != "safetensors" or quantised(config) or not hasattr(kind, "from_pretrained"):
         return None
     stand_ins, cast = _stand_ins(files, dtype)
