@@ -1,7 +1,7 @@
 """How do weights come from safetensors to where they belong? One tensor at a time, hashed on the way.
 
 Host memory holds a tensor for each of a few threads, whatever the size of the model; the pages of a file that a
-tensor was read from are let go of after some hundred megabytes.
+tensor was read from are let go of after some tens of megabytes.
 """
 
 from __future__ import annotations

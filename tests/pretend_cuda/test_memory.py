@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lezo.config.compose import compose
+from lezo.model import hashes
 from lezo.model.layout import layout
 from lezo.runs.banner import banner
 from lezo.runs.plan import make_plan
@@ -90,3 +91,15 @@ def test_fewer_prompts_are_continued_at_a_time_where_the_device_has_no_room(
     assert tight.memory.total < roomy.memory.total and tight.forwards["test"] > 3 * roomy.forwards["test"]
     said = "prompts are generated for at a time"
     assert f"8 {said}" in banner(config, tight, Path()) and said not in banner(config, roomy, Path())
+
+
+def test_a_devices_tensor_is_hashed_in_small_pieces(
+    pretended: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is copied to the host are zeros."""
+    monkeypatch.setattr(hashes, "PIECE", 512)
+    expected = hashes.tensor_hash(torch.zeros(10, 100, dtype=torch.float16))
+    with pretended() as gpu:
+        tensor = torch.zeros(10, 100, dtype=torch.float16, device=torch.device("cuda", 0))
+        assert hashes.tensor_hash(tensor) == expected
+        assert [wait.what for wait in gpu.waits] == ["copy to the host"] * 4  # 2000 bytes
