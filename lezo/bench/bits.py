@@ -13,15 +13,15 @@ from rich.console import Console
 from torch import Tensor
 
 from lezo.bench.hardware import waits_counted
-from lezo.bench.timing import loaded
 from lezo.config.compose import Composed
 from lezo.config.schema import ReplayConfig
 from lezo.model.hashes import weights_hash
 from lezo.noise import directions, philox
+from lezo.noise.operands import Copies, Step
 from lezo.noise.seeds import derive
 from lezo.records.files import remove_folder
 from lezo.records.journal import Journal
-from lezo.runs.build import make_batches, make_header, make_optimizer
+from lezo.runs.build import load_model, make_batches, make_header, make_optimizer
 from lezo.runs.loop import train_row
 from lezo.runs.plan import make_plan
 from lezo.runs.replay import Replay
@@ -83,14 +83,14 @@ def noise_checks(device: torch.device) -> Iterator[Check]:
 def stepped(composed: Composed, steps: int, folder: Path) -> Stepped:
     """Take a run's first steps, and replay their journal from the base weights, on the device and on the CPU."""
     config, plan = composed.config, make_plan(composed.config)
-    network = loaded(config, plan)
-    base = weights_hash(network.model)
+    loaded = load_model(config, plan, lambda _: None, None)
+    network = loaded.network
     optimizer = make_optimizer(config, network, plan.layout, plan.blocks)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "journal.bin"
     waits: list[str] = []
     batch_waits: list[str] = []
-    header = make_header(composed.yaml, config, plan, network.model)
+    header = make_header(composed.yaml, config, loaded)
     with (
         closing(make_batches(config, plan, plain=network.plain)) as batches,
         closing(Journal(file, header)) as journal,
@@ -111,7 +111,7 @@ def stepped(composed: Composed, steps: int, folder: Path) -> Stepped:
         plan.dtype_name,
         steps,
         weights,
-        weights != base,
+        weights != header.origin.weights,
         replayed,
         waits if counted else None,
         batch_waits if counted else None,
@@ -144,7 +144,8 @@ def _perturbs_alike(
     given = directions.perturb(there, _SEED, _NAME, _EPS, rows=where, dtype=dtype)
     shape = theta.shape if rows is None else (len(rows), theta.shape[1])
     plus, minus = (torch.empty(shape, dtype=dtype or theta.dtype) for _ in range(2))
-    philox.perturb(theta, derive(_SEED, _NAME), philox.fp32(_EPS), rows, plus, minus)
+    copies = Copies(theta, derive(_SEED, _NAME), rows, plus, minus)
+    philox.perturbations([[copies]], philox.fp32(_EPS))[0]()
     return _same(given[0], plus) and _same(given[1], minus) and _same(there, theta)
 
 
@@ -152,7 +153,8 @@ def _updates_alike(theta: Tensor, device: torch.device, rounding: Literal["neare
     there, here = theta.to(device, copy=True), theta.clone()
     c = torch.tensor(_C)
     directions.update_(there, _SEED, _NAME, c.to(device), _DECAY, rounding=rounding)
-    philox.update(here, derive(_SEED, _NAME), c, philox.fp32(_DECAY), rounding == "stochastic")
+    step = Step(here, derive(_SEED, _NAME), philox.fp32(_DECAY))
+    philox.update([step], c, rounding == "stochastic")
     return _same(there, here) and not _same(here, theta)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lezo.data.encode import Encoded
 from lezo.data.rows import Rows, cheapest_rows, rows_of_few_shapes
+from lezo.noise.operands import sent
 
 ALIGNED = 16  # numbers: tensors of a batch begin at multiples of 128 bytes, whatever is before them
 
@@ -144,9 +145,7 @@ def moved(numbers: Mapping[str, Numbers], device: torch.device) -> dict[str, Ten
     parts = [
         part for array in numbers.values() for part in (array.reshape(-1), spare[: -array.size % ALIGNED])
     ]
-    tensor = torch.from_numpy(np.concatenate(parts))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)
+    tensor = sent(torch.from_numpy(np.concatenate(parts)), device)
     views = tensor.split_with_sizes([part.size for part in parts])[::2]
     return {name: view.view(array.shape) for view, (name, array) in zip(views, numbers.items(), strict=True)}
 

@@ -37,7 +37,7 @@ class Evaluator:
     """Scores a split in batches of at most ``batch_size`` sequences; the result does not depend on it.
 
     ``decode`` turns ids into text without special tokens. A generated text ends with its first newline, or before an
-    id of ``stop``; ``mode`` says which prompts go on side by side.
+    id of ``stop``; ``mode`` says which prompts go on side by side, ``prompts_at_once`` how many, if not ``batch_size``.
     """
 
     network: Network
@@ -49,6 +49,7 @@ class Evaluator:
     decode: Callable[[Sequence[int]], str]
     stop: Collection[int]
     mode: GenerationMode = GenerationMode()
+    prompts_at_once: int | None = None
 
     @torch.no_grad()
     def __call__(self, split: EvalSet) -> Evaluation:
@@ -113,7 +114,8 @@ class Evaluator:
 
     def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
         """The batches of a generation, the longest prompts first."""
-        order, size = sorted(prompts, key=_length, reverse=True), self.batch_size if self.mode.together else 1
+        order, most = sorted(prompts, key=_length, reverse=True), self.prompts_at_once or self.batch_size
+        size = most if self.mode.together else 1
         groups = [order] if self.mode.padded else [list(same) for _, same in groupby(order, _length)]
         return (chunk for group in groups for chunk in _chunks(group, size))
 

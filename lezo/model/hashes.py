@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,23 +14,43 @@ from torch import Tensor, nn
 
 from lezo.data.encode import Encoded
 
+PIECE = 2**24  # bytes of a device's tensor that are in host memory at a time
 
-def weights_hash(model: nn.Module) -> str:
+
+def weights_hash(model: nn.Module, known: Mapping[Tensor, str] | None = None) -> str:
     """Of every parameter's name, dtype, shape and bits; tied ones count once.
 
-    Some gigabytes a second: parameters are hashed side by side, one copy a thread in host memory.
+    Some gigabytes a second: parameters are hashed side by side, of a device's some megabytes a thread in host memory.
+    ``known``: the `tensor_hash` of parameters that need not be read again.
     """
-    named = list(model.named_parameters())
+    named, digests = list(model.named_parameters()), dict[Tensor, str](known or {})
+    unknown = [parameter for _, parameter in named if parameter not in digests]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
-        digests = threads.map(tensor_hash, (parameter.detach() for _, parameter in named))
-        return _of([[name, digest] for (name, _), digest in zip(named, digests, strict=True)])
+        digests.update(zip(unknown, threads.map(tensor_hash, unknown), strict=True))
+    return named_hash((name, digests[parameter]) for name, parameter in named)
+
+
+def named_hash(digests: Iterable[tuple[str, str]]) -> str:
+    """The hash of weights of these names, in their order, and of these `tensor_hash`es."""
+    return _of([[name, digest] for name, digest in digests])
 
 
 def tensor_hash(tensor: Tensor) -> str:
     """Of a tensor's dtype, shape and bits."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for part in _in_host_memory(tensor.detach().contiguous().reshape(-1).view(torch.uint8)):
+        digest.update(part.numpy().data)
     return digest.hexdigest()
+
+
+def _in_host_memory(data: Tensor) -> Iterator[Tensor]:
+    """Bytes of a device in pieces, which come through one small pinned buffer."""
+    if data.device.type == "cpu":
+        yield data
+        return
+    buffer = torch.empty(min(len(data), PIECE), dtype=torch.uint8).pin_memory()
+    for piece in torch.split(data, PIECE):
+        yield buffer[: len(piece)].copy_(piece)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from lezo.model.hashes import weights_hash
 from lezo.model.layout import decoder, decoder_blocks
+from lezo.model.tensor_stream import outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
     WeightFiles,
@@ -114,13 +115,20 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
     Random weights are drawn under ``seed``, the same on every device. Raises ModelError where the weights are
     not those of the configuration, or not all finite.
     """
+    return load_hashed(source, config, dtype=dtype, device=device, seed=seed)[0]
+
+
+def load_hashed(
+    source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int
+) -> tuple[Any, Mapping[Tensor, str]]:
+    """As `load`, and the hash of each parameter that was read from safetensors, one at a time (see `weights_hash`)."""
     _quiet()
     if source.random_weights:
-        return _random(config, dtype, device, seed)
+        return _random(config, dtype, device, seed), {}
     with reading("the weights of", source.path):
-        files = find_weights(source.path, source.revision, getattr(config, "transformers_weights", None))
+        files = _files(source, config)
         try:
-            model, info = read_weights(files, config, dtype)
+            model, info, hashed = _read(files, config, dtype, device)
         except (RuntimeError, NotImplementedError):
             _refuse_shapes(source.path, files, config)
             raise
@@ -129,7 +137,21 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
     _freeze_other_senses(model)
     model = model.to(device).eval()
     _refuse_non_finite(source.path, model, dtype)
-    return model
+    return model, {theta: hashed[theta] for theta in model.parameters() if theta in hashed}
+
+
+def _files(source: Source, config: Any) -> WeightFiles:
+    return find_weights(source.path, source.revision, getattr(config, "transformers_weights", None))
+
+
+def _read(
+    files: WeightFiles, config: Any, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str]]:
+    """Tensor by tensor where that is all there is to it; else through host memory, as transformers does it."""
+    if (outlined := outline(files, config, dtype)) is None:
+        return *read_weights(files, config, dtype), {}
+    hashed = outlined.load(device)
+    return outlined.model, outlined.info, hashed
 
 
 def _tie(path: str, model: Any, config: Any) -> None:
@@ -150,23 +172,35 @@ def _tie(path: str, model: Any, config: Any) -> None:
 
 @torch.no_grad()
 def rebase(model: nn.Module, source: Source, config: Any, seed: int, expected: str) -> None:
-    """Give ``model``, which `load` made of the same, its first weights back; they come through host memory.
+    """Give ``model``, which `load` made of the same, its first weights back.
 
-    Raises ModelError where they no longer are those of the SHA-256 ``expected`` (see `weights_hash`).
+    They come one at a time where `load` read them so, else through host memory. Raises ModelError where they no
+    longer are those of the SHA-256 ``expected`` (see `weights_hash`).
     """
     if source.random_weights:
         _fill(model, seed)
+        found = weights_hash(model)
     else:
-        theta = dict(model.named_parameters())
-        dtype = next(iter(theta.values())).dtype
-        base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=seed)
-        for name, weight in base.named_parameters():
-            theta[name].copy_(weight)
-    if weights_hash(model) != expected:
+        found = _read_again(model, source, config)
+    if found != expected:
         raise ModelError(
             f"{source.path}: no longer the base weights that the run started from; put them back, and with "
             "resume=auto the run goes on where it was"
         )
+
+
+def _read_again(model: nn.Module, source: Source, config: Any) -> str:
+    """Put the weights of the files into ``model``; returns their hash."""
+    theta = dict(model.named_parameters())
+    dtype = next(iter(theta.values())).dtype
+    with reading("the weights of", source.path):
+        outlined = outline(_files(source, config), config, dtype)
+        if outlined is not None and theta.keys() <= set(outlined.names.values()):
+            return outlined.load_into(theta)
+    base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=0)
+    for name, weight in base.named_parameters():
+        theta[name].copy_(weight)
+    return weights_hash(model)
 
 
 def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) -> None:

@@ -74,6 +74,7 @@ class Result(TypedDict, total=False):
     skipped_steps: Count
     rows: str | None
     truncated: Count | None
+    prompts_at_once: Count | None  # of a generation
     examples: dict[str, Count] | None
     command: str
 

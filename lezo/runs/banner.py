@@ -36,7 +36,7 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     if config.trains:
         rows["optimizer"] = _optimizer(config, plan)
     rows["training"] = _training(config, plan)
-    rows |= {"forwards": _forwards(config, plan), "memory": _memory(plan)}
+    rows |= {"forwards": _forwards(config, plan), "memory": _memory(config, plan)}
     rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
     return table(rows, f"lezo {__version__}")
 
@@ -166,12 +166,14 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
     return ", ".join([training, *(f"{count} {name}" for name, count in counts.items())])
 
 
-def _memory(plan: Plan) -> str:
+def _memory(config: RunConfig, plan: Plan) -> str:
     expected = plan.memory
     parts = {"weights": expected.weights, "update": expected.update, "activations": expected.activations}
     sizes = ", ".join(f"{name} {size(taken)}" for name, taken in parts.items())
     beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
-    return f"about {size(expected.total)} expected ({sizes}){beside}"
+    fewer = f"; {plan.prompts_at_once} prompts are generated for at a time, as many as fit, not {config.eval.batch_size}"
+    fits = plan.prompts_at_once == config.eval.batch_size
+    return f"about {size(expected.total)} expected ({sizes}){beside}{'' if fits else fewer}"
 
 
 def _peak(result: Mapping[str, Any]) -> str:

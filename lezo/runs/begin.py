@@ -123,7 +123,7 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
     config = request.config
     goes_on = folder.holds_run and not made_no_step(folder.path)
     loaded = load_model(config, plan, request.out.print, folder.path / PREFIX_START if goes_on else None)
-    header = make_header(request.composed.yaml, config, loaded.plan, loaded.model)
+    header = make_header(request.composed.yaml, config, loaded)
     resumed = resume_state(request, folder, header)
     if not folder.begun:
         claim(request, folder, resumed)

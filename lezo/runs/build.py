@@ -21,7 +21,7 @@ from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, widest_mode
 from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
 from lezo.model.layout import Layout, layout
-from lezo.model.load import Source, load, rebase, save_model, set_dropout
+from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
 from lezo.noise.seeds import VERSION
 from lezo.records.environment import code_version, resident_memory
@@ -54,13 +54,18 @@ class BaseModel:
     ) -> None:
         """``config``: the model's own. Raises ModelError."""
         self.source, self.config, self.tokenizer, self.seed = source, config, tokenizer, seed
-        self.model = load(source, config, dtype=dtype, device=device, seed=seed)
+        self.model, self._hashed = load_hashed(source, config, dtype=dtype, device=device, seed=seed)
         self.adapter: Attached | None = None
 
     def attach(self, adapter: Adapter, start: Path | None) -> None:
         """Give it an adapter, with the first values of the file ``start`` where there is one."""
         known = start if start is not None and start.exists() else None
         self.adapter = Attached(self.model, adapter, seed=self.seed, start=known)
+
+    def first_hash(self) -> str:
+        """The hash of its first weights, adapter included; asked for once, before anything moves them."""
+        hashed, self._hashed = self._hashed, {}
+        return weights_hash(self.model, hashed)
 
     def rebase(self, weights: str) -> None:
         """Bring the first weights back. Raises ModelError where their hash is not ``weights``."""
@@ -129,9 +134,9 @@ def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str
     return plan, how + (", not compiled" if config.model.compile else "")
 
 
-def make_header(yaml: str, config: RunConfig, plan: Plan, model: nn.Module) -> Header:
-    """What the journal of a run of ``model``, just loaded, begins with."""
-    return Header(provenance(yaml, plan, weights_hash(model)), replay_spec(config))
+def make_header(yaml: str, config: RunConfig, loaded: LoadedModel) -> Header:
+    """What the journal of a run of a model just loaded begins with."""
+    return Header(provenance(yaml, loaded.plan, loaded.base.first_hash()), replay_spec(config))
 
 
 def provenance(yaml: str, plan: Plan, weights: str) -> Provenance:
@@ -161,6 +166,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
         stop=end_tokens(model, tokenizer),
         mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
+        prompts_at_once=min(batch_size, plan.prompts_at_once),
     )
 
 

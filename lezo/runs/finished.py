@@ -31,7 +31,7 @@ def plan_of_finished(request: Request, folder: RunFolder) -> Plan | None:
     plan, origin = show_plan(request), result.get("origin")
     weights = str((origin or {}).get("weights"))
     if model_moved(path, yaml):
-        weights = weights_hash(load_model(config, plan, request.out.print, path / PREFIX_START).model)
+        weights = load_model(config, plan, request.out.print, path / PREFIX_START).base.first_hash()
     refuse_other_provenance(path, origin, provenance(yaml, plan, weights))
     return plan
 
@@ -62,7 +62,7 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
     """Write the model of a finished run, made again without a step. Raises FolderError for another one."""
     config, path = request.config, folder.path
     loaded = load_model(config, plan, request.out.print, path / PREFIX_START)
-    header = make_header(request.composed.yaml, config, plan, loaded.model)
+    header = make_header(request.composed.yaml, config, loaded)
     refuse_other_provenance(path, result.get("origin"), header.origin)
     if config.trains:
         bring_back(loaded, header, path, int(result["best_step"] or result["steps"]), request)

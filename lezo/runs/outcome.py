@@ -77,6 +77,7 @@ def result_of(request: Request, ending: Ending, plan: Plan | None, session: Sess
         "skipped_steps": progress.skipped,
         "rows": session.loaded.network.rows if session else None,
         "truncated": plan.truncated if plan else None,
+        "prompts_at_once": plan.prompts_at_once if plan and plan.parts.task.generates else None,
         "examples": {name: len(getattr(plan, name)) for name in ("train", "dev", "test")} if plan else None,
         "command": request.command,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from lezo.config.schema import RunConfig
 from lezo.data.dataset import EvalSet
@@ -44,6 +45,7 @@ class Plan:
     """Everything about a run but its weights.
 
     ``lengths``: median and longest sequence, in tokens. ``trained``: parameters, an adapter's own included.
+    ``prompts_at_once``: how many a generation goes on with, eval.batch_size or as many fewer as the device has room for.
     """
 
     parts: Prepared
@@ -59,6 +61,7 @@ class Plan:
     trained: int
     lengths: tuple[int, int]
     truncated: int
+    prompts_at_once: int
     memory: Memory
     forwards: dict[str, int]
 
@@ -93,6 +96,13 @@ def make_plan(config: RunConfig) -> Plan:
     weights = sum(p.nbytes for p in meta_model.parameters())
     update = _update_bytes(config, meta_model, tensors, blocks) if config.trains else 0
     size = ForwardSize(parts.model_config.get_text_config(), dtype, len(tensors.blocks))
+    room = _free(device) - weights - update
+    prompts_at_once = _fitting(size, [dev, test], config.eval.batch_size, room)
+    forwards = _evaluations(size, [dev, test], config.eval.batch_size, prompts_at_once)
+    if config.trains:
+        count = min(config.train.micro_batch_size or config.train.batch_size, len(train))
+        longest, skips = sorted(train, key=unit_length)[-count:], blocks.keep < len(tensors.blocks)
+        forwards.append(size.training(longest, gradients=config.first_order, skips=skips))
     return Plan(
         parts=parts,
         adapter=adapter,
@@ -109,8 +119,9 @@ def make_plan(config: RunConfig) -> Plan:
         truncated=sum(
             e.truncated for e in (*train, *(dev.scored or dev.prompts), *(test.scored or test.prompts))
         ),
-        memory=Memory(weights, update, _largest_forward(config, size, train, [dev, test])),
-        forwards=_forwards(config, train, dev, test),
+        prompts_at_once=prompts_at_once,
+        memory=Memory(weights, update, max(forwards)),
+        forwards=_forwards(config, train, dev, test, prompts_at_once),
     )
 
 
@@ -122,45 +133,69 @@ class ForwardSize:
     dtype: torch.dtype
     layers: int
 
-    def block(self, tokens: int) -> int:
-        """A block's widest moment: residual, normed, q, k, v, attended and two feed-forward widths."""
+    def block(self, tokens: int, longest: int) -> int:
+        """A block's widest moment, without gradients: four widths (what entered model and block, normed), the feed-forward's.
+
+        An activation stands beside what it is of; where that is gated, the gated product too. And the mask of
+        ``tokens`` places over ``longest``.
+        """
+        plain, gated = self._widest("ffn_dim"), self._widest("intermediate_size")
+        wide = 2 * plain if plain else 3 * gated if gated else 8 * self.config.hidden_size
+        return int(tokens * (4 * self.config.hidden_size + wide + longest) * self.dtype.itemsize)
+
+    def kept(self, tokens: int) -> int:
+        """What a block keeps for a backward pass: residual, normed, q, k, v, attended and two feed-forward widths."""
         hidden = self.config.hidden_size
         wide = self._widest("ffn_dim", "intermediate_size") or 4 * hidden
         return int(tokens * (6 * hidden + 2 * wide) * self.dtype.itemsize)
 
     def head(self, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
-        """What `Network.normalisers` holds of each stream: a chunk of the head in fp32, logits, exponentials."""
-        rows = min(chunk, int(self.config.vocab_size))
-        return streams * rows * (int(self.config.hidden_size) + 2 * reads) * 4
+        """What `Network.normalisers` holds of each stream, in fp32: states, a chunk of the head, logits, exponentials."""
+        rows, width = min(chunk, int(self.config.vocab_size)), int(self.config.hidden_size)
+        return streams * (rows * (width + 2 * reads) + reads * width) * 4
 
-    def training(self, longest: Sequence[Encoded], *, gradients: bool) -> int:
-        """Both streams at once, or every block kept for a backward pass."""
+    def training(self, longest: Sequence[Encoded], *, gradients: bool, skips: bool = True) -> int:
+        """Both streams, in blocks and then at the head; or every block kept for a backward pass.
+
+        A block that is skipped, where one is (``skips``), runs them at once; one that moves runs one after the other.
+        The loss over candidates of one token reads no more of the head than their rows (see `Batch.columns_only`).
+        """
         tokens = sum(map(unit_length, longest))
         reads = sum(sum(example.answer_lens) for example in longest)
         if gradients:
-            return self.layers * self.block(tokens) + self.head(1, reads, chunk=self.config.vocab_size)
-        return 2 * self.block(tokens) + self.head(2, reads)
+            return self.layers * self.kept(tokens) + self.head(1, reads, chunk=self.config.vocab_size)
+        one = self.block(tokens, max(map(unit_length, longest)))
+        both = 2 * one if skips else one + 4 * tokens * self.config.hidden_size * self.dtype.itemsize
+        columns = all(len(e.input_ids) > 1 and set(e.answer_lens) == {1} for e in longest)
+        return int(both if columns else max(both, self.head(2, reads)))
 
     def evaluation(self, split: EvalSet, batch_size: int) -> int:
         """The first candidates of a split."""
         chunk = next(score_chunks(split.scored, batch_size), [])
-        tokens = sum(unit_length(split.scored[i], chosen) for i, chosen in chunk)
+        lengths = [unit_length(split.scored[i], chosen) for i, chosen in chunk]
         reads = sum(split.scored[i].answer_lens[k] for i, chosen in chunk for k in chosen)
-        return self.block(tokens) + self.head(1, reads)
+        return max(self.block(sum(lengths), max(lengths, default=0)), self.head(1, reads))
 
     def generation(self, split: EvalSet, batch_size: int) -> int:
-        """The longest prompts, padded to one length; keys and values of prompts and answers; logits."""
+        """The longest prompts, padded to one length, and their keys and values; or those of the last token, and its logits.
+
+        Keys or values of a block stand beside those they are appended to.
+        """
         lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
         if not lengths:
             return 0
         rows, longest = min(batch_size, len(lengths)), max(lengths)
+        first = self.block(rows * longest, longest) + self._cached(rows * longest)
+        last = self._cached(rows * (longest + MAX_NEW_TOKENS))
+        logits = rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
+        return max(first, last + last // (2 * self.layers) + logits)
+
+    def _cached(self, tokens: int) -> int:
+        """Keys and values of every block."""
         heads = self._widest("num_attention_heads") or 1
         width = self._widest("head_dim") or self.config.hidden_size // heads
         shared = self._widest("num_key_value_heads") or heads
-        tokens = rows * (longest + MAX_NEW_TOKENS)
-        cached = tokens * 2 * shared * width * self.layers * self.dtype.itemsize
-        logits = rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
-        return self.block(rows * longest) + cached + logits
+        return int(tokens * 2 * shared * width * self.layers * self.dtype.itemsize)
 
     def _widest(self, *keys: str) -> int | None:
         """The first of these sizes that the configuration has; where each block has its own, the largest."""
@@ -174,23 +209,32 @@ class ForwardSize:
         return None
 
 
-def _largest_forward(
-    config: RunConfig, size: ForwardSize, train: Sequence[Encoded], evaluated: Sequence[EvalSet]
-) -> int:
-    rows = config.eval.batch_size
-    forwards = [
-        f for split in evaluated for f in (size.evaluation(split, rows), size.generation(split, rows))
-    ]
-    if config.trains:
-        count = min(config.train.micro_batch_size or config.train.batch_size, len(train))
-        longest = sorted(train, key=unit_length, reverse=True)[:count]
-        forwards.append(size.training(longest, gradients=config.first_order))
-    return max(forwards)
+def _evaluations(
+    size: ForwardSize, splits: Sequence[EvalSet], batch_size: int, prompts_at_once: int
+) -> list[int]:
+    scored = [size.evaluation(split, batch_size) for split in splits]
+    return scored + [size.generation(split, prompts_at_once) for split in splits]
 
 
-def _update_bytes(config: RunConfig, meta_model: nn.Module, tensors: Layout, blocks: BlockChooser) -> int:
-    """Two copies of the largest block, or one of all that moves; or gradients and the optimizer's moments."""
-    named = dict(meta_model.named_parameters())
+def _fitting(size: ForwardSize, evaluated: Sequence[EvalSet], wanted: int, room: float) -> int:
+    """How many prompts to continue at a time: ``wanted``, or half as often as it takes to fit the ``room``, in bytes."""
+    rows = wanted
+    while rows > 1 and max(size.generation(split, rows) for split in evaluated) > room:
+        rows = -(-rows // 2)
+    return rows
+
+
+def _free(device: torch.device) -> float:
+    """Bytes that the device has free, but for some that are lost between tensors; of host memory nothing is said."""
+    return 0.95 * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
+def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: BlockChooser) -> int:
+    """Two copies of the largest block and of what moves outside, or one of all; or gradients and the optimizer's moments.
+
+    Of embeddings and head only the rows in use are copied.
+    """
+    named: dict[str, Tensor] = dict(meta_model.named_parameters())
     if config.first_order:
         adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)
         states = 3 if adamw else 2 if momentum else 1
@@ -198,13 +242,18 @@ def _update_bytes(config: RunConfig, meta_model: nn.Module, tensors: Layout, blo
     sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
         return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
-    return 2 * max(sizes, default=0)
+    by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
+    outside = [named[name] for name in tensors.non_block]
+    whole = sum(theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows))
+    return 2 * (max(sizes, default=0) + whole)
 
 
-def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet) -> dict[str, int]:
+def _forwards(
+    config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: EvalSet, prompts_at_once: int
+) -> dict[str, int]:
     """How many forwards training, dev and test evaluations make (a generation counts as one)."""
-    size = config.eval.batch_size
-    dev_once, test_once = _eval_forwards(dev, size), _eval_forwards(test, size)
+    sizes = config.eval.batch_size, prompts_at_once
+    dev_once, test_once = _eval_forwards(dev, *sizes), _eval_forwards(test, *sizes)
     if not config.trains:
         return {"training": 0, "dev": dev_once, "test": test_once}
     settings = config.train
@@ -215,5 +264,5 @@ def _forwards(config: RunConfig, train: Sequence[Encoded], dev: EvalSet, test: E
     return {"training": training, "dev": evaluations * dev_once, "test": 2 * test_once}
 
 
-def _eval_forwards(split: EvalSet, size: int) -> int:
-    return sum(1 for _ in score_chunks(split.scored, size)) + -(-len(split.prompts) // size)
+def _eval_forwards(split: EvalSet, size: int, prompts_at_once: int) -> int:
+    return sum(1 for _ in score_chunks(split.scored, size)) + -(-len(split.prompts) // prompts_at_once)

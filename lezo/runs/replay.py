@@ -158,7 +158,7 @@ class Replay:
         base = BaseModel(source, config, tokenizer, dtype=dtype, device=device, seed=recipe.seed)
         if recipe.peft is not None:
             base.attach(_adapter(self.file, recipe.peft), self.folder / PREFIX_START)
-        if (weights := weights_hash(base.model)) != origin.weights:
+        if (weights := base.first_hash()) != origin.weights:
             prefix = recipe.peft is not None and recipe.peft.get("name") == "prefix"
             of_prefix = f", and a prefix's first values {PREFIX_START} beside the journal" if prefix else ""
             raise ModelError(

@@ -54,10 +54,9 @@ class Timeline:
             raise FolderError(
                 f"step {step}: the run's files reach step {reached} only; ask for that step or an earlier one"
             )
-        for record in records:
-            assert self.updates is not None
-            self.updates.replay(record.step - 1, record.values)
-            progress(record.step)
+        if records and self.updates is not None:
+            for made in self.updates.replay([(r.step - 1, r.values) for r in records]):
+                progress(made + 1)
         self.at = step
 
     def _start(self, step: int, checkpoints: Sequence[Checkpoint], optimizer: Optimizer | None) -> None:

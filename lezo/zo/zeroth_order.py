@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lezo.model.layout import Layout
 from lezo.noise import seeds
+from lezo.noise.operands import sent
 from lezo.zo.blocks import BlockChooser, Learner
 from lezo.zo.direction import GAUSSIAN, Direction, update_all_
 from lezo.zo.probe import Estimator
@@ -85,12 +86,19 @@ class SeededUpdate:
         for step, coefficients in past:
             self.learn(step, coefficients)
 
-    def replay(self, step: int, coefficients: Sequence[float]) -> None:
-        """Make an update of a journal, and learn from it."""
+    def replay(self, past: Sequence[tuple[int, Sequence[float]]]) -> Iterator[int]:
+        """Make a journal's updates of these steps again, in order, and learn from them; yields each step when it is made.
+
+        The coefficients go to the device together, before the first update; nothing waits for it in between.
+        """
         theta = next(iter(self.theta.values()))
         dtype = torch.float64 if theta.dtype == torch.float64 else torch.float32
-        self.apply(step, torch.tensor(coefficients, dtype=dtype, device=theta.device))
-        self.learn(step, coefficients)
+        together = torch.tensor([c for _, coefficients in past for c in coefficients], dtype=dtype)
+        rows = torch.split(sent(together, theta.device), [len(coefficients) for _, coefficients in past])
+        for (step, coefficients), row in zip(past, rows, strict=True):
+            self.apply(step, row)
+            self.learn(step, coefficients)
+            yield step
 
 
 class ZerothOrder(Optimizer):

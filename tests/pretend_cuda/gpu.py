@@ -74,6 +74,7 @@ class PretendGpu:
         self.launches: list[tuple[str, int]] = []
         self.masks_made: list[str] = []
         self.steps_masks_made: list[str] = []
+        self.free = 80 * 10**9  # bytes that it says are free
         self.truths: Iterator[bool] | None = None  # what bools that are read say; None: all True
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads

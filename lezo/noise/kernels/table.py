@@ -12,11 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lezo.noise.operands import sent
+
 
 def upload(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """``rows`` as an int64 tensor on the device; the host does not wait for the copy."""
-    table = torch.tensor(rows, dtype=torch.int64)
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+    return sent(torch.tensor(rows, dtype=torch.int64), device)
 
 
 def is_aligned(addresses: Iterable[int], columns: int) -> bool:

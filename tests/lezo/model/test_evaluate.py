@@ -8,6 +8,7 @@ from lezo.data.dataset import EvalSet
 from lezo.data.encode import Encoded
 from lezo.model.evaluate import Evaluator, gold, one_minus_metric, score_chunks
 from lezo.model.forward import Network
+from lezo.model.generation import continued
 from lezo.noise import directions
 from lezo.zo.probe import PlainProbe
 from tests.lezo.model.test_loss import plain_candidate_loss, plain_lm_loss, plain_log_prob
@@ -79,6 +80,19 @@ def greedy(model, ids, limit=50):
         with torch.no_grad():
             produced.append(int(model(input_ids=torch.tensor([[*ids, *produced]])).logits[0, -1].argmax()))
     return produced
+
+
+def test_fewer_prompts_may_go_on_at_a_time_and_say_the_same(monkeypatch):
+    model, sizes = small_model(dtype=torch.float64), []
+    prompts = [Encoded(e.index, (e.input_ids[0][:9],), (0,), (0,), ("t5",)) for e in examples(5)]
+    many = evaluator(model, "lm", "f1", batch_size=5)
+    few = dataclasses.replace(many, prompts_at_once=2)
+    monkeypatch.setattr(
+        "lezo.model.evaluate.continued",
+        lambda model, ids, **options: sizes.append(len(ids)) or continued(model, ids, **options),
+    )
+    assert few(EvalSet((), prompts)).predictions == many(EvalSet((), prompts)).predictions
+    assert sizes == [2, 2, 1, 5]
 
 
 def test_generation_is_greedy_up_to_a_newline_in_the_splits_order():

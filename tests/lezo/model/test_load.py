@@ -207,7 +207,7 @@ def test_memory_that_runs_out_while_loading_is_no_damage(folder, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    monkeypatch.setattr("lezo.model.tensor_stream.read", full)
     with pytest.raises(torch.OutOfMemoryError):
         loaded(folder)
 

@@ -67,8 +67,7 @@ def test_lora_trains_and_its_journal_makes_the_same_weights_again(family, target
     assert weights_hash(model) != before and all(report.applied for report in reports)
     again, _ = attached()
     update = SeededUpdate(again, layout(again), choose, seed=3)
-    for step, report in enumerate(reports):
-        update.replay(step, report.coefficients)
+    assert list(update.replay([(step, r.coefficients) for step, r in enumerate(reports)])) == [0, 1, 2]
     assert weights_hash(again) == weights_hash(model)
 
 

@@ -165,9 +165,8 @@ def test_a_step_of_several_directions_takes_their_mean_and_is_made_again():
     first, again, by_hand = (Bowl() for _ in range(3))
     start = ZerothOrder(first, layout(first), AllBlocks(4), Several(first, 3), lr=0.05, eps=1e-3, seed=3)
     report = start.step(0, 1.0)
-    ZerothOrder(again, layout(again), AllBlocks(4), Several(again, 1), lr=1, eps=1, seed=3).update.replay(
-        0, report.coefficients
-    )
+    update = ZerothOrder(again, layout(again), AllBlocks(4), Several(again, 1), lr=1, eps=1, seed=3).update
+    assert list(update.replay([(0, report.coefficients)])) == [0]
     seed, expected = seeds.step_seed(3, 0), weights(by_hand)
     for number in range(3):
         along = seeds.direction_seed(seed, number)
@@ -206,8 +205,7 @@ def test_a_steps_coefficient_makes_its_update_again(dtype):
     first, again = Bowl(dtype), Bowl(dtype)
     reports = run(two_point(first, 0.5, weight_decay=0.1), 5)
     updates = two_point(again, 0.5, weight_decay=0.1).update
-    for step, report in enumerate(reports):
-        updates.replay(step, report.coefficients)
+    assert list(updates.replay([(step, r.coefficients) for step, r in enumerate(reports)])) == list(range(5))
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
 
 
