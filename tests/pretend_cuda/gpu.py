@@ -54,11 +54,35 @@ class Stream:
             self.behind[stream] = max(told, self.behind.get(stream, 0))
 
 
+class Graph:
+    """torch.cuda.CUDAGraph: what is asked of the device while it is captured is asked again by a replay."""
+
+    def __init__(self) -> None:
+        self.gpu, self.uses = PretendGpu.present, list[tuple[int, int, bool]]()
+
+    def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+        """From here on nothing is computed."""
+        assert (
+            self.gpu.captured is None and capture_error_mode == "thread_local"
+        )  # another thread packs batches
+        self.gpu.captured = self.uses
+
+    def capture_end(self) -> None:
+        """Until here."""
+        self.gpu.captured = None
+
+    def replay(self) -> None:
+        """It is computed."""
+        self.gpu.replays += 1
+        self.gpu.operators += 1
+        self.gpu.use(self.uses)
+
+
 class PretendGpu:
     """``visible`` CUDA devices of compute capability 9.0, for as long as the context lasts.
 
     ``waits``: every time the host waits for a device, in order; ``steps``: those of each step. ``launches``: Triton's kernels by name, with their
-    grid. ``operators``: how many operators and kernels the devices were given; ``used``: the numbers of those that
+    grid. ``operators``: how many operators and kernels the devices were given; ``replays``: of graphs; ``used``: the numbers of those that
     hold a result. ``masks_made``: masks that attention would make anew in each call, boolean ones or of rows
     whose length is no multiple of 8; ``steps_masks_made``: those of steps.
     """
@@ -81,6 +105,8 @@ class PretendGpu:
         self.stack = contextlib.ExitStack()
         self.touched: dict[int, dict[tuple[Stream, bool], int]] = {}
         self.defaults: dict[int, Stream] = {}
+        self.captured: list[tuple[int, int, bool]] | None = None  # what a graph that is captured uses
+        self.replays = 0
 
     def __enter__(self) -> PretendGpu:
         from tests.pretend_cuda import pretend_driver, pretend_torch
@@ -120,12 +146,19 @@ class PretendGpu:
 
     def touch(self, read: list[Tensor], written: list[Tensor]) -> None:
         """Streams read and write tensors: after all that others wrote there, and read where they write."""
-        for tensor, writes in [*((t, False) for t in read), *((t, True) for t in written)]:
-            if tensor.device.type != "cuda":
-                continue
-            stream = self.stream(tensor.device.index)
+        pairs = [*((t, False) for t in read), *((t, True) for t in written)]
+        uses = [(t.untyped_storage()._cdata, t.device.index, w) for t, w in pairs if t.device.type == "cuda"]
+        if self.captured is not None:
+            self.captured += uses
+        else:
+            self.use(uses)
+
+    def use(self, uses: list[tuple[int, int, bool]]) -> None:
+        """The same of storages, by their identity and device, and whether they are written."""
+        for storage, device, writes in uses:
+            stream = self.stream(device)
             stream.told += 1
-            past = self.touched.setdefault(tensor.untyped_storage()._cdata, {})
+            past = self.touched.setdefault(storage, {})
             for (other, wrote), told in past.items():
                 late = other is not stream and (wrote or writes) and stream.behind.get(other, 0) < told
                 what = "written" if writes else "read"
@@ -142,6 +175,7 @@ class PretendGpu:
 
     def wait(self, what: str) -> None:
         """The host waits for all that the device was given."""
+        assert self.captured is None, f"{what} while a graph is captured, at {where()}"
         self.reached = self.operators
         self.waits.append(Wait(what, where(), threading.current_thread().name))
 

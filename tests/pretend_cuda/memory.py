@@ -202,7 +202,7 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
     size = ["task.num_train=64", "task.num_dev=64", "task.num_test=64"]
     base = [f"model={model}", "model.random_weights=true", f"model.tokenizer={load.TINY}", *size]
     base += [f"task={task}", "data=sample", "model.device=auto", *words]
-    unasked = mock.patch("lezo.bench.timing.network_for", lambda model, *_, **__: Network(model))
+    unasked = mock.patch("lezo.runs.build.network_for", lambda model, *_, **__: Network(model))
     with PretendGpu() as gpu, Live() as live, unasked, mock.patch.object(load, "_fill", lambda *_: None):
         made: list[Network] = []
         for method, more in (("lezo", ["optim.sparsity=0.75"]), ("mezo", [])):

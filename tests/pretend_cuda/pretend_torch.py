@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.cuda._utils import _get_device_index
 
 from lezo.bench import textbook
-from tests.pretend_cuda.gpu import PretendGpu, Stream
+from tests.pretend_cuda.gpu import Graph, PretendGpu, Stream
 
 _PROPERTIES = SimpleNamespace(
     total_memory=80 * 2**30, major=9, minor=0, multi_processor_count=132, uuid="pretended"
@@ -95,6 +95,8 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "current_device": lambda: gpu.current,
         "current_stream": lambda device=None: gpu.stream(index(device)),
         "Stream": Stream,
+        "CUDAGraph": Graph,
+        "graph_pool_handle": lambda: (0, 0),
         "stream": chosen_stream,
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
