@@ -277,6 +277,11 @@ class RunConfig:
         return self.composition is not None and self.composition.estimator.name == "metric"
 
     @property
+    def replays_blocks(self) -> bool:
+        """Whether on CUDA the blocks' forwards of a step are recorded and replayed."""
+        return self.composition is not None and self.model.cuda_graphs and not self.model.compile
+
+    @property
     def first_order(self) -> bool:
         """Whether the optimizer needs gradients."""
         return self.method.first_order

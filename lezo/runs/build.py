@@ -201,7 +201,7 @@ def make_optimizer(
         assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # checked by config.checks
         watch, direction = Stopwatch(device), direction_of(parts)
         error = None if evaluator is None else partial(one_minus_metric, evaluator)
-        replays = device.type == "cuda" and config.model.cuda_graphs and not config.model.compile
+        replays = device.type == "cuda" and config.replays_blocks
         context = EstimatorContext(
             network,
             layout,

@@ -31,7 +31,7 @@ class Memory:
     """Expected peak bytes on the device, by what takes them."""
 
     weights: int
-    update: int  # perturbed copies, or gradients and optimizer state
+    update: int  # perturbed copies and places of recorded forwards, or gradients and optimizer state
     activations: int
 
     @property
@@ -94,15 +94,17 @@ def make_plan(config: RunConfig) -> Plan:
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
         )
     weights = sum(p.nbytes for p in meta_model.parameters())
-    update = _update_bytes(config, meta_model, tensors, blocks) if config.trains else 0
     size = ForwardSize(parts.model_config.get_text_config(), dtype, len(tensors.blocks))
-    room = _free(device) - weights - update
-    prompts_at_once = _fitting(size, [dev, test], config.eval.batch_size, room)
-    forwards = _evaluations(size, [dev, test], config.eval.batch_size, prompts_at_once)
+    update, training = 0, []
     if config.trains:
         count = min(config.train.micro_batch_size or config.train.batch_size, len(train))
         longest, skips = sorted(train, key=unit_length)[-count:], blocks.keep < len(tensors.blocks)
-        forwards.append(size.training(longest, gradients=config.first_order, skips=skips))
+        training = [size.training(longest, gradients=config.first_order, skips=skips)]
+        update = _update_bytes(config, meta_model, tensors, blocks)
+        update += size.recorded(longest) if device.type == "cuda" and config.replays_blocks else 0
+    room = _free(device) - weights - update
+    prompts_at_once = _fitting(size, [dev, test], config.eval.batch_size, room)
+    forwards = training + _evaluations(size, [dev, test], config.eval.batch_size, prompts_at_once)
     return Plan(
         parts=parts,
         adapter=adapter,
@@ -137,11 +139,12 @@ class ForwardSize:
         """A block's widest moment, without gradients: four widths (what entered model and block, normed), the feed-forward's.
 
         An activation stands beside what it is of; where that is gated, the gated product too. And the mask of
-        ``tokens`` places over ``longest``.
+        ``tokens`` places over ``longest``, of truths and of numbers.
         """
         plain, gated = self._widest("ffn_dim"), self._widest("intermediate_size")
         wide = 2 * plain if plain else 3 * gated if gated else 8 * self.config.hidden_size
-        return int(tokens * (4 * self.config.hidden_size + wide + longest) * self.dtype.itemsize)
+        each = (4 * self.config.hidden_size + wide + longest) * self.dtype.itemsize + longest
+        return int(tokens * each)
 
     def kept(self, tokens: int) -> int:
         """What a block keeps for a backward pass: residual, normed, q, k, v, attended and two feed-forward widths."""
@@ -153,6 +156,11 @@ class ForwardSize:
         """What `Network.normalisers` holds of each stream, in fp32: states, a chunk of the head, logits, exponentials."""
         rows, width = min(chunk, int(self.config.vocab_size)), int(self.config.hidden_size)
         return streams * (rows * (width + 2 * reads) + reads * width) * 4
+
+    def recorded(self, longest: Sequence[Encoded]) -> int:
+        """The places that recorded forwards have for states and mask of both streams, as long as the run lasts."""
+        tokens, row = sum(map(unit_length, longest)), max(map(unit_length, longest))
+        return int(2 * tokens * (self.config.hidden_size + row) * self.dtype.itemsize)
 
     def training(self, longest: Sequence[Encoded], *, gradients: bool, skips: bool = True) -> int:
         """Both streams, in blocks and then at the head; or every block kept for a backward pass.
@@ -230,7 +238,7 @@ def _free(device: torch.device) -> float:
 
 
 def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: BlockChooser) -> int:
-    """Two copies of the largest block and of what moves outside, or one of all; or gradients and the optimizer's moments.
+    """Two copies of the largest block or tensor outside, or one of all; or gradients and the optimizer's moments.
 
     Of embeddings and head only the rows in use are copied.
     """
@@ -244,8 +252,8 @@ def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: B
         return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
     by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
     outside = [named[name] for name in tensors.non_block]
-    whole = sum(theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows))
-    return 2 * (max(sizes, default=0) + whole)
+    whole = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]
+    return 2 * max([*sizes, *whole], default=0)
 
 
 def _forwards(

@@ -1,9 +1,4 @@
-"""Perturbed copies of one module's tensors after another: where they lie, and when they are drawn.
-
-A module's copies lie side by side in a room, which the next module takes over. On a CUDA device the blocks have two
-rooms in turn: while a block runs on the copies in one, those of the next block are drawn into the other, in a stream
-of their own. Each stream waits for the other's events; the host waits for neither.
-"""
+"""Perturbed copies of one module's tensors after another, side by side in a room that the next module takes over."""
 
 from __future__ import annotations
 
@@ -53,7 +48,7 @@ class Room:
 
     def pairs(self, parts: Sequence[Part]) -> list[list[Pair]]:
         """Each part's tensors with places for their copies: the same places for all parts."""
-        if any(part not in self._pairs for part in parts):
+        if not all(part in self._pairs for part in parts):
             self._make_room(max(sum(part.sizes) for part in parts), parts[0].thetas[0].device)
             self._pairs |= {part: list(self._placed(part)) for part in parts if part not in self._pairs}
         return [self._pairs[part] for part in parts]
@@ -77,59 +72,23 @@ class Room:
 class Copies:
     """The copies of a step's modules, theta +- eps z; ``watch`` times making them as phase perturb.
 
-    On a CUDA device, where they are made ahead, the phase is what waiting for them takes.
+    They are made when a module asks for them. Made ahead in a stream of their own, while the block before runs, they
+    take as long: matrix products leave no room on the device (measured on an H100, docs/engine.md).
     """
 
-    def __init__(self, direction: Direction, watch: Stopwatch, device: torch.device) -> None:
-        self.direction, self.watch = direction, watch
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._rooms = [Room() for _ in range(2 if self._stream else 1)]
-        self._room_of_others = Room()
+    def __init__(self, direction: Direction, watch: Stopwatch) -> None:
+        self.direction, self.watch, self._room = direction, watch, Room()
         self._pairs: dict[nn.Module, list[Pair]] = {}
         self._draw: dict[nn.Module, Callable[[], None]] = {}
-        self._order: list[nn.Module] = []
-        self._ahead: nn.Module | None = None
 
-    def begin(
-        self, blocks: Mapping[nn.Module, Part], others: Mapping[nn.Module, Part], seed: int, eps: float
-    ) -> None:
-        """From now on the copies are along z(seed). ``blocks`` come in the order in which they run."""
-        self._order, parts, turns = list(blocks), list(blocks.values()), len(self._rooms)
-        rooms = [room.pairs(parts[turn::turns]) for turn, room in enumerate(self._rooms) if parts[turn:]]
-        self._pairs = {block: rooms[i % turns][i // turns] for i, block in enumerate(blocks)}
-        if others:
-            self._pairs |= zip(others, self._room_of_others.pairs(list(others.values())), strict=True)
+    def begin(self, parts: Mapping[nn.Module, Part], seed: int, eps: float) -> None:
+        """From now on the copies are of these modules, along z(seed)."""
+        self._pairs = dict(zip(parts, self._room.pairs(list(parts.values())), strict=True))
         calls = perturbations(self.direction, list(self._pairs.values()), seed, eps)
-        self._draw = dict(zip(self._pairs, calls, strict=True))
-
-    def start(self) -> None:
-        """A forward begins, with the first block."""
-        if self._order:
-            self._draw_ahead(self._order[0])
+        self._draw = dict(zip(parts, calls, strict=True))
 
     def of(self, module: nn.Module) -> list[Pair]:
-        """The module's copies, until the next module's, or the one's after that, are made."""
+        """The module's copies, until another module asks for its own."""
         with self.watch("perturb"):
-            if self._stream is None or module not in self._order:
-                self._draw[module]()
-                return self._pairs[module]
-            if self._ahead is not module:
-                self._draw_ahead(module)
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
-        following = self._order.index(module) + 1
-        self._draw_ahead(self._order[following] if following < len(self._order) else None)
+            self._draw[module]()
         return self._pairs[module]
-
-    def end(self) -> None:
-        """Nothing is drawn any more when what is asked of the device next begins."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
-        self._ahead = None
-
-    def _draw_ahead(self, module: nn.Module | None) -> None:
-        """When the device has done what it was asked so far: the room's last block has run, and theta is up to date."""
-        self._ahead = module
-        if self._stream is not None and module is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-            with torch.cuda.stream(self._stream):
-                self._draw[module]()

@@ -46,7 +46,7 @@ class Streams(Network):
     ) -> None:
         super().__init__(model)
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
-        self._copies, self._recordings = Copies(direction, watch, model.device), recordings
+        self._copies, self._recordings = Copies(direction, watch), recordings
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
             model.get_submodule(module): _slots(model, names)
@@ -67,10 +67,10 @@ class Streams(Network):
         """While it lasts, the network is two streams, moved along z(seed) on the active tensors."""
         self._active, self._seed, self._eps = frozenset(active), seed, eps
         blocks, others = self._moving(self._blocks), self._moving(self._non_block)
-        at_once = {module: part for module, part in others.items() if module not in (self.head, self._words)}
-        self._copies.begin(blocks, at_once, seed, eps)
+        by_rows = self.head, self._words
+        whole = {module: part for module, part in (blocks | others).items() if module not in by_rows}
+        self._copies.begin(whole, seed, eps)
         with ExitStack() as stack:
-            stack.callback(self._copies.end)
             for module, part in (blocks | others).items():
                 if module is not self.head:
                     self._part(stack, module, part)
@@ -102,7 +102,6 @@ class Streams(Network):
         mask = self.mask(batch)
         assert mask is not None  # plain rows have no two streams
         self._batch, self._rows, self._doubled = batch, len(batch.input_ids), {}
-        self._copies.start()
         if self._recordings is not None:
             self._recordings.start()
         inputs = [batch.input_ids, batch.position_ids, mask]

@@ -68,7 +68,7 @@ def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: in
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lezo.noise.kernels.normal import EXACT, GROUPS
+    from lezo.noise.kernels.normal import GROUPS, LAUNCH
 
     fixed = {**fixed, "GROUPS": GROUPS}
     if "constexprs" in inspect.signature(ASTSource).parameters:
@@ -77,7 +77,7 @@ def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: in
     else:  # before Triton 3.3
         signature = {name: types[name] for name in kernel.arg_names if name not in fixed}
         source = ASTSource(fn=kernel, signature=signature, constants=fixed)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=EXACT)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=LAUNCH)
 
 
 def described(made: Any) -> dict[str, Any]:

@@ -41,41 +41,34 @@ class Wait:
 
 
 class Stream:
-    """What a device does in order: how far it was told to go, and how far it waits for each other stream."""
+    """torch.cuda.Stream; what one does before another is not pretended."""
 
-    def __init__(self, device: Any = None) -> None:
-        gpu = PretendGpu.present
-        self.device = torch.device("cuda", gpu.current) if device is None else gpu.checked(device)
-        self.told, self.behind = 0, dict[Stream, int]()
+    def __init__(self, device: Any) -> None:
+        self.device = PretendGpu.present.checked(device)
 
     def wait_stream(self, other: Stream) -> None:
         """What comes next here begins when the other stream has done all it was told to so far."""
-        for stream, told in {**other.behind, other: other.told}.items():
-            self.behind[stream] = max(told, self.behind.get(stream, 0))
 
 
 class Graph:
-    """torch.cuda.CUDAGraph: what is asked of the device while it is captured is asked again by a replay."""
+    """torch.cuda.CUDAGraph: while it is captured nothing may wait for the device."""
 
     def __init__(self) -> None:
-        self.gpu, self.uses = PretendGpu.present, list[tuple[int, int, bool]]()
+        self.gpu = PretendGpu.present
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         """From here on nothing is computed."""
-        assert (
-            self.gpu.captured is None and capture_error_mode == "thread_local"
-        )  # another thread packs batches
-        self.gpu.captured = self.uses
+        assert not self.gpu.capturing and capture_error_mode == "thread_local"  # another thread packs batches
+        self.gpu.capturing = True
 
     def capture_end(self) -> None:
         """Until here."""
-        self.gpu.captured = None
+        self.gpu.capturing = False
 
     def replay(self) -> None:
         """It is computed."""
         self.gpu.replays += 1
         self.gpu.operators += 1
-        self.gpu.use(self.uses)
 
 
 class PretendGpu:
@@ -103,9 +96,7 @@ class PretendGpu:
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads
         self.stack = contextlib.ExitStack()
-        self.touched: dict[int, dict[tuple[Stream, bool], int]] = {}
-        self.defaults: dict[int, Stream] = {}
-        self.captured: list[tuple[int, int, bool]] | None = None  # what a graph that is captured uses
+        self.capturing = False
         self.replays = 0
 
     def __enter__(self) -> PretendGpu:
@@ -136,35 +127,6 @@ class PretendGpu:
         finally:
             self.thread.device = before
 
-    def stream(self, device: int) -> Stream:
-        """This thread's stream on a device: the device's own, unless another was chosen."""
-        chosen = getattr(self.thread, "stream", None)
-        if chosen is None or chosen.device.index != device:
-            with self.lock:
-                chosen = self.defaults.setdefault(device, Stream(torch.device("cuda", device)))
-        return chosen
-
-    def touch(self, read: list[Tensor], written: list[Tensor]) -> None:
-        """Streams read and write tensors: after all that others wrote there, and read where they write."""
-        pairs = [*((t, False) for t in read), *((t, True) for t in written)]
-        uses = [(t.untyped_storage()._cdata, t.device.index, w) for t, w in pairs if t.device.type == "cuda"]
-        if self.captured is not None:
-            self.captured += uses
-        else:
-            self.use(uses)
-
-    def use(self, uses: list[tuple[int, int, bool]]) -> None:
-        """The same of storages, by their identity and device, and whether they are written."""
-        for storage, device, writes in uses:
-            stream = self.stream(device)
-            stream.told += 1
-            past = self.touched.setdefault(storage, {})
-            for (other, wrote), told in past.items():
-                late = other is not stream and (wrote or writes) and stream.behind.get(other, 0) < told
-                what = "written" if writes else "read"
-                assert not late, f"a tensor is {what} in one stream while another uses it, at {where()}"
-            past[stream, writes] = stream.told
-
     def checked(self, device: Any) -> torch.device:
         """The device, if it is one that lezo may name."""
         device = torch.device(device)
@@ -175,7 +137,7 @@ class PretendGpu:
 
     def wait(self, what: str) -> None:
         """The host waits for all that the device was given."""
-        assert self.captured is None, f"{what} while a graph is captured, at {where()}"
+        assert not self.capturing, f"{what} while a graph is captured, at {where()}"
         self.reached = self.operators
         self.waits.append(Wait(what, where(), threading.current_thread().name))
 
@@ -196,7 +158,6 @@ class PretendGpu:
                 for leaf in tree_leaves((args, kwargs))
             ):
                 args, kwargs = tree_map(self.pretended, (args, kwargs))
-            self.touch([leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor)], [])
             result = operator(*args, **kwargs)
         self.operators += 1
         made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))

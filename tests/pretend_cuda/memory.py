@@ -190,6 +190,7 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
     from lezo.bench.timing import loaded
     from lezo.config.compose import compose
     from lezo.data.batches import Batches
+    from lezo.data.pack import unit_length
     from lezo.data.dataset import EvalSet
     from lezo.model import load
     from lezo.model.evaluate import score_chunks
@@ -226,13 +227,10 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
             batch = batches.make(0)
             live.peak = 0
             optimizer.step(0, batch)
-            expected = plan.memory.weights + plan.memory.update
-            yield (
-                method,
-                weights,
-                expected + sizes.training(longest, gradients=False, skips=bool(more)),
-                live.peak,
-            )
+            short = sizes.recorded(sorted(plan.train, key=unit_length)[-count:])
+            expected = plan.memory.weights + plan.memory.update - short + sizes.recorded(longest)
+            expected += sizes.training(longest, gradients=False, skips=bool(more))
+            yield method, weights, expected, live.peak
             del optimizer, batch
         rows, dev = config.eval.batch_size, plan.dev
         parts = ([as_long(example, LENGTHS[task]) for example in part] for part in (dev.scored, dev.prompts))

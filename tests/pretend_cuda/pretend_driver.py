@@ -41,12 +41,9 @@ def installed(gpu: PretendGpu) -> Iterator[None]:
     config = triton.runtime.driver
     active = "_active" if hasattr(config, "_active") else "active"  # before Triton 3.5
     judged, kernels = _judged(triton.compiler.compile), defined_once()
-    perturb, update = kernels["perturb"], kernels["update"]
     with (
         mock.patch.object(config, active, _Driver(gpu)),
         mock.patch.object(triton.compiler, "compile", judged),
-        mock.patch.object(perturb, "_launch", _noted_copies(gpu, perturb._launch)),
-        mock.patch.object(update, "update", _noted_steps(gpu, update.update)),
         compiling(kernels),
     ):
         yield
@@ -80,25 +77,6 @@ def defined_anew() -> dict[str, ModuleType]:
 
 
 defined_once = cache(defined_anew)  # they remember what was compiled
-
-
-def _noted_copies(gpu: PretendGpu, launch: Any) -> Any:
-    """A launch knows its tensors by their addresses alone; `_launch` is private, and where they are last seen."""
-
-    def noted(group: Any, *rest: Any) -> None:
-        for copies in group:
-            gpu.touch([copies.theta], [copies.plus, copies.minus])
-        launch(group, *rest)
-
-    return noted
-
-
-def _noted_steps(gpu: PretendGpu, update: Any) -> Any:
-    def noted(steps: Any, *rest: Any) -> None:
-        gpu.touch([], [step.theta for step in steps])
-        update(steps, *rest)
-
-    return noted
 
 
 def _judged(compile_: Any) -> Any:

@@ -79,25 +79,17 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
     def index(device: Any) -> int:
         return gpu.current if device is None else int(_get_device_index(device))
 
-    @contextlib.contextmanager
-    def chosen_stream(stream: Stream) -> Iterator[None]:
-        before, gpu.thread.stream = getattr(gpu.thread, "stream", None), stream
-        try:
-            yield
-        finally:
-            gpu.thread.stream = before
-
     return {
         "_lazy_init": lambda: None,
         "is_available": lambda: gpu.visible > 0,
         "device_count": lambda: gpu.visible,
         "set_device": chosen,
         "current_device": lambda: gpu.current,
-        "current_stream": lambda device=None: gpu.stream(index(device)),
+        "current_stream": lambda device=None: Stream(torch.device("cuda", index(device))),
         "Stream": Stream,
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: (0, 0),
-        "stream": chosen_stream,
+        "stream": lambda stream: contextlib.nullcontext(),
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
         "synchronize": lambda device=None: gpu.wait("synchronize"),

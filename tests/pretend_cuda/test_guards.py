@@ -93,25 +93,6 @@ def test_a_batch_whose_making_waits(failed: Callable[..., str], monkeypatch: pyt
     assert "memory that is not pinned" in failed()
 
 
-@pytest.mark.parametrize("stream", ["the block's", "the next draw's"])
-def test_a_stream_that_does_not_wait_for_the_other(
-    failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch, stream: str
-) -> None:
-    """A block that runs before its copies are drawn, and copies drawn over those of a block that still runs."""
-    from tests.pretend_cuda.gpu import Stream
-
-    waits = Stream.wait_stream
-    drawing: set[Stream] = set()
-
-    def wait(waiting: Stream, other: Stream) -> None:
-        drawing.add(waiting) if not drawing else None  # a step begins with the stream that draws ahead
-        if (waiting in drawing) != (stream == "the next draw's"):
-            waits(waiting, other)
-
-    monkeypatch.setattr(Stream, "wait_stream", wait)
-    assert "in one stream while another uses it" in failed()
-
-
 @pytest.mark.parametrize(
     ("fault", "instead"),
     [
@@ -133,7 +114,7 @@ def test_a_kernel_with_a_fused_multiply_add(
     from tests.pretend_cuda import pretend_driver
 
     kernels = pretend_driver.defined_anew()
-    monkeypatch.setattr(kernels["normal"], "EXACT", {"enable_fp_fusion": True})
+    monkeypatch.setattr(kernels["normal"], "LAUNCH", {"enable_fp_fusion": True})
     monkeypatch.setattr(pretend_driver, "defined_once", lambda: kernels)
     assert "in its PTX" in failed()
 

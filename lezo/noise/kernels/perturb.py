@@ -122,7 +122,7 @@ def _launch(group: Sequence[Copies], rows: Tensor, programs: int, aligned: bool,
             aligned,
             COLUMNS,
             normal.GROUPS,
-            **normal.EXACT,
+            **normal.LAUNCH,
         )
 
 

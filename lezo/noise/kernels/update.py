@@ -110,5 +110,5 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
             aligned,
             COLUMNS,
             normal.GROUPS,
-            **normal.EXACT,
+            **normal.LAUNCH,
         )

@@ -50,8 +50,7 @@ def test_memory_counts_weights_and_what_the_optimizer_adds() -> None:
     weights = 4 * mezo.parameters
     assert [p.memory.weights for p in (mezo, lezo, adamw)] == [weights] * 3
     assert mezo.memory.update == lezo.memory.update
-    outside = 2 * 4 * 64 * (512 + 2 + 2)  # copies of positions, which OPT counts from 2, and of the last norm
-    assert weights / 8 < mezo.memory.update - outside < weights / 4  # two of one of 8 blocks
+    assert weights / 8 < mezo.memory.update < weights / 4  # two of one of 8 blocks
     assert adamw.memory.update == 3 * weights
     assert adamw.memory.activations > mezo.memory.activations
     assert mezo.dtype == torch.float32
