@@ -23,7 +23,8 @@ from lezo.model.forward import Network
 from lezo.runs.build import make_batches, make_evaluator, make_optimizer
 from lezo.runs.plan import Plan
 from lezo.zo.blocks import UniformBlocks
-from lezo.zo.step import Optimizer, Stopwatch
+from lezo.zo.step import Stopwatch
+from lezo.zo.zeroth_order import ZerothOrder
 
 TEXTBOOK = {
     BenchVariant.textbook_mezo: Textbook,
@@ -33,6 +34,7 @@ TEXTBOOK = {
 SLOWER = (*TEXTBOOK, BenchVariant.published)  # than ours, as we expect: timed less often
 _SKIPPING = (BenchVariant.lezo, BenchVariant.textbook_lezo)
 ENGINE = (BenchVariant.mezo, BenchVariant.lezo)
+_RECORDED = 16  # steps by which nearly every block was moved once, and left alone
 
 
 @dataclass(frozen=True)
@@ -194,16 +196,22 @@ def _textbook(setup: Setup, name: BenchVariant, watch: Stopwatch) -> Callable[[i
     return lambda step: textbook.step(step, examples)
 
 
-def _optimizer(setup: Setup, name: BenchVariant) -> Optimizer:
+def _optimizer(setup: Setup, name: BenchVariant) -> ZerothOrder:
     """The optimizer that lezo-run trains with; its own phases are in its reports."""
     evaluator = setup.evaluator if setup.config.minimises_metric else None
     blocks = _blocks(setup, name)
-    return make_optimizer(setup.config, setup.network, setup.plan.layout, blocks, evaluator)
+    optimizer = make_optimizer(setup.config, setup.network, setup.plan.layout, blocks, evaluator)
+    assert isinstance(optimizer, ZerothOrder)  # the command saw to it
+    return optimizer
 
 
 def _engine(setup: Setup, name: BenchVariant, watch: Stopwatch) -> Callable[[int], object]:
     """Steps on batches that are not prepared ahead, so that they count."""
     batches, optimizer = setup.batches, _optimizer(setup, name)
+    if setup.plan.device.type == "cuda" and setup.config.replays_blocks:
+        for i in range(_RECORDED):
+            optimizer.measure(-1 - i, batches.make(setup.work.place))
+        optimizer.watch.lap()
 
     def step(i: int) -> object:
         with watch("data"):

@@ -6,6 +6,7 @@ block reads and then writes, so that nothing is copied from block to block.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -21,53 +22,59 @@ _PLAIN = (type(None), bool, int, float, str)
 class Recordings:
     """Runs blocks by recordings, which ``record`` makes of a call and gives back as a call that replays it.
 
-    A block is recorded the second time that it is met in the same way, and runs as it is where its arguments are not
-    hidden states, other tensors and plain values, or where its output is not one tensor.
+    A block is recorded when it is met, unless it is the first of its kind to be met: then it runs as it is, since what
+    loads as it is first used cannot be recorded. So does what is called with other things than hidden states, more
+    tensors and plain values, and what does not give one tensor. A device that refuses a recording gets no more of them.
     """
 
     def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
         self._record = record
         self._places: dict[Hashable, Tensor] = {}
         self._memory: dict[Hashable, Tensor] = {}
+        self._met: set[Hashable] = set()
         self._calls: dict[Hashable, tuple[Callable[[], None], Any] | None] = {}
         self._arguments: dict[int, tuple[Tensor, Tensor]] = {}
+        self._refused = False
 
     def start(self) -> None:
         """A forward begins: its masks and positions are others."""
         self._arguments.clear()
 
-    def run(self, key: Hashable, forward: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(
+        self, kind: Hashable, key: Hashable, forward: Run, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """What ``forward`` makes of the arguments, of which the first tensor are the hidden states.
 
-        ``key``: all else that decides what is computed, weights by their places.
+        ``kind``: what is alike in blocks that run the same kernels. ``key``: all that decides what is computed, weights
+        by their places.
         """
         leaves, tree = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if not tensors or any(not isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
+        plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        if self._refused or not tensors or not all(isinstance(leaf, _PLAIN) for leaf in plain):
+            return forward(*args, **kwargs)
+        kind = kind, *plain, *((tensor.shape, tensor.dtype) for tensor in tensors)
+        if kind not in self._met:
+            self._met.add(kind)
             return forward(*args, **kwargs)
         states, own = tensors[0], self._place("states", tensors[0])
         fixed = [
             leaf if not isinstance(leaf, Tensor) else own if leaf is states else self._argument(leaf)
             for leaf in leaves
         ]
-        same = key, *((x.data_ptr(), x.shape, x.dtype) if isinstance(x, Tensor) else x for x in fixed)
-        if same not in self._calls:
-            if len(self._calls) < MOST:
-                self._calls[same] = None  # met once
+        key = kind, key, *(leaf.data_ptr() for leaf in fixed if isinstance(leaf, Tensor))
+        if key not in self._calls and len(self._calls) < MOST:
+            self._calls[key] = self._recorded(forward, fixed, tree)
+        call = self._calls.get(key)
+        if call is None:
             return forward(*args, **kwargs)
         if own.data_ptr() != states.data_ptr():
             own.copy_(states)
-        if self._calls[same] is None:
-            made = self._recorded(forward, fixed, tree)
-            if made is None:
-                return forward(*args, **kwargs)
-            self._calls[same] = made
-        replay, output = self._calls[same]  # type: ignore[misc]
-        replay()
-        return output
+        call[0]()
+        return call[1]
 
     def _recorded(self, forward: Run, fixed: list[Any], tree: Any) -> tuple[Callable[[], None], Any] | None:
-        """The call that replays, and its output; None where that is no one tensor."""
+        """The call that replays, and its output; None where that is no one tensor, or no recording can be made."""
         outputs: list[Any] = []
 
         def body() -> None:
@@ -78,7 +85,12 @@ class Recordings:
                 place.copy_(leaves[0])
                 outputs.append(tree_unflatten([place, *leaves[1:]], shape))
 
-        replay = self._record(body)
+        try:
+            replay = self._record(body)
+        except RuntimeError as error:
+            self._refused = True
+            warnings.warn(f"blocks run as they are, not as CUDA graphs: {error}", stacklevel=2)
+            return None
         return (replay, outputs[0]) if outputs else None
 
     def _argument(self, tensor: Tensor) -> Tensor:

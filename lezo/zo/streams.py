@@ -160,7 +160,8 @@ class Streams(Network):
         if self._recordings is None or module not in self._blocks:
             return forward(*args, **kwargs)
         places = tuple(tensor.data_ptr() for tensor in self._held[module])
-        return self._recordings.run((module, copies, places, self._rows), forward, args, kwargs)
+        kind = type(module), copies is None, self._rows
+        return self._recordings.run(kind, (module, copies, places), forward, args, kwargs)
 
     def _looking_up(self, words: nn.Module, original: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
         """The word embeddings on copies of the rows that the batch reads."""

@@ -190,8 +190,8 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
     from lezo.bench.timing import loaded
     from lezo.config.compose import compose
     from lezo.data.batches import Batches
-    from lezo.data.pack import unit_length
     from lezo.data.dataset import EvalSet
+    from lezo.data.pack import unit_length
     from lezo.model import load
     from lezo.model.evaluate import score_chunks
     from lezo.model.forward import Network

@@ -189,3 +189,12 @@ def test_what_torch_leaves_open_is_chosen_on_cuda(pretended: Callable[..., Any])
         assert not matmul.allow_bf16_reduced_precision_reduction
         assert not attention.cudnn_sdp_enabled() and attention.flash_sdp_enabled()
     assert before == (matmul.allow_fp16_reduced_precision_reduction, attention.cudnn_sdp_enabled())
+
+
+@pytest.mark.parametrize(("words", "replayed"), [([], True), (["model.cuda_graphs=false"], False)])
+def test_blocks_are_replayed_as_cuda_graphs(
+    on_gpu: OnGpu, family: Family, words: list[str], replayed: bool
+) -> None:
+    ran, gpu = on_gpu(*family("opt"), "train.steps=4", "task.num_train=6", *words)
+    assert_right(ran, gpu, steps=4)
+    assert bool(gpu.replays) == replayed

@@ -81,8 +81,8 @@ def test_what_a_recording_cannot_hold_runs_as_it_is():
     recorder = Recorder()
     states = torch.ones(2, 3)
     for _ in range(3):
-        held = recorder.recordings.run("a", lambda x, cache: x + 1, (states, object()), {})
-        both = recorder.recordings.run("b", lambda x: (x + 1, x + 2), (states,), {})
+        held = recorder.recordings.run("a", 1, lambda x, cache: x + 1, (states, object()), {})
+        both = recorder.recordings.run("b", 2, lambda x: (x + 1, x + 2), (states,), {})
         assert torch.equal(held, states + 1) and torch.equal(both[1], states + 2)
     assert recorder.replayed == 0
 
@@ -105,3 +105,15 @@ def test_weights_in_another_place_are_recorded_anew():
     assert recorded(3) and not recorded(2)
     weight.data = weight.data.clone()
     assert recorded(3) == len(batch)
+
+
+def test_a_device_that_refuses_to_record_runs_blocks_as_they_are():
+    def refuse(run):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    replayed, plain = probe("opt", Recordings(refuse)), probe("opt")
+    active, batch = layout(plain.streams.model).active([1]), batches()[0]
+    with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
+        found = replayed(batch, active, seed=3, eps=EPS)
+    assert torch.equal(found, plain(batch, active, seed=3, eps=EPS))
+    assert torch.equal(replayed(batch, active, seed=4, eps=EPS), plain(batch, active, seed=4, eps=EPS))
