@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
@@ -31,8 +30,7 @@ def uniform(seed: int, name: str, like: Tensor) -> Tensor:
     return (philox.random_bits(derive(seed, name), elements) >> 8).to(torch.float32) / 2**24
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A tensor and the two that its perturbed copies go to: contiguous, of one dtype, theta's or a wider one."""
 
     name: str
@@ -76,6 +74,7 @@ def perturb(
     return plus, minus
 
 
+@torch.no_grad()
 def perturbations(groups: Sequence[Sequence[Pair]], seed: int, eps: float) -> list[Callable[[], None]]:
     """For each group of tensors a call that perturbs them all, as `perturb` does each; on CUDA in one launch a dtype.
 
@@ -84,14 +83,11 @@ def perturbations(groups: Sequence[Sequence[Pair]], seed: int, eps: float) -> li
     calls: list[list[Callable[[], None]]] = [[] for _ in groups]
     kinds: dict[tuple[torch.device, torch.dtype], dict[int, list[Copies]]] = {}
     for number, group in enumerate(groups):
-        for pair in group:
-            theta = pair.theta
+        for name, theta, plus, minus in group:
             if theta.numel():
-                kind = kinds.setdefault((theta.device, theta.dtype), {})
-                copies = Copies(
-                    theta.detach().contiguous(), derive(seed, pair.name), None, pair.plus, pair.minus
-                )
-                kind.setdefault(number, []).append(copies)
+                by_group = kinds.setdefault((theta.device, theta.dtype), {})
+                copies = Copies(_flat(theta), _key(seed, name), None, plus, minus)
+                by_group.setdefault(number, []).append(copies)
     for by_group in kinds.values():
         theta = next(iter(by_group.values()))[0].theta
         made = _backend(theta).perturbations(list(by_group.values()), _scalar(eps, theta))
@@ -120,6 +116,7 @@ def update_(
     update_all_({name: theta}, seed, coefficient, {name: decay}, rounding=rounding)
 
 
+@torch.no_grad()
 def update_all_(
     thetas: Mapping[str, Tensor],
     seed: int,
@@ -137,12 +134,12 @@ def update_all_(
     kinds: dict[tuple[torch.device, torch.dtype], list[Step]] = {}
     elsewhere: list[tuple[Tensor, Tensor]] = []  # contiguous copies of tensors that are not
     for name, theta in thetas.items():
-        flat = theta.detach().contiguous()
+        flat = _flat(theta)
         if flat.numel():
             decay = decays[name] and _scalar(decays[name], flat)
-            kinds.setdefault((flat.device, flat.dtype), []).append(Step(flat, derive(seed, name), decay))
-        if not theta.is_contiguous():
-            elsewhere.append((theta.detach(), flat))
+            kinds.setdefault((flat.device, flat.dtype), []).append(Step(flat, _key(seed, name), decay))
+        if flat is not theta:
+            elsewhere.append((theta, flat))
     for steps in kinds.values():
         c = coefficient.detach().to(philox.compute_dtype(steps[0].theta))
         _backend(steps[0].theta).update(steps, c, rounding == "stochastic")
@@ -150,9 +147,18 @@ def update_all_(
         theta.copy_(flat)
 
 
+@torch.no_grad()
 def _make_all(calls: Sequence[Callable[[], None]]) -> None:
     for call in calls:
         call()
+
+
+def _flat(theta: Tensor) -> Tensor:
+    """theta itself, where it is contiguous; else a copy that is."""
+    return theta if theta.is_contiguous() else theta.contiguous()
+
+
+_key = lru_cache(1 << 12)(derive)  # an update draws what was drawn to perturb
 
 
 def _scalar(value: float, theta: Tensor) -> float:

@@ -128,14 +128,14 @@ def _launch(group: Sequence[Copies], rows: Tensor, programs: int, aligned: bool,
 
 def _table(group: Sequence[Copies]) -> tuple[list[list[int]], int, bool]:
     """The group's rows of a table, the number of its programs, and whether wide accesses may be made to all of it."""
-    table_rows, first, aligned, stretch = [], 0, True, normal.GROUPS // 256
+    table_rows, first, odd, stretch = [], 0, 0, normal.GROUPS // 256
     for theta, key, rows, plus, minus in group:
         count, columns = (1, theta.numel()) if rows is None else (len(rows), theta.shape[1])
         chunks = -(-columns // 1024) + (rows is not None)  # a row may begin in the middle of a chunk
         pieces = -(-chunks // stretch)
-        addresses = theta.data_ptr(), plus.data_ptr(), minus.data_ptr()
+        a, b, c = theta.data_ptr(), plus.data_ptr(), minus.data_ptr()
         places = 0 if rows is None else rows.data_ptr()
-        table_rows.append([first, *addresses, places, key, columns, pieces, plus.dtype == torch.float32])
-        aligned &= table.is_aligned(addresses, columns)
+        table_rows.append([first, a, b, c, places, key, columns, pieces, plus.dtype == torch.float32])
+        odd |= (a | b | c) % 16 | columns % 8
         first += count * pieces
-    return table_rows, first, aligned
+    return table_rows, first, not odd

@@ -5,7 +5,7 @@ Column 0 is the first program that works on the tensor; a program finds its row 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -18,11 +18,6 @@ from lezo.noise.operands import sent
 def upload(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """``rows`` as an int64 tensor on the device; the host does not wait for the copy."""
     return sent(torch.tensor(rows, dtype=torch.int64), device)
-
-
-def is_aligned(addresses: Iterable[int], columns: int) -> bool:
-    """Whether rows of ``columns`` elements there begin and end where accesses of 16 bytes may."""
-    return columns % 8 == 0 and not any(address % 16 for address in addresses)
 
 
 @triton.jit

@@ -92,13 +92,13 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
 
     All thetas are on one device and of one dtype: fp32, fp16 or bf16. c = ``coefficient``, one fp32 number there.
     """
-    theta, rows, first, aligned, bits = steps[0].theta, [], 0, True, dict[float, int]()
+    theta, rows, first, odd, bits = steps[0].theta, [], 0, 0, dict[float, int]()
     for own, key, decay in steps:
         if decay not in bits:
             bits[decay] = int(np.float32(decay).view(np.int32))
         address, size = own.data_ptr(), own.numel()
         rows.append([first, address, key, size, bits[decay]])
-        aligned &= table.is_aligned([address], size)
+        odd |= address % 16 | size % 8
         first += -(-size // (4 * normal.GROUPS))
     with torch.cuda.device_of(theta):
         _update[(first,)](
@@ -107,7 +107,7 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
             coefficient,
             DTYPES[theta.dtype],
             stochastic,
-            aligned,
+            not odd,
             COLUMNS,
             normal.GROUPS,
             **normal.LAUNCH,
