@@ -286,15 +286,20 @@ def _profile(
 
 
 def _heaviest(setup: Setup) -> dict[str, Any]:
-    """``used``: the most bytes of the device that are allocated where the plan expects most; None with an ``error``."""
+    """``used``: the most bytes of the device that are allocated where the plan expects most; None with an ``error``.
+
+    What was allocated before, beside the weights, is left out: it is what matrix products of other steps keep.
+    """
     gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(setup.plan.device)
+    device = setup.plan.device
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) - setup.plan.memory.weights
     try:
         heaviest(setup)
     except Exception as error:
         return {"used": None, "error": _first_line(error)}
-    return {"used": torch.cuda.max_memory_allocated(setup.plan.device)}
+    return {"used": torch.cuda.max_memory_allocated(device) - before}
 
 
 def _first_line(error: Exception) -> str:

@@ -34,7 +34,7 @@ TEXTBOOK = {
 SLOWER = (*TEXTBOOK, BenchVariant.published)  # than ours, as we expect: timed less often
 _SKIPPING = (BenchVariant.lezo, BenchVariant.textbook_lezo)
 ENGINE = (BenchVariant.mezo, BenchVariant.lezo)
-_RECORDED = 16  # steps by which nearly every block was moved once, and left alone
+RECORDED = 16  # steps by which nearly every block was moved once, and left alone
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _engine(setup: Setup, name: BenchVariant, watch: Stopwatch) -> Callable[[int
     """Steps on batches that are not prepared ahead, so that they count."""
     batches, optimizer = setup.batches, _optimizer(setup, name)
     if setup.plan.device.type == "cuda" and setup.config.replays_blocks:
-        for i in range(_RECORDED):
+        for i in range(RECORDED):
             optimizer.measure(-1 - i, batches.make(setup.work.place))
         optimizer.watch.lap()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
+from functools import cache
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ class CudaGraphs:
     """Records what is asked of a CUDA device as a graph; all graphs share the memory of what they compute in between."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream(device)
         self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -131,3 +132,9 @@ class CudaGraphs:
             finally:
                 graph.capture_end()
         return graph.replay
+
+
+@cache
+def _stream(device: torch.device) -> Any:
+    """The one stream of a device that is recorded in: matrix products keep some of its memory for each that they see."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

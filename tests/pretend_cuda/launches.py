@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -32,8 +33,9 @@ from lezo.model.load import TINY, load
 from lezo.noise import directions
 from lezo.runs.build import make_batches, make_optimizer
 from lezo.runs.plan import make_plan
+from lezo.zo.blocks import AllBlocks
 from lezo.zo.graphs import Recordings
-from lezo.zo.step import Optimizer
+from lezo.zo.zeroth_order import ZerothOrder
 
 NARROW = {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 2, "word_embed_proj_dim": 32}
 """A shape in which a forward computes next to nothing."""
@@ -50,7 +52,7 @@ def config_of(model: str, optim: str, *more: str) -> RunConfig:
     return compose([*words, *more]).config
 
 
-def prepared(config: RunConfig, shape: Any = None) -> tuple[Optimizer, Any]:
+def prepared(config: RunConfig, shape: Any = None) -> tuple[ZerothOrder, Any]:
     """The run's optimizer and its first batch; ``shape``: another configuration of the model than its own."""
     plan = make_plan(config)
     model_config = shape or plan.parts.model_config
@@ -65,16 +67,26 @@ def narrow(config: RunConfig) -> OPTConfig:
     return OPTConfig(**{**asdict(config.model.shape), **NARROW})
 
 
-def launches(model: str, optim: str, shape: Callable[[RunConfig], Any] = lambda config: None) -> int:
-    """Triton launches of one step at the model's shapes, or ``shape``'s, on a pretended device."""
+def launches(model: str, shape: Callable[[RunConfig], Any] = lambda config: None) -> list[int]:
+    """Triton launches of a LeZO and of a MeZO step at the model's shapes, or ``shape``'s, on a pretended device."""
     from tests.pretend_cuda.gpu import PretendGpu
 
-    config = config_of(model, optim, "model.device=cuda")
+    config = config_of(model, "lezo", "model.device=cuda")
     with PretendGpu() as gpu:
-        optimizer, batch = prepared(config, shape(config))
-        before = len(gpu.launches)
-        optimizer.step(0, batch)
-        return len(gpu.launches) - before
+        lezo, batch = prepared(config, shape(config))
+        mezo = ZerothOrder(
+            lezo.update.model,
+            lezo.update.layout,
+            AllBlocks(len(lezo.update.layout.blocks)),
+            lezo.estimator,
+            lr=0.0,
+            eps=1e-3,
+        )
+        marks = [len(gpu.launches)]
+        for optimizer in (lezo, mezo):
+            optimizer.step(0, batch)
+            marks.append(len(gpu.launches))
+        return [after - before for before, after in pairwise(marks)]
 
 
 def host_ms(model: str, optim: str, *, graphs: bool) -> float:
@@ -130,10 +142,10 @@ def main(models: list[str]) -> None:
     each = "launches | host | without graphs"
     print(f"| model | lezo: {each} | mezo: {each} |\n|:-|-:|-:|-:|-:|-:|-:|")
     for model in models or MODELS:
+        made = zip(("lezo", "mezo"), launches(model), strict=True)
         cells = [
-            f"{launches(model, o)} | "
-            + " | ".join(f"{host_ms(model, o, graphs=g):.1f} ms" for g in (True, False))
-            for o in ("lezo", "mezo")
+            f"{count} | " + " | ".join(f"{host_ms(model, o, graphs=g):.1f} ms" for g in (True, False))
+            for o, count in made
         ]
         print(f"| {model} | {' | '.join(cells)} |", flush=True)
 

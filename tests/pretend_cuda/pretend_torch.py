@@ -99,6 +99,7 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "get_sync_debug_mode": lambda: 0,
         "set_sync_debug_mode": lambda mode: None,
         "max_memory_allocated": lambda device=None: 0,
+        "memory_allocated": lambda device=None: 0,
         "max_memory_reserved": lambda device=None: 0,
         "mem_get_info": lambda device=None: (gpu.free, gpu.free),
         "reset_peak_memory_stats": lambda device=None: None,

@@ -27,7 +27,7 @@ from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
 RESULT = (
     "task data metric model optim sparsity lr eps steps seed test dev zero_shot best_step seconds peak_memory_bytes "
     "skipped_steps rows truncated status error title dequantised synthetic weight_decay blocks data_seed dev_loss "
-    "command weights origin peft objective examples memory_bytes"
+    "command weights origin peft objective examples memory_bytes prompts_at_once"
 )
 
 

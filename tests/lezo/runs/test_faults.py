@@ -95,7 +95,7 @@ def test_memory_that_runs_out_at_the_smallest_sizes_leaves_shorter_rows(
     def full(*_: Any, **__: Any) -> None:
         raise CUDA
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    monkeypatch.setattr("lezo.runs.build.load_hashed", full)
     words = said(lezo_run("train.micro_batch_size=1", "eval.batch_size=1"))
     assert "in forwards of 1, evaluations of 1 sequences" in words
     assert "; take shorter rows, or choose a narrower model.dtype or a smaller model" in words
