@@ -209,8 +209,9 @@ def _engine(setup: Setup, name: BenchVariant, watch: Stopwatch) -> Callable[[int
     """Steps on batches that are not prepared ahead, so that they count."""
     batches, optimizer = setup.batches, _optimizer(setup, name)
     if setup.plan.device.type == "cuda" and setup.config.replays_blocks:
+        work = batches.make(setup.work.place)
         for i in range(RECORDED):
-            optimizer.measure(-1 - i, batches.make(setup.work.place))
+            optimizer.measure(-1 - i, work)
         optimizer.watch.lap()
 
     def step(i: int) -> object:

@@ -13,15 +13,8 @@ from omegaconf import OmegaConf
 
 from lezo.tasks import TASKS
 
-IGNORED = (
-    "log",
-    "resume",
-    "dry_run",
-    "sweep",
-    "inspect",
-    "bench",
-    "model.cuda_graphs",
-)  # how a run is made, not which
+# How a run is made, not which.
+IGNORED = ("log", "resume", "dry_run", "sweep", "inspect", "bench", "model.cuda_graphs")
 CHANGEABLE = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_HASH = (
     "model.path",

@@ -69,7 +69,7 @@ def perturb(
         plus, minus = (_checked(buffer, shape, dtype or theta.dtype, name) for buffer in out)
     if plus.numel():
         chosen = None if rows is None else rows.contiguous()
-        copies = Copies(theta, derive(seed, name), chosen, plus, minus)
+        copies = Copies(theta, _key(seed, name), chosen, plus, minus)
         _backend(theta).perturbations([[copies]], _scalar(eps, theta))[0]()
     return plus, minus
 

@@ -184,10 +184,8 @@ def _perturb_whole(table, first, last, eps):
     x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
     for start, theta_at, plus_at, minus_at, key, size in table:
         theta = carray(_pointer(theta_at), size, np.float32)
-        plus, minus = (
-            carray(_pointer(plus_at), size, np.float32),
-            carray(_pointer(minus_at), size, np.float32),
-        )
+        plus = carray(_pointer(plus_at), size, np.float32)
+        minus = carray(_pointer(minus_at), size, np.float32)
         for chunk in range(max(first - start, 0), min(last - start, (size + 1023) // 1024)):
             low, high = chunk * 1024, min(chunk * 1024 + 1024, size)
             _normals(key, chunk, x, z)
@@ -215,7 +213,7 @@ def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callab
 
 def _perturb_group(group: Sequence[Copies], eps: float) -> None:
     whole = [copies for copies in group if _is_whole(copies)]
-    for copies in group if len(whole) < len(group) else ():
+    for copies in group:
         if not _is_whole(copies):
             _perturb_one(copies, eps)
     if whole:
@@ -231,9 +229,8 @@ def _is_whole(copies: Copies) -> bool:
 def _table(rows: list[list[int]]) -> tuple[Any, int]:
     """int64 rows, each with the number of its first chunk before it, and how many chunks all have; sizes come last."""
     starts = np.cumsum([0, *(-(-row[-1] // philox.CHUNK) for row in rows)])
-    return np.array([[start, *row] for start, row in zip(starts, rows, strict=False)], np.int64), int(
-        starts[-1]
-    )
+    table = np.array([[start, *row] for start, row in zip(starts, rows, strict=False)], np.int64)
+    return table, int(starts[-1])
 
 
 def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
@@ -241,7 +238,7 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
     c = coefficient.item()
     moving = [step for step in steps if math.isfinite(c) and (c != 0 or step.decay != 0)]
     whole = [step for step in moving if step.theta.dtype == torch.float32]
-    for step in moving if len(whole) < len(moving) else ():
+    for step in moving:
         if step.theta.dtype != torch.float32:
             _update_one(step, c, stochastic)
     if whole:
