@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 Run = Callable[..., Any]
 MOST = 4096  # recordings; beyond, what is new runs as it is
 _PLAIN = (type(None), bool, int, float, str)
+_LEAVES = (Tensor, *_PLAIN)
 
 
 class Recordings:
@@ -49,7 +50,7 @@ class Recordings:
         ``kind``: what is alike in blocks that run the same kernels. ``key``: all that decides what is computed, weights
         by their places.
         """
-        leaves, tree = tree_flatten((args, kwargs))
+        leaves, tree = _flattened(args, kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         if self._refused or not tensors or not all(isinstance(leaf, _PLAIN) for leaf in plain):
@@ -79,7 +80,7 @@ class Recordings:
         outputs: list[Any] = []
 
         def body() -> None:
-            args, kwargs = tree_unflatten(fixed, tree)
+            args, kwargs = tree(fixed)
             leaves, shape = tree_flatten(forward(*args, **kwargs))
             if isinstance(leaves[0], Tensor) and all(leaf is None for leaf in leaves[1:]):
                 place = self._place("states", leaves[0])
@@ -112,6 +113,16 @@ class Recordings:
                 self._memory[what, like.dtype] = memory
             self._places[key] = memory[: like.numel()].view(like.shape)
         return self._places[key]
+
+
+def _flattened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """All tensors and plain values of a call, and what makes its arguments of as many others."""
+    leaves, count = [*args, *kwargs.values()], len(args)
+    if all(isinstance(leaf, _LEAVES) for leaf in leaves):  # torch's way takes as long as a block's kernels
+        names = tuple(kwargs)
+        return leaves, lambda new: (tuple(new[:count]), dict(zip(names, new[count:], strict=True)))
+    leaves, tree = tree_flatten((args, kwargs))
+    return leaves, lambda new: tree_unflatten(new, tree)
 
 
 class CudaGraphs:

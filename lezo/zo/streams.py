@@ -34,6 +34,8 @@ class Streams(Network):
     the blocks' forwards.
     """
 
+    streams = 2
+
     def __init__(
         self,
         model: Any,
@@ -58,6 +60,7 @@ class Streams(Network):
         self._non_block = _by_owner(_slots(model, layout.non_block))
         self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
         self._active: frozenset[str] = frozenset()
+        self._found: tuple[dict[nn.Module, Part], dict[nn.Module, Part]] = {}, {}
         self._batch: Batch | None = None
         self._doubled: dict[int, tuple[Tensor, Tensor]] = {}
         self._seed, self._eps, self._rows = 0, 0.0, 0
@@ -65,8 +68,11 @@ class Streams(Network):
     @contextmanager
     def perturbed(self, active: Sequence[str], seed: int, eps: float) -> Iterator[None]:
         """While it lasts, the network is two streams, moved along z(seed) on the active tensors."""
-        self._active, self._seed, self._eps = frozenset(active), seed, eps
-        blocks, others = self._moving(self._blocks), self._moving(self._non_block)
+        self._seed, self._eps = seed, eps
+        if self._active != (moving := frozenset(active)):  # MeZO's are the same in each step
+            self._active = moving
+            self._found = self._moving(self._blocks), self._moving(self._non_block)
+        blocks, others = self._found
         by_rows = self.head, self._words
         whole = {module: part for module, part in (blocks | others).items() if module not in by_rows}
         self._copies.begin(whole, seed, eps)

@@ -6,7 +6,9 @@ Column 0 is the first program that works on the tensor; a program finds its row 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +19,8 @@ from lezo.noise.operands import sent
 
 def upload(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """``rows`` as an int64 tensor on the device; the host does not wait for the copy."""
-    return sent(torch.tensor(rows, dtype=torch.int64), device)
+    flat = np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * len(rows[0]))
+    return sent(torch.from_numpy(flat.reshape(len(rows), -1)), device)
 
 
 @triton.jit

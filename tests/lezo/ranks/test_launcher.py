@@ -1,0 +1,108 @@
+"""A command that a launcher starts in several processes is refused, one that is alone is not."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+
+from lezo.cli import bench, replay, run
+from lezo.ranks import launcher
+from lezo.sweeps.hydra_job import LaunchedRun
+from tests.lezo.refusals import names, refused
+from tests.lezo.whole_runs import typed
+
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "number"),
+    [
+        ({}, None),
+        (TORCHRUN, 0),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"WORLD_SIZE": "8"}, None),  # nobody has numbered this process
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, 3),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),  # submitit's, by default
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script
+        ({"SLURM_NTASKS": "4"}, None),  # a shell in an allocation
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "9"}, None),  # srun --pty bash
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, 1),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1),
+        ({"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2"}, 1),
+        ({"PMI_RANK": "one", "PMI_SIZE": "two"}, None),
+    ],
+)  # fmt: skip
+def test_who_is_one_of_several(environment: dict[str, str], number: int | None) -> None:
+    found = launcher.several(environment)
+    assert (found and found[0]) == number
+
+
+@pytest.mark.parametrize(("program", "words"), [(run, ["-m", "seed=0,1"]), (bench, []), (replay, ["out"])])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_says_so_and_none_does_anything(
+    program: object,
+    words: list[str],
+    rank: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.0)
+    for name, value in (TORCHRUN | {"RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    code, out, err = typed("lezo", program.main, monkeypatch, capsys)(*words)  # type: ignore[attr-defined]
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    if rank == "0":
+        names(err, "error: ", "torchrun", "RANK=0, WORLD_SIZE=2")
+    else:
+        assert err == ""
+
+
+def test_a_launchers_job_of_several_tasks_fails_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with refused(CompactHydraException, "SLURM_PROCID=1", "SLURM_STEP_NUM_TASKS=2"):
+        LaunchedRun()(OmegaConf.create())
+
+
+def test_only_what_can_join_makes_a_run_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    code, out, err = typed("lezo", run.main, monkeypatch, capsys)()
+    assert (code, out) == (2, "")
+    names(err, "error: ", "mpirun", "torchrun")
+
+
+SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({**TORCHRUN, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}, ("10.0.0.1", 29500)),
+        ({**SRUN, "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_NODES": "1"}, ("127.0.0.1", 20_000 + 3458)),
+        ({**SRUN, "SLURM_STEP_NODELIST": "n[1-2]", "MASTER_PORT": "7"}, ("n1", 7)),
+        ({**SRUN, "SLURM_STEP_NODELIST": "n[1-2]", "MASTER_ADDR": "head"}, ("head", 20_000 + 3456)),
+    ],
+)
+def test_where_processes_meet(
+    environment: dict[str, str], expected: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    placed = launcher.place(environment)
+    assert placed is not None
+    assert launcher.rendezvous(placed, environment) == expected
+
+
+def test_processes_that_cannot_meet_say_what_is_missing() -> None:
+    placed = launcher.place(TORCHRUN)
+    assert placed is not None
+    with refused(ValueError, "MASTER_ADDR=unset"):
+        launcher.rendezvous(placed, TORCHRUN)
