@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # An import only ever points to a room further up in this list.
 FLOORS = (
-    ("tasks", "noise"),
+    ("tasks", "noise", "ranks"),
     ("config", "data"),
     ("records",),
     ("model",),
@@ -34,6 +34,7 @@ DOORS = {
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},
     "triton": {"noise.kernels"},
+    "torch.distributed": {"ranks", "sweeps.ranked"},
     "rich": {"runs", "sweeps", "bench.bits", "bench.qualify", "bench.timing"},
     "msgspec": {"records"},
     "matplotlib": {"bench.page", "bench.table", "report.plots"},

@@ -8,8 +8,8 @@ from typing import Any
 from lezo.cli.run import command_line, complain
 from lezo.config.compose import Composed, command, compose
 from lezo.config.schema import ConfigError
+from lezo.ranks.launcher import refuse_several
 from lezo.runs.terminal import open_streams
-from lezo.sweeps.several import refuse_several
 
 HELP = """lezo-bench: time zeroth-order steps on a task's real lengths, beside the published code's form of them.
 

@@ -6,13 +6,14 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from lezo import __version__
+from lezo.ranks.launcher import GRACE_SECONDS, JOINS, place, refuse_several
 from lezo.runs.terminal import open_streams
 from lezo.sweeps.lifeline import end_with_the_sweep
-from lezo.sweeps.several import refuse_several
 
 if TYPE_CHECKING:  # Hydra takes a good part of a second to import: only inside `main`, where Ctrl-C is caught
     from lezo.config.schema import ConfigError
@@ -37,7 +38,16 @@ def _answer() -> int:
         _refuse_other_configs(given)
         return _run(given)
     except ConfigError as error:
+        return _complain_once(error)
+
+
+def _complain_once(error: ConfigError) -> int:
+    """Of several ranks, which all were given the same, the first prints what is wrong. Returns the exit code."""
+    ours = place(os.environ)
+    if ours is None or ours.rank == 0:
         return complain(error)
+    time.sleep(GRACE_SECONDS)
+    return 2
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -50,7 +60,9 @@ def _run(given: argparse.Namespace) -> int:
 
         hand_over()
         return 0
-    refuse_several()
+    ours = place(os.environ)
+    if given.multirun or (ours is not None and ours.launcher not in JOINS):
+        refuse_several()
     if given.multirun and _names_a_launcher(overrides):
         from lezo.sweeps.hydra_sweep import launch
 
@@ -59,11 +71,14 @@ def _run(given: argparse.Namespace) -> int:
         from lezo.sweeps.sweep import sweep
 
         return sweep(overrides, config_dir=config_dir)
-    composed = compose(overrides, config_dir=config_dir)
+    composed, words = compose(overrides, config_dir=config_dir), command(overrides, config_dir)
+    if ours is not None:
+        from lezo.runs.follow import run_as_rank
 
+        return run_as_rank(composed, words, ours)
     from lezo.runs import session
 
-    return session.run(composed, command(overrides, config_dir))
+    return session.run(composed, words)
 
 
 def command_line() -> argparse.Namespace:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from lezo.tasks import TASKS
 
 # How a run is made, not which.
-IGNORED = ("log", "resume", "dry_run", "sweep", "inspect", "bench", "model.cuda_graphs")
+IGNORED = ("log", "resume", "dry_run", "sweep", "inspect", "bench", "model.cuda_graphs", "train.rank_timeout")
 CHANGEABLE = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_HASH = (
     "model.path",
@@ -33,6 +33,11 @@ def config_hash(yaml: str) -> str:
 def run_hash(yaml: str) -> str:
     """The same without all that may change while a run goes on (see `differences`)."""
     return _hash_without(yaml, (*IGNORED, *CHANGEABLE, *_BY_HASH, *UP_TO_ROUNDING, *_MAY_GROW))
+
+
+def shared_hash(yaml: str) -> str:
+    """What the ranks of a run must have alike: all but what leaves it alone, and paths, which each may have of its own."""
+    return _hash_without(yaml, (*IGNORED, "model.device", *_BY_HASH))
 
 
 def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:

@@ -184,6 +184,7 @@ class TrainConfig:
     eval_every: int = ranged(4000, COUNT)
     max_seconds: float | None = ranged(None, POSITIVE)
     max_bad_steps: int = ranged(10, COUNT)
+    rank_timeout: float = ranged(600.0, POSITIVE)
     checkpoint_every: int | None = ranged(None, COUNT)
     keep_checkpoints: int = ranged(2, COUNT)
 
@@ -196,9 +197,10 @@ class EvalConfig:
 
 @dataclass
 class SweepConfig:
-    """For lezo-run -m: jobs at a time; None is one for each visible GPU, or one."""
+    """For lezo-run -m: jobs at a time, None as many as the visible GPUs allow, or one; GPUs (on a CPU: ranks) of each."""
 
     slots: int | None = ranged(None, COUNT)
+    gpus_per_job: int = ranged(1, COUNT)
 
 
 @dataclass

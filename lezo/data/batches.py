@@ -25,11 +25,23 @@ def batch_indices(seed: int, step: int, *, examples: int, batch_size: int) -> li
 BatchKind = Literal["candidates", "lm", "metric of choices", "metric of texts"]
 """What batches are for: one of the two losses, or an evaluation of a choice or of a generated text."""
 
+Share = tuple[int, int]
+"""Of a rank: its number, and how many ranks there are. It takes every so-manieth micro-batch, from its number on."""
+
+
+class MicroBatches(list[Any]):
+    """A rank's micro-batches of a step: ``of`` so many, whose mean loss is over ``weight`` examples or answer tokens."""
+
+    def __init__(self, mine: Sequence[Any], of: int, weight: int) -> None:
+        super().__init__(mine)
+        self.of, self.weight = of, weight
+
 
 class Batches:
     """A step's micro-batches, by (seed, step) alone: packed, or an EvalSet each for a metric.
 
-    ``plain``: a sequence a row. A thread prepares the batch of the next step while this one is worked on.
+    ``plain``: a sequence a row. ``share``: of several ranks those that this one takes; of a metric, whose evaluations are
+    shared themselves, each takes all. A thread prepares the batch of the next step while this one is worked on.
     """
 
     def __init__(
@@ -43,8 +55,11 @@ class Batches:
         pad: int,
         device: torch.device,
         plain: bool = False,
+        share: Share = (0, 1),
     ) -> None:
         self.examples, self.seed, self.batch_size = examples, seed, batch_size
+        self._weighs = _answer_tokens if loss == "lm" else len
+        self._share = slice(share[0], None, share[1]) if loss in ("lm", "candidates") else slice(None)
         self.micro_batch_size = micro_batch_size or batch_size
         collates: dict[BatchKind, Callable[[Sequence[Encoded]], Any]] = {
             "lm": partial(gold_batch, pad=pad, device=device, plain=plain),
@@ -53,12 +68,12 @@ class Batches:
             "metric of texts": lambda chosen: EvalSet(prompts=chosen),
         }
         self._collate = collates[loss]
-        self._ahead: tuple[int, Future[list[Any]]] | None = None
+        self._ahead: tuple[int, Future[MicroBatches]] | None = None
         cuda = device.type == "cuda"  # whose current device is a thread's own
         choose = partial(torch.cuda.set_device, device) if cuda else None
         self._thread = ThreadPoolExecutor(1, "batches", initializer=choose)
 
-    def __call__(self, step: int) -> list[Any]:
+    def __call__(self, step: int) -> MicroBatches:
         """The batch of ``step``; the one after it is begun."""
         ahead = self._ahead
         batch = ahead[1].result() if ahead and ahead[0] == step else self.make(step)
@@ -74,8 +89,14 @@ class Batches:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def make(self, step: int) -> list[Any]:
+    def make(self, step: int) -> MicroBatches:
         """The batch of ``step``, prepared now."""
         examples, size = self.examples_of(step), self.micro_batch_size
         chunks = [examples[at : at + size] for at in range(0, len(examples), size)]
-        return [self._collate(chunk) for chunk in chunks]
+        mine = [self._collate(chunk) for chunk in chunks[self._share]]
+        return MicroBatches(mine, len(chunks), self._weighs(examples))
+
+
+def _answer_tokens(examples: Sequence[Encoded]) -> int:
+    """Of the answers that are trained on."""
+    return sum(example.answer_lens[example.gold[0]] for example in examples)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -17,7 +17,11 @@ from lezo.data.pack import pack
 from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, continued
 from lezo.model.loss import answer_scores
+from lezo.ranks.ranks import ALONE, Ranks, share
 from lezo.tasks.metrics import TEXT_METRICS, accuracy
+
+C = TypeVar("C")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Evaluator:
 
     ``decode`` turns ids into text without special tokens. A generated text ends with its first newline, or before an
     id of ``stop``; ``mode`` says which prompts go on side by side, ``prompts_at_once`` how many, if not ``batch_size``.
+    ``ranks`` share the forwards, and each has the whole result.
     """
 
     network: Network
@@ -50,6 +55,7 @@ class Evaluator:
     stop: Collection[int]
     mode: GenerationMode = GenerationMode()
     prompts_at_once: int | None = None
+    ranks: Ranks = ALONE
 
     @torch.no_grad()
     def __call__(self, split: EvalSet) -> Evaluation:
@@ -63,14 +69,24 @@ class Evaluator:
     def _answer_log_probs(self, examples: Sequence[Encoded]) -> list[list[float]]:
         """Each candidate's summed log-probability."""
         sums = [[0.0] * len(example.input_ids) for example in examples]
-        for chunk in score_chunks(examples, self.batch_size):
-            requests = [(examples[i], chosen) for i, chosen in chunk]
-            batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=self.network.plain)
-            scores = iter(answer_scores(self.network, batch)[0].tolist())
+        chunks = list(score_chunks(examples, self.batch_size))
+        for chunk, found in zip(chunks, self._shared(chunks, partial(self._scored, examples)), strict=True):
+            scores = iter(found)
             for i, chosen in chunk:
                 for k in chosen:
                     sums[i][k] = next(scores)
         return sums
+
+    def _scored(self, examples: Sequence[Encoded], chunk: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
+        """The log-probabilities of a chunk's candidates, in its order."""
+        requests = [(examples[i], chosen) for i, chosen in chunk]
+        batch = pack(requests, "candidates", pad=self.pad, device=self.device, plain=self.network.plain)
+        return answer_scores(self.network, batch)[0].tolist()  # type: ignore[no-any-return]
+
+    def _shared(self, chunks: Sequence[C], work: Callable[[C], R]) -> list[R]:
+        """``work`` on every chunk, in their order, each by one of the ranks."""
+        done = self.ranks.exchange([work(chunk) for chunk in share(self.ranks, chunks)])
+        return [done[i % self.ranks.size][i // self.ranks.size] for i in range(len(chunks))]
 
     def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
         if self.loss == "lm":
@@ -101,8 +117,9 @@ class Evaluator:
 
     def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
         texts: dict[int, str] = {}
-        for chunk in self._batches(prompts):
-            texts.update(zip([p.index for p in chunk], self._continued(chunk), strict=True))
+        chunks = list(self._batches(prompts))
+        for chunk, found in zip(chunks, self._shared(chunks, self._continued), strict=True):
+            texts.update(zip([p.index for p in chunk], found, strict=True))
         judge = TEXT_METRICS[self.metric]
         records = []
         for prompt in prompts:

@@ -25,10 +25,11 @@ class Network:
     """A causal language model's body and head, over packed rows. Never writes to theta; gradients flow where they are on.
 
     Works for any decoder-only model of transformers that follows a 4-D mask and position ids and whose logits are
-    its head's output. ``plain``: whether each sequence has a row of its own. ``rows``: how rows are run, as results say it.
+    its head's output. ``plain``: whether each sequence has a row of its own. ``rows``: how rows are run, as results say it. ``streams``: how many
+    it has.
     """
 
-    plain, rows = False, "packed"
+    plain, rows, streams = False, "packed", 1
 
     def __init__(self, model: Any) -> None:
         """Raises ModelError where the model has no linear head."""

@@ -7,24 +7,42 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lezo.data.batches import MicroBatches
 from lezo.data.pack import Batch
-from lezo.model.forward import Network
+from lezo.model.forward import Network, wide_dtype
+from lezo.ranks.ranks import ALONE, Ranks
 
 
 def contributions(network: Network, batches: Sequence[Batch]) -> Iterator[Tensor]:
-    """Each micro-batch's share of the whole batch's mean loss, (streams,) fp32; their sum is the loss.
+    """Each micro-batch's share of the whole batch's mean loss, (streams,) fp32; the sum, over all ranks, is the loss.
 
     The mean is over examples for candidates and over answer tokens for the LM loss, so it does not
     depend on how the batch is split.
     """
-    total = sum(batch.weight for batch in batches)
+    total = batches.weight if isinstance(batches, MicroBatches) else sum(batch.weight for batch in batches)
     for batch in batches:
         yield loss(network, batch) * (batch.weight / total)
 
 
-def total(network: Network, batches: Sequence[Batch]) -> Tensor:
+def all_contributions(network: Network, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Tensor:
+    """The shares of all micro-batches, in their order, (micro-batches, streams) fp32; ``batches`` are this rank's own.
+
+    Every rank adds them up alike, and has the loss of one device that takes all of the micro-batches.
+    """
+    parts = list(contributions(network, batches))
+    own = torch.stack(parts) if parts else _none_of(network)
+    return ranks.gather(own, batches.of if isinstance(batches, MicroBatches) else len(batches))
+
+
+def _none_of(network: Network) -> Tensor:
+    """No micro-batch's losses: (0, streams)."""
+    weight = network.head.weight
+    return torch.empty((0, network.streams), dtype=wide_dtype(weight), device=weight.device)
+
+
+def total(network: Network, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Tensor:
     """The whole batch's mean loss, () fp32, of a network of one stream."""
-    return torch.stack(list(contributions(network, batches))).sum()
+    return all_contributions(network, batches, ranks).sum()
 
 
 def loss(network: Network, batch: Batch) -> Tensor:

@@ -38,6 +38,14 @@ PREDICTIONS, TRACEBACK, CONSOLE, LOCK = "predictions.jsonl", "traceback.txt", "c
 BENCH = "bench.json"  # of a folder that is no run's
 
 
+def surroundings(folder: Path) -> dict[str, Any]:
+    """What the last session of a run ran on; nothing where that is damaged, as no weights depend on it."""
+    try:
+        return decoded(read_file(folder / ENVIRONMENT) or b"{}")
+    except ValueError:
+        return {}
+
+
 class RunFolder:
     """Writes one run's files, alone. ``metrics.jsonl`` grows by a row at a time, ``result.json`` comes last."""
 
@@ -101,24 +109,17 @@ class RunFolder:
             for name in names:
                 (self.path / name).unlink(missing_ok=True)
 
-    def session(self, surroundings: Mapping[str, Any]) -> None:
+    def session(self, ran_on: Mapping[str, Any]) -> None:
         """Write what this session runs on as ``environment.json``; those before it stay there under "earlier"."""
-        before = self._surroundings()
+        before = surroundings(self.path)
         earlier = before.pop("earlier", [])
         run_id = before.get("run_id") or secrets.token_hex(4)
         sessions = [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]
-        self.json(ENVIRONMENT, {"run_id": run_id, **surroundings, "earlier": sessions})
+        self.json(ENVIRONMENT, {"run_id": run_id, **ran_on, "earlier": sessions})
 
     def run_id(self) -> str:
         """The name under which all sessions of this run are known elsewhere."""
-        return str(self._surroundings()["run_id"])
-
-    def _surroundings(self) -> dict[str, Any]:
-        """What ``session`` wrote; nothing where that is damaged, as no weights depend on it."""
-        try:
-            return decoded(read_file(self.path / ENVIRONMENT) or b"{}")
-        except ValueError:
-            return {}
+        return str(surroundings(self.path)["run_id"])
 
     def text(self, name: str, content: str) -> None:
         """Write a whole file at once: it is either absent or complete."""

@@ -16,8 +16,8 @@ from lezo.records.format import clock, count, score, size, table
 from lezo.runs.plan import Plan
 
 
-def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
-    """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line."""
+def banner(config: RunConfig, plan: Plan, folder: Path, ranks: int = 1) -> str:
+    """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line; of a run of several ``ranks``."""
     median, longest = plan.lengths
     cut = f"; {plan.truncated} longer than {plan.parts.encoder.max_length} cut from the left"
     rows = {
@@ -36,7 +36,10 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
     if config.trains:
         rows["optimizer"] = _optimizer(config, plan)
     rows["training"] = _training(config, plan)
-    rows |= {"forwards": _forwards(config, plan), "memory": _memory(config, plan)}
+    rows["forwards"] = _forwards(config, plan)
+    if ranks > 1:
+        rows["ranks"] = _ranks(config, plan, ranks)
+    rows["memory"] = _memory(config, plan) + (" on each rank" if ranks > 1 else "")
     rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
     return table(rows, f"lezo {__version__}")
 
@@ -164,6 +167,21 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
     counts = {**plan.forwards}
     training = f"{counts.pop('training')} training{backward}"
     return ", ".join([training, *(f"{count} {name}" for name, count in counts.items())])
+
+
+def _ranks(config: RunConfig, plan: Plan, ranks: int) -> str:
+    """How a step and an evaluation are shared; whether some ranks have nothing to do in a step."""
+    if not config.trains:
+        return f"{ranks}, each with a part of the evaluations"
+    if config.minimises_metric:
+        return f"{ranks}, each with a part of every step's evaluations"
+    size = min(config.train.batch_size, len(plan.train))
+    parts = -(-size // (config.train.micro_batch_size or size))
+    idle = ""
+    if parts < ranks:
+        fitting = f"train.micro_batch_size={-(-size // ranks)}"
+        idle = f"; {ranks - parts} have none, {fitting} gives each one (the same run up to rounding)"
+    return f"{ranks}, which share the {parts} forward{'s' if parts > 1 else ''} of a step and those of an evaluation{idle}"
 
 
 def _memory(config: RunConfig, plan: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,30 +13,39 @@ from rich.console import Console
 from lezo.config.compose import Composed, with_sizes
 from lezo.config.methods import method_name
 from lezo.config.schema import Resume, RunConfig
-from lezo.model.evaluate import Evaluator
+from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.environment import environment
 from lezo.records.files import FolderError
 from lezo.records.folder import CONFIG, PREFIX_START, RunFolder
 from lezo.records.rows import Sink
 from lezo.records.schema import Header
 from lezo.runs import banner
-from lezo.runs.build import LoadedModel, load_model, make_evaluator, make_header
+from lezo.runs.build import LoadedModel, load_model, make_header
 from lezo.runs.console import ConsoleSink, print_table
 from lezo.runs.loop import Progress
 from lezo.runs.plan import Plan, make_plan
 from lezo.runs.prepare import device_of
-from lezo.runs.resume import ResumeState, made_no_step, open_sizes_of, read_resume_state, same_run
+from lezo.runs.resume import (
+    ResumeState,
+    made_no_step,
+    micro_batch_size_of,
+    open_sizes_of,
+    read_resume_state,
+    same_run,
+)
 from lezo.runs.stop import Stop
+from lezo.runs.together import Start, Together, refuse_other_starts, share_start
 from lezo.tracking.mirror import WandbMirror
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run as it was asked for. ``started``: the clock (perf_counter) when it was."""
+    """A run as it was asked for. ``started``: the clock (perf_counter) when it was. ``ranks``: whose rank 0 this is."""
 
     composed: Composed
     command: str
     out: Console
+    ranks: Ranks = ALONE
     stop: Stop = field(default_factory=Stop)
     started: float = field(default_factory=time.perf_counter)
 
@@ -60,7 +70,7 @@ class Session:
     header: Header
     resumed: ResumeState
     progress: Progress
-    evaluate: Evaluator
+    together: Together
     shown: ConsoleSink
     mirror: WandbMirror | None
 
@@ -100,18 +110,38 @@ def clear_failed_start(request: Request, folder: RunFolder) -> None:
 
 
 def with_sizes_of_folder(request: Request) -> Request:
-    """The request with the sizes of the folder's run, where it goes on with one and leaves them open."""
-    path, composed = request.folder, request.composed
+    """The request with the sizes of the folder's run, where it goes on with one and leaves them open.
+
+    Ranks take parts of a batch of their own size, unless the run was begun with other parts: their size is in the bits.
+    """
+    path, composed, ranks = request.folder, request.composed, request.ranks
     holds_run = (path / CONFIG).exists() and not made_no_step(path)
-    if request.config.resume is not Resume.auto or not holds_run:
-        return request
-    return replace(request, composed=with_sizes(composed, open_sizes_of(path, composed.yaml)))
+    goes_on = request.config.resume is Resume.auto and holds_run
+    part = micro_batch_size_of(path) if goes_on else shared_size(request.config, ranks)
+    if goes_on:
+        composed = with_sizes(composed, open_sizes_of(path, composed.yaml))
+    return replace(request, composed=in_parts(composed, part))
+
+
+def shared_size(config: RunConfig, ranks: Ranks) -> int | None:
+    """The examples of a micro-batch that give each of several ranks one."""
+    shares = config.trains and not config.minimises_metric and ranks.size > 1
+    return -(-config.train.batch_size // ranks.size) if shares else None
+
+
+def in_parts(composed: Composed, micro_batch_size: int | None) -> Composed:
+    """The same with micro-batches of a size, where it leaves that open. What it says of itself stays."""
+    if micro_batch_size is None or composed.config.train.micro_batch_size is not None:
+        return composed
+    config = deepcopy(composed.config)
+    config.train.micro_batch_size = micro_batch_size
+    return replace(composed, config=config)
 
 
 def show_plan(request: Request) -> Plan:
     """Read everything but the weights and print what the run will do. Raises what reading raises."""
     plan = make_plan(request.config)
-    print_table(request.out, banner.banner(request.config, plan, request.folder))
+    print_table(request.out, banner.banner(request.config, plan, request.folder, request.ranks.size))
     return plan
 
 
@@ -120,19 +150,22 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
 
     Raises FolderError where the folder holds another run, or a damaged one, and what loading raises.
     """
-    config = request.config
+    config, ranks = request.config, request.ranks
     goes_on = folder.holds_run and not made_no_step(folder.path)
+    ranks.tell(Start.of(request.composed).words())
     loaded = load_model(config, plan, request.out.print, folder.path / PREFIX_START if goes_on else None)
+    share_start(ranks, loaded)
     header = make_header(request.composed.yaml, config, loaded)
+    refuse_other_starts(ranks, header.origin)
     resumed = resume_state(request, folder, header)
     if not folder.begun:
         claim(request, folder, resumed)
     if (adapter := loaded.base.adapter) is not None and (start := adapter.start()) is not None:
         folder.data(PREFIX_START, start)
     shown = ConsoleSink(request.out, config.train.steps if config.trains else None, plan.parts.task.metric)
-    evaluate = make_evaluator(loaded.plan, loaded.network, config.eval.batch_size)
+    together = Together(ranks, config, loaded)
     mirror = make_mirror(request, folder)
-    return Session(request, folder, loaded, header, resumed, resumed.progress(), evaluate, shown, mirror)
+    return Session(request, folder, loaded, header, resumed, resumed.progress(), together, shown, mirror)
 
 
 def claim(request: Request, folder: RunFolder, resumed: ResumeState) -> None:
@@ -140,7 +173,8 @@ def claim(request: Request, folder: RunFolder, resumed: ResumeState) -> None:
     folder.begin(b"".join(row.line for row in resumed.rows))
     resumed.forget()
     folder.text(CONFIG, request.composed.yaml)
-    origin = {"command": request.command, "from_step": resumed.step}
+    origin = {"command": request.command, "from_step": resumed.step, "ranks": request.ranks.size}
+    origin["micro_batch_size"] = request.config.train.micro_batch_size
     folder.session({**origin, **environment(device_of(request.config))})
 
 

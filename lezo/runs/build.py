@@ -14,7 +14,7 @@ from torch import nn
 from lezo.config.identity import run_hash
 from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
 from lezo.config.schema import RunConfig
-from lezo.data.batches import Batches, BatchKind
+from lezo.data.batches import Batches, BatchKind, Share
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.evaluate import Evaluator, one_minus_metric
 from lezo.model.forward import Network
@@ -24,12 +24,14 @@ from lezo.model.layout import Layout, layout
 from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
 from lezo.noise.seeds import VERSION
+from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.format import size
 from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.runs.plan import Plan
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
+from lezo.zo.data_parallel import DataParallel
 from lezo.zo.first_order import FirstOrder
 from lezo.zo.graphs import CudaGraphs, Recordings
 from lezo.zo.packing_check import network_for
@@ -100,7 +102,9 @@ class LoadedModel:
         return self.base.model
 
 
-def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start: Path | None) -> LoadedModel:
+def load_model(
+    config: RunConfig, plan: Plan, say: Callable[[str], None], start: Path | None = None
+) -> LoadedModel:
     """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one."""
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
@@ -153,7 +157,7 @@ def provenance(yaml: str, plan: Plan, weights: str) -> Provenance:
     )
 
 
-def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
+def make_evaluator(plan: Plan, network: Network, batch_size: int, ranks: Ranks = ALONE) -> Evaluator:
     """The evaluator of the plan's task. What runs in plain rows is not padded to generate either."""
     task, tokenizer, pad, model = plan.parts.task, plan.parts.tokenizer, plan.parts.pad, network.model
     return Evaluator(
@@ -167,6 +171,7 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int) -> Evaluator:
         stop=end_tokens(model, tokenizer),
         mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
         prompts_at_once=min(batch_size, plan.prompts_at_once),
+        ranks=ranks,
     )
 
 
@@ -193,8 +198,12 @@ def make_optimizer(
     layout: Layout,
     blocks: BlockChooser,
     evaluator: Evaluator | None = None,
+    ranks: Ranks = ALONE,
 ) -> Optimizer:
-    """The configured optimizer over the trainable tensors; ``evaluator``: for a metric as objective."""
+    """The configured optimizer over the trainable tensors; ``evaluator``: for a metric as objective.
+
+    Of several ``ranks`` each takes a part of a step's micro-batches.
+    """
     model: nn.Module = network.model
     optim, device = config.optim, next(model.parameters()).device
     if (parts := config.composition) is not None:
@@ -210,6 +219,7 @@ def make_optimizer(
             error=error,
             compiled=config.model.compile,
             recordings=Recordings(CudaGraphs(device)) if replays else None,
+            ranks=ranks,
         )
         return ZerothOrder(
             model,
@@ -228,7 +238,7 @@ def make_optimizer(
     assert isinstance(optim, FirstOrderConfig) and optim.lr is not None and config.method.algorithm
     return FirstOrder(
         model,
-        partial(contributions, network),
+        partial(contributions, network) if ranks.size == 1 else DataParallel(network),
         algorithm=config.method.algorithm,
         lr=optim.lr,
         weight_decay=optim.weight_decay,
@@ -238,11 +248,12 @@ def make_optimizer(
         dropout=optim.dropout != 0,
         seed=config.seed,
         autocast=partial(torch.autocast, device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        ranks=ranks,
     )
 
 
-def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batches:
-    """The stream of the plan's batches: packed, or ``plain`` rows of a sequence each."""
+def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False, share: Share = (0, 1)) -> Batches:
+    """The stream of the plan's batches: packed, or ``plain`` rows of a sequence each; a rank's ``share`` of them."""
     task = plan.parts.task
     metric: BatchKind = "metric of texts" if task.generates else "metric of choices"
     return Batches(
@@ -254,6 +265,7 @@ def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False) -> Batch
         pad=plan.parts.pad,
         device=plan.device,
         plain=plain,
+        share=share,
     )
 
 

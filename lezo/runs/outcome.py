@@ -14,6 +14,7 @@ from lezo.config.schema import RunConfig
 from lezo.data.encode import EncodeError
 from lezo.data.source import DataError
 from lezo.model.load import ModelError
+from lezo.ranks.ranks import RankError
 from lezo.records.environment import peak_memory
 from lezo.records.files import FolderError
 from lezo.records.folder import TRACEBACK, RunFolder
@@ -25,7 +26,7 @@ from lezo.runs.plan import Plan
 from lezo.zo.parts import PartError
 
 # Expected errors: a message, no traceback.
-EXPECTED = (DataError, ModelError, EncodeError, PartError, DivergedError, FolderError)
+EXPECTED = (DataError, ModelError, EncodeError, PartError, DivergedError, FolderError, RankError)
 
 
 @dataclass(frozen=True)

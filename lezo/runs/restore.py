@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lezo.records.schema import Header
 from lezo.runs.begin import Request, Session
 from lezo.runs.build import LoadedModel
 from lezo.runs.console import replaying
+from lezo.zo.blocks import Learner
 from lezo.zo.parts import updates_of
 from lezo.zo.step import Optimizer
 from lezo.zo.timeline import Timeline, model_state
@@ -21,13 +22,14 @@ from lezo.zo.zeroth_order import ZerothOrder
 
 
 class History:
-    """Writes what ``optimizer`` does to the model, and brings the model to any step that was written.
+    """Writes what the optimizer does to the model, and brings the model, on all ranks, to any step that was written.
 
     A zeroth-order run has a journal, and checkpoints every train.checkpoint_every steps; a first-order run
     has no journal, and checkpoints at its dev evaluations too.
     """
 
-    def __init__(self, session: Session, optimizer: Optimizer) -> None:
+    def __init__(self, session: Session) -> None:
+        optimizer = session.together.optimizer
         self.session, self.optimizer, self.path = session, optimizer, session.folder.path
         loaded, header, settings = session.loaded, session.header, session.config.train
         updates = optimizer.update if isinstance(optimizer, ZerothOrder) else None
@@ -54,6 +56,7 @@ class History:
         """The weights of ``step``, and the optimizer's state if a checkpoint has it."""
         with replaying(self.session.request.out, step) as replayed:
             _bring_to(self.timeline, self.path, step, self.optimizer, replayed)
+        self.session.together.spread_weights(self._past(step))
 
     def go_back(self) -> None:
         """Bring a model just loaded to where the earlier sessions ended.
@@ -69,6 +72,13 @@ class History:
             if self.checkpoints.due(step):
                 self.checkpoints.save(step)
             self.checkpoints.prune()
+
+    def _past(self, step: int) -> list[tuple[int, Sequence[float]]]:
+        """What a chooser of blocks that learns has learned from."""
+        update = self.timeline.updates
+        if update is None or not isinstance(update.blocks, Learner):
+            return []
+        return [(r.step - 1, r.values) for r in read_journal(self.path / JOURNAL).steps(0, step)]
 
     def keep(self, step: int) -> None:
         """Keep the state of ``step``, where the run is interrupted, if only a checkpoint can."""

@@ -11,7 +11,7 @@ from typing import Any
 from lezo.config.identity import differences, open_sizes, settings
 from lezo.records.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.records.files import FolderError, read_file
-from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS
+from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, surroundings
 from lezo.records.journal import JournalFile, Kind, read_journal
 from lezo.records.rows import DevRow, TestRow, TrainRow
 from lezo.records.schema import Header, Provenance, ReplaySpec
@@ -107,6 +107,12 @@ def open_sizes_of(folder: Path, yaml: str) -> dict[str, int]:
     except Exception:  # `refuse_changes` says what is wrong with it
         return {}
     return {key: n for key, n in open_sizes(yaml).items() if key not in open_then and then.get(key) == n}
+
+
+def micro_batch_size_of(folder: Path) -> int | None:
+    """The examples of a micro-batch that the run in ``folder`` was last made in; None: a step's whole batch."""
+    size = surroundings(folder).get("micro_batch_size")
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def asks_for_more(folder: Path, yaml: str) -> bool:

@@ -7,8 +7,7 @@ from contextlib import closing
 from functools import partial
 
 from lezo.config.compose import Composed
-from lezo.model.hashes import weights_hash
-from lezo.model.linear_probe import fit_head
+from lezo.ranks.ranks import ALONE, RankError, Ranks
 from lezo.records.files import FolderError
 from lezo.records.folder import RESULT, RunFolder
 from lezo.records.rows import TestRow
@@ -23,7 +22,6 @@ from lezo.runs.begin import (
     show_plan,
     with_sizes_of_folder,
 )
-from lezo.runs.build import make_batches, make_optimizer
 from lezo.runs.console import console, print_table
 from lezo.runs.finished import plan_of_finished, show_finished
 from lezo.runs.loop import DivergedError, Progress, dev_row, train
@@ -33,9 +31,12 @@ from lezo.runs.restore import History
 from lezo.runs.resume import ResumeState
 
 
-def run(composed: Composed, command: str) -> int:
-    """Run, go on with a run or, with dry_run, plan. Returns the exit code: 0, 1 failed, 130 interrupted."""
-    request = Request(composed, command, console())
+def run(composed: Composed, command: str, ranks: Ranks = ALONE) -> int:
+    """Run, go on with a run or, with dry_run, plan. Returns the exit code: 0, 1 failed, 130 interrupted.
+
+    Of several ``ranks`` this is rank 0; the others `follow`.
+    """
+    request = Request(composed, command, console(), ranks)
     request.stop.listen()
     try:
         if composed.config.dry_run:
@@ -69,10 +70,22 @@ def execute(request: Request, folder: RunFolder) -> int:
         train_and_score(session)
         keep_model(session)
     except KeyboardInterrupt:
-        ending = Ending("interrupted", f"stopped at step {session.progress.step if session else 0}", code=130)
+        ending = interruption(request, session)
     except Exception as error:
         ending = failure(error, request, folder, session.plan if session else plan)
     return end(request, folder, ending, plan, session) if folder.begun else ending.code
+
+
+def interruption(request: Request, session: Session | None) -> Ending:
+    """Stopped by a signal; that of a launcher may mean that another rank was lost."""
+    lost = request.ranks.lost() if request.stop.terminated else None
+    if lost is not None:
+        return (
+            failure(RankError(lost), request, session.folder, session.plan)
+            if session
+            else Ending("failed", lost, 1)
+        )
+    return Ending("interrupted", f"stopped at step {session.progress.step if session else 0}", code=130)
 
 
 def train_and_score(session: Session) -> None:
@@ -87,20 +100,20 @@ def train_and_score(session: Session) -> None:
         test(session, f"at step {step}", step=step)
     elif config.fits_head:
         start = time.perf_counter()
-        fit_head(session.loaded.network, plan.train, batch_size=config.eval.batch_size, pad=plan.parts.pad)
+        session.together.fit_head()
         progress.train_seconds = time.perf_counter() - start
         test(session, f"with a head fitted to {len(plan.train)} rows")
     if not config.trains and len(plan.dev):
-        evaluated = dev_row(0, time.perf_counter(), partial(session.evaluate, plan.dev))
+        evaluated = dev_row(0, time.perf_counter(), partial(session.together.evaluate, "dev"))
         for sink in session.sinks:
             sink.evaluated(evaluated)
-    progress.weights = weights_hash(session.loaded.model)
+    progress.weights = session.together.hash()
 
 
 def test(session: Session, weights: str, *, step: int = 0, last: bool = True) -> None:
     """Score the test set by the present weights, which ``weights`` says in words."""
     start = time.perf_counter()
-    scored = session.evaluate(session.plan.test)
+    scored = session.together.evaluate("test")
     seconds = time.perf_counter() - start
     row = TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, last, seconds)
     for sink in session.sinks:
@@ -109,17 +122,15 @@ def test(session: Session, weights: str, *, step: int = 0, last: bool = True) ->
 
 def train_model(session: Session) -> None:
     """Go on from where the earlier sessions ended to the last step, and back to the best one."""
-    config, plan, progress, network = session.config, session.plan, session.progress, session.loaded.network
-    optimizer = make_optimizer(config, network, plan.layout, plan.blocks, session.evaluate)
-    settings, stop = config.train, session.request.stop
-    batches = make_batches(config, plan, plain=network.plain)
-    with closing(batches), closing(History(session, optimizer)) as history:
+    progress, together = session.progress, session.together
+    settings, stop = session.config.train, session.request.stop
+    with together.training(), closing(History(session)) as history:
         history.go_back()
         try:
             train(
-                optimizer,
-                batches,
-                partial(session.evaluate, plan.dev),
+                together,
+                together.batches,
+                partial(together.evaluate, "dev"),
                 [*history.sinks(), *session.displays],
                 progress,
                 steps=settings.steps,

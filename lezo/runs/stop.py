@@ -20,6 +20,9 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
         self.broken_off = False  # whether a held stretch was broken off
+        self.terminated = (
+            False  # whether it was a SIGTERM, which a launcher sends to all when one process dies
+        )
         self._held = False
 
     def listen(self) -> None:
@@ -40,6 +43,7 @@ class Stop:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, True
+        self.terminated |= number == signal.SIGTERM
         if again and number == signal.SIGTERM:
             return
         if self._held and not again:

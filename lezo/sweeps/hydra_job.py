@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from lezo.config.checks import check
 from lezo.config.compose import command, converted, register_schema
 from lezo.config.diagnosis import CONF
+from lezo.ranks.launcher import several
 from lezo.records.folder import CONSOLE
 from lezo.runs.terminal import steady
-from lezo.sweeps.several import several
 
 
 def hand_over() -> None:

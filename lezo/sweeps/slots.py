@@ -9,22 +9,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lezo.config.schema import ConfigError
+
 _SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")  # a driver's devices: Linux, Jetson, WSL
 COUNT = "import torch; print(torch.cuda.device_count())"
 
 
-def environments(slots: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
+def environments(slots: int | None, devices: Sequence[str], each: int = 1) -> list[dict[str, str]]:
     """A dictionary for each slot: the environment variables its jobs get on top of the sweep's own.
 
-    ``slots`` None is one for each visible GPU, or one; there are never more than jobs. ``devices`` are the
-    jobs' model.device. Slots beyond the GPUs share them; slots on a CPU share its cores.
+    ``each``: GPUs of a job. ``slots`` None is one for each so many visible GPUs, or one; there are never more than jobs.
+    ``devices`` are the jobs' model.device. Slots beyond the GPUs share them; slots on a CPU, and their ranks, share its
+    cores. Raises ConfigError where a job's GPUs are more than there are.
     """
     gpus = visible_gpus() if any(device != "cpu" for device in devices) else []
-    count = min(slots or max(len(gpus), 1), len(devices))
-    if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(count)]
-    shared = count > 1 and "OMP_NUM_THREADS" not in os.environ
-    return [{"OMP_NUM_THREADS": str(max(cores() // count, 1))} if shared else {} for _ in range(count)]
+    if gpus and each > len(gpus):
+        visible = f"{len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible"
+        raise ConfigError([f"sweep.gpus_per_job={each}: {visible}; expected at most as many"])
+    shares = [",".join(gpus[at : at + each]) for at in range(0, len(gpus) - each + 1, each)]
+    count = min(slots or max(len(shares), 1), len(devices))
+    if shares:
+        return [{"CUDA_VISIBLE_DEVICES": shares[i % len(shares)]} for i in range(count)]
+    shared = count * each > 1 and "OMP_NUM_THREADS" not in os.environ
+    return [
+        {"OMP_NUM_THREADS": str(max(cores() // (count * each), 1))} if shared else {} for _ in range(count)
+    ]
 
 
 def visible_gpus() -> list[str]:

@@ -42,11 +42,12 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     first job that cannot be configured, or where the folder cannot take the sweep.
     """
     out, planned = console(), jobs(overrides, config_dir)
-    slots = _slots(planned)
+    slots, each = _one_for_all(planned, "slots"), _one_for_all(planned, "gpus_per_job") or 1
+    _refuse_hidden(planned, each)
     states = [state_of(job) for job in planned]
     todo = [state for state in states if state.status != FINISHED]
     record, before = SweepFile(states), len(states) - len(todo)
-    places = environments(slots, [state.job.composed.config.model.device for state in todo])
+    places = environments(slots, [state.job.composed.config.model.device for state in todo], each)
     at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
     out.print(f"sweep of {len(states)} jobs in {record.path.parent}{finished_before(before)}{at_a_time}")
     with stop_requests() as requests, Lifeline() as lifeline, SweepProgress(out, states) as progress:
@@ -60,16 +61,23 @@ def finished_before(count: int) -> str:
     return f", {count} of them finished before" if count else ""
 
 
-def _slots(planned: Sequence[SweepJob]) -> int | None:
-    """The jobs' sweep.slots. Raises ConfigError where they differ, or for a GPU that a slot hides."""
-    slots = {job.composed.config.sweep.slots for job in planned}
-    if len(slots) > 1:
-        raise ConfigError([f"sweep.slots: expected one number for all jobs, not {sorted(map(str, slots))}"])
+def _one_for_all(planned: Sequence[SweepJob], name: str) -> int | None:
+    """A setting of sweep.* that is a number. Raises ConfigError where the jobs' differ."""
+    numbers: set[int | None] = {getattr(job.composed.config.sweep, name) for job in planned}
+    if len(numbers) > 1:
+        raise ConfigError(
+            [f"sweep.{name}: expected one number for all jobs, not {sorted(map(str, numbers))}"]
+        )
+    return numbers.pop()
+
+
+def _refuse_hidden(planned: Sequence[SweepJob], each: int) -> None:
+    """Raise ConfigError for a GPU by its number: a job sees its own only."""
     for device in (job.composed.config.model.device for job in planned):
-        if device.startswith("cuda:") and device != "cuda:0":
+        if device.startswith("cuda:") and (device != "cuda:0" or each > 1):
+            sees = "one GPU only" if each == 1 else f"{each} GPUs, a rank each"
             way_out = f"say CUDA_VISIBLE_DEVICES={device[5:]} before the command instead"
-            raise ConfigError([f"model.device={device}: a job of a sweep sees one GPU only; {way_out}"])
-    return slots.pop()
+            raise ConfigError([f"model.device={device}: a job of a sweep sees {sees}; {way_out}"])
 
 
 def ending(states: Sequence[JobState], out: Console, *, stopped: bool) -> int:
@@ -243,8 +251,10 @@ def _shown(running: _Running) -> list[str]:
 
 
 def job_command(job: SweepJob, group: str, config_dir: str | None) -> list[str]:
-    """lezo-run on one job, which goes on with what its folder holds."""
+    """lezo-run on one job, by as many ranks as it has GPUs; it goes on with what its folder holds."""
     folder = ["--config-dir", config_dir] if config_dir else []
     own = [text for text in job.overrides if not text.startswith("hydra.sweep.")]
     where = f"hydra.run.dir={quoted(str(job.folder))}"
-    return [sys.executable, "-m", "lezo.cli.run", *folder, *own, *job.resume_overrides(group), where]
+    ranks = job.composed.config.sweep.gpus_per_job
+    program = ["lezo.sweeps.ranked", str(ranks)] if ranks > 1 else ["lezo.cli.run"]
+    return [sys.executable, "-m", *program, *folder, *own, *job.resume_overrides(group), where]

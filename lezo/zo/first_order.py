@@ -10,21 +10,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lezo.data.batches import MicroBatches
 from lezo.noise import seeds
+from lezo.ranks.ranks import ALONE, Ranks
 from lezo.zo.probe import seeded
 from lezo.zo.step import StepReport, Stopwatch
 from lezo.zo.step_size import Constant, StepSize
 from lezo.zo.zeroth_order import decays
 
 Contributions = Callable[[Any], Iterator[Tensor]]
-"""batch -> the parts of the mean loss, one a micro-batch, each of one fp32 value."""
+"""A rank's micro-batches -> their parts of the mean loss, each of one fp32 value."""
 
 
 class FirstOrder:
     """SGD or AdamW through autograd, with a schedule, clipping and dropout as options.
 
     Where ``dropout`` is on, step t's masks are drawn under a seed of (seed, t); the model is in eval mode
-    between steps. ``autocast`` wraps the forwards.
+    between steps. ``autocast`` wraps the forwards. Of several ``ranks`` each takes some of the micro-batches; ``objective``
+    is then a `DataParallel`, whose gradients are averaged over the ranks.
     """
 
     def __init__(
@@ -41,8 +44,9 @@ class FirstOrder:
         dropout: bool = False,
         seed: int = 0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.objective, self.autocast = model, objective, autocast
+        self.model, self.objective, self.autocast, self.ranks = model, objective, autocast, ranks
         self.lr, self.step_size = lr, step_size or Constant()
         self.clip_norm, self.dropout, self.seed = clip_norm, dropout, seed
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -83,14 +87,18 @@ class FirstOrder:
     def _backward(self, step: int, batch: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
-        with seeded(seeds.derive(self.seed, "dropout", step), self.parameters[0].device):
+        own = [self.ranks.rank] if self.ranks.rank else []  # another rank's masks are others
+        with seeded(seeds.derive(self.seed, "dropout", step, *own), self.parameters[0].device):
             self.model.train(self.dropout)
             with self.autocast():
                 for part in self.objective(batch):
-                    part.sum().backward()  # type: ignore[no-untyped-call]
+                    (part.sum() * self.ranks.size).backward()  # type: ignore[no-untyped-call]
                     losses.append(part.detach().sum())
             self.model.eval()
-        return torch.stack(losses).sum()
+        parts = torch.stack(losses)
+        if isinstance(batch, MicroBatches):  # a rank without one has a 0 all the same
+            parts = self.ranks.gather(parts[: len(batch)], batch.of)
+        return parts.sum()
 
 
 def _first_order(

@@ -43,7 +43,9 @@ class LeZO(torch.optim.Optimizer):
     ``sparsity``: the share of blocks skipped in a step, 0 to 1. ``blocks``: modules of the model or their names, none
     inside another; None: those of its longest list of modules (``opt.blocks`` says which). ``weight_decay`` spares
     tensors of one dimension. ``rounding``: "stochastic" keeps the small updates of 16-bit weights. ``journal``: a file
-    that gets 20 bytes a step, from which `lezo.apply_journal` makes the weights after any step again.
+    that gets 20 bytes a step, from which `lezo.apply_journal` makes the weights after any step again. ``across``: with
+    several processes that each see a part of a batch, what makes the losses of all of one process's, (2,): the same in
+    each, as ``lambda losses: accelerator.gather(losses[None]).mean(0)`` is.
 
     A learning-rate scheduler sets ``lr`` in ``param_groups[0]``, as with any optimizer. ``last`` is the latest step's
     report: a loss that is not finite skips the update, and ``last.applied`` is False.
@@ -64,6 +66,7 @@ class LeZO(torch.optim.Optimizer):
         rounding: Literal["nearest", "stochastic"] = "nearest",
         seed: int = 0,
         journal: str | os.PathLike[str] | None = None,
+        across: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         refuse_no_module(model, f"lezo.{type(self).__name__}")
         settings: dict[str, Any] = {
@@ -86,8 +89,14 @@ class LeZO(torch.optim.Optimizer):
         _refuse(settings, self.layout)
         self.last: StepReport | None = None
         self._probed: Tensor | None = None
+        self._across = across
         self._journal = None if journal is None else LoopJournal(Path(journal))
         super().__init__(parameters, settings)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes make its steps together."""
+        return self._across is not None
 
     @property
     def steps(self) -> int:
@@ -123,7 +132,8 @@ class LeZO(torch.optim.Optimizer):
             self.probe(closure)
         if self._probed is None:
             raise RuntimeError("step() has no losses; expected step(closure), or probe(closure) before it")
-        losses, zeroth_order = self._probed, self._zeroth_order()
+        losses = self._probed if self._across is None else self._across(self._probed)
+        zeroth_order = self._zeroth_order()
         if self._journal is not None:
             self._journal.expect(self.steps, zeroth_order.update, self.blocks, self._settings["sparsity"])
         self.last, self._probed = zeroth_order.move(self.steps, losses), None
@@ -195,6 +205,7 @@ class MeZO(LeZO):
         rounding: Literal["nearest", "stochastic"] = "nearest",
         seed: int = 0,
         journal: str | os.PathLike[str] | None = None,
+        across: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -206,6 +217,7 @@ class MeZO(LeZO):
             rounding=rounding,
             seed=seed,
             journal=journal,
+            across=across,
         )
 
 

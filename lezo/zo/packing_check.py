@@ -24,6 +24,7 @@ from lezo.model.forward import Network, PlainRows, tolerance
 from lezo.model.layout import Layout
 from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores, total
+from lezo.ranks.ranks import ALONE, Ranks
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.graphs import Recordings
 from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
@@ -63,12 +64,13 @@ def probe_for(
     direction: Direction = GAUSSIAN,
     compiled: bool = False,
     recordings: Recordings | None = None,
+    ranks: Ranks = ALONE,
 ) -> TwoSided:
-    """The probe of the model's batches, both signs at once where its rows are packed."""
+    """The probe of the model's batches, both signs at once where its rows are packed; ``ranks`` share micro-batches."""
     if not network.plain:
         options: dict[str, Any] = {"direction": direction, "compiled": compiled, "recordings": recordings}
-        return StreamProbe(Streams(network.model, layout, watch, **options))
-    return PlainProbe(network.model, lambda _, parts: total(network, parts), direction)
+        return StreamProbe(Streams(network.model, layout, watch, **options), ranks)
+    return PlainProbe(network.model, lambda _, parts: total(network, parts, ranks), direction)
 
 
 def _requests(vocabulary: int, longest: int) -> list[Request]:

@@ -21,6 +21,7 @@ from lezo.config.methods import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.files import FolderError
 from lezo.records.journal import JournalError
 from lezo.records.schema import ReplaySpec
@@ -45,7 +46,7 @@ class EstimatorContext:
 
     ``direction``: the z that updates go along. ``error``: one minus the task's metric on a batch of examples, for the
     estimator ``metric``. ``compiled``: whether blocks run through torch.compile; ``recordings``: what
-    replays their forwards.
+    replays their forwards. ``ranks``: the processes of the run, each of which has some of a batch's micro-batches.
     """
 
     network: Network
@@ -55,6 +56,7 @@ class EstimatorContext:
     error: Callable[[Any], float] | None = None
     compiled: bool = False
     recordings: Recordings | None = None
+    ranks: Ranks = ALONE
 
     def probe(self) -> TwoSided:
         """The fast probe of the batches' loss at theta +- eps z."""
@@ -65,11 +67,12 @@ class EstimatorContext:
             direction=self.direction,
             compiled=self.compiled,
             recordings=self.recordings,
+            ranks=self.ranks,
         )
 
     def loss(self, batch: Any) -> Tensor:
-        """A batch's mean loss at theta itself, (), in fp32 or wider."""
-        return total(self.network, batch)
+        """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks."""
+        return total(self.network, batch, self.ranks)
 
     def metric(self) -> TwoSided:
         """The probe of one minus the metric at theta +- eps z, evaluated as in an evaluation."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lezo.data.pack import Batch
-from lezo.model.loss import contributions
+from lezo.model.loss import all_contributions
 from lezo.noise import seeds
+from lezo.ranks.ranks import ALONE, Ranks
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.streams import Streams
 
@@ -50,14 +51,14 @@ class TwoSided(Estimator):
 class StreamProbe(TwoSided):
     """The fast probe of a causal language model: both signs in one forward over packed batches."""
 
-    def __init__(self, streams: Streams) -> None:
-        self.streams = streams
+    def __init__(self, streams: Streams, ranks: Ranks = ALONE) -> None:
+        self.streams, self.ranks = streams, ranks
 
     @torch.no_grad()
     def __call__(self, batch: Sequence[Batch], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """(2,): plus, minus; a batch is its micro-batches, each of which draws its copies again."""
+        """(2,): plus, minus; a batch is this rank's micro-batches, each of which draws its copies again."""
         with self.streams.perturbed(active, seed, eps):
-            return torch.stack(list(contributions(self.streams, batch))).sum(0)
+            return all_contributions(self.streams, batch, self.ranks).sum(0)
 
 
 class PlainProbe(TwoSided):

@@ -24,8 +24,11 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
     in eval mode: dropout is off, as published. ``max_grad_norm`` and ``optim`` have no effect, for there are no
     gradients. Logs get ``projected_gradient``, g, and ``update_skipped``, 1 where the last loss was not finite.
 
-    Raises ValueError for what needs gradients or is not done here: fp16=True, several processes or GPUs, DeepSpeed,
-    FSDP, an optimizer that is not `lezo.LeZO`.
+    Several processes (torchrun, accelerate launch) see a batch each, as Trainer has it, exchange two losses a step and
+    make the same update; there is no DistributedDataParallel, whose buffers are for gradients. The first writes the journal.
+
+    Raises ValueError for what needs gradients or is not done here: fp16=True, several GPUs in one process, DeepSpeed,
+    FSDP, an optimizer that is not `lezo.LeZO`; with several processes also for one that has no ``across``.
     """
 
     optimizer: Any
@@ -47,21 +50,30 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         self.zo: LeZO | None = self.optimizer
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Trainer's, with nothing in the place of the backward pass."""
+        """Trainer's, with nothing in the place of the backward pass, and the model as it is in all processes."""
         super().create_accelerator_and_postprocess()
         self.accelerator.backward = lambda loss, **_: None
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """LeZO of the trainer's settings, where none was given."""
         if self.optimizer is None:
+            several = self.args.world_size > 1
+            if several and not self.is_world_process_zero():
+                self.zo_settings["journal"] = None
             self.optimizer = self.zo = LeZO(
                 self.model if model is None else model,
                 lr=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
                 seed=self.args.seed,
+                across=self._mean_of_processes if several else None,
                 **self.zo_settings,
             )
         return self.optimizer  # type: ignore[no-any-return]
+
+    def _mean_of_processes(self, losses: Tensor) -> Tensor:
+        """Of (2,) losses of each: in the order of their numbers, so that all come to the same bits."""
+        return self.accelerator.gather(losses[None]).mean(0)  # type: ignore[no-any-return]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's, at theta + eps z and theta - eps z; the update is the optimizer's step, which Trainer takes."""
@@ -88,9 +100,14 @@ def _refuse(trainer: Any) -> None:
     for refused, what, expected in (
         (args.fp16, "fp16=True", "use bf16=True, or a model loaded in torch.float16"),
         (
-            args.world_size > 1 or args.n_gpu > 1,
-            f"{args.world_size} processes, {args.n_gpu} GPUs",
-            "start one process, with CUDA_VISIBLE_DEVICES=0",
+            args.n_gpu > 1,
+            f"{args.n_gpu} GPUs in one process",
+            "start a process for each by torchrun, or one with CUDA_VISIBLE_DEVICES=0",
+        ),
+        (
+            args.world_size > 1 and isinstance(optimizer, LeZO) and not optimizer.shared,
+            f"{args.world_size} processes and an optimizer without across",
+            "give it one (see lezo.LeZO), or none: ZOTrainer makes it",
         ),
         (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled, "DeepSpeed or FSDP", "train without it"),
         (

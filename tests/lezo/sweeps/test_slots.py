@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from lezo.config.schema import ConfigError
 from lezo.sweeps import slots
 from lezo.sweeps.slots import environments, visible_gpus
+from tests.lezo.refusals import refused
 
 AUTO = ["auto"] * 9
 
@@ -73,6 +75,19 @@ def test_slots_share_the_cores_unless_the_user_decided(machine: pytest.MonkeyPat
     assert environments(8, ["auto"] * 2) == [{"OMP_NUM_THREADS": "4"}] * 2  # no more slots than jobs
     machine.setenv("OMP_NUM_THREADS", "5")
     assert environments(3, AUTO) == [{}] * 3
+
+
+def test_a_job_of_several_gpus_has_them_to_itself(machine: pytest.MonkeyPatch) -> None:
+    with_gpus(machine, 5)
+    shares = [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    assert environments(None, AUTO, 2) == shares  # and the fifth has nothing to do
+    assert environments(3, AUTO, 2) == [*shares, shares[0]]
+    with refused(ConfigError, "sweep.gpus_per_job=6", "5 GPUs are visible"):
+        environments(None, AUTO, 6)
+
+
+def test_ranks_without_a_gpu_share_the_cores(machine: pytest.MonkeyPatch) -> None:
+    assert environments(2, AUTO, 2) == [{"OMP_NUM_THREADS": "2"}] * 2
 
 
 def test_a_sweep_with_nothing_to_do_needs_no_slots(machine: pytest.MonkeyPatch) -> None:

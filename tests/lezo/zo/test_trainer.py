@@ -212,7 +212,14 @@ def test_what_needs_gradients_is_refused(tmp_path, args, settings, named):
         trainer(tmp_path, args=args, **settings)
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with refused(ValueError, "2 processes"):
+def test_several_gpus_of_one_process_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    with refused(ValueError, "2 GPUs in one process", "torchrun"):
         trainer(tmp_path)
+
+
+def test_an_optimizer_of_one_process_is_refused_where_there_are_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
+    made = model()
+    with refused(ValueError, "2 processes", "across"):
+        trainer(tmp_path, made, optimizers=(LeZO(made, lr=1e-3), None))

@@ -1,0 +1,88 @@
+"""One of several ranks of a run. Rank 0 is the run; another reads and loads what rank 0 does, and does what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+
+from lezo.config.compose import Composed
+from lezo.model.load import ModelError
+from lezo.ranks.launcher import Place, rendezvous
+from lezo.ranks.ranks import Joined, RankError, Ranks
+from lezo.runs import session
+from lezo.runs.build import load_model, make_header
+from lezo.runs.outcome import failed, message_of
+from lezo.runs.plan import make_plan
+from lezo.runs.together import END, Start, Together, refuse_other_starts, share_start
+
+_STARTED = {"torchrun": "torchrun --nproc_per_node={} --no-python", "srun": "srun -n {}"}
+
+
+def run_as_rank(composed: Composed, command: str, place: Place) -> int:
+    """Run, or take part in rank 0's run. Returns the exit code, which is rank 0's where this one does not fail."""
+    try:
+        composed = on_own_device(composed, place)
+        ranks = Joined(place, rendezvous(place, os.environ), composed.config.train.rank_timeout)
+    except (ModelError, RankError, ValueError, RuntimeError) as error:
+        return failed(error if isinstance(error, ModelError) else RankError(str(error).splitlines()[0]))
+    code = 1
+    try:
+        words = f"{_STARTED[place.launcher].format(place.size)} {command}"
+        code = session.run(composed, words, ranks) if place.rank == 0 else follow(composed, ranks)
+        if place.rank == 0 and code == 0:
+            ranks.tell([END, 0])
+        return code
+    finally:
+        ranks.leave(code)
+
+
+def on_own_device(composed: Composed, place: Place) -> Composed:
+    """The configuration on the GPU of the rank's number on its machine. Raises ModelError where it names another."""
+    given = composed.config.model.device
+    if given == "cpu" or (given == "auto" and not torch.cuda.is_available()):
+        return composed
+    if given not in ("auto", "cuda"):
+        raise ModelError(
+            f"model.device={given}: each of {place.size} ranks takes the GPU of its number; leave it out"
+        )
+    config = deepcopy(composed.config)
+    config.model.device = f"cuda:{place.local_rank}"
+    return replace(composed, config=config)
+
+
+def follow(composed: Composed, ranks: Joined) -> int:
+    """Do what rank 0 says until it ends. Returns the exit code; only what this rank itself fails by is printed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to all; rank 0 ends the run when its step is kept
+    try:
+        return followed(composed, ranks)
+    except RankError as error:
+        if (code := ranks.code_of_first()) is not None:
+            return code
+        ranks.failed(str(error))
+        if ranks.rank == 1 and str(error).startswith(ranks.name(0)):  # which cannot say so itself
+            failed(error)
+        return 1
+    except Exception as error:
+        message = message_of(error) or traceback.format_exc()
+        ranks.failed(message.strip().splitlines()[-1])
+        print(f"error: {ranks.name(ranks.rank)}: {message}", file=sys.stderr)
+        return 1
+
+
+def followed(composed: Composed, ranks: Ranks) -> int:
+    """What rank 0 says, done until it ends. Returns its exit code."""
+    first, *rest = ranks.hear()
+    if first == END:
+        return int(rest[0])
+    composed = Start(**rest[0]).applied_to(composed)
+    loaded = load_model(composed.config, make_plan(composed.config), lambda text: None)
+    share_start(ranks, loaded)
+    refuse_other_starts(ranks, make_header(composed.yaml, composed.config, loaded).origin)
+    return Together(ranks, composed.config, loaded).follow()

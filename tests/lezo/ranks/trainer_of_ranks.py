@@ -1,0 +1,47 @@
+"""A few steps of ZOTrainer, in one process or in one of several: ``python trainer_of_ranks.py BATCH_SIZE_A_PROCESS``."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import OPTForCausalLM, TrainingArguments
+from transformers.utils import logging
+
+from lezo import ZOTrainer
+from lezo.model.hashes import weights_hash
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tests.lezo.small_models import VOCABULARY, opt_config  # noqa: E402
+
+
+def main(batch_size: int) -> None:
+    logging.set_verbosity_error()
+    torch.manual_seed(0)
+    model = OPTForCausalLM(opt_config(num_hidden_layers=2, init_std=0.02))
+    ids = torch.randint(8, VOCABULARY, (32, 8))
+    folder = Path(tempfile.mkdtemp())
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        learning_rate=1e-2,
+        max_steps=4,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=4,
+    )
+    journal = folder / "journal"
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    trainer = ZOTrainer(model=model, args=args, train_dataset=rows, sparsity=0.5, journal=journal)
+    trainer.train()
+    loss = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
+    first = trainer.is_world_process_zero()
+    said = {"weights": weights_hash(model), "loss": loss, "journal": journal.exists() == first}
+    print(json.dumps(said), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
