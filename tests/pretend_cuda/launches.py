@@ -28,8 +28,9 @@ from transformers import OPTConfig
 
 from lezo.config.compose import compose
 from lezo.config.schema import RunConfig
+from lezo.model import load as loading
 from lezo.model.forward import Network
-from lezo.model.load import TINY, load
+from lezo.model.load import TINY
 from lezo.noise import directions
 from lezo.runs.build import make_batches, make_optimizer
 from lezo.runs.plan import make_plan
@@ -57,7 +58,7 @@ def prepared(config: RunConfig, shape: Any = None) -> tuple[ZerothOrder, Any]:
     """The run's optimizer and its first batch; ``shape``: another configuration of the model than its own."""
     plan = make_plan(config)
     model_config = shape or plan.parts.model_config
-    model = load(plan.parts.source, model_config, dtype=plan.dtype, device=plan.device, seed=0)
+    model = loading.load(plan.parts.source, model_config, dtype=plan.dtype, device=plan.device, seed=0)
     batch = make_batches(config, plan).make(0)
     return make_optimizer(config, Network(model), plan.layout, plan.blocks), batch
 
@@ -86,7 +87,8 @@ def launches(
 
     config = config_of(model, "lezo", "model.device=cuda")
     along = mock.patch("lezo.runs.build.direction_of", lambda parts: direction)
-    with PretendGpu() as gpu, along:
+    unfilled = mock.patch.object(loading, "_fill", lambda *_: None)  # weights without data
+    with PretendGpu() as gpu, along, unfilled:
         lezo, batch = prepared(config, shape(config))
         mezo = ZerothOrder(
             lezo.update.model,
