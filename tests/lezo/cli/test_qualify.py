@@ -22,7 +22,7 @@ from lezo.noise import directions
 from lezo.runs.session import run
 from lezo.zo import zeroth_order
 from tests.lezo.sweeps.forked import Forked
-from tests.lezo.whole_runs import typed
+from tests.lezo.whole_runs import try_rows_once, typed
 
 SMALL = ["model.device=cpu", "task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2"]
 SMALL += ["bench.repeats=1", "bench.window=1", "qualify.tasks=[rte]", "qualify.out=out"]
@@ -36,6 +36,7 @@ def qualify(
 ) -> Iterator[Call]:
     """Words -> exit code, output and errors of lezo-qualify in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    try_rows_once()
     handler = signal.getsignal(signal.SIGTERM)
     call = typed("lezo-qualify", main, monkeypatch, capsys)
     yield lambda *words: call(*SMALL, *words)
