@@ -105,7 +105,7 @@ class Qualification:
         if "killed" in self.chosen:
             _refuse_left_over(self.folder / _KILLED_RUNS)
         self.runs = {(m, t): self._composed(m, t) for m in self.models for t in settings.tasks}
-        self.page = Page(_device(self.device), command)
+        self.page, self.drawn = Page(_device(self.device), command), 0  # timings in the picture
 
     def __call__(self) -> None:
         """All sections. A GPU has room for the killed run beside those that time nothing."""
@@ -148,7 +148,8 @@ class Qualification:
         plain = json.dumps(finite(self.page.plain()), indent=1)
         replace_file(self.folder / "page.json", plain.encode())
         replace_file(self.folder / "page.md", markdown(self.page).encode())
-        if self.page.timed:
+        if len(self.page.timed) > self.drawn:
+            self.drawn = len(self.page.timed)
             try:
                 replace_file(self.folder / "page.png", picture(self.page))
             except Exception as error:
