@@ -54,14 +54,8 @@ from lezo.runs.outcome import failed, message_of
 from lezo.runs.plan import make_plan
 
 SECTIONS = ("noise", "steps", "killed", TIMES)
-_OWN = (
-    "model",
-    "task",
-    "optim",
-    "hydra.run.dir",
-    "dry_run",
-    "resume",
-)  # what each section chooses for itself
+# What each section chooses for itself.
+_OWN = ("model", "task", "optim", "hydra.run.dir", "dry_run", "resume")
 _CUDA_MODELS, _CPU_MODELS = ["opt-1.3b", "opt-13b", "opt-30b"], ["tiny"]
 _STEPS = 5  # that are replayed
 _LEAST = 15.0  # seconds without which nothing more is timed
