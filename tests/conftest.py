@@ -3,9 +3,10 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,10 +30,12 @@ def pytest_configure() -> None:
 def _remember() -> None:
     """What a run takes longest for without being what it is about: its configuration and the sample's rows.
 
-    Hydra composes the same overrides again and again, and OmegaConf parses each interpolation anew, to trees that
-    nobody changes.
+    Hydra composes the same overrides again and again; it parses each of them, and OmegaConf each file and
+    interpolation anew, to trees that nobody changes.
     """
-    from omegaconf import grammar_parser
+    import yaml
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import grammar_parser, omegaconf
 
     from lezo.config import compose, diagnosis
     from lezo.data import source
@@ -44,7 +47,36 @@ def _remember() -> None:
     remembered = cache(real)
     for module in users_of("omegaconf", "parse", real):
         vars(module)["parse"] = remembered
+    vars(omegaconf)["yaml"] = SimpleNamespace(**{**vars(yaml), "load": _loading_once(yaml.load)})
+    OverridesParser.parse_rule = _parsing_once(OverridesParser.parse_rule)
     source.sample_rows = cache(source.sample_rows)
+
+
+def _loading_once(real: Callable[..., Any]) -> Callable[..., Any]:
+    """YAML's load, which knows texts again; of a text that is none the error says where it stands."""
+    known: dict[str, Any] = {}
+
+    def load(stream: Any, Loader: Any) -> Any:
+        text = stream if isinstance(stream, str) else stream.read()
+        if text not in known:
+            if text is not stream:
+                stream.seek(0)
+            known[text] = real(stream, Loader)
+        return known[text]
+
+    return load
+
+
+def _parsing_once(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The parser of overrides, which gives a copy of what it gave for the same one."""
+    known: dict[tuple[str, str], Any] = {}
+
+    def parse_rule(parser: Any, text: str, rule: str) -> Any:
+        if (text, rule) not in known:
+            known[text, rule] = real(parser, text, rule)
+        return copy(known[text, rule])
+
+    return parse_rule
 
 
 def _composing_once(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The rooms of the house: which floor each stands on, who may open which library, and other rules read from the code."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -179,32 +180,50 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     assert not {name.split(".")[0] for name in imports(MODULES[package], at_start=True)} & heavy
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
-        *("config.compose", "config.schema", "report.write", "tracking.workspace"),
-        *("sweeps.sweep", "sweeps.hydra_job"),
-    ],
-)
-def test_the_commands_start_without_torch(module: str) -> None:
-    heavy = {"torch", "transformers", "datasets", "wandb", "matplotlib"}
-    code = f"import sys, lezo.{module}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+LIGHT = [
+    *("config.compose", "config.schema", "report.write", "tracking.workspace"),
+    *("sweeps.sweep", "sweeps.hydra_job"),
+    *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
+]
+JOURNAL = ROOT / "tests" / "before" / "lezo" / "journal.bin"
+HEAVY = """
+import importlib, json, sys
+
+def imported(*libraries):
+    return sorted({*libraries} & set(sys.modules))
+
+found = {}
+for module in json.loads(sys.argv[1]):
+    importlib.import_module(f"lezo.{module}")
+    found[module] = imported("torch", "transformers", "datasets", "wandb", "matplotlib")
+import lezo
+lezo.read_journal(sys.argv[2])
+found["a journal"] = imported("torch", "transformers")
+import lezo.noise.directions
+found["the noise"] = imported("numba", "triton")
+print(json.dumps(found))
+"""
 
 
-def test_reading_a_journal_needs_neither_torch_nor_transformers() -> None:
-    journal = ROOT / "tests" / "before" / "lezo" / "journal.bin"
-    code = f"import sys, lezo; lezo.read_journal({str(journal)!r}); print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+@pytest.fixture(scope="module")
+def heavy() -> dict[str, list[str]]:
+    """Which large libraries one process has imported after each of these, one after the other."""
+    command = [sys.executable, "-c", HEAVY, json.dumps(LIGHT), str(JOURNAL)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def test_the_noise_needs_neither_compiler_before_its_first_use() -> None:
-    code = "import sys, lezo.noise.directions; print(sorted({'numba', 'triton'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_commands_start_without_torch(module: str, heavy: dict[str, list[str]]) -> None:
+    assert heavy[module] == []
+
+
+def test_reading_a_journal_needs_neither_torch_nor_transformers(heavy: dict[str, list[str]]) -> None:
+    assert heavy["a journal"] == []
+
+
+def test_the_noise_needs_neither_compiler_before_its_first_use(heavy: dict[str, list[str]]) -> None:
+    assert heavy["the noise"] == []
 
 
 def test_the_loop_is_under_fifty_lines() -> None:

@@ -42,6 +42,7 @@ from lezo.bench.variants import (
     variants_of,
 )
 from lezo.config.compose import Composed, compose
+from lezo.config.ranges import DEVICE
 from lezo.config.schema import BenchConfig, BenchVariant, ConfigError, QualifyConfig
 from lezo.model.device import named_device
 from lezo.model.load import TINY
@@ -53,12 +54,14 @@ from lezo.runs.outcome import failed, message_of
 from lezo.runs.plan import make_plan
 
 SECTIONS = ("noise", "steps", "killed", TIMES)
-_OWN = ("model", "task", "optim", "hydra.run.dir")  # what each section chooses for itself
+# What each section chooses for itself.
+_OWN = ("model", "task", "optim", "hydra.run.dir", "dry_run", "resume")
 _CUDA_MODELS, _CPU_MODELS = ["opt-1.3b", "opt-13b", "opt-30b"], ["tiny"]
 _STEPS = 5  # that are replayed
 _LEAST = 15.0  # seconds without which nothing more is timed
 _KILLED = 0.5  # of all time, at most for the run that is killed
 _ROOM = 2**30  # bytes a model must leave free to be tried
+_KILLED_RUNS = "killed"  # the folder of a run that is killed and of its twin; gone when they end alike
 
 
 def qualify(settings: QualifyConfig, words: Sequence[str], command: str) -> int:
@@ -88,14 +91,15 @@ class Qualification:
         self.settings, self.words, self.out = settings, _refused_own(words), out
         self.started = time.monotonic()
         self.until = self.started + 60 * settings.minutes
-        given = next((w.partition("=")[2] for w in words if w.startswith("model.device=")), "auto")
-        self.device = named_device(given, "model.device")
+        self.device = named_device(_device_name(words), "model.device")
         self.cuda = self.device.type == "cuda"
         self.models = settings.models or (_CUDA_MODELS if self.cuda else _CPU_MODELS)
         self.chosen = _chosen(settings.sections)
         self.folder = Path(settings.out or time.strftime("runs/qualify/%Y-%m-%d_%H-%M-%S"))
+        if "killed" in self.chosen:
+            _refuse_left_over(self.folder / _KILLED_RUNS)
         self.runs = {(m, t): self._composed(m, t) for m in self.models for t in settings.tasks}
-        self.page = Page(_device(self.device), command)
+        self.page, self.drawn = Page(_device(self.device), command), 0  # timings in the picture
 
     def __call__(self) -> None:
         """All sections. A GPU has room for the killed run beside those that time nothing."""
@@ -138,7 +142,8 @@ class Qualification:
         plain = json.dumps(finite(self.page.plain()), indent=1)
         replace_file(self.folder / "page.json", plain.encode())
         replace_file(self.folder / "page.md", markdown(self.page).encode())
-        if self.page.timed:
+        if len(self.page.timed) > self.drawn:
+            self.drawn = len(self.page.timed)
             try:
                 replace_file(self.folder / "page.png", picture(self.page))
             except Exception as error:
@@ -177,7 +182,7 @@ class Qualification:
 
     def _killed(self) -> Section:
         """In a thread of its own; only its children compute."""
-        steps, folder, start = self.settings.steps, self.folder / "killed", time.monotonic()
+        steps, folder, start = self.settings.steps, self.folder / _KILLED_RUNS, time.monotonic()
         model = "opt-125m" if self.cuda else "tiny"
         words = self._words(model, self.settings.tasks[0], "lezo", "optim.lr=1e-5", f"train.steps={steps}")
         words += [f"train.eval_every={max(steps // 4, 1)}", "task.num_dev=32", "task.num_test=32"]
@@ -189,7 +194,10 @@ class Qualification:
         said += f"journal {_alike(found.journal)}, weights {_alike(found.weights)}"
         if found.same:
             remove_folder(folder)
-        return Section("", "", found.same, said, data=asdict(found))
+        late = f"it was over before it was killed; give it more steps than qualify.steps={steps}"
+        return Section(
+            "", "", found.same, said, data=asdict(found), error=late if found.at >= found.steps else None
+        )
 
     def _model(self, model: str) -> None:
         """The timings of a model on each task, loaded once; each task is a section."""
@@ -331,6 +339,22 @@ def _chosen(sections: Sequence[str] | None) -> Sequence[str]:
         known = ", ".join(SECTIONS)
         raise ConfigError([f"qualify.sections={name}: expected some of {known}" for name in unknown])
     return SECTIONS if sections is None else sections
+
+
+def _refuse_left_over(runs: Path) -> None:
+    """Raise ConfigError where an earlier qualification left its runs, with which this one's would go on."""
+    if runs.exists():
+        raise ConfigError(
+            [f"qualify.out={runs.parent}: {runs} is left of an earlier one; remove it or name another folder"]
+        )
+
+
+def _device_name(words: Sequence[str]) -> str:
+    """What the words say of it, the last of them. Raises ConfigError for what is no name of one."""
+    name = ["auto", *(word.partition("=")[2] for word in words if word.startswith("model.device="))][-1]
+    if not DEVICE.holds(name):
+        raise ConfigError([f"model.device={name}: expected {DEVICE.expected}"])
+    return name
 
 
 def _device(device: torch.device) -> dict[str, Any]:

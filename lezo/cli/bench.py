@@ -89,6 +89,8 @@ def _composed(arguments: Any) -> Composed:
     if composition is None or not composition.is_lezo:
         reason = "lezo-bench times two-point steps; expected optim=lezo or optim=mezo"
         raise ConfigError([f"optim={composed.config.optim.name}: {reason}"])
+    if composed.config.dry_run:
+        raise ConfigError(["dry_run=true: lezo-bench times steps; lezo-run dry_run=true prints the plan"])
     return composed
 
 

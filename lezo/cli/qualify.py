@@ -27,7 +27,7 @@ Options
   qualify.tasks=[sst2,rte]        tasks to time them on
   qualify.sections=[NAME]         these alone                 [all]
   qualify.minutes=10              time for everything; what does not fit in is timed less often, then left out
-  qualify.steps=200               steps of the run that is killed
+  qualify.steps=200               steps of the run that is killed, at least 3
   All other options are those of lezo-run and lezo-bench, for all that is run: data=..., model.tokenizer=...,
   model.device=..., train.batch_size=..., bench.repeats=..., bench.window=...; not task, model and optim.
   Without them rows are synthetic and the tokenizer is the embedded one.

@@ -57,6 +57,7 @@ from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig, QualifyConfig)
 HYDRA_LITERALS = ("null", "true", "false", "nan", "inf")
+_JOB = "${lezo_job:}"  # hydra.sweep.subdir, where nobody gives another
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     with _composition(parsed, config_dir) as tree:
         hydra = tree.hydra
         dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
-        composed = converted(tree, *dirs, job_name=str(hydra.sweep.subdir))
+        composed = converted(tree, *dirs, _job_folder(hydra.sweep))
     check(composed.config, weights=weights)
     _refuse_folders(composed)
     return composed
@@ -267,10 +268,11 @@ def _refused_variable(name: str, *_: Any) -> str:
     raise ConfigError([f'{where}: {reason}; let the shell write what is none: key="${name}"'])
 
 
-def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: str) -> Composed:
+def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, name: str | None) -> Composed:
     """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
 
-    Raises ConfigError where a value still looks like one: whoever reads the YAML would resolve it again.
+    ``name``: of the job's folder, None where it is by what the job is. Raises ConfigError where a value still looks
+    like an interpolation: whoever reads the YAML would resolve it again.
     """
     with open_dict(composed):
         composed.pop("hydra", None)
@@ -279,7 +281,13 @@ def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, job_name: st
     if (at := yaml.find("${")) >= 0:
         line = yaml[yaml.rfind("\n", 0, at) + 1 :].split("\n")[0].strip()
         raise ConfigError([f"{line}: expected a value without '${{', which would be read as a reference"])
-    return Composed(config, yaml, run_dir, sweep_dir, job_name)
+    return Composed(config, yaml, run_dir, sweep_dir, job_name(yaml) if name is None else name)
+
+
+def _job_folder(sweep: DictConfig) -> str | None:
+    """hydra.sweep.subdir; None where it asks for `_job`, which the finished configuration says for less."""
+    own = OmegaConf.to_container(sweep, resolve=False)
+    return None if isinstance(own, dict) and own["subdir"] == _JOB else str(sweep.subdir)
 
 
 def _job(*, _root_: DictConfig) -> str:

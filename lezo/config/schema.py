@@ -11,7 +11,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from lezo.config.methods import METHODS, NO_METHOD, Composition, Method, OptimConfig
-from lezo.config.ranges import COUNT, COUNT_OR_0, DEVICE, NAMES, POSITIVE, SEED, STEPS, TEXTS, ranged
+from lezo.config.ranges import COUNT, COUNT_OR_0, DEVICE, NAMES, POSITIVE, SEED, STEPS, TEXTS, THIRDS, ranged
 
 _LONGEST = 1200  # characters of a problem that are shown
 
@@ -332,7 +332,7 @@ class QualifyConfig:
     tasks: list[str] = ranged(["sst2", "rte"], NAMES)
     sections: list[str] | None = ranged(None, NAMES)
     minutes: float = ranged(10.0, POSITIVE)
-    steps: int = ranged(200, STEPS)
+    steps: int = ranged(200, THIRDS)
 
 
 @dataclass

@@ -165,18 +165,18 @@ _STORED = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", tor
 
 
 def _taken(model: nn.Module, stand_ins: Mapping[str, Tensor]) -> dict[str, str] | None:
-    """The model's name of each stand-in that became a tensor of it; None where a parameter is anything else."""
+    """The model's name of each stand-in that became a tensor of it; None where what the model saves is anything else."""
     conversions = getattr(model, "_weight_conversions", None)
     if conversions is None or any(hasattr(conversion, "operations") for conversion in conversions):
         return None
     places = {stand_in.data_ptr(): name for name, stand_in in stand_ins.items()}
+    named = dict(chain(model.named_parameters(), model.named_buffers()))
     taken = {
         places[tensor.data_ptr()]: name
-        for name, tensor in chain(model.named_parameters(), model.named_buffers())
+        for name, tensor in named.items()
         if tensor.data_ptr() in places and not any(tensor.stride())
     }
-    whole = {name for name, _ in model.named_parameters()} <= set(taken.values())
-    return taken if whole else None
+    return taken if named.keys() & model.state_dict().keys() <= set(taken.values()) else None
 
 
 def _holders(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:

@@ -144,7 +144,8 @@ class Streams(Network):
                         outputs.append(original(*own_args, **own_kwargs))
                 return _joined(*outputs)
 
-            return self._run(module, (part, pairs[0].plus.data_ptr()), both, args, kwargs)
+            ends = pairs[0].plus.data_ptr(), pairs[0].minus.data_ptr()
+            return self._run(module, (part, *ends), both, args, kwargs)
 
         return forward
 

@@ -61,7 +61,7 @@ class Kept:
 
 
 @cache
-def _try_rows_once() -> None:
+def try_rows_once() -> None:
     """Whether rows may be packed is found out by forwards that take as long as a short run: of a model once."""
     from lezo.model.forward import Network
     from lezo.model.hashes import weights_hash
@@ -93,7 +93,7 @@ class Runner:
         self._patch, self._capture, self._kept = patch, capture, kept
 
     def __call__(self, *overrides: str, folder: str = "out") -> Ran:
-        _try_rows_once()
+        try_rows_once()
         arguments = ["lezo-run", *SMALL, *overrides, f"hydra.run.dir={folder}"]
         self._patch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as ended:

@@ -111,16 +111,20 @@ def chosen(words: list[str]) -> list[Any]:
     return [found for found in variants() if "all" in words or "fp16" in found[0] or found[3]["ALIGNED"]]
 
 
+def kernels(*words: str) -> dict[str, dict[str, Any]]:
+    """What comes out of compiling the variants for the GPUs that the words ask for, by their names."""
+    return {
+        f"sm_{arch} {name}": described(compiled(kernel, types, fixed, int(arch)))
+        for arch in filter(str.isdecimal, words)
+        for name, kernel, types, fixed in chosen([*words])
+    }
+
+
 def main(words: list[str]) -> None:
     """Compile and print what came out."""
     import triton
 
-    kernels = {
-        f"sm_{arch} {name}": described(compiled(kernel, types, fixed, int(arch)))
-        for arch in filter(str.isdecimal, words)
-        for name, kernel, types, fixed in chosen(words)
-    }
-    print(json.dumps({"triton": triton.__version__, "kernels": kernels}))
+    print(json.dumps({"triton": triton.__version__, "kernels": kernels(*words)}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m tests.pretend_cuda.launches [opt-1.3b opt-13b ...]
 
 prints a row a model: Triton launches of a LeZO(0.75) and of a MeZO step, on pretended CUDA in fp16, at the model's full
-shapes. "host" is another measurement: a step's CPU time where nothing is computed, of a model of as many blocks and the
+shapes; "one a tensor": the same where no launch works on several, as before. "host" is another measurement: a step's CPU time where nothing is computed, of a model of as many blocks and the
 least width on the CPU, its launches going to a driver that does nothing, and the replays of its blocks to nothing at
 all; a real driver adds some 2 to 4 us a launch, and 10 a replay. "without graphs": the blocks' own forwards in place of
 replays, which here also compute.
@@ -28,12 +28,14 @@ from transformers import OPTConfig
 
 from lezo.config.compose import compose
 from lezo.config.schema import RunConfig
+from lezo.model import load as loading
 from lezo.model.forward import Network
-from lezo.model.load import TINY, load
+from lezo.model.load import TINY
 from lezo.noise import directions
 from lezo.runs.build import make_batches, make_optimizer
 from lezo.runs.plan import make_plan
 from lezo.zo.blocks import AllBlocks
+from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.graphs import Recordings
 from lezo.zo.zeroth_order import ZerothOrder
 
@@ -56,7 +58,7 @@ def prepared(config: RunConfig, shape: Any = None) -> tuple[ZerothOrder, Any]:
     """The run's optimizer and its first batch; ``shape``: another configuration of the model than its own."""
     plan = make_plan(config)
     model_config = shape or plan.parts.model_config
-    model = load(plan.parts.source, model_config, dtype=plan.dtype, device=plan.device, seed=0)
+    model = loading.load(plan.parts.source, model_config, dtype=plan.dtype, device=plan.device, seed=0)
     batch = make_batches(config, plan).make(0)
     return make_optimizer(config, Network(model), plan.layout, plan.blocks), batch
 
@@ -67,18 +69,33 @@ def narrow(config: RunConfig) -> OPTConfig:
     return OPTConfig(**{**asdict(config.model.shape), **NARROW})
 
 
-def launches(model: str, shape: Callable[[RunConfig], Any] = lambda config: None) -> list[int]:
+class OneByOne:
+    """The Gaussian noise of one tensor at a time."""
+
+    perturb = staticmethod(directions.perturb)
+    update_ = staticmethod(directions.update_)
+
+
+def launches(
+    model: str,
+    shape: Callable[[RunConfig], Any] = lambda config: None,
+    *,
+    direction: Direction = GAUSSIAN,
+) -> list[int]:
     """Triton launches of a LeZO and of a MeZO step at the model's shapes, or ``shape``'s, on a pretended device."""
     from tests.pretend_cuda.gpu import PretendGpu
 
     config = config_of(model, "lezo", "model.device=cuda")
-    with PretendGpu() as gpu:
+    along = mock.patch("lezo.runs.build.direction_of", lambda parts: direction)
+    unfilled = mock.patch.object(loading, "_fill", lambda *_: None)  # weights without data
+    with PretendGpu() as gpu, along, unfilled:
         lezo, batch = prepared(config, shape(config))
         mezo = ZerothOrder(
             lezo.update.model,
             lezo.update.layout,
             AllBlocks(len(lezo.update.layout.blocks)),
             lezo.estimator,
+            direction=direction,
             lr=0.0,
             eps=1e-3,
         )
@@ -139,13 +156,14 @@ class _Nothing:
 def main(models: list[str]) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    each = "launches | host | without graphs"
-    print(f"| model | lezo: {each} | mezo: {each} |\n|:-|-:|-:|-:|-:|-:|-:|")
+    each = "launches | one a tensor | host | without graphs"
+    print(f"| model | lezo: {each} | mezo: {each} |\n|:-" + "|-:" * 8 + "|")
     for model in models or MODELS:
-        made = zip(("lezo", "mezo"), launches(model), strict=True)
+        counts = launches(model), launches(model, direction=OneByOne())
         cells = [
-            f"{count} | " + " | ".join(f"{host_ms(model, o, graphs=g):.1f} ms" for g in (True, False))
-            for o, count in made
+            f"{now} | {before} | "
+            + " | ".join(f"{host_ms(model, o, graphs=g):.1f} ms" for g in (True, False))
+            for o, now, before in zip(("lezo", "mezo"), *counts, strict=True)
         ]
         print(f"| {model} | {' | '.join(cells)} |", flush=True)
 

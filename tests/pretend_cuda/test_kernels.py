@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.pretend_cuda.ahead_of_time import SPARED, contracted
+from tests.pretend_cuda.ahead_of_time import SPARED, contracted, kernels
 
 pytestmark = pytest.mark.pretend_cuda
 
@@ -43,7 +43,10 @@ def assert_exact(found: dict[str, Any]) -> None:
 def test_every_kind_of_kernel_compiles_and_is_exact() -> None:
     """For sm_80; for sm_90 those of the runs are compiled and judged where they are launched."""
     pytest.importorskip("triton", reason="Triton is not installed (it comes with lezo[test], on Linux)")
-    found = compiled("80")
+    from tests.pretend_cuda import pretend_driver
+
+    with pretend_driver.compiling(pretend_driver.defined_once()):
+        found = {"kernels": kernels("80")}
     assert_exact(found)
     assert len(found["kernels"]) == 15
 

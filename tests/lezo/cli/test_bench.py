@@ -19,6 +19,7 @@ from lezo.cli import bench
 from lezo.config.compose import compose
 from lezo.config.schema import BenchVariant
 from tests.lezo.refusals import names
+from tests.lezo.whole_runs import try_rows_once
 
 SMALL = ["task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2", "model.device=cpu"]
 NAMES = {name.value for name in BenchVariant} - {
@@ -30,6 +31,7 @@ NAMES = {name.value for name in BenchVariant} - {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder; the signal handler comes back afterwards."""
     monkeypatch.chdir(tmp_path)
+    try_rows_once()
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path
     signal.signal(signal.SIGTERM, handler)
@@ -111,7 +113,7 @@ def test_one_variant_alone_prints_its_memory_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    "bad", ["optim=none", "optim=fo-sgd", "bench.repeats=0", "bench.variant=published", "-m"]
+    "bad", ["optim=none", "optim=fo-sgd", "dry_run=true", "bench.repeats=0", "bench.variant=published", "-m"]
 )
 def test_a_bad_configuration_ends_with_2(
     bad: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from lezo.noise import directions
 from lezo.runs.session import run
 from lezo.zo import zeroth_order
 from tests.lezo.sweeps.forked import Forked
-from tests.lezo.whole_runs import typed
+from tests.lezo.whole_runs import try_rows_once, typed
 
 SMALL = ["model.device=cpu", "task.num_train=24", "task.num_dev=8", "task.num_test=8", "train.batch_size=2"]
 SMALL += ["bench.repeats=1", "bench.window=1", "qualify.tasks=[rte]", "qualify.out=out"]
@@ -36,6 +36,7 @@ def qualify(
 ) -> Iterator[Call]:
     """Words -> exit code, output and errors of lezo-qualify in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    try_rows_once()
     handler = signal.getsignal(signal.SIGTERM)
     call = typed("lezo-qualify", main, monkeypatch, capsys)
     yield lambda *words: call(*SMALL, *words)
@@ -147,6 +148,20 @@ def test_a_killed_run_that_ends_otherwise_fails(qualify: Call, monkeypatch: pyte
     assert "journal the same, weights NOT the same" in page()["sections"][0]["said"]
 
 
+def test_a_run_that_was_over_before_it_was_killed_says_so_and_is_not_gone_on_with(
+    qualify: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(words: Sequence[str], steps: int, folder: Path, seconds: float) -> Killed:
+        folder.mkdir()
+        return Killed(12, 12, journal=True, weights=True)
+
+    monkeypatch.setattr(work, "killed_and_resumed", ended)
+    assert qualify("qualify.sections=[killed]")[0] == 1
+    assert page()["sections"][0]["error"].startswith("it was over before it was killed; give it more steps")
+    code, out, err = qualify("qualify.sections=[killed]")
+    assert (code, out) == (2, "") and err.startswith("error: qualify.out=out: out/killed is left of")
+
+
 def test_a_run_to_kill_that_fails_says_how(qualify: Call) -> None:
     """A real one, as a process of its own: its words do not compose."""
     assert qualify("qualify.sections=[killed]", "qualify.tasks=[squad]", "optim.rounding=up")[0] == 2
@@ -212,6 +227,8 @@ def test_a_model_is_let_go_of_before_the_next_one_loads(
     [
         ("qualify.sections=[bits]", "expected some of noise, steps, killed, times"),
         ("qualify.minutes=0", "a number above 0"),
+        ("qualify.steps=2", "a whole number from 3"),
+        ("model.device=gpu", "expected auto, cpu, cuda or cuda:N"),
         ("qualify.model=tiny", "unknown option"),
         ("model=opt-13b", "qualify.models=[NAME]"),
         ("train.batch_size=none", "train.batch_size"),

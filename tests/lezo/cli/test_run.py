@@ -22,6 +22,7 @@ from lezo.config.methods import METHODS
 from lezo.model.load import TINY
 from lezo.tasks import TASKS
 from tests.lezo.arranged import best_is, ctrl_c_in_step
+from tests.lezo.sweeps.forked import Forked
 from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
 
 RESULT = (
@@ -230,18 +231,30 @@ def test_a_folder_that_cannot_be_written_is_refused(lezo_run: Runner, tmp_path: 
     ran.refused("file/out: ", "(Not a directory)")
 
 
-def test_an_interrupted_run_leaves_its_result(tmp_path: Path) -> None:
-    running = process(*SMALL, "train.steps=1000000", "hydra.run.dir=out", cwd=tmp_path)
+def test_an_interrupted_run_leaves_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fork of this process, which has imported everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lezo-run", *SMALL, "train.steps=1000000", "hydra.run.dir=out"])
+    running = Forked(commanded)
     metrics = tmp_path / "out" / "metrics.jsonl"
     while not (metrics.exists() and '"dev_loss"' in metrics.read_text()):
-        assert running.poll() is None
+        assert os.waitpid(running.pid, os.WNOHANG)[0] == 0
         time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=200)
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert running.returncode == 130
-    assert_interrupted(result, out)
-    assert err in ("", "\nstopping after this step; Ctrl-C again stops at once\n")
+    os.kill(running.pid, signal.SIGINT)
+    code, out = running.ended()
+    assert code == 130
+    stopping = "\nstopping after this step; Ctrl-C again stops at once\n"
+    assert_interrupted(json.loads((tmp_path / "out" / "result.json").read_text()), out.replace(stopping, ""))
+    assert "Traceback" not in out
+
+
+def commanded() -> Any:
+    """lezo-run's exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run.main()
+    except SystemExit as ended:
+        return ended.code
 
 
 def test_sigterm_is_as_ctrl_c(lezo_run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

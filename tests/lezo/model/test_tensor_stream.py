@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MixtralConfig, OPTForCausalLM
 
 from lezo.model import tensor_stream
 from lezo.model.hashes import tensor_hash, weights_hash
@@ -91,6 +91,24 @@ def test_tensors_that_are_more_than_renamed_are_left_to_transformers(tmp_path: P
     assert outline(find_weights(str(folder), None), config, HALF) is None
     again, known = hashed(folder, torch.float32)
     assert not known and weights_hash(again) == weights_hash(model)
+
+
+@pytest.mark.parametrize("kept", [torch.tensor([300, -1]), torch.tensor([1e-9, 0.1])], ids=["whole", "fp32"])
+def test_a_buffer_of_a_dtype_of_its_own_is_left_to_transformers(
+    kept: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OPTForCausalLM.__init__
+
+    def init(model: Any, config: Any) -> None:
+        real(model, config)
+        model.register_buffer("kept", torch.zeros(kept.shape, dtype=kept.dtype))
+
+    monkeypatch.setattr(OPTForCausalLM, "__init__", init)
+    model = small_model()
+    model.kept.copy_(kept)
+    again, known = hashed(saved(model, tmp_path))
+    assert torch.equal(again.kept, kept) and again.kept.dtype == kept.dtype
+    assert not known and again.lm_head.weight.dtype == HALF
 
 
 def test_pickles_are_left_to_transformers() -> None:

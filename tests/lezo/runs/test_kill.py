@@ -3,20 +3,18 @@
 The tests kill a run of LeZO twice; `pytest -m slow` kills each optimizer's twenty times.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("killing.py")
+from tests.lezo.runs import killing
+from tests.lezo.sweeps.forked import Forked
 
 
 def kill(folder: Path, optim: str, kills: int) -> None:
-    command = [sys.executable, str(SCRIPT), str(folder), optim, str(kills), "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{optim}: {kills} kills, every end the same" in done.stdout
+    code, out = Forked(lambda: killing.main(folder, optim, kills, 1) or 0).ended(600)
+    assert code == 0, out
+    assert f"{optim}: {kills} kills, every end the same" in out
 
 
 def test_two_kills_change_nothing(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from lezo.data.pack import candidate_batch
 from lezo.model.layout import layout
+from lezo.zo.copies import Room
 from lezo.zo.graphs import Recordings
 from lezo.zo.probe import StreamProbe
 from lezo.zo.step import Stopwatch
@@ -36,8 +38,9 @@ class Recorder:
         return replay
 
 
-def probe(name, recordings=None):
+def probe(name, recordings=None, change=lambda model: None):
     model = small_model(name, torch.float32)
+    change(model)
     return StreamProbe(Streams(model, layout(model), Stopwatch(CPU), recordings=recordings))
 
 
@@ -105,6 +108,29 @@ def test_weights_in_another_place_are_recorded_anew():
     assert recorded(3) and not recorded(2)
     weight.data = weight.data.clone()
     assert recorded(3) == len(batch)
+
+
+def test_copies_in_another_place_are_recorded_anew(monkeypatch):
+    """A larger block makes their room grow, which may begin where the one before it began."""
+    memory = torch.empty(2**17, dtype=torch.uint8)
+
+    def make_room(room, size, _):
+        if room._memory is None or room._memory.shape[1] < size:
+            room._pairs, room._memory = {}, memory[: 2 * size].view(2, size)
+
+    def widened(model):
+        block = model.model.decoder.layers[1]
+        block.fc1, block.fc2 = nn.Linear(16, 64), nn.Linear(64, 16)
+
+    monkeypatch.setattr(Room, "_make_room", make_room)
+    recorder = Recorder()
+    replayed, plain = probe("opt", recorder.recordings, widened), probe("opt", change=widened)
+    blocks, batch = layout(plain.streams.model).blocks, batches()[0]
+    for step, block in enumerate([0, 0, 0, 1, 0]):
+        given = {"active": blocks[block], "seed": step, "eps": EPS}
+        replayed_losses = replayed(batch, **given)
+        assert torch.equal(replayed_losses, plain(batch, **given)), step
+    assert recorder.replayed
 
 
 def test_a_device_that_refuses_to_record_runs_blocks_as_they_are():
