@@ -82,7 +82,9 @@ def test_trainers_processes_make_the_same_update() -> None:
     """Each sees half of a batch: together the steps of one process that sees all, up to rounding."""
     program = Path(__file__).with_name("trainer_of_ranks.py")
     alone = json.loads(done([sys.executable, str(program), "8"]).splitlines()[-1])
-    both = [json.loads(line) for line in done(torchrun(2, str(program), "4")).splitlines() if line[:2] == '{"']
+    both = [
+        json.loads(line) for line in done(torchrun(2, str(program), "4")).splitlines() if line[:2] == '{"'
+    ]
     assert both[0]["weights"] == both[1]["weights"]
     assert both[0]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert [each["journal"] for each in both] == [alone["journal"]] * 2
