@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from omegaconf import MISSING
 
 from lezo.config.methods import METHODS, NO_METHOD, Composition, Method, OptimConfig
-from lezo.config.ranges import COUNT, COUNT_OR_0, DEVICE, NAMES, POSITIVE, SEED, STEPS, TEXTS, ranged
+from lezo.config.ranges import COUNT, COUNT_OR_0, DEVICE, DEVICES, NAMES, POSITIVE, SEED, STEPS, TEXTS, ranged
 
 _LONGEST = 1200  # characters of a problem that are shown
 
@@ -143,12 +144,15 @@ class PrefixConfig(PeftConfig):
 
 @dataclass
 class ModelConfig:
+    """``devices``: None, "auto", or a list of devices over which the blocks are placed."""
+
     name: str = MISSING
     path: str | None = None
     revision: str | None = None
     tokenizer: str | None = None
     dtype: DType = DType.auto
     device: str = ranged("auto", DEVICE)
+    devices: Any = ranged(None, DEVICES)
     bos: int | None = ranged(None, COUNT_OR_0)
     random_weights: bool = False
     compile: bool = False

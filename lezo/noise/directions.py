@@ -127,7 +127,8 @@ def update_all_(
 ) -> None:
     """`update_` of all ``thetas``, by their names, each with its own decay; on CUDA in one launch a dtype.
 
-    ``coefficient`` may be wider than the weights: it is rounded to the dtype that the step is computed in.
+    ``coefficient`` may be wider than the weights: it is rounded to the dtype that the step is computed in. The weights may be
+    on several devices.
     """
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding is {rounding!r}; give nearest or stochastic")
@@ -141,8 +142,9 @@ def update_all_(
         if flat is not theta:
             elsewhere.append((theta, flat))
     for steps in kinds.values():
-        c = coefficient.detach().to(philox.compute_dtype(steps[0].theta))
-        _backend(steps[0].theta).update(steps, c, rounding == "stochastic")
+        theta = steps[0].theta  # on each device there is a copy, for which the host does not wait
+        c = coefficient.detach().to(theta.device, philox.compute_dtype(theta), non_blocking=True)
+        _backend(theta).update(steps, c, rounding == "stochastic")
     for theta, flat in elsewhere:
         theta.copy_(flat)
 

@@ -22,6 +22,7 @@ from lezo.model.device import named_device
 from lezo.model.hashes import tokenizer_hash, weights_hash
 from lezo.model.layout import layout
 from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenizer
+from lezo.model.placement import Placement
 from lezo.noise import seeds
 from lezo.records.files import FolderError
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, PREFIX_START, RESULT
@@ -155,7 +156,8 @@ class Replay:
         self.out.print(f"loading {source.path}")
         dtype, config = _dtype(self.file, origin.dtype), load_config(source)
         device = named_device(options.device, "replay.device")
-        base = BaseModel(source, config, tokenizer, dtype=dtype, device=device, seed=recipe.seed)
+        given = source, config, tokenizer
+        base = BaseModel(*given, dtype=dtype, placement=Placement((device,)), seed=recipe.seed)
         if recipe.peft is not None:
             base.attach(_adapter(self.file, recipe.peft), self.folder / PREFIX_START)
         if (weights := base.first_hash()) != origin.weights:

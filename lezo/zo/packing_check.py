@@ -25,7 +25,7 @@ from lezo.model.layout import Layout
 from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores, total
 from lezo.zo.direction import GAUSSIAN, Direction
-from lezo.zo.graphs import Recordings
+from lezo.zo.graphs import Recorder
 from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
 from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams, is_16_bit_norm
@@ -62,7 +62,7 @@ def probe_for(
     *,
     direction: Direction = GAUSSIAN,
     compiled: bool = False,
-    recordings: Recordings | None = None,
+    recordings: Recorder | None = None,
 ) -> TwoSided:
     """The probe of the model's batches, both signs at once where its rows are packed."""
     if not network.plain:

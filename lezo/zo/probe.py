@@ -55,9 +55,10 @@ class StreamProbe(TwoSided):
 
     @torch.no_grad()
     def __call__(self, batch: Sequence[Batch], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """(2,): plus, minus; a batch is its micro-batches, each of which draws its copies again."""
-        with self.streams.perturbed(active, seed, eps):
-            return torch.stack(list(contributions(self.streams, batch))).sum(0)
+        """(2,): plus, minus; a batch is its micro-batches, each of which draws its copies again, in its lane."""
+        with self.streams.perturbed(active, seed, eps, len(batch)):
+            parts = contributions(self.streams, batch)
+            return torch.stack(self.streams.lanes.spread(parts, len(batch))).sum(0)
 
 
 class PlainProbe(TwoSided):
@@ -92,9 +93,9 @@ class PlainProbe(TwoSided):
         return {id(theta): self.direction.perturb(theta, seed, name, eps)[sign] for name, theta in thetas}
 
     def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
-        device = next(self.module.parameters()).device
-        with _standing_in(self.module, stand_ins), seeded(seeds.derive(seed, "objective"), device):
-            return _number(self.objective(self.module, batch), device)
+        devices = list(dict.fromkeys(parameter.device for parameter in self.module.parameters()))
+        with _standing_in(self.module, stand_ins), seeded(seeds.derive(seed, "objective"), *devices):
+            return _number(self.objective(self.module, batch), devices[0])
 
     def _statistics(self) -> list[Tensor]:
         training = (module for module in self.module.modules() if module.training)
@@ -134,13 +135,13 @@ def _number(loss: Any, device: torch.device) -> Tensor:
 class seeded:
     """Torch's global generators under a seed, restored afterwards: dropout can draw from nothing else."""
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, self.device = seed, device
-        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    def __init__(self, seed: int, *devices: torch.device) -> None:
+        self.seed, cuda = seed, [device for device in devices if device.type == "cuda"]
+        self.cpu, self.fork = not cuda, torch.random.fork_rng(devices=cuda)
 
     def __enter__(self) -> None:
         self.fork.__enter__()
-        if self.device.type == "cpu":
+        if self.cpu:
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed takes a third of a small step
         else:
             torch.manual_seed(self.seed)

@@ -80,11 +80,12 @@ def load_on_pretended_cuda(small: str, folder: str, whole: str, limit: str) -> N
     import torch
 
     from lezo.model.load import Source, load_config, load_hashed
+    from lezo.model.placement import Placement
     from tests.pretend_cuda.gpu import PretendGpu
 
     def loaded(path: str) -> None:
-        source, device = Source(path), torch.device("cuda", 0)
-        load_hashed(source, load_config(source), dtype=torch.float16, device=device, seed=0)
+        source, place = Source(path), Placement((torch.device("cuda", 0),))
+        load_hashed(source, load_config(source), dtype=torch.float16, placement=place, seed=0)
 
     with PretendGpu(), at_once(whole == "True"):
         loaded(small)  # whatever is made at first is there
@@ -99,10 +100,13 @@ def go_back(folder: str, whole: str) -> None:
 
     from lezo.model.hashes import weights_hash
     from lezo.model.load import Source, load_config, load_hashed, rebase
+    from lezo.model.placement import Placement
 
     source = Source(folder)
     config = load_config(source)
-    model, known = load_hashed(source, config, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    model, known = load_hashed(
+        source, config, dtype=torch.float32, placement=Placement((torch.device("cpu"),)), seed=0
+    )
     first = weights_hash(model, known)
     with torch.no_grad():
         for theta in model.parameters():
