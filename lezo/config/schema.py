@@ -301,7 +301,7 @@ class RunConfig:
 class ReplayConfig:
     """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/.
 
-    ``base``: folder or hub id of the base model where it is not where the run found it.
+    ``base``: folder or hub id of the base model where it is not where the run found it. ``devices``: as in `ModelConfig`.
     """
 
     step: int | None = None
@@ -309,6 +309,7 @@ class ReplayConfig:
     verify: bool = False
     base: str | None = None
     device: str = "auto"
+    devices: Any = ranged(None, DEVICES)
 
 
 @dataclass

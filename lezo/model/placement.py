@@ -60,8 +60,8 @@ def placed(model: nn.Module, devices: Sequence[torch.device]) -> Placement:
     if len(blocks) < len(devices):
         named = ", ".join(map(str, devices))
         raise ModelError(
-            f"model.devices: {len(devices)} devices ({named}), and the model has {len(blocks)} blocks; expected a block "
-            "at least for each device"
+            f"{len(devices)} devices ({named}) are named, and the model has {len(blocks)} blocks; expected at most a "
+            "device a block (model.devices, replay.devices)"
         )
     sizes = [sum(p.nbytes for p in model.get_submodule(block).parameters()) for block in blocks]
     outside = sum(p.nbytes for p in model.parameters()) - sum(sizes)
