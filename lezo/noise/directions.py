@@ -142,9 +142,8 @@ def update_all_(
         if flat is not theta:
             elsewhere.append((theta, flat))
     for steps in kinds.values():
-        theta = steps[0].theta  # on each device there is a copy, for which the host does not wait
-        c = coefficient.detach().to(theta.device, philox.compute_dtype(theta), non_blocking=True)
-        _backend(theta).update(steps, c, rounding == "stochastic")
+        theta = steps[0].theta
+        _backend(theta).update(steps, _copied(coefficient, theta), rounding == "stochastic")
     for theta, flat in elsewhere:
         theta.copy_(flat)
 
@@ -158,6 +157,11 @@ def _make_all(calls: Sequence[Callable[[], None]]) -> None:
 def _flat(theta: Tensor) -> Tensor:
     """theta itself, where it is contiguous; else a copy that is."""
     return theta if theta.is_contiguous() else theta.contiguous()
+
+
+def _copied(coefficient: Tensor, theta: Tensor) -> Tensor:
+    """The coefficient where theta is, as steps on it are computed; the host does not wait for it."""
+    return coefficient.detach().to(theta.device, philox.compute_dtype(theta), non_blocking=True)
 
 
 _key = lru_cache(1 << 12)(derive)  # an update draws what was drawn to perturb

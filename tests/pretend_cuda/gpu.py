@@ -106,6 +106,7 @@ class PretendGpu:
         self.stack = contextlib.ExitStack()
         self.capturing: int | None = None  # the number of the device
         self.pools: dict[Any, int] = {}
+        self.carried: list[tuple[Any, ...]] = []  # copies between devices: from, to, shape
         self.timed: set[int | None] = set()  # numbers of devices on which phases were timed
         self.streams: dict[int, Stream] = {}  # those that a device has without being asked
         self.replays = 0
@@ -219,6 +220,8 @@ class PretendGpu:
             self.wait("copy to the host")
             made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
             return made if operator is aten._to_copy.default else args[0].copy_(made)
+        if source.device.type == "cuda" and source.device != target:
+            self.carried.append((source.device.index, target.index, tuple(source.shape)))
         flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
         if source.device.type == "cpu" and not (flying and getattr(source, "pinned", False)):
             self.wait("copy from memory that is not pinned, or without non_blocking")
