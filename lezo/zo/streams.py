@@ -137,7 +137,7 @@ class Streams(Network):
 
     def _on_copies(self, module: nn.Module, original: Callable[..., Any], part: Part) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            pairs = self._copies[self.lanes.at].of(module)
+            pairs = self._copies_at().of(module)
 
             def both(*args: Any, **kwargs: Any) -> Any:
                 outputs = []
@@ -172,6 +172,10 @@ class Streams(Network):
         kind = type(module), copies is None, self._rows
         key = module, copies, places
         return self._recordings_at(self._places[module]).run(kind, key, forward, args, kwargs)
+
+    def _copies_at(self) -> Copies:
+        """Of the present lane."""
+        return self._copies[self.lanes.at]
 
     def _recordings_at(self, place: int) -> Recordings:
         """Of the blocks of a device, in the present lane."""

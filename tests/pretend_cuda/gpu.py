@@ -67,7 +67,7 @@ class Graph:
         assert pool not in self.gpu.pools or self.gpu.pools[pool] == self.gpu.current, (
             "a pool of another device"
         )
-        self.gpu.pools[pool] = self.gpu.capturing = self.gpu.current
+        self.device = self.gpu.pools[pool] = self.gpu.capturing = self.gpu.current
 
     def capture_end(self) -> None:
         """Until here."""

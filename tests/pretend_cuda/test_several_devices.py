@@ -14,6 +14,8 @@ from lezo.model import placement
 from lezo.model.evaluate import Evaluator
 from lezo.model.forward import Network
 from lezo.model.placement import Placement, follow, placed, settle
+from lezo.zo.lanes import Lanes
+from lezo.zo.streams import Streams
 from tests.lezo.small_models import examples, small_model
 from tests.lezo.whole_runs import Ran, typed
 from tests.pretend_cuda.conftest import assert_right
@@ -129,3 +131,53 @@ def test_a_coefficient_that_stays_behind_is_noticed(
 
 def test_devices_that_are_not_there_are_named(on_gpu: OnGpu) -> None:
     on_gpu("model.devices=[cuda:0,cuda:2]", visible=2)[0].refused("model.devices: cuda:2", "2 CUDA devices")
+
+
+LANES = ["train.micro_batch_size=1", "train.steps=4", "train.eval_every=4", "optim.sparsity=0"]
+
+
+def test_micro_batches_overlap_and_nothing_is_used_too_early(on_two: OnGpu, family: Family) -> None:
+    from tests.pretend_cuda.order import Order
+
+    with Order() as order:
+        ran, gpu = on_two(*family("opt"), *LANES)
+    assert_right(ran, gpu, steps=4)
+    assert order.overlapping and gpu.replays
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("_join", "while another stream may not have"),
+        ("_part", "while another stream may not have"),
+    ],
+)
+def test_lanes_that_do_not_wait_are_noticed(
+    on_two: OnGpu, family: Family, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    """They still are made, but begin at once, or are not waited for."""
+    from tests.pretend_cuda.gpu import Stream
+    from tests.pretend_cuda.order import Order
+
+    right = getattr(Lanes, fault)
+
+    def wrong(*given: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Stream, "wait_stream", lambda stream, other: None)
+            right(*given)
+
+    monkeypatch.setattr(Lanes, fault, wrong)
+    with Order():
+        ran, _ = on_two(*family("opt"), *LANES)
+    assert ran.code == 1 and said in ran.err
+
+
+def test_lanes_that_share_copies_are_noticed(
+    on_two: OnGpu, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.pretend_cuda.order import Order
+
+    monkeypatch.setattr(Streams, "_copies_at", lambda streams: streams._copies[0])
+    with Order():
+        ran, _ = on_two(*family("opt"), *LANES)
+    assert ran.code == 1 and "written while another stream may not have used it" in ran.err
