@@ -176,23 +176,25 @@ def _weights(meta_model: nn.Module, placement: Placement) -> list[int]:
 class ForwardSize:
     """Expected bytes of a forward on a device that has ``layers`` blocks; ``config``: the language model's own.
 
-    ``has_head``: whether the head is there too.
+    ``is_home``: whether all outside the blocks is there too.
     """
 
     config: Any
     dtype: torch.dtype
     layers: int
-    has_head: bool = True
+    is_home: bool = True
 
     def block(self, tokens: int, longest: int) -> int:
         """A block's widest moment, without gradients: four widths (what entered model and block, normed), the feed-forward's.
 
         An activation stands beside what it is of; where that is gated, the gated product too. And the mask of
-        ``tokens`` places over ``longest``, of truths and of numbers.
+        ``tokens`` places over ``longest``, of truths and of numbers. What entered the model, and truths, are at home alone.
         """
         plain, gated = self._widest("ffn_dim"), self._widest("intermediate_size")
         wide = 2 * plain if plain else 3 * gated if gated else 8 * self.config.hidden_size
-        each = (4 * self.config.hidden_size + wide + longest) * self.dtype.itemsize + longest
+        widths = 4 if self.is_home else 2
+        each = (widths * self.config.hidden_size + wide + longest) * self.dtype.itemsize
+        each += self.is_home * longest
         return int(tokens * each)
 
     def kept(self, tokens: int) -> int:
@@ -203,7 +205,7 @@ class ForwardSize:
 
     def head(self, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
         """What `Network.normalisers` holds of each stream, in fp32: states, a chunk of the head, logits, exponentials."""
-        if not self.has_head:
+        if not self.is_home:
             return 0
         rows, width = min(chunk, int(self.config.vocab_size)), int(self.config.hidden_size)
         return streams * (rows * (width + 2 * reads) + reads * width) * 4
@@ -246,7 +248,7 @@ class ForwardSize:
         rows, longest = min(batch_size, len(lengths)), max(lengths)
         first = self.block(rows * longest, longest) + self._cached(rows * longest)
         last = self._cached(rows * (longest + MAX_NEW_TOKENS))
-        logits = self.has_head * rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
+        logits = self.is_home * rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
         return max(first, last + last // (2 * self.layers) + logits)
 
     def _cached(self, tokens: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import lezo
 from lezo.cli.replay import main as replay
 from lezo.data.pack import candidate_batch
 from lezo.model import placement
@@ -181,3 +182,12 @@ def test_lanes_that_share_copies_are_noticed(
     with Order():
         ran, _ = on_two(*family("opt"), *LANES)
     assert ran.code == 1 and "written while another stream may not have used it" in ran.err
+
+
+def test_an_optimizer_of_ones_own_loop(pretended: Callable[..., Any]) -> None:
+    with pretended(2) as gpu:
+        model, where = over_two("opt")
+        ids = torch.zeros(2, 5, dtype=torch.int64, device=where.home)
+        optimizer = lezo.LeZO(model, lr=1e-3, sparsity=0.5)
+        optimizer.step(lambda: model(input_ids=ids).logits.float().mean())
+    assert [name for name, _ in gpu.launches].count("_update") == 2
