@@ -172,6 +172,10 @@ class Replay:
 def _placement(options: ReplayConfig, config: Any, dtype: torch.dtype) -> Placement:
     if options.devices is None:
         return Placement((named_device(options.device, "replay.device"),))
+    if options.device != "auto":
+        raise ModelError(
+            f"replay.device={options.device}: replay.devices names the devices too; leave out one of them"
+        )
     return placed(skeleton(config, dtype), named_devices(options.devices, "replay.devices"))
 
 

@@ -39,7 +39,7 @@ def on_two(on_gpu: OnGpu) -> OnGpu:
     return run
 
 
-@pytest.mark.parametrize("name", ["opt", "llama"])
+@pytest.mark.parametrize("name", [pytest.param("opt", marks=pytest.mark.slow), "llama"])
 def test_steps_in_micro_batches(on_two: OnGpu, family: Family, name: str) -> None:
     ran, gpu = on_two(*family(name), "train.micro_batch_size=1", "train.steps=4")
     assert_right(ran, gpu, steps=4)
@@ -47,6 +47,7 @@ def test_steps_in_micro_batches(on_two: OnGpu, family: Family, name: str) -> Non
     assert gpu.used == gpu.timed == {0, 1} and gpu.replays
 
 
+@pytest.mark.slow
 def test_mezo_in_bf16_on_longer_answers(on_two: OnGpu, family: Family) -> None:
     ran, gpu = on_two(
         *family("neox", "mezo"), "task=copa", "model.dtype=bfloat16", "optim.rounding=stochastic"

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from lezo.model.hashes import weights_hash
+from lezo.model.layout import layout
 from lezo.model.load import TINY, ModelError, Source, load_config, load_hashed, skeleton
 from lezo.model.placement import Placement, _cut, follow, placed, settle
+from lezo.zo.packing_check import network_for
 from tests.lezo.refusals import refused
 from tests.lezo.small_models import CPU, small_model
 
@@ -93,3 +95,12 @@ def test_one_device_has_no_hooks() -> None:
     model = small_model("opt")
     follow(model, Placement((CPU,)))
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+def test_a_forward_that_does_not_get_from_device_to_device_is_refused() -> None:
+    """Nothing comes back from meta."""
+    model = small_model("opt")
+    where = placed(model, [CPU, META])
+    follow(settle(model, where), where)
+    with refused(ModelError, "OPTForCausalLM", "several devices", "model.devices"):
+        network_for(model, layout(model))

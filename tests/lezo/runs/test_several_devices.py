@@ -15,7 +15,7 @@ from lezo.runs.plan import make_plan
 from tests.lezo.arranged import ctrl_c_in_step
 from tests.lezo.refusals import refused
 from tests.lezo.runs.killing import end
-from tests.lezo.whole_runs import Runner, config_of, little_model, typed
+from tests.lezo.whole_runs import SMALL, Runner, config_of, little_model, typed
 
 ONE = ["model=hf", "model.path=one", "data=sample", "optim.lr=1e-4", "train.batch_size=5", "save_model=true"]
 TWO = ["model.device=auto", "model.devices=[cpu,cpu]"]
@@ -26,11 +26,19 @@ KINDS = {
         "optim=mezo",
         "task=squad",
         "task.num_test=2",
+        "task.num_dev=2",
         "train.steps=2",
         "train.eval_every=2",
     ],
     "of LoRA": ["optim=lezo", "peft=lora", "model.dtype=bfloat16"],
-    "of a prefix": ["optim=lezo", "peft=prefix", "task=squad", "task.num_test=2", "train.steps=2"],
+    "of a prefix": [
+        "optim=lezo",
+        "peft=prefix",
+        "task=squad",
+        "task.num_test=2",
+        "task.num_dev=2",
+        "train.steps=2",
+    ],
     "of the head": ["optim=mezo", "peft=head"],
     "of random weights": ["optim=mezo", "model.random_weights=true", "model.tokenizer=one"],
     "of the metric itself": ["optim=lezo", "optim.objective=metric", "train.steps=2"],
@@ -72,11 +80,9 @@ def test_a_run_goes_on_with_other_devices_and_is_replayed_on_others(
 
 
 def test_the_banner_says_which_blocks_are_where() -> None:
-    config = config_of("model=tiny", "model.devices=[cpu,cpu,cpu]", "optim=lezo", "optim.sparsity=0.5")
-    plan, alone = (
-        make_plan(config),
-        make_plan(config_of("model=tiny", "model.device=cpu", "optim=lezo", "optim.sparsity=0.5")),
-    )
+    words = ["model=tiny", "optim=lezo", "optim.sparsity=0.5", *SMALL[:-1]]
+    config = config_of(*words, "model.devices=[cpu,cpu,cpu]")
+    plan, alone = make_plan(config), make_plan(config_of(*words, "model.device=cpu"))
     said = " ".join(banner(config, plan, Path()).split())
     assert "cpu (blocks 0-0), cpu (blocks 1-4), cpu (blocks 5-7)" in said, said
     assert plan.memory.weights == alone.memory.weights
