@@ -1,14 +1,15 @@
 """How do devices that each hold some of the blocks work at the same time? Micro-batches are asked for in lanes.
 
-A lane is a stream on each device. What is asked for in one lane is done in order, and does not wait for another lane:
-while a micro-batch is in the last device's blocks, or comes back to the first one's head, the next is in the first blocks.
+A lane is a stream on each device. What is asked for in one lane is done in order; a micro-batch enters a device's blocks
+when the one before it, in another lane, has left them, and waits for nothing else of it. So while one is in the last
+device's blocks, or comes back to the first one's head, the next is in the first one's blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +25,10 @@ class Lanes:
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
         self._devices = devices
-        self._streams: list[list[Any]] = []
+        self._streams: list[list[Any]] = []  # of each lane, by device
+        self._asking = False  # in a lane's streams
+        self._place: int | None = None  # the number of the device whose blocks are asked now
+        self._left: dict[int, Any] = {}  # what marks that the micro-batch before has left a device
         self.at = 0
 
     def used(self, parts: int) -> int:
@@ -40,18 +44,28 @@ class Lanes:
             return list(parts)
         self._part(self.used(count))
         try:
-            return [
-                self._made(parts, lane)
-                for lane, _ in zip(cycle(range(self.used(count))), range(count), strict=False)
-            ]
+            return [self._made(parts, lane) for lane in islice(cycle(range(self.used(count))), count)]
         finally:
             self.at = 0
             self._join()
 
+    def enter(self, place: int | None) -> None:
+        """A micro-batch goes on to a device's blocks, or (None) to none any more."""
+        if not self._asking or place == self._place:
+            return
+        if self._place is not None:
+            self._left[self._place] = self._streams[self.at][self._place].record_event()
+        if place in self._left:
+            self._streams[self.at][place].wait_event(self._left[place])
+        self._place = place
+
     def _made(self, parts: Iterator[_Made], lane: int) -> _Made:
         self.at = lane
         with self._asked():
-            return next(parts)
+            self.enter(0)
+            made = next(parts)
+            self.enter(None)
+            return made
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -59,16 +73,24 @@ class Lanes:
         with ExitStack() as stack:
             for stream in reversed(self._streams[self.at]):  # the first device is the current one again
                 stack.enter_context(torch.cuda.stream(stream))
-            yield
+            self._asking = bool(self._streams[self.at])
+            try:
+                yield
+            finally:
+                self._asking = False
 
     def _part(self, lanes: int) -> None:
         """A lane begins when all that was asked for before is done."""
         while len(self._streams) < lanes:
-            self._streams.append([torch.cuda.Stream(d) for d in self._devices if d.type == "cuda"])  # type: ignore[no-untyped-call]
+            own = [torch.cuda.Stream(d) for d in self._devices if d.type == "cuda"]  # type: ignore[no-untyped-call]
+            self._streams.append(own)
+        self._place = None
+        self._left.clear()
         for stream in (stream for lane in self._streams for stream in lane):
             stream.wait_stream(torch.cuda.current_stream(stream.device))
 
     def _join(self) -> None:
         """What comes next begins when all lanes are done."""
+        self._place = None
         for stream in (stream for lane in self._streams for stream in lane):
             torch.cuda.current_stream(stream.device).wait_stream(stream)

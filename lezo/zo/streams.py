@@ -137,6 +137,7 @@ class Streams(Network):
 
     def _on_copies(self, module: nn.Module, original: Callable[..., Any], part: Part) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            self._enter(module)
             pairs = self._copies_at().of(module)
 
             def both(*args: Any, **kwargs: Any) -> Any:
@@ -155,6 +156,7 @@ class Streams(Network):
         """An unperturbed block, whose mask and positions follow where the streams have parted before it."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            self._enter(module)
             states = args[0] if args else kwargs["hidden_states"]
             if len(states) == 2 * self._rows:
                 args, kwargs = mapped((args, kwargs), self._twice)
@@ -172,6 +174,11 @@ class Streams(Network):
         kind = type(module), copies is None, self._rows
         key = module, copies, places
         return self._recordings_at(self._places[module]).run(kind, key, forward, args, kwargs)
+
+    def _enter(self, module: nn.Module) -> None:
+        """A block's device is where the lane's micro-batch is now."""
+        if module in self._places:
+            self.lanes.enter(self._places[module])
 
     def _copies_at(self) -> Copies:
         """Of the present lane."""

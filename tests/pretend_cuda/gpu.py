@@ -52,6 +52,16 @@ class Stream:
         for stream, far in other.done.items():
             self.done[stream] = max(far, self.done.get(stream, 0))
 
+    def record_event(self) -> Stream:
+        """What is waited for where all that the stream was told to so far must be done."""
+        mark = Stream(self.device)
+        mark.done = dict(self.done)
+        return mark
+
+    def wait_event(self, mark: Stream) -> None:
+        """What comes next here begins when that is done."""
+        self.wait_stream(mark)
+
 
 class Graph:
     """torch.cuda.CUDAGraph: while it is captured nothing may wait for the device."""

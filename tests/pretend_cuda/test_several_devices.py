@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -138,13 +139,27 @@ def test_devices_that_are_not_there_are_named(on_gpu: OnGpu) -> None:
 LANES = ["train.micro_batch_size=1", "train.steps=4", "train.eval_every=4", "optim.sparsity=0"]
 
 
-def test_micro_batches_overlap_and_nothing_is_used_too_early(on_two: OnGpu, family: Family) -> None:
+def test_micro_batches_overlap_and_nothing_is_used_too_early(
+    on_two: OnGpu, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.pretend_cuda.gpu import Stream
     from tests.pretend_cuda.order import Order
 
+    entered = Counter[int | None]()
+    monkeypatch.setattr(Stream, "wait_event", _counted(Stream.wait_event, entered))
     with Order() as order:
         ran, gpu = on_two(*family("opt"), *LANES)
     assert_right(ran, gpu, steps=4)
     assert order.overlapping and gpu.replays
+    assert entered == {0: 7, 1: 7}  # after the one before: of 3, 3, 2 and 3 micro-batches all but the first
+
+
+def _counted(wait: Callable[..., None], entered: Counter[int | None]) -> Callable[..., None]:
+    def counted(stream: Any, mark: Any) -> None:
+        entered[stream.device.index] += 1
+        wait(stream, mark)
+
+    return counted
 
 
 @pytest.mark.parametrize(
