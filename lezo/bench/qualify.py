@@ -294,20 +294,21 @@ def _profile(
 
 
 def _heaviest(setup: Setup) -> dict[str, Any]:
-    """``used``: the most bytes of the device that are allocated where the plan expects most; None with an ``error``.
+    """``used``: the most bytes of the device, or devices, that are allocated where the plan expects most; None with an ``error``.
 
     What was allocated before, beside the weights, is left out: it is what matrix products of other steps keep.
     """
     gc.collect()
     torch.cuda.empty_cache()
-    device = setup.plan.device
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) - setup.plan.memory.weights
+    devices = setup.plan.placement.devices
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    before = sum(map(torch.cuda.memory_allocated, devices)) - setup.plan.memory.weights
     try:
         heaviest(setup)
     except Exception as error:
         return {"used": None, "error": _first_line(error)}
-    return {"used": torch.cuda.max_memory_allocated(device) - before}
+    return {"used": sum(map(torch.cuda.max_memory_allocated, devices)) - before}
 
 
 def _first_line(error: Exception) -> str:

@@ -114,8 +114,8 @@ def peak_of(make: Callable[[BenchVariant], Variant], name: BenchVariant, device:
         return Peak(error="out of memory")
     if not cuda:
         return Peak(peak_memory()["host"], sample.seconds)
-    reserved = torch.cuda.max_memory_reserved(device)
-    return Peak(torch.cuda.max_memory_allocated(device), sample.seconds, reserved=reserved)
+    reserved = sum(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())))
+    return Peak(peak_memory()["device"], sample.seconds, reserved=reserved)
 
 
 def bench(composed: Composed, child: Sequence[str], command: str, out: Console) -> None:

@@ -24,6 +24,7 @@ Options
   replay.verify  check everything, and write only to a replay.out that is given
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
+  replay.devices auto or [cuda:0,cuda:1]: blocks over several devices, in place of one
 """
 
 

@@ -137,9 +137,22 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
         yield f"model.path={model.path}: model=tiny is part of lezo; add model=hf to use a folder or a hub id"
     if model.name != "tiny" and model.path is None:
         yield f"model={model.name}: expected a folder or hub id; add model.path=DIR or model.path=OWNER/NAME"
+    if model.devices is not None and model.device != "auto":
+        yield f"model.device={model.device}: model.devices names the devices too; leave out one of them"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
         if path is not None and (problem := _path_problem(path)) is not None:
             yield f"{key}={path}: {problem}"
+
+
+def _several_devices_problems(config: RunConfig) -> Iterator[str]:
+    """What is done on one device alone."""
+    if config.first_order:
+        why = (
+            f"{config.optim.name} goes back through gradients, and keeps them and its moments, on one device"
+        )
+        yield f"model.devices: {why}; leave it out, or take a zeroth-order method, such as optim=lezo"
+    if config.model.compile:
+        yield "model.devices: model.compile=true compiles blocks for one device; leave out one of them"
 
 
 def _path_problem(path: str) -> str | None:
@@ -169,6 +182,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         what = config.optim.name + ("" if config.peft.name == "none" else f" with peft={config.peft.name}")
         yield f"optim.lr: model={config.model.name} has no default learning rate for {what}; add optim.lr=..."
     yield from _peft_problems(config)
+    if config.model.devices is not None:
+        yield from _several_devices_problems(config)
     for key, size in (("num_train", config.task.num_train), ("num_dev", config.task.num_dev)):
         if size == 0:
             yield f"task.{key}=0: training needs at least 1 (optim=none scores without training)"

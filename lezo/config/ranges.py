@@ -17,6 +17,12 @@ class Range:
     expected: str
 
 
+def _are_devices(names: list[Any]) -> bool:
+    """CUDA devices, each once; or the CPU more than once, to try out what several devices do."""
+    cuda = all(isinstance(name, str) and re.fullmatch(r"cuda:\d+", name) for name in names)
+    return bool(names) and ((cuda and len({*names}) == len(names)) or all(name == "cpu" for name in names))
+
+
 _MOST = 10**9  # of anything that is counted: more is a slip, and a journal's step has 32 bits
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -32,6 +38,10 @@ SPARSITY = Range(
     lambda v: 0 <= v <= 1, "a number from 0 to 1, the fraction of decoder blocks skipped each step"
 )
 DEVICE = Range(lambda v: bool(_DEVICE.fullmatch(v)), "auto, cpu, cuda or cuda:N")
+DEVICES = Range(
+    lambda v: v == "auto" or (isinstance(v, list) and _are_devices(v)),
+    "auto or a list of different CUDA devices, such as [cuda:0,cuda:1]",
+)
 NAMES = Range(lambda v: v and all(isinstance(name, str) for name in v), "a list of names")
 TEXTS = Range(lambda v: all(isinstance(text, str) for text in v), "a list of texts")
 

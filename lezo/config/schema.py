@@ -7,11 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from omegaconf import MISSING
 
 from lezo.config.methods import METHODS, NO_METHOD, Composition, Method, OptimConfig
-from lezo.config.ranges import COUNT, COUNT_OR_0, DEVICE, NAMES, POSITIVE, SEED, STEPS, TEXTS, THIRDS, ranged
+from lezo.config.ranges import (
+    COUNT,
+    COUNT_OR_0,
+    DEVICE,
+    DEVICES,
+    NAMES,
+    POSITIVE,
+    SEED,
+    STEPS,
+    TEXTS,
+    THIRDS,
+    ranged,
+)
 
 _LONGEST = 1200  # characters of a problem that are shown
 
@@ -143,12 +156,15 @@ class PrefixConfig(PeftConfig):
 
 @dataclass
 class ModelConfig:
+    """``devices``: None, "auto", or a list of devices over which the blocks are placed."""
+
     name: str = MISSING
     path: str | None = None
     revision: str | None = None
     tokenizer: str | None = None
     dtype: DType = DType.auto
     device: str = ranged("auto", DEVICE)
+    devices: Any = ranged(None, DEVICES)
     bos: int | None = ranged(None, COUNT_OR_0)
     random_weights: bool = False
     compile: bool = False
@@ -299,7 +315,7 @@ class RunConfig:
 class ReplayConfig:
     """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/.
 
-    ``base``: folder or hub id of the base model where it is not where the run found it.
+    ``base``: folder or hub id of the base model where it is not where the run found it. ``devices``: as in `ModelConfig`.
     """
 
     step: int | None = None
@@ -307,6 +323,7 @@ class ReplayConfig:
     verify: bool = False
     base: str | None = None
     device: str = "auto"
+    devices: Any = ranged(None, DEVICES)
 
 
 @dataclass

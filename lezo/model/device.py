@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lezo.model.load import ModelError
@@ -26,6 +28,23 @@ def named_device(name: str, key: str) -> torch.device:
     torch.cuda.set_device(device)  # events, memory statistics and kernels mean the current one
     _compute_alike()
     return device
+
+
+def named_devices(names: str | Sequence[str], key: str) -> tuple[torch.device, ...]:
+    """The devices that the option ``key`` names, all made ready, the first one the current; auto: all CUDA devices, else the CPU.
+
+    Raises ModelError where one is not there.
+    """
+    visible = torch.cuda.device_count()
+    if names == "auto":
+        names = [f"cuda:{number}" for number in range(visible)] or ["cpu"]
+    for name in names:
+        if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= visible:
+            found = f"{visible} CUDA device{' is' if visible == 1 else 's are'} visible"
+            raise ModelError(
+                f"{key}: {name} is named, and {found}; expected visible ones, or {key}=auto for all"
+            )
+    return tuple([named_device(name, key) for name in reversed(names)][::-1])
 
 
 def _compute_alike() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 
 from lezo.model.hashes import weights_hash
 from lezo.model.layout import decoder, decoder_blocks
+from lezo.model.placement import Placement, built, follow, settle
 from lezo.model.tensor_stream import outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
@@ -115,27 +117,32 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
     Random weights are drawn under ``seed``, the same on every device. Raises ModelError where the weights are
     not those of the configuration, or not all finite.
     """
-    return load_hashed(source, config, dtype=dtype, device=device, seed=seed)[0]
+    return load_hashed(source, config, dtype=dtype, placement=Placement((device,)), seed=seed)[0]
 
 
 def load_hashed(
-    source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int
+    source: Source, config: Any, *, dtype: torch.dtype, placement: Placement, seed: int
 ) -> tuple[Any, Mapping[Tensor, str]]:
-    """As `load`, and the hash of each parameter that was read from safetensors, one at a time (see `weights_hash`)."""
+    """As `load`, on the devices of ``placement``, which forwards follow; and the hash of each parameter that was read from
+    safetensors, one at a time (see `weights_hash`).
+    """
     _quiet()
     if source.random_weights:
-        return _random(config, dtype, device, seed), {}
+        model = _random(config, dtype, placement, seed)
+        follow(model, placement)
+        return model, {}
     with reading("the weights of", source.path):
         files = _files(source, config)
         try:
-            model, info, hashed = _read(files, config, dtype, device)
+            model, info, hashed = _read(files, config, dtype, placement)
         except (RuntimeError, NotImplementedError):
             _refuse_shapes(source.path, files, config)
             raise
     _refuse_other_weights(source.path, model, info)
     _tie(source.path, model, config)
     _freeze_other_senses(model)
-    model = model.to(device).eval()
+    model = settle(model, placement).eval()
+    follow(model, placement)
     _refuse_non_finite(source.path, model, dtype)
     return model, {theta: hashed[theta] for theta in model.parameters() if theta in hashed}
 
@@ -145,12 +152,12 @@ def _files(source: Source, config: Any) -> WeightFiles:
 
 
 def _read(
-    files: WeightFiles, config: Any, dtype: torch.dtype, device: torch.device
+    files: WeightFiles, config: Any, dtype: torch.dtype, placement: Placement
 ) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str]]:
     """Tensor by tensor where that is all there is to it; else through host memory, as transformers does it."""
     if (outlined := outline(files, config, dtype)) is None:
         return *read_weights(files, config, dtype), {}
-    hashed = outlined.load(device)
+    hashed = outlined.load(placement)
     return outlined.model, outlined.info, hashed
 
 
@@ -254,10 +261,17 @@ def set_dropout(model: nn.Module, rate: float) -> None:
                 setattr(module, name, rate)
 
 
-def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+def _random(config: Any, dtype: torch.dtype, placement: Placement, seed: int) -> Any:
+    make, device = transformers.AutoModelForCausalLM.from_config, placement.home
+    made = partial(make, config, dtype=dtype, trust_remote_code=False)
+    if len(placement.devices) > 1:
+        model = built(made, placement)
+    else:
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.device(device),
+        ):
+            model = made()
     _fill(model, seed)
     return model.eval()
 

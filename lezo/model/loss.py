@@ -24,13 +24,14 @@ def contributions(network: Network, batches: Sequence[Batch]) -> Iterator[Tensor
         yield loss(network, batch) * (batch.weight / total)
 
 
-def all_contributions(network: Network, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Tensor:
-    """The shares of all micro-batches, in their order, (micro-batches, streams) fp32; ``batches`` are this rank's own.
+def gathered(
+    network: Network, parts: Sequence[Tensor], batches: Sequence[Batch], ranks: Ranks = ALONE
+) -> Tensor:
+    """The shares of all micro-batches, in their order, (micro-batches, streams) fp32; ``parts`` are those of this rank's.
 
     Every rank adds them up alike, and has the loss of one device that takes all of the micro-batches.
     """
-    parts = list(contributions(network, batches))
-    own = torch.stack(parts) if parts else _none_of(network)
+    own = torch.stack(list(parts)) if parts else _none_of(network)
     return ranks.gather(own, batches.of if isinstance(batches, MicroBatches) else len(batches))
 
 
@@ -42,7 +43,7 @@ def _none_of(network: Network) -> Tensor:
 
 def total(network: Network, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Tensor:
     """The whole batch's mean loss, () fp32, of a network of one stream."""
-    return all_contributions(network, batches, ranks).sum()
+    return gathered(network, list(contributions(network, batches)), batches, ranks).sum()
 
 
 def loss(network: Network, batch: Batch) -> Tensor:

@@ -32,7 +32,8 @@ class Prefixes:
         self.blocks = [model.get_submodule(name) for name in decoder_blocks(model)]
         for block in self.blocks:
             block.prefix = nn.Module()
-            empty = torch.empty(tokens, 2 * self.heads * self.width, device=model.device)
+            device = next(block.parameters()).device
+            empty = torch.empty(tokens, 2 * self.heads * self.width, device=device)
             block.prefix.weight = nn.Parameter(empty)
         model.register_forward_pre_hook(self._before, with_kwargs=True)
 

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lezo.model.hashes import named_hash, tensor_hash
+from lezo.model.placement import Placement, settle
 from lezo.model.weights import WeightFiles, quantised
 
 OPENED = 2**24  # elements of tensors that are read before a file's pages are let go of
@@ -43,24 +44,24 @@ class Outline:
     cast: bool
 
     @torch.no_grad()
-    def load(self, device: torch.device) -> dict[Tensor, str]:
-        """Give the model its weights on the device. Returns the hash of each parameter (see `tensor_hash`)."""
+    def load(self, placement: Placement) -> dict[Tensor, str]:
+        """Give the model its weights, each on its device. Returns the hash of each parameter (see `tensor_hash`)."""
         holders, digests = _holders(self.model), dict[Tensor, str]()
 
         def put(name: str, stored: Tensor) -> None:
             places = holders[name]
             stand_in = places[0][0][places[0][1]]
             value = stored.to(stand_in.dtype)
-            digest, tensor = tensor_hash(value), value.to(device)
+            digest, tensor = tensor_hash(value), value.to(placement.device(name))
             if isinstance(stand_in, nn.Parameter):
                 tensor = nn.Parameter(tensor, stand_in.requires_grad)
                 digests[tensor] = digest
             for table, leaf in places:
                 table[leaf] = tensor
 
-        keeps_pages = device.type == "cpu" and not self.cast
+        keeps_pages = placement.home.type == "cpu" and not self.cast
         read(self.files, self.names, put, opened=math.inf if keeps_pages else OPENED)
-        self.model.to(device)  # what is in no file: buffers that are computed
+        settle(self.model, placement)  # what is in no file: buffers that are computed
         return digests
 
     @torch.no_grad()

@@ -127,7 +127,8 @@ def update_all_(
 ) -> None:
     """`update_` of all ``thetas``, by their names, each with its own decay; on CUDA in one launch a dtype.
 
-    ``coefficient`` may be wider than the weights: it is rounded to the dtype that the step is computed in.
+    ``coefficient`` may be wider than the weights: it is rounded to the dtype that the step is computed in. The weights may be
+    on several devices.
     """
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding is {rounding!r}; give nearest or stochastic")
@@ -141,8 +142,8 @@ def update_all_(
         if flat is not theta:
             elsewhere.append((theta, flat))
     for steps in kinds.values():
-        c = coefficient.detach().to(philox.compute_dtype(steps[0].theta))
-        _backend(steps[0].theta).update(steps, c, rounding == "stochastic")
+        theta = steps[0].theta
+        _backend(theta).update(steps, _copied(coefficient, theta), rounding == "stochastic")
     for theta, flat in elsewhere:
         theta.copy_(flat)
 
@@ -156,6 +157,11 @@ def _make_all(calls: Sequence[Callable[[], None]]) -> None:
 def _flat(theta: Tensor) -> Tensor:
     """theta itself, where it is contiguous; else a copy that is."""
     return theta if theta.is_contiguous() else theta.contiguous()
+
+
+def _copied(coefficient: Tensor, theta: Tensor) -> Tensor:
+    """The coefficient where theta is, as steps on it are computed; the host does not wait for it."""
+    return coefficient.detach().to(theta.device, philox.compute_dtype(theta), non_blocking=True)
 
 
 _key = lru_cache(1 << 12)(derive)  # an update draws what was drawn to perturb

@@ -12,18 +12,19 @@ from typing import NamedTuple
 
 
 class Launcher(NamedTuple):
-    """The variables with a process's number, how many there are, and its number on its machine."""
+    """The variables with a process's number, how many there are, its number on its machine, and how many are there."""
 
     rank: str
     size: str
     local_rank: str
+    local_size: str = ""
 
 
 # Slurm's are of a step that srun starts: a batch script, or a shell in an allocation, has SLURM_NTASKS too, and there
 # the command runs once.
 _LAUNCHERS = {
-    "torchrun": Launcher("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    "srun": Launcher("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    "torchrun": Launcher("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "srun": Launcher("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
     "mpirun": Launcher("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "mpiexec": Launcher("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
     "submitit": Launcher("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
@@ -37,21 +38,24 @@ _FIRST_PORT = 20_000  # of those that Slurm's steps choose by their numbers
 
 @dataclass(frozen=True)
 class Place:
-    """This process is number ``rank`` of ``size``, and number ``local_rank`` of those on its machine."""
+    """This process is number ``rank`` of ``size``, and number ``local_rank`` of the ``local_size`` on its machine."""
 
     launcher: str
     rank: int
     size: int
     local_rank: int
+    local_size: int
 
 
 def place(environment: Mapping[str, str]) -> Place | None:
     """This process's place among those that a launcher started; None where it is alone."""
     for name, launcher in _LAUNCHERS.items():
-        rank, size, local = (environment.get(variable, "") for variable in launcher)
+        rank, size, local, here = (environment.get(variable, "") for variable in launcher)
+        here = here.partition("(")[0]  # Slurm's 4(x2): on each of two machines
         in_a_shell = name == "srun" and "SLURM_PTY_PORT" in environment  # srun --pty bash
         if rank.isdecimal() and size.isdecimal() and int(size) > 1 and not in_a_shell:
-            return Place(name, int(rank), int(size), int(local) if local.isdecimal() else 0)
+            on_machine = int(here) if here.isdecimal() else int(size)
+            return Place(name, int(rank), int(size), int(local) if local.isdecimal() else 0, on_machine)
     return None
 
 
@@ -89,7 +93,7 @@ def several(environment: Mapping[str, str]) -> tuple[int, str] | None:
     """This process's number, and what is wrong with that, in words, for a command of one process; None where it is alone."""
     if (placed := place(environment)) is None:
         return None
-    number, count, _ = _LAUNCHERS[placed.launcher]
+    number, count, *_ = _LAUNCHERS[placed.launcher]
     they = (
         f"one of {placed.size} processes by {placed.launcher} ({number}={placed.rank}, {count}={placed.size})"
     )

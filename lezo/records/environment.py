@@ -29,16 +29,17 @@ _PACKAGES = [
 ]
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run depends on besides its configuration. Holds no environment variables: they may be secrets."""
+def environment(*devices: torch.device) -> dict[str, Any]:
+    """What a run on these devices, all of one kind, depends on besides its configuration. Holds no environment variables: they may be secrets."""
     import torch
 
+    cuda = devices[0].type == "cuda"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: package_version(name) for name in _PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
+        "device": ", ".join(map(torch.cuda.get_device_name, devices)) if cuda else _processor(),
+        **({"cuda": torch.version.cuda} if cuda else {}),
         "cpu_threads": torch.get_num_threads(),
         "git_commit": git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -46,11 +47,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, int]:
-    """The process's peak so far in bytes: allocated on the GPU (0 without one), and resident on the host."""
+    """The process's peak so far in bytes: allocated on its GPUs together (0 without one), and resident on the host."""
     import torch
 
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {"device": device, "host": resident_peak()}
+    numbers = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return {"device": sum(map(torch.cuda.max_memory_allocated, numbers)), "host": resident_peak()}
 
 
 def resident_memory() -> int:
@@ -62,8 +63,8 @@ def forget_peak_memory() -> None:
     """Count the peaks anew, for a run in a process that had one before; on the host only Linux can."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    for number in range(torch.cuda.device_count()) if torch.cuda.is_available() else ():
+        torch.cuda.reset_peak_memory_stats(number)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,8 +110,19 @@ def _model(config: RunConfig, plan: Plan) -> str:
     if plan.parts.dequantised:
         weights = f", weights dequantised from {plan.parts.dequantised}"
     sizes = f"{count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
-    where = f"{plan.dtype_name} on {plan.device}{weights}"
+    where = f"{plan.dtype_name} on {_devices(plan)}{weights}"
     return f"{model_name(config)}: {sizes}, {where}; {_around(plan)}"
+
+
+def _devices(plan: Plan) -> str:
+    """Where the model is; of several devices, which blocks are where."""
+    devices, places = plan.placement.devices, plan.placement.places
+    if len(devices) == 1:
+        return str(plan.device)
+    firsts = [places.index(place) for place in range(len(devices))]
+    lasts = [after - 1 for after in (*firsts[1:], len(places))]
+    pairs = zip(firsts, lasts, devices, strict=True)
+    return ", ".join(f"{device} (blocks {first}-{last})" for first, last, device in pairs)
 
 
 def _around(plan: Plan) -> str:
@@ -191,7 +203,18 @@ def _memory(config: RunConfig, plan: Plan) -> str:
     beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
     fewer = f"; {plan.prompts_at_once} prompts are generated for at a time, as many as fit, not {config.eval.batch_size}"
     fits = plan.prompts_at_once == config.eval.batch_size
-    return f"about {size(expected.total)} expected ({sizes}){beside}{'' if fits else fewer}"
+    shares = _shares(plan) if len(plan.memories) > 1 else ""
+    return f"about {size(expected.total)} expected ({sizes}){beside}{shares}{'' if fits else fewer}"
+
+
+def _shares(plan: Plan) -> str:
+    """What is expected of each device, and what a CUDA device has."""
+    said = []
+    for device, memory in zip(plan.placement.devices, plan.memories, strict=True):
+        lacks = "" if memory.total <= memory.free else ", too little"
+        of = f" of {size(int(memory.free))} free{lacks}" if math.isfinite(memory.free) else ""
+        said.append(f"{device} {size(memory.total)}{of}")
+    return f": {', '.join(said)}"
 
 
 def _peak(result: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from lezo.runs.build import LoadedModel, load_model, make_header
 from lezo.runs.console import ConsoleSink, print_table
 from lezo.runs.loop import Progress
 from lezo.runs.plan import Plan, make_plan
-from lezo.runs.prepare import device_of
+from lezo.runs.prepare import devices_of
 from lezo.runs.resume import (
     ResumeState,
     made_no_step,
@@ -175,7 +175,7 @@ def claim(request: Request, folder: RunFolder, resumed: ResumeState) -> None:
     folder.text(CONFIG, request.composed.yaml)
     origin = {"command": request.command, "from_step": resumed.step, "ranks": request.ranks.size}
     origin["micro_batch_size"] = request.config.train.micro_batch_size
-    folder.session({**origin, **environment(device_of(request.config))})
+    folder.session({**origin, **environment(*devices_of(request.config))})
 
 
 def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeState:

@@ -23,12 +23,13 @@ from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
 from lezo.model.layout import Layout, layout
 from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
+from lezo.model.placement import Placement
 from lezo.noise.seeds import VERSION
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.format import size
 from lezo.records.schema import Header, Provenance, ReplaySpec
-from lezo.runs.plan import Plan
+from lezo.runs.plan import Plan, shares_of
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.data_parallel import DataParallel
@@ -51,12 +52,12 @@ class BaseModel:
         tokenizer: Any,
         *,
         dtype: torch.dtype,
-        device: torch.device,
+        placement: Placement,
         seed: int,
     ) -> None:
         """``config``: the model's own. Raises ModelError."""
         self.source, self.config, self.tokenizer, self.seed = source, config, tokenizer, seed
-        self.model, self._hashed = load_hashed(source, config, dtype=dtype, device=device, seed=seed)
+        self.model, self._hashed = load_hashed(source, config, dtype=dtype, placement=placement, seed=seed)
         self.adapter: Attached | None = None
 
     def attach(self, adapter: Adapter, start: Path | None) -> None:
@@ -109,7 +110,7 @@ def load_model(
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
     given = parts.source, parts.model_config, parts.tokenizer
-    base = BaseModel(*given, dtype=plan.dtype, device=plan.device, seed=config.seed)
+    base = BaseModel(*given, dtype=plan.dtype, placement=plan.placement, seed=config.seed)
     network = network_for(
         base.model,
         layout(base.model),
@@ -130,12 +131,19 @@ def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str
     """The plan where rows are not packed, with the memory of probes of one sign; what is done instead."""
     how = "one sequence a row by the model's own forward"
     if config.method.zeroth_order:
-        sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
-        copies = sum(sizes) + max(sizes)  # of one tensor both copies
-        plan = replace(plan, memory=replace(plan.memory, update=copies))
+        copies = [_copies(model, own, plan.blocks.keep) for own in shares_of(plan.layout, plan.placement)]
+        pairs = zip(plan.memories, copies, strict=True)
+        plan = replace(plan, memories=tuple(replace(memory, update=update) for memory, update in pairs))
         how += ", one sign after the other on copies of all active tensors; about "
-        how += f"{size(plan.memory.total)} expected in all, of which {size(copies)} copies"
+        how += f"{size(plan.memory.total)} expected in all, of which {size(sum(copies))} copies"
     return plan, how + (", not compiled" if config.model.compile else "")
+
+
+def _copies(model: Any, tensors: Layout, keep: int) -> int:
+    """Bytes of a copy of all that moves of ``tensors`` in a step, and of both copies of the largest."""
+    names = tensors.active(range(min(keep, len(tensors.blocks))))
+    sizes: list[int] = [model.get_parameter(name).nbytes for name in names]
+    return sum(sizes) + max(sizes, default=0)
 
 
 def make_header(yaml: str, config: RunConfig, loaded: LoadedModel) -> Header:
@@ -218,7 +226,7 @@ def make_optimizer(
             watch,
             error=error,
             compiled=config.model.compile,
-            recordings=Recordings(CudaGraphs(device)) if replays else None,
+            recordings=_recordings if replays else None,
             ranks=ranks,
         )
         return ZerothOrder(
@@ -250,6 +258,10 @@ def make_optimizer(
         autocast=partial(torch.autocast, device.type, torch.bfloat16, enabled=device.type == "cuda"),
         ranks=ranks,
     )
+
+
+def _recordings(device: torch.device, lane: int) -> Recordings:
+    return Recordings(CudaGraphs(device, lane))
 
 
 def make_batches(config: RunConfig, plan: Plan, *, plain: bool = False, share: Share = (0, 1)) -> Batches:

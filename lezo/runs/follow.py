@@ -8,10 +8,12 @@ import sys
 import traceback
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from lezo.config.compose import Composed
+from lezo.model.device import named_devices
 from lezo.model.load import ModelError
 from lezo.ranks.launcher import Place, rendezvous
 from lezo.ranks.ranks import Joined, RankError, Ranks
@@ -43,16 +45,40 @@ def run_as_rank(composed: Composed, command: str, place: Place) -> int:
 
 
 def on_own_device(composed: Composed, place: Place) -> Composed:
-    """The configuration on the GPU of the rank's number on its machine. Raises ModelError where it names another."""
-    given = composed.config.model.device
+    """The configuration on the GPU of the rank's number on its machine, or on its share of model.devices.
+
+    Raises ModelError where it names another, or not a share for each.
+    """
+    given, several = composed.config.model.device, composed.config.model.devices
+    if several is not None:
+        return _with(composed, devices=_share(several, place))
     if given == "cpu" or (given == "auto" and not torch.cuda.is_available()):
         return composed
     if given not in ("auto", "cuda"):
         raise ModelError(
             f"model.device={given}: each of {place.size} ranks takes the GPU of its number; leave it out"
         )
+    return _with(composed, device=f"cuda:{place.local_rank}")
+
+
+def _share(devices: Any, place: Place) -> list[str]:
+    """The devices of a rank, of those that its machine's ranks share; the CPU named several times is each one's."""
+    names = [str(device) for device in named_devices(devices, "model.devices")]
+    if names[0] == "cpu":
+        return names
+    each = len(names) // place.local_size
+    if not each:
+        raise ModelError(
+            f"model.devices={devices}: {len(names)} GPUs, and {place.local_size} ranks on this machine; expected a GPU or more "
+            "for each"
+        )
+    return names[place.local_rank * each : (place.local_rank + 1) * each]
+
+
+def _with(composed: Composed, **changes: Any) -> Composed:
+    """The configuration with other settings of the model. What it says of itself stays."""
     config = deepcopy(composed.config)
-    config.model.device = f"cuda:{place.local_rank}"
+    config.model = replace(config.model, **changes)
     return replace(composed, config=config)
 
 

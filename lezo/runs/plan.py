@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lezo.config.schema import RunConfig
 from lezo.data.dataset import EvalSet
@@ -21,18 +21,20 @@ from lezo.model.forward import VOCABULARY_CHUNK
 from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
 from lezo.model.load import ModelError, skeleton
-from lezo.runs.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
+from lezo.model.placement import Placement, placed
+from lezo.runs.prepare import Prepared, adapter_of, devices_of, dtype_of, prepare
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.parts import blocks_of
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Expected peak bytes on the device, by what takes them."""
+    """Expected peak bytes on a device, or on all of them, by what takes them; ``free``: what a device has for them."""
 
     weights: int
     update: int  # perturbed copies and places of recorded forwards, or gradients and optimizer state
     activations: int
+    free: float = math.inf
 
     @property
     def total(self) -> int:
@@ -46,6 +48,7 @@ class Plan:
 
     ``lengths``: median and longest sequence, in tokens. ``trained``: parameters, an adapter's own included.
     ``prompts_at_once``: how many a generation goes on with, eval.batch_size or as many fewer as the device has room for.
+    ``memories``: of each of the placement's devices.
     """
 
     parts: Prepared
@@ -55,15 +58,26 @@ class Plan:
     test: EvalSet
     layout: Layout
     blocks: BlockChooser
-    device: torch.device
+    placement: Placement
     dtype: torch.dtype
     parameters: int
     trained: int
     lengths: tuple[int, int]
     truncated: int
     prompts_at_once: int
-    memory: Memory
+    memories: tuple[Memory, ...]
     forwards: dict[str, int]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the batches, and of all that is outside the blocks."""
+        return self.placement.home
+
+    @property
+    def memory(self) -> Memory:
+        """Of all devices together."""
+        each = [(m.weights, m.update, m.activations) for m in self.memories]
+        return Memory(*map(sum, zip(*each, strict=True)))
 
     @property
     def dtype_name(self) -> str:
@@ -73,8 +87,8 @@ class Plan:
 
 def make_plan(config: RunConfig) -> Plan:
     """Read data, tokenizer and model configuration; encode; estimate. Raises what reading raises."""
-    device = device_of(config)
-    dtype = dtype_of(config, device)
+    devices = devices_of(config)
+    dtype = dtype_of(config, devices[0])
     parts = prepare(config, training=config.needs_examples)
     train = parts.train(for_metric=config.minimises_metric) if config.needs_examples else []
     if config.fits_head:
@@ -83,6 +97,7 @@ def make_plan(config: RunConfig) -> Plan:
     examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
     lengths = [len(ids) for example in examples for ids in example.input_ids]
     meta_model, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
+    placement = placed(meta_model, devices)
     parameters = sum(p.numel() for p in meta_model.parameters())
     if adapter is not None:
         attach(meta_model, adapter)
@@ -93,18 +108,23 @@ def make_plan(config: RunConfig) -> Plan:
             f"optim.sparsity={config.sparsity:g}: skips all {len(tensors.blocks)} blocks, and peft="
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
         )
-    weights = sum(p.nbytes for p in meta_model.parameters())
-    size = ForwardSize(parts.model_config.get_text_config(), dtype, len(tensors.blocks))
-    update, training = 0, []
+    shares = shares_of(tensors, placement)
+    shape, rows = parts.model_config.get_text_config(), config.eval.batch_size
+    sizes = [ForwardSize(shape, dtype, len(own.blocks), place == 0) for place, own in enumerate(shares)]
+    steps = [Memory(n, 0, 0, _free(d)) for n, d in zip(_weights(meta_model, placement), devices, strict=True)]
     if config.trains:
         count = min(config.train.micro_batch_size or config.train.batch_size, len(train))
         longest, skips = sorted(train, key=unit_length)[-count:], blocks.keep < len(tensors.blocks)
-        training = [size.training(longest, gradients=config.first_order, skips=skips)]
-        update = _update_bytes(config, meta_model, tensors, blocks)
-        update += size.recorded(longest) if device.type == "cuda" and config.replays_blocks else 0
-    room = _free(device) - weights - update
-    prompts_at_once = _fitting(size, [dev, test], config.eval.batch_size, room)
-    forwards = training + _evaluations(size, [dev, test], config.eval.batch_size, prompts_at_once)
+        recorded = devices[0].type == "cuda" and config.replays_blocks
+        lanes = min(len(devices), -(-min(config.train.batch_size, len(train)) // count))
+        for place, (size, own) in enumerate(zip(sizes, shares, strict=True)):
+            update = _update_bytes(config, meta_model, own, blocks) + recorded * size.recorded(longest)
+            forward = size.training(longest, gradients=config.first_order, skips=skips)
+            steps[place] = replace(steps[place], update=lanes * update, activations=lanes * forward)
+    rooms = [step.free - step.weights - step.update for step in steps]
+    fitting = [_fitting(size, [dev, test], rows, room) for size, room in zip(sizes, rooms, strict=True)]
+    prompts_at_once = min(fitting)
+    evaluations = [max(_evaluations(size, [dev, test], rows, prompts_at_once)) for size in sizes]
     return Plan(
         parts=parts,
         adapter=adapter,
@@ -113,7 +133,7 @@ def make_plan(config: RunConfig) -> Plan:
         test=test,
         layout=tensors,
         blocks=blocks,
-        device=device,
+        placement=placement,
         dtype=dtype,
         parameters=parameters,
         trained=sum(p.numel() for p in meta_model.parameters() if p.requires_grad),
@@ -122,28 +142,59 @@ def make_plan(config: RunConfig) -> Plan:
             e.truncated for e in (*train, *(dev.scored or dev.prompts), *(test.scored or test.prompts))
         ),
         prompts_at_once=prompts_at_once,
-        memory=Memory(weights, update, max(forwards)),
+        memories=tuple(
+            replace(step, activations=max(step.activations, evaluation))
+            for step, evaluation in zip(steps, evaluations, strict=True)
+        ),
         forwards=_forwards(config, train, dev, test, prompts_at_once),
     )
 
 
+def shares_of(tensors: Layout, placement: Placement) -> list[Layout]:
+    """What each device holds of the trainable tensors."""
+    places = [placement.place(module) for module in tensors.modules]
+    chosen = [[i for i, at in enumerate(places) if at == place] for place in range(len(placement.devices))]
+    return [
+        Layout(
+            () if place else tensors.non_block,
+            tuple(tensors.blocks[i] for i in own),
+            tuple(tensors.modules[i] for i in own),
+        )
+        for place, own in enumerate(chosen)
+    ]
+
+
+def _weights(meta_model: nn.Module, placement: Placement) -> list[int]:
+    """Bytes of weights on each device."""
+    held = [0] * len(placement.devices)
+    for name, parameter in meta_model.named_parameters():
+        held[placement.place(name)] += parameter.nbytes
+    return held
+
+
 @dataclass(frozen=True)
 class ForwardSize:
-    """Expected bytes of a forward of a model of ``layers`` blocks; ``config``: the language model's own."""
+    """Expected bytes of a forward on a device that has ``layers`` blocks; ``config``: the language model's own.
+
+    ``is_home``: whether all outside the blocks is there too.
+    """
 
     config: Any
     dtype: torch.dtype
     layers: int
+    is_home: bool = True
 
     def block(self, tokens: int, longest: int) -> int:
         """A block's widest moment, without gradients: four widths (what entered model and block, normed), the feed-forward's.
 
         An activation stands beside what it is of; where that is gated, the gated product too. And the mask of
-        ``tokens`` places over ``longest``, of truths and of numbers.
+        ``tokens`` places over ``longest``, of truths and of numbers. What entered the model, and truths, are at home alone.
         """
         plain, gated = self._widest("ffn_dim"), self._widest("intermediate_size")
         wide = 2 * plain if plain else 3 * gated if gated else 8 * self.config.hidden_size
-        each = (4 * self.config.hidden_size + wide + longest) * self.dtype.itemsize + longest
+        widths = 4 if self.is_home else 2
+        each = (widths * self.config.hidden_size + wide + longest) * self.dtype.itemsize
+        each += self.is_home * longest
         return int(tokens * each)
 
     def kept(self, tokens: int) -> int:
@@ -154,6 +205,8 @@ class ForwardSize:
 
     def head(self, streams: int, reads: int, chunk: int = VOCABULARY_CHUNK) -> int:
         """What `Network.normalisers` holds of each stream, in fp32: states, a chunk of the head, logits, exponentials."""
+        if not self.is_home:
+            return 0
         rows, width = min(chunk, int(self.config.vocab_size)), int(self.config.hidden_size)
         return streams * (rows * (width + 2 * reads) + reads * width) * 4
 
@@ -195,7 +248,7 @@ class ForwardSize:
         rows, longest = min(batch_size, len(lengths)), max(lengths)
         first = self.block(rows * longest, longest) + self._cached(rows * longest)
         last = self._cached(rows * (longest + MAX_NEW_TOKENS))
-        logits = rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
+        logits = self.is_home * rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
         return max(first, last + last // (2 * self.layers) + logits)
 
     def _cached(self, tokens: int) -> int:
@@ -249,7 +302,8 @@ def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: B
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
-        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
+        moving = min(blocks.keep, len(sizes))
+        return moving * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
     by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
     outside = [named[name] for name in tensors.non_block]
     whole = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]

@@ -17,7 +17,7 @@ from lezo.data.sampling import Splits, demo_sets, own_sizes, split
 from lezo.data.source import DataError
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
-from lezo.model.device import named_device
+from lezo.model.device import named_device, named_devices
 from lezo.model.load import (
     TINY,
     ModelError,
@@ -268,8 +268,15 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """model.device, made ready: see `named_device`."""
-    return named_device(config.model.device, "model.device")
+    """The device of the batches, the first of `devices_of`."""
+    return devices_of(config)[0]
+
+
+def devices_of(config: RunConfig) -> tuple[torch.device, ...]:
+    """model.devices, or the one of model.device, made ready: see `named_devices`."""
+    if config.model.devices is None:
+        return (named_device(config.model.device, "model.device"),)
+    return named_devices(config.model.devices, "model.devices")
 
 
 def dtype_of(config: RunConfig, device: torch.device) -> torch.dtype:

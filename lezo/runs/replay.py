@@ -18,10 +18,11 @@ from rich.console import Console
 from lezo.config.identity import run_hash
 from lezo.config.schema import ReplayConfig
 from lezo.model.adapter import Adapter
-from lezo.model.device import named_device
+from lezo.model.device import named_device, named_devices
 from lezo.model.hashes import tokenizer_hash, weights_hash
 from lezo.model.layout import layout
-from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenizer
+from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenizer, skeleton
+from lezo.model.placement import Placement, placed
 from lezo.noise import seeds
 from lezo.records.files import FolderError
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, PREFIX_START, RESULT
@@ -154,8 +155,8 @@ class Replay:
         tokenizer = load_tokenizer(words, None if recipe.tokenizer else source.revision)
         self.out.print(f"loading {source.path}")
         dtype, config = _dtype(self.file, origin.dtype), load_config(source)
-        device = named_device(options.device, "replay.device")
-        base = BaseModel(source, config, tokenizer, dtype=dtype, device=device, seed=recipe.seed)
+        placement = _placement(options, config, dtype)
+        base = BaseModel(source, config, tokenizer, dtype=dtype, placement=placement, seed=recipe.seed)
         if recipe.peft is not None:
             base.attach(_adapter(self.file, recipe.peft), self.folder / PREFIX_START)
         if (weights := base.first_hash()) != origin.weights:
@@ -166,6 +167,16 @@ class Replay:
                 f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones{of_prefix}"
             )
         return base
+
+
+def _placement(options: ReplayConfig, config: Any, dtype: torch.dtype) -> Placement:
+    if options.devices is None:
+        return Placement((named_device(options.device, "replay.device"),))
+    if options.device != "auto":
+        raise ModelError(
+            f"replay.device={options.device}: replay.devices names the devices too; leave out one of them"
+        )
+    return placed(skeleton(config, dtype), named_devices(options.devices, "replay.devices"))
 
 
 def _journal_of(run: Path) -> Path:

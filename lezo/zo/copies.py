@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,11 +22,15 @@ _STRIDE = 256  # bytes; every copy begins at a multiple, as torch's own allocati
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A module's tensors that move, the dtypes of their copies, and its ``norms``, whose copies are wider than the rest."""
+    """A module's tensors that move, the dtypes of their copies, and its ``norms``, whose copies are wider than the rest.
+
+    ``place``: the number of the device that they are on (`lezo.model.placement`).
+    """
 
     slots: Sequence[Slot]
     dtypes: Sequence[torch.dtype]
     norms: Sequence[nn.Module]
+    place: int = 0
 
     @property
     def thetas(self) -> list[nn.Parameter]:
@@ -40,7 +45,7 @@ class Part:
 
 
 class Room:
-    """Memory for both copies of one part at a time, as much as the largest part takes that came."""
+    """A device's memory for both copies of one part at a time, as much as the largest part takes that came."""
 
     def __init__(self) -> None:
         self._memory: Tensor | None = None
@@ -77,18 +82,23 @@ class Copies:
     """
 
     def __init__(self, direction: Direction, watch: Stopwatch) -> None:
-        self.direction, self.watch, self._room = direction, watch, Room()
+        self.direction, self.watch = direction, watch
+        self._rooms: dict[int, Room] = defaultdict(Room)  # one a device
         self._pairs: dict[nn.Module, list[Pair]] = {}
         self._draw: dict[nn.Module, Callable[[], None]] = {}
 
     def begin(self, parts: Mapping[nn.Module, Part], seed: int, eps: float) -> None:
         """From now on the copies are of these modules, along z(seed)."""
-        self._pairs = dict(zip(parts, self._room.pairs(list(parts.values())), strict=True))
+        self._pairs = {}
+        for place in sorted({part.place for part in parts.values()}):
+            own = {module: part for module, part in parts.items() if part.place == place}
+            self._pairs |= zip(own, self._rooms[place].pairs(list(own.values())), strict=True)
         calls = perturbations(self.direction, list(self._pairs.values()), seed, eps)
-        self._draw = dict(zip(parts, calls, strict=True))
+        self._draw = dict(zip(self._pairs, calls, strict=True))
 
     def of(self, module: nn.Module) -> list[Pair]:
         """The module's copies, until another module asks for its own."""
-        with self.watch("perturb"):
+        pairs = self._pairs[module]
+        with self.watch("perturb", pairs[0].theta.device):
             self._draw[module]()
-        return self._pairs[module]
+        return pairs

@@ -95,7 +95,7 @@ def update_all_(
         direction.update_all_(thetas, seed, coefficient, decays, rounding=rounding)
         return
     for name, theta in thetas.items():
-        c = coefficient.to(torch.promote_types(theta.dtype, torch.float32))
+        c = coefficient.to(theta.device, torch.promote_types(theta.dtype, torch.float32), non_blocking=True)
         direction.update_(theta, seed, name, c, decays[name], rounding=rounding)
 
 

@@ -125,11 +125,18 @@ def _flattened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any]
     return leaves, lambda new: tree_unflatten(new, tree)
 
 
-class CudaGraphs:
-    """Records what is asked of a CUDA device as a graph; all graphs share the memory of what they compute in between."""
+Recorder = Callable[[torch.device, int], Recordings]
+"""(device, lane) -> what replays the blocks' forwards there."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream = _stream(device)
+
+class CudaGraphs:
+    """Records what is asked of a CUDA device as a graph; all graphs share the memory of what they compute in between.
+
+    So they are replayed one after the other: those of another ``lane`` (`lezo.zo.lanes`) have memory of their own.
+    """
+
+    def __init__(self, device: torch.device, lane: int = 0) -> None:
+        self._stream = _stream(device, lane)
         self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -146,6 +153,6 @@ class CudaGraphs:
 
 
 @cache
-def _stream(device: torch.device) -> Any:
-    """The one stream of a device that is recorded in: matrix products keep some of its memory for each that they see."""
+def _stream(device: torch.device, lane: int) -> Any:
+    """The one stream of a device and lane that is recorded in: matrix products keep some memory for each that they see."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

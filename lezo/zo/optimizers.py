@@ -174,11 +174,6 @@ class LeZO(torch.optim.Optimizer):
         """The step by the present settings."""
         now = self._settings
         _refuse(now, self.layout)
-        devices = sorted({str(p.device) for p in now["params"]})
-        if len(devices) > 1:
-            raise ValueError(
-                f"the model is on {', '.join(devices)}; expected all that is trained on one device"
-            )
         return ZerothOrder(
             self.model,
             self.layout,

@@ -24,9 +24,10 @@ from lezo.model.forward import Network, PlainRows, tolerance
 from lezo.model.layout import Layout
 from lezo.model.load import ModelError
 from lezo.model.loss import answer_scores, total
+from lezo.model.placement import placement_of
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.zo.direction import GAUSSIAN, Direction
-from lezo.zo.graphs import Recordings
+from lezo.zo.graphs import Recorder
 from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
 from lezo.zo.step import Stopwatch
 from lezo.zo.streams import Streams, is_16_bit_norm
@@ -42,6 +43,7 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     Raises ModelError where what follows a text changes its scores, so that not even plain rows can be filled up.
     """
     plain, requests = PlainRows(model), _requests(model.config.get_text_config().vocab_size, longest)
+    _refuse_standing_still(model, plain, requests)
     alone = torch.cat([_scores(plain, [(example, (k,))], 0) for example, chosen in requests for k in chosen])
     word = requests[0][0].input_ids[0][0]  # rows are filled up with a word that counts, if it is looked at
     error = _relative_error(_scores(plain, requests, word), alone, alone)
@@ -56,6 +58,19 @@ def network_for(model: Any, layout: Layout, *, longest: int = 0, probes: bool = 
     return Network(model) if reason is None else PlainRows(model, reason)
 
 
+def _refuse_standing_still(model: Any, plain: Network, requests: Sequence[Request]) -> None:
+    """Raise ModelError where the model's blocks are over several devices, and its forward does not get from one to the next."""
+    if len(placement_of(model).devices) == 1:
+        return
+    try:
+        _scores(plain, requests[:1], 0)
+    except (RuntimeError, ValueError) as failed:
+        raise ModelError(
+            f"{type(model).__name__}: its forward mixes tensors of several devices ({_first_line(failed)}); expected a model "
+            "whose blocks hand on all they compute; leave out model.devices to run it on one"
+        ) from failed
+
+
 def probe_for(
     network: Network,
     layout: Layout,
@@ -63,7 +78,7 @@ def probe_for(
     *,
     direction: Direction = GAUSSIAN,
     compiled: bool = False,
-    recordings: Recordings | None = None,
+    recordings: Recorder | None = None,
     ranks: Ranks = ALONE,
 ) -> TwoSided:
     """The probe of the model's batches, both signs at once where its rows are packed; ``ranks`` share micro-batches."""

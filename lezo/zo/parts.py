@@ -28,7 +28,7 @@ from lezo.records.schema import ReplaySpec
 from lezo.tasks.registry import Registry, RegistryError
 from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
 from lezo.zo.direction import GAUSSIAN, Direction
-from lezo.zo.graphs import Recordings
+from lezo.zo.graphs import Recorder
 from lezo.zo.packing_check import probe_for
 from lezo.zo.probe import Estimator, PlainProbe, TwoSided
 from lezo.zo.step import Stopwatch
@@ -45,7 +45,7 @@ class EstimatorContext:
     """What an estimator is given to measure with.
 
     ``direction``: the z that updates go along. ``error``: one minus the task's metric on a batch of examples, for the
-    estimator ``metric``. ``compiled``: whether blocks run through torch.compile; ``recordings``: what
+    estimator ``metric``. ``compiled``: whether blocks run through torch.compile; ``recordings``: makes what
     replays their forwards. ``ranks``: the processes of the run, each of which has some of a batch's micro-batches.
     """
 
@@ -55,7 +55,7 @@ class EstimatorContext:
     watch: Stopwatch
     error: Callable[[Any], float] | None = None
     compiled: bool = False
-    recordings: Recordings | None = None
+    recordings: Recorder | None = None
     ranks: Ranks = ALONE
 
     def probe(self) -> TwoSided:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lezo.data.pack import Batch
-from lezo.model.loss import all_contributions
+from lezo.model.loss import contributions, gathered
 from lezo.noise import seeds
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.zo.direction import GAUSSIAN, Direction
@@ -56,9 +56,10 @@ class StreamProbe(TwoSided):
 
     @torch.no_grad()
     def __call__(self, batch: Sequence[Batch], active: Sequence[str], *, seed: int, eps: float) -> Tensor:
-        """(2,): plus, minus; a batch is this rank's micro-batches, each of which draws its copies again."""
-        with self.streams.perturbed(active, seed, eps):
-            return all_contributions(self.streams, batch, self.ranks).sum(0)
+        """(2,): plus, minus; a batch is this rank's micro-batches, each of which draws its copies again, in its lane."""
+        with self.streams.perturbed(active, seed, eps, len(batch)):
+            own = self.streams.lanes.spread(contributions(self.streams, batch), len(batch))
+            return gathered(self.streams, own, batch, self.ranks).sum(0)
 
 
 class PlainProbe(TwoSided):
@@ -93,9 +94,9 @@ class PlainProbe(TwoSided):
         return {id(theta): self.direction.perturb(theta, seed, name, eps)[sign] for name, theta in thetas}
 
     def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
-        device = next(self.module.parameters()).device
-        with _standing_in(self.module, stand_ins), seeded(seeds.derive(seed, "objective"), device):
-            return _number(self.objective(self.module, batch), device)
+        devices = list(dict.fromkeys(parameter.device for parameter in self.module.parameters()))
+        with _standing_in(self.module, stand_ins), seeded(seeds.derive(seed, "objective"), *devices):
+            return _number(self.objective(self.module, batch), devices[0])
 
     def _statistics(self) -> list[Tensor]:
         training = (module for module in self.module.modules() if module.training)
@@ -135,13 +136,13 @@ def _number(loss: Any, device: torch.device) -> Tensor:
 class seeded:
     """Torch's global generators under a seed, restored afterwards: dropout can draw from nothing else."""
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, self.device = seed, device
-        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    def __init__(self, seed: int, *devices: torch.device) -> None:
+        self.seed, cuda = seed, [device for device in devices if device.type == "cuda"]
+        self.cpu, self.fork = not cuda, torch.random.fork_rng(devices=cuda)
 
     def __enter__(self) -> None:
         self.fork.__enter__()
-        if self.device.type == "cpu":
+        if self.cpu:
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed takes a third of a small step
         else:
             torch.manual_seed(self.seed)

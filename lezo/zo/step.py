@@ -54,19 +54,20 @@ class Optimizer(Protocol):
 class Stopwatch:
     """Adds up the seconds of named phases.
 
-    On a CUDA device the phases are marked by events in the stream and read at ``lap``; entering and leaving
-    a phase never waits for the device.
+    On a CUDA device the phases are marked by events in its current stream and read at ``lap``; entering and leaving
+    a phase never waits for the device. Of several devices, which work at the same time, that counts which took longest.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._seconds: dict[str, float] = defaultdict(float)
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: list[tuple[str, torch.device, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Count what happens inside towards ``phase``; phases must not nest."""
-        if not self._cuda:
+    def __call__(self, phase: str, device: torch.device | None = None) -> Iterator[None]:
+        """Count what happens inside, on ``device`` or the watch's own, towards ``phase``; phases must not nest."""
+        device = device or self._device
+        if device.type != "cuda":
             start = time.perf_counter()
             try:
                 yield
@@ -74,12 +75,13 @@ class Stopwatch:
                 self._seconds[phase] += time.perf_counter() - start
             return
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
+        stream = torch.cuda.current_stream(device)
+        begin.record(stream)
         try:
             yield
         finally:
-            end.record()
-            self._events.append((phase, begin, end))
+            end.record(stream)
+            self._events.append((phase, device, begin, end))
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Count what was measured elsewhere."""
@@ -88,9 +90,11 @@ class Stopwatch:
 
     def lap(self) -> dict[str, float]:
         """Seconds of each phase since the last lap. On CUDA it waits for the phases to be over."""
-        for phase, start, end in self._events:
+        each: dict[str, dict[torch.device, float]] = defaultdict(lambda: defaultdict(float))
+        for phase, device, start, end in self._events:
             end.synchronize()
-            self._seconds[phase] += start.elapsed_time(end) / 1000
+            each[phase][device] += start.elapsed_time(end) / 1000
+        self.add({phase: max(devices.values()) for phase, devices in each.items()})
         seconds = dict(self._seconds)
         self._events.clear()
         self._seconds.clear()

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from lezo.data.pack import Batch
 from lezo.model.forward import Network, replaced, wide_dtype
 from lezo.model.layout import Layout
+from lezo.model.placement import mapped, placement_of
 from lezo.zo.copies import Copies, Part, Slot
 from lezo.zo.direction import GAUSSIAN, Direction
-from lezo.zo.graphs import Recordings
+from lezo.zo.graphs import Recorder, Recordings
+from lezo.zo.lanes import Lanes
 from lezo.zo.step import Stopwatch
 
 
@@ -30,8 +32,8 @@ class Streams(Network):
     Memory beyond a forward over both: two copies of one block and of the other modules outside blocks, but of word
     embeddings only the rows that the batch reads, and of the head only those it scores, or a chunk at a time.
     In 16 bits the gains of norms are perturbed in fp32, for near 1 a gain realises only part of eps z.
-    ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies. ``recordings`` replays
-    the blocks' forwards.
+    ``compiled`` runs the blocks through torch.compile: one graph for parameters, one for copies. ``recordings`` makes what
+    replays the blocks' forwards. Each device that holds blocks has copies and recordings of its own, in each lane.
     """
 
     streams = 2
@@ -44,11 +46,14 @@ class Streams(Network):
         *,
         direction: Direction = GAUSSIAN,
         compiled: bool = False,
-        recordings: Recordings | None = None,
+        recordings: Recorder | None = None,
     ) -> None:
         super().__init__(model)
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
-        self._copies, self._recordings = Copies(direction, watch), recordings
+        self._placement, self._recordings = placement_of(model), recordings
+        self.lanes = Lanes(self._placement.devices)
+        self._copies: list[Copies] = []  # of each lane
+        self._recorded: dict[tuple[int, int], Recordings] = {}  # by place and lane
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
             model.get_submodule(module): _slots(model, names)
@@ -57,6 +62,7 @@ class Streams(Network):
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._held = {block: [*block.parameters(), *block.buffers()] for block in self._blocks}
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
+        self._places = {model.get_submodule(name): self._placement.place(name) for name in layout.modules}
         self._non_block = _by_owner(_slots(model, layout.non_block))
         self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
         self._active: frozenset[str] = frozenset()
@@ -66,8 +72,8 @@ class Streams(Network):
         self._seed, self._eps, self._rows = 0, 0.0, 0
 
     @contextmanager
-    def perturbed(self, active: Sequence[str], seed: int, eps: float) -> Iterator[None]:
-        """While it lasts, the network is two streams, moved along z(seed) on the active tensors."""
+    def perturbed(self, active: Sequence[str], seed: int, eps: float, parts: int = 1) -> Iterator[None]:
+        """While it lasts, the network is two streams, moved along z(seed) on the active tensors, for so many micro-batches."""
         self._seed, self._eps = seed, eps
         if self._active != (moving := frozenset(active)):  # MeZO's are the same in each step
             self._active = moving
@@ -75,7 +81,10 @@ class Streams(Network):
         blocks, others = self._found
         by_rows = self.head, self._words
         whole = {module: part for module, part in (blocks | others).items() if module not in by_rows}
-        self._copies.begin(whole, seed, eps)
+        while len(self._copies) < self.lanes.used(parts):
+            self._copies.append(Copies(self.direction, self.watch))
+        for copies in self._copies[: self.lanes.used(parts)]:
+            copies.begin(whole, seed, eps)
         with ExitStack() as stack:
             for module, part in (blocks | others).items():
                 if module is not self.head:
@@ -97,7 +106,7 @@ class Streams(Network):
                 norm for norm in filter(is_16_bit_norm, module.modules()) if self._all_move(norm, key[1])
             ]
             wide = [torch.float32 if slot[1] in norms else _theta(slot).dtype for slot in slots]
-            self._parts[key] = Part(slots, wide, norms)
+            self._parts[key] = Part(slots, wide, norms, self._places.get(module, 0))
         return self._parts[key]
 
     def _all_move(self, module: nn.Module, names: Sequence[str]) -> bool:
@@ -108,8 +117,8 @@ class Streams(Network):
         mask = self.mask(batch)
         assert mask is not None  # plain rows have no two streams
         self._batch, self._rows, self._doubled = batch, len(batch.input_ids), {}
-        if self._recordings is not None:
-            self._recordings.start()
+        for recorded in self._recorded.values():
+            recorded.start()
         inputs = [batch.input_ids, batch.position_ids, mask]
         if self._parts_at_the_start():
             inputs = [torch.cat([tensor, tensor]) for tensor in inputs]
@@ -134,12 +143,13 @@ class Streams(Network):
 
     def _on_copies(self, module: nn.Module, original: Callable[..., Any], part: Part) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            pairs = self._copies.of(module)
+            self._enter(module)
+            pairs = self._copies_at().of(module)
 
             def both(*args: Any, **kwargs: Any) -> Any:
                 outputs = []
                 for sign in (0, 1):
-                    own_args, own_kwargs = _mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
+                    own_args, own_kwargs = mapped((args, kwargs), lambda tensor: self._half(tensor, sign))  # noqa: B023
                     with _swapped(part.slots, [pair.minus if sign else pair.plus for pair in pairs]):
                         outputs.append(original(*own_args, **own_kwargs))
                 return _joined(*outputs)
@@ -153,9 +163,10 @@ class Streams(Network):
         """An unperturbed block, whose mask and positions follow where the streams have parted before it."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            self._enter(module)
             states = args[0] if args else kwargs["hidden_states"]
             if len(states) == 2 * self._rows:
-                args, kwargs = _mapped((args, kwargs), self._twice)
+                args, kwargs = mapped((args, kwargs), self._twice)
             return self._run(module, None, original, args, kwargs)
 
         return forward
@@ -168,7 +179,25 @@ class Streams(Network):
             return forward(*args, **kwargs)
         places = tuple(tensor.data_ptr() for tensor in self._held[module])
         kind = type(module), copies is None, self._rows
-        return self._recordings.run(kind, (module, copies, places), forward, args, kwargs)
+        key = module, copies, places
+        return self._recordings_at(self._places[module]).run(kind, key, forward, args, kwargs)
+
+    def _enter(self, module: nn.Module) -> None:
+        """A block's device is where the lane's micro-batch is now."""
+        if module in self._places:
+            self.lanes.enter(self._places[module])
+
+    def _copies_at(self) -> Copies:
+        """Of the present lane."""
+        return self._copies[self.lanes.at]
+
+    def _recordings_at(self, place: int) -> Recordings:
+        """Of the blocks of a device, in the present lane."""
+        where = place, self.lanes.at
+        if where not in self._recorded:
+            assert self._recordings is not None
+            self._recorded[where] = self._recordings(self._placement.devices[place], self.lanes.at)
+        return self._recorded[where]
 
     def _looking_up(self, words: nn.Module, original: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
         """The word embeddings on copies of the rows that the batch reads."""
@@ -283,15 +312,6 @@ def _in_fp32(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(states.float()).to(states.dtype)
 
     return forward
-
-
-def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nested tuples, lists and dicts with every tensor changed."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, tuple | list):
-        return type(tree)(_mapped(item, change) for item in tree)
-    return {key: _mapped(item, change) for key, item in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _joined(plus: Any, minus: Any) -> Any:

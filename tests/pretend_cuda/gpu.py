@@ -41,13 +41,26 @@ class Wait:
 
 
 class Stream:
-    """torch.cuda.Stream; what one does before another is not pretended."""
+    """torch.cuda.Stream. ``done``: of each stream how far it was when what comes next here begins (`Order`)."""
 
     def __init__(self, device: Any) -> None:
         self.device = PretendGpu.present.checked(device)
+        self.done: dict[Stream, int] = {}
 
     def wait_stream(self, other: Stream) -> None:
         """What comes next here begins when the other stream has done all it was told to so far."""
+        for stream, far in other.done.items():
+            self.done[stream] = max(far, self.done.get(stream, 0))
+
+    def record_event(self) -> Stream:
+        """What is waited for where all that the stream was told to so far must be done."""
+        mark = Stream(self.device)
+        mark.done = dict(self.done)
+        return mark
+
+    def wait_event(self, mark: Stream) -> None:
+        """What comes next here begins when that is done."""
+        self.wait_stream(mark)
 
 
 class Graph:
@@ -58,12 +71,17 @@ class Graph:
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         """From here on nothing is computed."""
-        assert not self.gpu.capturing and capture_error_mode == "thread_local"  # another thread packs batches
-        self.gpu.capturing = True
+        assert (
+            self.gpu.capturing is None and capture_error_mode == "thread_local"
+        )  # another thread packs batches
+        assert pool not in self.gpu.pools or self.gpu.pools[pool] == self.gpu.current, (
+            "a pool of another device"
+        )
+        self.device = self.gpu.pools[pool] = self.gpu.capturing = self.gpu.current
 
     def capture_end(self) -> None:
         """Until here."""
-        self.gpu.capturing = False
+        self.gpu.capturing = None
 
     def replay(self) -> None:
         """It is computed."""
@@ -96,7 +114,11 @@ class PretendGpu:
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads
         self.stack = contextlib.ExitStack()
-        self.capturing = False
+        self.capturing: int | None = None  # the number of the device
+        self.pools: dict[Any, int] = {}
+        self.carried: list[tuple[Any, ...]] = []  # copies between devices: from, to, shape
+        self.timed: set[int | None] = set()  # numbers of devices on which phases were timed
+        self.streams: dict[int, Stream] = {}  # those that a device has without being asked
         self.replays = 0
 
     def __enter__(self) -> PretendGpu:
@@ -127,6 +149,31 @@ class PretendGpu:
         finally:
             self.thread.device = before
 
+    @contextlib.contextmanager
+    def asking(self, stream: Stream) -> Iterator[None]:
+        """This thread's device is the stream's, whose current stream it is."""
+        number, own = stream.device.index, self._own_streams()
+        before = own.get(number)
+        with self.on(number):
+            own[number] = stream
+            try:
+                yield
+            finally:
+                own.pop(number)
+                if before is not None:
+                    own[number] = before
+
+    def stream(self, number: int) -> Stream:
+        """The current stream of a device in this thread."""
+        if number not in self.streams:
+            self.streams[number] = Stream(torch.device("cuda", number))
+        return self._own_streams().get(number, self.streams[number])
+
+    def _own_streams(self) -> dict[int, Stream]:
+        if not hasattr(self.thread, "streams"):
+            self.thread.streams = {}
+        return self.thread.streams  # type: ignore[no-any-return]
+
     def checked(self, device: Any) -> torch.device:
         """The device, if it is one that lezo may name."""
         device = torch.device(device)
@@ -137,7 +184,7 @@ class PretendGpu:
 
     def wait(self, what: str) -> None:
         """The host waits for all that the device was given."""
-        assert not self.capturing, f"{what} while a graph is captured, at {where()}"
+        assert self.capturing is None, f"{what} while a graph is captured, at {where()}"
         self.reached = self.operators
         self.waits.append(Wait(what, where(), threading.current_thread().name))
 
@@ -161,7 +208,11 @@ class PretendGpu:
             result = operator(*args, **kwargs)
         self.operators += 1
         made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-        self.used |= {device.index for device in made if device.type == "cuda"}
+        numbers = {device.index for device in made if device.type == "cuda"}
+        assert self.capturing is None or numbers <= {self.capturing}, (
+            f"captured on {self.capturing}: {numbers}"
+        )
+        self.used |= numbers
         return result
 
     def pretended(self, value: Any) -> Any:
@@ -179,6 +230,8 @@ class PretendGpu:
             self.wait("copy to the host")
             made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
             return made if operator is aten._to_copy.default else args[0].copy_(made)
+        if source.device.type == "cuda" and source.device != target:
+            self.carried.append((source.device.index, target.index, tuple(source.shape)))
         flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
         if source.device.type == "cpu" and not (flying and getattr(source, "pinned", False)):
             self.wait("copy from memory that is not pinned, or without non_blocking")

@@ -80,11 +80,12 @@ def load_on_pretended_cuda(small: str, folder: str, whole: str, limit: str) -> N
     import torch
 
     from lezo.model.load import Source, load_config, load_hashed
+    from lezo.model.placement import Placement
     from tests.pretend_cuda.gpu import PretendGpu
 
     def loaded(path: str) -> None:
-        source, device = Source(path), torch.device("cuda", 0)
-        load_hashed(source, load_config(source), dtype=torch.float16, device=device, seed=0)
+        source, place = Source(path), Placement((torch.device("cuda", 0),))
+        load_hashed(source, load_config(source), dtype=torch.float16, placement=place, seed=0)
 
     with PretendGpu(), at_once(whole == "True"):
         loaded(small)  # whatever is made at first is there
@@ -99,10 +100,13 @@ def go_back(folder: str, whole: str) -> None:
 
     from lezo.model.hashes import weights_hash
     from lezo.model.load import Source, load_config, load_hashed, rebase
+    from lezo.model.placement import Placement
 
     source = Source(folder)
     config = load_config(source)
-    model, known = load_hashed(source, config, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    model, known = load_hashed(
+        source, config, dtype=torch.float32, placement=Placement((torch.device("cpu"),)), seed=0
+    )
     first = weights_hash(model, known)
     with torch.no_grad():
         for theta in model.parameters():
@@ -166,9 +170,9 @@ def planned(folder: Path) -> None:
             print(in_a_process("compare", model, task), end="", flush=True)
 
 
-def compare(model: str, task: str) -> None:
-    """Print a line for each kind of work of a run."""
-    for name, weights, expected, found in compared(model, task):
+def compare(model: str, task: str, visible: str = "1") -> None:
+    """Print a line for each kind of work of a run, and for each device."""
+    for name, weights, expected, found in compared(model, task, visible=int(visible)):
         off, within = expected / found - 1, (expected - weights) / (found - weights) - 1
         above = f"{(expected - weights) / MB:9,.0f} {(found - weights) / MB:9,.0f} {within:+.0%}"
         print(f"{model:<9} {task:<6} {name:<11} {expected / MB:9,.0f} {found / MB:9,.0f} {off:+.0%} {above}")
@@ -185,8 +189,11 @@ def as_long(example: Any, length: int) -> Any:
     return replace(example, input_ids=longer)
 
 
-def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int, int]]:
-    """(work, bytes of weights, bytes expected, bytes counted) of steps, an evaluation's first batch and a generation."""
+def compared(model: str, task: str, *words: str, visible: int = 1) -> Iterator[tuple[str, int, int, int]]:
+    """(work, bytes of weights, bytes expected, bytes counted) of steps, an evaluation's first batch and a generation.
+
+    Where several devices are ``visible``, the blocks are over them all, and each is counted for itself.
+    """
     from lezo.bench.timing import loaded
     from lezo.config.compose import compose
     from lezo.data.batches import Batches
@@ -196,22 +203,28 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
     from lezo.model.evaluate import score_chunks
     from lezo.model.forward import Network
     from lezo.runs.build import make_evaluator, make_optimizer
-    from lezo.runs.plan import ForwardSize, make_plan
+    from lezo.runs.plan import ForwardSize, make_plan, shares_of
     from tests.pretend_cuda.gpu import PretendGpu
     from tests.pretend_cuda.live import Live
 
     size = ["task.num_train=64", "task.num_dev=64", "task.num_test=64"]
     base = [f"model={model}", "model.random_weights=true", f"model.tokenizer={load.TINY}", *size]
-    base += [f"task={task}", "data=sample", "model.device=auto", *words]
+    base += [f"task={task}", "data=sample", "model.devices=auto", *words]
     unasked = mock.patch("lezo.runs.build.network_for", lambda model, *_, **__: Network(model))
-    with PretendGpu() as gpu, Live() as live, unasked, mock.patch.object(load, "_fill", lambda *_: None):
+    with (
+        PretendGpu(visible) as gpu,
+        Live() as live,
+        unasked,
+        mock.patch.object(load, "_fill", lambda *_: None),
+    ):
         made: list[Network] = []
         for method, more in (("lezo", ["optim.sparsity=0.75"]), ("mezo", [])):
             config = compose([*base, f"optim={method}", *more]).config
             plan = make_plan(config)
             made = made or [loaded(config, plan)]
-            weights = live.now
-            sizes = ForwardSize(plan.parts.model_config, plan.dtype, len(plan.layout.blocks))
+            weights = [live.on[number] for number in range(visible)]
+            shape, shares = plan.parts.model_config, shares_of(plan.layout, plan.placement)
+            sizes = [ForwardSize(shape, plan.dtype, len(own.blocks), i == 0) for i, own in enumerate(shares)]
             count = config.train.batch_size
             longest = [as_long(example, LENGTHS[task]) for example in plan.train[:count]]
             batches = Batches(
@@ -225,12 +238,13 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
             )
             optimizer = make_optimizer(config, made[0], plan.layout, plan.blocks)
             batch = batches.make(0)
-            live.peak = 0
+            live.peaks.clear()
             optimizer.step(0, batch)
-            short = sizes.recorded(sorted(plan.train, key=unit_length)[-count:])
-            expected = plan.memory.weights + plan.memory.update - short + sizes.recorded(longest)
-            expected += sizes.training(longest, gradients=False, skips=bool(more))
-            yield method, weights, expected, live.peak
+            for i, (own, memory) in enumerate(zip(sizes, plan.memories, strict=True)):
+                short = own.recorded(sorted(plan.train, key=unit_length)[-count:])
+                expected = memory.weights + memory.update - short + own.recorded(longest)
+                expected += own.training(longest, gradients=False, skips=bool(more))
+                yield method, weights[i], expected, live.peaks[i]
             del optimizer, batch
         rows, dev = config.eval.batch_size, plan.dev
         parts = ([as_long(example, LENGTHS[task]) for example in part] for part in (dev.scored, dev.prompts))
@@ -238,15 +252,19 @@ def compared(model: str, task: str, *words: str) -> Iterator[tuple[str, int, int
         evaluate = make_evaluator(plan, made[0], rows)
         if dev.scored:
             first = EvalSet(scored=[dev.scored[i] for i, _ in next(score_chunks(dev.scored, rows))])
-            live.peak = 0
+            live.peaks.clear()
             evaluate(first)
-            yield "evaluation", weights, plan.memory.weights + sizes.evaluation(dev, rows), live.peak
+            for i, own in enumerate(sizes):
+                expected = plan.memories[i].weights + own.evaluation(dev, rows)
+                yield "evaluation", weights[i], expected, live.peaks[i]
         if dev.prompts:
             first = EvalSet(prompts=sorted(dev.prompts, key=lambda p: -len(p.input_ids[0]))[:rows])
             gpu.truths = cycle([*[False] * 49, True])  # whether all rows have ended, after each of 50 ids
-            live.peak = 0
+            live.peaks.clear()
             evaluate(first)
-            yield "generation", weights, plan.memory.weights + sizes.generation(dev, rows), live.peak
+            for i, own in enumerate(sizes):
+                expected = plan.memories[i].weights + own.generation(dev, rows)
+                yield "generation", weights[i], expected, live.peaks[i]
 
 
 COMMANDS: dict[str, Callable[[Path], None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -76,6 +77,8 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         assert index < gpu.visible, f"invalid device ordinal {index}"
         gpu.thread.device = index
 
+    pools = count()
+
     def index(device: Any) -> int:
         return gpu.current if device is None else int(_get_device_index(device))
 
@@ -85,11 +88,11 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "device_count": lambda: gpu.visible,
         "set_device": chosen,
         "current_device": lambda: gpu.current,
-        "current_stream": lambda device=None: Stream(torch.device("cuda", index(device))),
+        "current_stream": lambda device=None: gpu.stream(index(device)),
         "Stream": Stream,
         "CUDAGraph": Graph,
-        "graph_pool_handle": lambda: (0, 0),
-        "stream": lambda stream: contextlib.nullcontext(),
+        "graph_pool_handle": lambda: next(pools),
+        "stream": gpu.asking,
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
         "synchronize": lambda device=None: gpu.wait("synchronize"),
@@ -125,12 +128,15 @@ class _Event:
 
     def record(self, stream: Any = None) -> None:
         self.mark = self.gpu.operators
+        self.stream = stream or self.gpu.stream(self.gpu.current)
 
     def synchronize(self) -> None:
         if self.mark > self.gpu.reached:  # else the device is past it, and nobody waits
             self.gpu.wait("an event is waited for")
 
     def elapsed_time(self, other: Any) -> float:
+        assert self.stream is other.stream, "a time between two streams"
+        self.gpu.timed.add(self.stream.device.index)
         return 1.0
 
 

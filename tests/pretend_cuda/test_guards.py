@@ -40,7 +40,7 @@ def failed(on_gpu: OnGpu, family: Family) -> Callable[..., str]:
 
 
 def test_a_device_without_an_index(failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lezo.runs.plan.device_of", lambda config: torch.device("cuda"))
+    monkeypatch.setattr("lezo.runs.plan.devices_of", lambda config: (torch.device("cuda"),))
     assert "a CUDA device without an index at" in failed()
 
 
@@ -71,7 +71,7 @@ def test_a_kernel_launched_where_its_tensors_are_not(
 
     monkeypatch.setattr(PretendGpu, "on", lambda gpu, number: nullcontext())
     for module in ("plan", "begin"):
-        monkeypatch.setattr(f"lezo.runs.{module}.device_of", lambda config: torch.device("cuda", 1))
+        monkeypatch.setattr(f"lezo.runs.{module}.devices_of", lambda config: (torch.device("cuda", 1),))
     assert "a tensor on cuda:1, launched on cuda:0" in failed(visible=2)
 
 

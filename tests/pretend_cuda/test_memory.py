@@ -71,10 +71,15 @@ def test_host_memory_holds_a_tensor_of_a_model_that_is_loaded(tmp_path: Path, _n
     in_a_process("load_on_pretended_cuda", small[0], large[0], False, 90 * MB)
 
 
-@pytest.mark.parametrize("task", ["rte", pytest.param("squad", marks=pytest.mark.slow)])
-def test_a_plan_expects_what_is_counted(task: str, _nothing_real: None) -> None:
-    """Beside the weights too, of which a small model has few; `python -m tests.pretend_cuda.memory` has large ones."""
-    for work, weights, expected, counted in compared("opt-125m", task):
+@pytest.mark.parametrize(
+    ("task", "visible"), [("rte", 1), ("rte", 2), pytest.param("squad", 1, marks=pytest.mark.slow)]
+)
+def test_a_plan_expects_what_is_counted(task: str, visible: int, _nothing_real: None) -> None:
+    """Beside the weights too, of which a small model has few; `python -m tests.pretend_cuda.memory` has large ones.
+
+    Of each device by itself, where the blocks are over two.
+    """
+    for work, weights, expected, counted in compared("opt-125m", task, visible=visible):
         assert expected == pytest.approx(counted, rel=WITHIN), work
         assert expected - weights == pytest.approx(counted - weights, rel=WITHIN), work
 

@@ -26,7 +26,11 @@ BASE = yaml()
 
 
 @pytest.mark.parametrize(
-    "change", ["log.project=x", "resume=auto", "dry_run=true", "sweep.slots=2", "bench.repeats=3"]
+    "change",
+    [
+        *("log.project=x", "resume=auto", "dry_run=true", "sweep.slots=2", "bench.repeats=3"),
+        *("model.cuda_graphs=false", "model.devices=auto"),
+    ],
 )
 def test_settings_apart_from_the_run_change_neither_hash_nor_run(change: str) -> None:
     assert config_hash(yaml(change)) == config_hash(BASE)

@@ -44,6 +44,18 @@ BELOW_1 = "a number from 0 to below 1"
 SEED = "a whole number from 0 to 4294967295"
 NAN, INF = float("nan"), float("inf")
 
+NO_DEVICES = [
+    "cuda",
+    "cuda:0",
+    [],
+    ["cuda:0", "cuda:0"],
+    ["cuda:0", "cpu"],
+    ["cuda"],
+    ["gpu"],
+    [["cpu"]],
+    {},
+    2,
+]
 RANGES = [
     ("seed", [0, 2**32 - 1], [-1, 2**32], SEED),
     ("task.data_seed", [0], [-1], SEED),
@@ -73,6 +85,12 @@ RANGES = [
     ("peft.alpha", [1], [0], WHOLE_1),
     ("peft.targets", [["fc1"]], [[], ["a", ["b"]]], "a list of names"),
     ("peft.tokens", [1], [0], WHOLE_1),
+    (
+        "model.devices",
+        ["auto", ["cuda:0", "cuda:1"], ["cpu", "cpu"], None],
+        NO_DEVICES,
+        "different CUDA devices",
+    ),
     ("sweep.slots", [1, None], [0], WHOLE_1),
     ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
     ("inspect.n", [1], [0, 10**30], WHOLE_1),

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, MixtralConfig, 
 from lezo.model import tensor_stream
 from lezo.model.hashes import tensor_hash, weights_hash
 from lezo.model.load import Source, load, load_config, load_hashed, rebase
+from lezo.model.placement import Placement
 from lezo.model.tensor_stream import outline
 from lezo.model.weights import WeightFiles, find_weights
 from tests.lezo.small_models import CONFIGS, CPU, llama_like, small_model
@@ -31,7 +32,7 @@ def saved(model: Any, folder: Path, shard: str = "12KB") -> Path:
 
 def hashed(folder: Path, dtype: torch.dtype = HALF) -> tuple[Any, Any]:
     source = Source(str(folder))
-    return load_hashed(source, load_config(source), dtype=dtype, device=CPU, seed=0)
+    return load_hashed(source, load_config(source), dtype=dtype, placement=Placement((CPU,)), seed=0)
 
 
 @pytest.mark.parametrize("dtype", [HALF, torch.float32], ids=str)

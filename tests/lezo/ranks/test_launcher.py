@@ -1,13 +1,18 @@
 """A command that a launcher starts in several processes is refused, one that is alone is not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from lezo.cli import bench, replay, run
+from lezo.config.compose import compose
+from lezo.model.load import ModelError
 from lezo.ranks import launcher
+from lezo.runs import follow
 from lezo.sweeps.hydra_job import LaunchedRun
 from tests.lezo.refusals import names, refused
 from tests.lezo.whole_runs import typed
@@ -106,3 +111,27 @@ def test_processes_that_cannot_meet_say_what_is_missing() -> None:
     assert placed is not None
     with refused(ValueError, "MASTER_ADDR=unset"):
         launcher.rendezvous(placed, TORCHRUN)
+
+
+def test_ranks_of_a_machine_share_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [torch.device("cuda", number) for number in range(5)]
+    monkeypatch.setattr(follow, "named_devices", lambda given, key: named if given == "auto" else named[:2])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    second = launcher.Place("torchrun", rank=5, size=8, local_rank=1, local_size=2)
+
+    def devices_of(place: launcher.Place, *words: str) -> tuple[str, list[str] | None]:
+        model = follow.on_own_device(compose(words), place).config.model
+        return model.device, model.devices
+
+    assert devices_of(second) == ("cuda:1", None)
+    assert devices_of(second, "model.device=cpu") == ("cpu", None)
+    assert devices_of(second, "model.devices=auto") == ("auto", ["cuda:2", "cuda:3"])
+    with refused(ModelError, "model.device=cuda:0", "each of 8 ranks"):
+        devices_of(second, "model.device=cuda:0")
+    with refused(ModelError, "2 GPUs, and 3 ranks"):
+        devices_of(replace(second, local_size=3), "model.devices=[cuda:0,cuda:1]")
+
+
+def test_how_many_are_on_a_machine() -> None:
+    placed = launcher.place({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
+    assert placed is not None and (placed.local_rank, placed.local_size) == (1, 2)
