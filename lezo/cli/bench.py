@@ -7,7 +7,7 @@ from typing import Any
 
 from lezo.cli.run import command_line, complain
 from lezo.config.compose import Composed, command, compose
-from lezo.config.schema import ConfigError
+from lezo.config.schema import ConfigError, Home
 from lezo.runs.terminal import open_streams
 from lezo.sweeps.several import refuse_several
 
@@ -89,6 +89,9 @@ def _composed(arguments: Any) -> Composed:
     if composition is None or not composition.is_lezo:
         reason = "lezo-bench times two-point steps; expected optim=lezo or optim=mezo"
         raise ConfigError([f"optim={composed.config.optim.name}: {reason}"])
+    if composed.config.model.home is not Home.device:
+        reason = "lezo-bench times steps of a model that is all on the device; leave it out"
+        raise ConfigError([f"model.home={composed.config.model.home.name}: {reason}"])
     return composed
 
 

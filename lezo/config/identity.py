@@ -14,7 +14,10 @@ from omegaconf import OmegaConf
 from lezo.tasks import TASKS
 
 # How a run is made, not which.
-IGNORED = ("log", "resume", "dry_run", "sweep", "inspect", "bench", "model.cuda_graphs")
+IGNORED = (
+    *("log", "resume", "dry_run", "sweep", "inspect", "bench"),
+    *("model.cuda_graphs", "model.home", "model.home_dir"),
+)
 CHANGEABLE = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_HASH = (
     "model.path",

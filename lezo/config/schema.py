@@ -38,6 +38,14 @@ class DType(Enum):
     float32 = "float32"
 
 
+class Home(Enum):
+    """Where decoder blocks live; from elsewhere they visit the device. On a CPU ``host`` is ``device``."""
+
+    device = "device"
+    host = "host"
+    disk = "disk"
+
+
 class DemoSets(Enum):
     """Whose demonstrations: the same in every prompt, or each test example's own, as ICL is published."""
 
@@ -143,6 +151,8 @@ class PrefixConfig(PeftConfig):
 
 @dataclass
 class ModelConfig:
+    """``home_dir``: folder of the file that holds the blocks of home=disk while a run lasts; None the run's own."""
+
     name: str = MISSING
     path: str | None = None
     revision: str | None = None
@@ -153,6 +163,8 @@ class ModelConfig:
     random_weights: bool = False
     compile: bool = False
     cuda_graphs: bool = True
+    home: Home = Home.device
+    home_dir: str | None = None
     lr: LearningRates = field(default_factory=LearningRates)
     lora_lr: LearningRates = field(default_factory=LearningRates)
     prefix_lr: LearningRates = field(default_factory=LearningRates)
@@ -279,7 +291,8 @@ class RunConfig:
     @property
     def replays_blocks(self) -> bool:
         """Whether on CUDA the blocks' forwards of a step are recorded and replayed."""
-        return self.composition is not None and self.model.cuda_graphs and not self.model.compile
+        stay = self.model.home is Home.device  # a recording reads weights where they were
+        return self.composition is not None and self.model.cuda_graphs and not self.model.compile and stay
 
     @property
     def first_order(self) -> bool:
@@ -297,7 +310,8 @@ class RunConfig:
 class ReplayConfig:
     """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/.
 
-    ``base``: folder or hub id of the base model where it is not where the run found it.
+    ``base``: folder or hub id of the base model where it is not where the run found it. ``home``, ``home_dir``: None the
+    run's own `ModelConfig`'s.
     """
 
     step: int | None = None
@@ -305,6 +319,8 @@ class ReplayConfig:
     verify: bool = False
     base: str | None = None
     device: str = "auto"
+    home: Home | None = None
+    home_dir: str | None = None
 
 
 @dataclass

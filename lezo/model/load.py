@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo.model.hashes import weights_hash
+from lezo.model.home import Home, Place, home_of
 from lezo.model.layout import decoder, decoder_blocks
-from lezo.model.tensor_stream import outline
+from lezo.model.tensor_stream import holders, outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
     WeightFiles,
@@ -119,23 +121,32 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
 
 
 def load_hashed(
-    source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int
+    source: Source,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    place: Place = Place(),  # noqa: B008 - frozen
 ) -> tuple[Any, Mapping[Tensor, str]]:
-    """As `load`, and the hash of each parameter that was read from safetensors, one at a time (see `weights_hash`)."""
+    """As `load`, and the hash of each parameter that was read from safetensors, one at a time (see `weights_hash`).
+
+    ``place``: where the blocks live, to which each tensor is read, or drawn, straight.
+    """
     _quiet()
     if source.random_weights:
-        return _random(config, dtype, device, seed), {}
+        return _random(config, dtype, device, seed, place), {}
     with reading("the weights of", source.path):
         files = _files(source, config)
         try:
-            model, info, hashed = _read(files, config, dtype, device)
+            model, info, hashed, home = _read(files, config, dtype, device, place)
         except (RuntimeError, NotImplementedError):
             _refuse_shapes(source.path, files, config)
             raise
     _refuse_other_weights(source.path, model, info)
     _tie(source.path, model, config)
     _freeze_other_senses(model)
-    model = model.to(device).eval()
+    (home or place.home(model, device)).take(model.eval())
     _refuse_non_finite(source.path, model, dtype)
     return model, {theta: hashed[theta] for theta in model.parameters() if theta in hashed}
 
@@ -145,13 +156,13 @@ def _files(source: Source, config: Any) -> WeightFiles:
 
 
 def _read(
-    files: WeightFiles, config: Any, dtype: torch.dtype, device: torch.device
-) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str]]:
+    files: WeightFiles, config: Any, dtype: torch.dtype, device: torch.device, place: Place
+) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str], Home | None]:
     """Tensor by tensor where that is all there is to it; else through host memory, as transformers does it."""
     if (outlined := outline(files, config, dtype)) is None:
-        return *read_weights(files, config, dtype), {}
-    hashed = outlined.load(device)
-    return outlined.model, outlined.info, hashed
+        return *read_weights(files, config, dtype), {}, None
+    home = place.home(outlined.model, device)
+    return outlined.model, outlined.info, outlined.load(home), home
 
 
 def _tie(path: str, model: Any, config: Any) -> None:
@@ -196,10 +207,11 @@ def _read_again(model: nn.Module, source: Source, config: Any) -> str:
     with reading("the weights of", source.path):
         outlined = outline(_files(source, config), config, dtype)
         if outlined is not None and theta.keys() <= set(outlined.names.values()):
-            return outlined.load_into(theta)
+            return outlined.load_into(theta, home_of(model))
     base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=0)
     for name, weight in base.named_parameters():
         theta[name].copy_(weight)
+        home_of(model).let_go(theta[name])
     return weights_hash(model)
 
 
@@ -254,12 +266,49 @@ def set_dropout(model: nn.Module, rate: float) -> None:
                 setattr(module, name, rate)
 
 
-def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.device(device):
+def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int, place: Place) -> Any:
+    devices, elsewhere = [device] if device.type == "cuda" else [], place.is_elsewhere(device)
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.device(device),
+        _without_memory() if elsewhere else nullcontext(),
+    ):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    if elsewhere:
+        _give_memory(model, place, device)
     _fill(model, seed)
     return model.eval()
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """While it lasts, modules are made with parameters that have shapes and no memory, and buffers as they are."""
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, theta: nn.Parameter | None) -> None:
+        if theta is not None:
+            bare = torch.empty(theta.shape, dtype=theta.dtype, device="meta")
+            theta = nn.Parameter(bare, theta.requires_grad)
+        register(module, name, theta)
+
+    nn.Module.register_parameter = registered  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _give_memory(model: Any, place: Place, device: torch.device) -> None:
+    """Let the parameters of a model made `_without_memory` be where they belong, without values."""
+    model.tie_weights()  # which transformers 5.0 leaves undone on meta
+    home = place.home(model, device)
+    for places in holders(model).values():
+        stand_in = places[0][0][places[0][1]]
+        if stand_in.is_meta:
+            tensor = nn.Parameter(home.empty(stand_in), stand_in.requires_grad)
+            for table, leaf in places:
+                table[leaf] = tensor
+    home.take(model)
 
 
 @torch.no_grad()
@@ -271,6 +320,7 @@ def _fill(model: nn.Module, seed: int) -> None:
             directions.update_(theta.zero_(), seeds.derive(seed, "random weights"), name, scale, 0.0)
         else:
             theta.fill_(float(name.endswith("weight")))
+        home_of(model).let_go(theta)
 
 
 def _quiet() -> None:
@@ -358,7 +408,9 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
 
 def _refuse_non_finite(path: str, model: nn.Module, dtype: torch.dtype) -> None:
     for name, theta in model.named_parameters():
-        if theta.numel() and not torch.stack(torch.aminmax(theta.detach())).isfinite().all():
+        finite = not theta.numel() or bool(torch.stack(torch.aminmax(theta.detach())).isfinite().all())
+        home_of(model).let_go(theta)
+        if not finite:
             wider = " (or model.dtype=bfloat16 or float32)" if dtype is torch.float16 else ""
             raise ModelError(
                 f"{path}: {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; expected finite "

@@ -122,7 +122,8 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
     """
     config = request.config
     goes_on = folder.holds_run and not made_no_step(folder.path)
-    loaded = load_model(config, plan, request.out.print, folder.path / PREFIX_START if goes_on else None)
+    known = folder.path / PREFIX_START if goes_on else None
+    loaded = load_model(config, plan, request.out.print, known, folder.path)
     header = make_header(request.composed.yaml, config, loaded)
     resumed = resume_state(request, folder, header)
     if not folder.begun:

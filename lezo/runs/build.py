@@ -13,13 +13,14 @@ from torch import nn
 
 from lezo.config.identity import run_hash
 from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
-from lezo.config.schema import RunConfig
+from lezo.config.schema import Home, RunConfig
 from lezo.data.batches import Batches, BatchKind
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.evaluate import Evaluator, one_minus_metric
 from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, widest_mode
 from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
+from lezo.model.home import Place
 from lezo.model.layout import Layout, layout
 from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
@@ -51,10 +52,13 @@ class BaseModel:
         dtype: torch.dtype,
         device: torch.device,
         seed: int,
+        place: Place = Place(),  # noqa: B008 - frozen
     ) -> None:
-        """``config``: the model's own. Raises ModelError."""
+        """``config``: the model's own; ``place``: where its blocks live. Raises ModelError."""
         self.source, self.config, self.tokenizer, self.seed = source, config, tokenizer, seed
-        self.model, self._hashed = load_hashed(source, config, dtype=dtype, device=device, seed=seed)
+        self.model, self._hashed = load_hashed(
+            source, config, dtype=dtype, device=device, seed=seed, place=place
+        )
         self.adapter: Attached | None = None
 
     def attach(self, adapter: Adapter, start: Path | None) -> None:
@@ -100,12 +104,22 @@ class LoadedModel:
         return self.base.model
 
 
-def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start: Path | None) -> LoadedModel:
-    """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one."""
+def load_model(
+    config: RunConfig,
+    plan: Plan,
+    say: Callable[[str], None],
+    start: Path | None,
+    folder: Path | None = None,
+) -> LoadedModel:
+    """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one.
+
+    ``folder``: the run's, for the file of model.home=disk.
+    """
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
     given = parts.source, parts.model_config, parts.tokenizer
-    base = BaseModel(*given, dtype=plan.dtype, device=plan.device, seed=config.seed)
+    place = place_of_blocks(config.model.home, config.model.home_dir, folder)
+    base = BaseModel(*given, dtype=plan.dtype, device=plan.device, seed=config.seed, place=place)
     network = network_for(
         base.model,
         layout(base.model),
@@ -120,6 +134,11 @@ def load_model(config: RunConfig, plan: Plan, say: Callable[[str], None], start:
         plan, how = _in_plain_rows(config, plan, base.model)
         say(f"rows {network.rows}; so {how}")
     return LoadedModel(plan, network, base, held)
+
+
+def place_of_blocks(home: Home, given: str | None, folder: Path | None) -> Place:
+    """Where the blocks live; the file of ``disk`` in the folder ``given``, else in the run's."""
+    return Place(home.value, folder if given is None else Path(given).expanduser())
 
 
 def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str]:

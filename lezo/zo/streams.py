@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from lezo.data.pack import Batch
 from lezo.model.forward import Network, replaced, wide_dtype
+from lezo.model.home import Slot, home_of, slots
 from lezo.model.layout import Layout
-from lezo.zo.copies import Copies, Part, Slot
+from lezo.zo.copies import Copies, Part
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.graphs import Recordings
 from lezo.zo.step import Stopwatch
@@ -46,16 +47,16 @@ class Streams(Network):
     ) -> None:
         super().__init__(model)
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
-        self._copies, self._recordings = Copies(direction, watch), recordings
+        self._copies, self._recordings, self._home = Copies(direction, watch), recordings, home_of(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
-            model.get_submodule(module): _slots(model, names)
+            model.get_submodule(module): slots(model, names)
             for module, names in zip(layout.modules, layout.blocks, strict=True)
         }
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._held = {block: [*block.parameters(), *block.buffers()] for block in self._blocks}
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
-        self._non_block = _by_owner(_slots(model, layout.non_block))
+        self._non_block = _by_owner(slots(model, layout.non_block))
         self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
         self._active: frozenset[str] = frozenset()
         self._batch: Batch | None = None
@@ -69,7 +70,8 @@ class Streams(Network):
         blocks, others = self._moving(self._blocks), self._moving(self._non_block)
         by_rows = self.head, self._words
         whole = {module: part for module, part in (blocks | others).items() if module not in by_rows}
-        self._copies.begin(whole, seed, eps)
+        with self._home.on_device():
+            self._copies.begin(whole, seed, eps)
         with ExitStack() as stack:
             for module, part in (blocks | others).items():
                 if module is not self.head:
@@ -217,11 +219,6 @@ class Streams(Network):
                 theta.detach(), self._seed, name, self._eps, rows=rows, dtype=dtype, out=out
             )
         return both
-
-
-def _slots(model: nn.Module, names: Sequence[str]) -> list[Slot]:
-    split = [(name, *name.rpartition(".")[::2]) for name in names]
-    return [(name, model.get_submodule(path), leaf) for name, path, leaf in split]
 
 
 def _by_owner(slots: Sequence[Slot]) -> dict[nn.Module, list[Slot]]:
