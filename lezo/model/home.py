@@ -301,7 +301,7 @@ class Mapped(Elsewhere):
 
 def with_next(numbers: Sequence[int]) -> Iterator[tuple[int, int | None]]:
     """Each number with the one after it."""
-    return zip(numbers, [*numbers[1:], None], strict=True)
+    return zip(numbers, [*numbers[1:], None], strict=False)  # none of none
 
 
 def _seats(model: nn.Module, block: str) -> list[Seat]:

@@ -129,6 +129,8 @@ class Visiting(Elsewhere):
         self._guests: dict[tuple[int, int], list[nn.Parameter]] = {}
         self._done = [_event(), _event()]  # all that reads or writes a buffer
         self._coming: dict[int, int] = {}  # buffer -> the block that was asked for ahead
+        for buffer in (0, 1):  # whatever their memory was used for before is over before they are written
+            self._leave(buffer)
 
     def begin(self, number: int) -> None:
         """Let the block's modules hold its tensors on the device, and ask for the next block."""

@@ -3,7 +3,7 @@
 Inside ``PretendGpu()`` torch believes in ``visible`` devices. An operator whose operands are not all where they must
 be raises, as on a GPU; a device without an index, or of a number that is not visible, does so too, which torch is less
 strict about. Triton's kernels are compiled for real (``pretend_driver``). What is copied to the host are zeros, and a
-bool that is read is True, so that a whole run goes on from there. Not pretended: values, memory, time, autograd.
+bool that is read is True, so that a whole run goes on from there. Streams are ordered by what waits for what (``order``). Not pretended: values, memory, time, autograd.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import lezo
+from tests.pretend_cuda.order import Order
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
@@ -38,16 +39,6 @@ class Wait:
     what: str
     where: str
     thread: str
-
-
-class Stream:
-    """torch.cuda.Stream; what one does before another is not pretended."""
-
-    def __init__(self, device: Any) -> None:
-        self.device = PretendGpu.present.checked(device)
-
-    def wait_stream(self, other: Stream) -> None:
-        """What comes next here begins when the other stream has done all it was told to so far."""
 
 
 class Graph:
@@ -98,6 +89,7 @@ class PretendGpu:
         self.stack = contextlib.ExitStack()
         self.capturing = False
         self.replays = 0
+        self.order = Order()
 
     def __enter__(self) -> PretendGpu:
         from tests.pretend_cuda import pretend_driver, pretend_torch
@@ -135,10 +127,12 @@ class PretendGpu:
             assert device.index < self.visible, f"{device} at {where()}, and {self.visible} are visible"
         return device
 
-    def wait(self, what: str) -> None:
-        """The host waits for all that the device was given."""
+    def wait(self, what: str, mark: int | None = None) -> None:
+        """The host waits for all that the device was given, or up to the operator ``mark``."""
         assert not self.capturing, f"{what} while a graph is captured, at {where()}"
-        self.reached = self.operators
+        self.reached = self.operators if mark is None else max(mark, self.reached)
+        if mark is None:
+            self.order.all_done()
         self.waits.append(Wait(what, where(), threading.current_thread().name))
 
     def inside(self, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,6 +154,8 @@ class PretendGpu:
                 args, kwargs = tree_map(self.pretended, (args, kwargs))
             result = operator(*args, **kwargs)
         self.operators += 1
+        if self.order.shared or not self.order.is_default():
+            self.order.ran(operator, args, kwargs, where())
         made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         self.used |= {device.index for device in made if device.type == "cuda"}
         return result
@@ -175,13 +171,21 @@ class PretendGpu:
         target = (
             kwargs.get("device") or source.device if operator is aten._to_copy.default else args[0].device
         )
+        flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
         if target.type == "cpu":
-            self.wait("copy to the host")
+            if operator is aten.copy_.default and flying and self.order.region(args[0]) is not None:
+                self.operators += 1
+                self.order.tensor(source, False, where())
+                self.order.host(args[0], True, where(), self.order.stream_of(source.device))
+            else:
+                self.wait("copy to the host")
             made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
             return made if operator is aten._to_copy.default else args[0].copy_(made)
-        flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
-        if source.device.type == "cpu" and not (flying and getattr(source, "pinned", False)):
-            self.wait("copy from memory that is not pinned, or without non_blocking")
+        if source.device.type == "cpu":
+            pinned = getattr(source, "pinned", False) or self.order.region(source) is not None
+            if not (flying and pinned):
+                self.wait("copy from memory that is not pinned, or without non_blocking")
+            self.order.host(source, False, where(), self.order.stream_of(target))
         return self.run(operator, args, kwargs)
 
     def read(self, tensor: Tensor) -> bool | int | float:
@@ -220,6 +224,9 @@ class _Dispatch(TorchDispatchMode):
         devices = [gpu.checked(leaf) for leaf in leaves if isinstance(leaf, torch.device)]
         here = any(isinstance(leaf, FakeTensor) for leaf in leaves)
         if not here and all(device.type != "cuda" for device in devices):
+            if operator is aten.copy_.default:
+                gpu.order.host(args[0], True, where())
+                gpu.order.host(args[1], False, where())
             return operator(*args, **kwargs)
         if operator in COPIES:
             return gpu.copied(operator, args, kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -16,7 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.cuda._utils import _get_device_index
 
 from lezo.bench import textbook
-from tests.pretend_cuda.gpu import Graph, PretendGpu, Stream
+from lezo.model import hashes
+from lezo.zo import copies, zeroth_order
+from tests.pretend_cuda.gpu import Graph, PretendGpu, where
+from tests.pretend_cuda.order import Event, Stream, within
 
 _PROPERTIES = SimpleNamespace(
     total_memory=80 * 2**30, major=9, minor=0, multi_processor_count=132, uuid="pretended"
@@ -66,6 +70,9 @@ def _replaced(gpu: PretendGpu) -> Iterator[tuple[Any, str, Any]]:
     yield torch.random, "fork_rng", _forked(gpu, torch.random.fork_rng)
     yield ThreadPoolExecutor, "submit", _submitted(gpu, ThreadPoolExecutor.submit)
     yield textbook, "torch", _TextbooksTorch(gpu)
+    yield copies, "perturbations", _reading_theta(gpu, copies.perturbations)
+    yield zeroth_order, "update_all_", _writing_theta(gpu, zeroth_order.update_all_)
+    yield hashes, "tensor_hash", _reading_at_home(gpu, hashes.tensor_hash)
 
 
 def _cuda(gpu: PretendGpu) -> dict[str, Any]:
@@ -85,15 +92,19 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "device_count": lambda: gpu.visible,
         "set_device": chosen,
         "current_device": lambda: gpu.current,
-        "current_stream": lambda device=None: Stream(torch.device("cuda", index(device))),
+        "current_stream": lambda device=None: Stream(at := torch.device("cuda", index(device)), gpu.order.stream_of(at)),
         "Stream": Stream,
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: (0, 0),
-        "stream": lambda stream: contextlib.nullcontext(),
+        "stream": within,
+        "cudart": lambda: SimpleNamespace(
+            cudaHostRegister=lambda at, size, _: gpu.order.pinned.update({at: size}) or 0,
+            cudaHostUnregister=lambda at: gpu.order.pinned.pop(at, 0),
+        ),
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
         "synchronize": lambda device=None: gpu.wait("synchronize"),
-        "Event": lambda **_: _Event(gpu),
+        "Event": lambda **_: Event(gpu),
         "get_device_name": lambda device=None: "pretended",
         "get_device_properties": lambda device=None: _PROPERTIES,
         "get_sync_debug_mode": lambda: 0,
@@ -115,23 +126,6 @@ def _tensor(gpu: PretendGpu) -> dict[str, Any]:
         return made  # type: ignore[no-any-return]
 
     return {"pin_memory": pinned}
-
-
-class _Event:
-    """Marks how far the device had been told to go."""
-
-    def __init__(self, gpu: PretendGpu) -> None:
-        self.gpu, self.mark = gpu, 0
-
-    def record(self, stream: Any = None) -> None:
-        self.mark = self.gpu.operators
-
-    def synchronize(self) -> None:
-        if self.mark > self.gpu.reached:  # else the device is past it, and nobody waits
-            self.gpu.wait("an event is waited for")
-
-    def elapsed_time(self, other: Any) -> float:
-        return 1.0
 
 
 def _applied(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -193,6 +187,39 @@ def _submitted(gpu: PretendGpu, submit: Any) -> Callable[..., Any]:
         return submit(pool, gpu.inside(work), *args, **named)
 
     return submitted
+
+
+def _reading_theta(gpu: PretendGpu, perturbations: Any) -> Callable[..., Any]:
+    """What a launch reads by its table of addresses."""
+
+    def watched(direction: Any, groups: Any, *rest: Any) -> list[Callable[[], None]]:
+        def call(group: Any, made: Callable[[], None]) -> None:
+            for pair in group:
+                gpu.order.tensor(pair.theta, False, where())
+            made()
+
+        made = perturbations(direction, groups, *rest)
+        return [partial(call, *pair) for pair in zip(groups, made, strict=True)]
+
+    return watched
+
+
+def _writing_theta(gpu: PretendGpu, update_all_: Any) -> Callable[..., None]:
+    def watched(direction: Any, thetas: Any, *rest: Any, **named: Any) -> None:
+        for theta in thetas.values():
+            gpu.order.tensor(theta, True, where())
+        update_all_(direction, thetas, *rest, **named)
+
+    return watched
+
+
+def _reading_at_home(gpu: PretendGpu, tensor_hash: Any) -> Callable[[Tensor], str]:
+    def watched(tensor: Tensor) -> str:
+        if tensor.device.type == "cpu":
+            gpu.order.host(tensor, False, where())
+        return str(tensor_hash(tensor))
+
+    return watched
 
 
 class _TextbooksTorch:
