@@ -106,11 +106,9 @@ class Place:
         """
         if not self.is_elsewhere(device):
             return Home(device)
-        plans = [(model.get_submodule(name), _seats(model, name)) for name in decoder_blocks(model)]
-        with_tensors = [(block, seats) for block, seats in plans if seats]
-        sizes = [_paged(seats[-1].start + seats[-1].nbytes) for _, seats in with_tensors]
-        memories = self._memories(sizes)
-        berths = [_berth(*plan, memory) for plan, memory in zip(with_tensors, memories, strict=True)]
+        plans = _plans(model)
+        memories = self._memories([_size(seats) for _, seats in plans])
+        berths = [_berth(*plan, memory) for plan, memory in zip(plans, memories, strict=True)]
         if device.type == "cpu":
             return Mapped(device, berths, paged=True)
         from lezo.model.visits import Visiting
@@ -304,6 +302,17 @@ def with_next(numbers: Sequence[int]) -> Iterator[tuple[int, int | None]]:
     return zip(numbers, [*numbers[1:], None], strict=False)  # none of none
 
 
+def block_bytes(model: nn.Module) -> list[int]:
+    """What each block of a model just made takes at home, in bytes."""
+    return [_size(seats) for _, seats in _plans(model)]
+
+
+def _plans(model: nn.Module) -> list[tuple[nn.Module, list[Seat]]]:
+    """The blocks that have tensors of their own, and these."""
+    plans = [(model.get_submodule(name), _seats(model, name)) for name in decoder_blocks(model)]
+    return [(block, seats) for block, seats in plans if seats]
+
+
 def _seats(model: nn.Module, block: str) -> list[Seat]:
     """The block's parameters that nothing outside it holds too."""
     own = model.get_submodule(block)
@@ -333,9 +342,10 @@ def _berth(block: nn.Module, seats: Sequence[Seat], memory: mmap.mmap) -> Berth:
     return Berth(block, seats, memory, tensors)
 
 
-def _paged(size: int) -> int:
-    """``size`` in whole pages, so that each block's memory can be mapped and let go of alone."""
-    return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+def _size(seats: Sequence[Seat]) -> int:
+    """Bytes in whole pages, so that each block's memory can be mapped and let go of alone."""
+    unit = mmap.ALLOCATIONGRANULARITY
+    return -(-(seats[-1].start + seats[-1].nbytes) // unit) * unit
 
 
 def _of_host(sizes: Sequence[int]) -> list[mmap.mmap]:

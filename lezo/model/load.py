@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -282,7 +283,10 @@ def _random(config: Any, dtype: torch.dtype, device: torch.device, seed: int, pl
 
 @contextmanager
 def _without_memory() -> Iterator[None]:
-    """While it lasts, modules are made with parameters that have shapes and no memory, and buffers as they are."""
+    """While it lasts, modules are made with parameters that have shapes and no memory, and buffers as they are.
+
+    Large ones have none from the start: what is let go of at once would still break the allocator's memory to pieces.
+    """
     register = nn.Module.register_parameter
 
     def registered(module: nn.Module, name: str, theta: nn.Parameter | None) -> None:
@@ -293,13 +297,34 @@ def _without_memory() -> Iterator[None]:
 
     nn.Module.register_parameter = registered  # type: ignore[assignment,method-assign]
     try:
-        yield
+        with _LargeOnMeta():
+            yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
+class _LargeOnMeta(TorchFunctionMode):
+    """torch.empty, which parameters are made by, gives large tensors no memory."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            bare = torch.empty(*args, **{**kwargs, "device": "meta"})
+            if bare.numel() > _SMALL:
+                return bare
+        return function(*args, **kwargs)
+
+
+_SMALL = 2**16  # elements
+
+
 def _give_memory(model: Any, place: Place, device: torch.device) -> None:
     """Let the parameters of a model made `_without_memory` be where they belong, without values."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            raise ModelError(
+                f"{type(model).__name__}: its buffer {name} cannot be made apart from its weights; expected model.home=device"
+            )
     model.tie_weights()  # which transformers 5.0 leaves undone on meta
     home = place.home(model, device)
     for places in holders(model).values():

@@ -10,7 +10,7 @@ from typing import Any
 from lezo import __version__
 from lezo.config.compose import quoted
 from lezo.config.methods import FirstOrderConfig, ZerothOrderConfig, method_name
-from lezo.config.schema import Calibration, RunConfig
+from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
 from lezo.runs.plan import Plan
@@ -37,6 +37,8 @@ def banner(config: RunConfig, plan: Plan, folder: Path) -> str:
         rows["optimizer"] = _optimizer(config, plan)
     rows["training"] = _training(config, plan)
     rows |= {"forwards": _forwards(config, plan), "memory": _memory(config, plan)}
+    if config.model.home is not Home.device:
+        rows["blocks"] = _blocks(config, plan)
     rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
     return table(rows, f"lezo {__version__}")
 
@@ -164,6 +166,19 @@ def _forwards(config: RunConfig, plan: Plan) -> str:
     counts = {**plan.forwards}
     training = f"{counts.pop('training')} training{backward}"
     return ", ".join([training, *(f"{count} {name}" for name, count in counts.items())])
+
+
+def _blocks(config: RunConfig, plan: Plan) -> str:
+    """Where they live, and what a step moves."""
+    visits = plan.visits
+    if visits is None:
+        return f"on the device: on a CPU model.home={config.model.home.name} is the same place"
+    place = "host memory" if config.model.home is Home.host else "a file"
+    moved = f"moves {size(visits.there)} to the device and {size(visits.back)} back"
+    if plan.device.type == "cpu":
+        moved = f"reads {size(visits.there)} of it and writes {size(visits.back)}, less what memory keeps"
+    rate = f"about {visits.seconds:,.1f} s at {visits.rate / 1e9:.3g} GB/s, {visits.source}"
+    return f"{size(visits.stored)} in {place}; a {'step' if config.trains else 'forward'} {moved}: {rate}"
 
 
 def _memory(config: RunConfig, plan: Plan) -> str:

@@ -145,10 +145,12 @@ def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str
     """The plan where rows are not packed, with the memory of probes of one sign; what is done instead."""
     how = "one sequence a row by the model's own forward"
     if config.method.zeroth_order:
-        sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(plan.blocks.keep))]
+        kept = plan.blocks.keep if plan.visits is None else min(plan.blocks.keep, 1)
+        sizes = [model.get_parameter(n).nbytes for n in plan.layout.active(range(kept))]
         copies = sum(sizes) + max(sizes)  # of one tensor both copies
         plan = replace(plan, memory=replace(plan.memory, update=copies))
-        how += ", one sign after the other on copies of all active tensors; about "
+        whose = "all active tensors" if plan.visits is None else "a block's active tensors at a time"
+        how += f", one sign after the other on copies of {whose}; about "
         how += f"{size(plan.memory.total)} expected in all, of which {size(copies)} copies"
     return plan, how + (", not compiled" if config.model.compile else "")
 

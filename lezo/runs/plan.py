@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lezo.config.schema import RunConfig
+from lezo.config.schema import Home, RunConfig
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_NEW_TOKENS, Encoded
 from lezo.data.pack import unit_length
 from lezo.model.adapter import Adapter, attach
 from lezo.model.evaluate import score_chunks
 from lezo.model.forward import VOCABULARY_CHUNK
+from lezo.model.home import Place, block_bytes
 from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
 from lezo.model.load import ModelError, skeleton
@@ -38,6 +39,25 @@ class Memory:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.update + self.activations
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Blocks that live elsewhere. ``stored``: bytes there; ``there``, ``back``: bytes a step to the device and back home.
+
+    Of packed rows; plain ones take each sign in a forward of its own. ``rate``: bytes a second, as ``source`` says.
+    """
+
+    stored: int
+    there: int
+    back: int
+    rate: float
+    source: str
+
+    @property
+    def seconds(self) -> float:
+        """What a step takes at least: while blocks compute others come, in an update they come and go in turns."""
+        return (self.there + self.back) / self.rate
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,7 @@ class Plan:
     prompts_at_once: int
     memory: Memory
     forwards: dict[str, int]
+    visits: Visits | None = None
 
     @property
     def dtype_name(self) -> str:
@@ -84,6 +105,7 @@ def make_plan(config: RunConfig) -> Plan:
     lengths = [len(ids) for example in examples for ids in example.input_ids]
     meta_model, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
     parameters = sum(p.numel() for p in meta_model.parameters())
+    at_home = _at_home(config, meta_model, device)
     if adapter is not None:
         attach(meta_model, adapter)
     tensors = layout(meta_model)
@@ -94,6 +116,7 @@ def make_plan(config: RunConfig) -> Plan:
             f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
         )
     weights = sum(p.nbytes for p in meta_model.parameters())
+    weights += 2 * max(at_home, default=0) - sum(at_home)  # two of them are on the device at a time
     size = ForwardSize(parts.model_config.get_text_config(), dtype, len(tensors.blocks))
     update, training = 0, []
     if config.trains:
@@ -124,7 +147,43 @@ def make_plan(config: RunConfig) -> Plan:
         prompts_at_once=prompts_at_once,
         memory=Memory(weights, update, max(forwards)),
         forwards=_forwards(config, train, dev, test, prompts_at_once),
+        visits=_visits(config, at_home, blocks, len(train), device) if at_home else None,
     )
+
+
+def _at_home(config: RunConfig, meta_model: Any, device: torch.device) -> list[int]:
+    """Bytes of each block that lives elsewhere than on the device."""
+    return block_bytes(meta_model) if Place(config.model.home.value).is_elsewhere(device) else []
+
+
+def _visits(
+    config: RunConfig, at_home: Sequence[int], blocks: BlockChooser, rows: int, device: torch.device
+) -> Visits:
+    """A forward over each micro-batch is a visit of all blocks; an update one of those that move, unless adapters do."""
+    drawn = min(config.train.batch_size, rows)
+    forwards = -(-drawn // (config.train.micro_batch_size or drawn or 1)) if config.trains else 1
+    moving = blocks.keep * sum(at_home) // len(at_home) if config.trains and config.peft.name == "none" else 0
+    if config.model.home is Home.disk:
+        return Visits(sum(at_home), forwards * sum(at_home) + moving, moving, DISK_RATE, "assumed")
+    rate = copy_rate(device)
+    return Visits(sum(at_home), forwards * sum(at_home) + moving, moving, rate, "as one copy just ran")
+
+
+DISK_RATE = 2e9
+"""Bytes a second that a disk is assumed to read and write."""
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second from pinned host memory to a CUDA device, by one timed copy."""
+    there = torch.empty(2**26, dtype=torch.uint8, device=device)
+    here = torch.empty(2**26, dtype=torch.uint8).pin_memory()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    there.copy_(here, non_blocking=True)
+    begin.record()
+    there.copy_(here, non_blocking=True)
+    end.record()
+    end.synchronize()
+    return there.nbytes / max(begin.elapsed_time(end) / 1000, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -249,7 +308,8 @@ def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: B
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
-        return blocks.keep * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
+        kept = min(blocks.keep, 1) if config.model.home is not Home.device else blocks.keep
+        return kept * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
     by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
     outside = [named[name] for name in tensors.non_block]
     whole = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import lezo
-from tests.pretend_cuda.order import Order
+from tests.pretend_cuda.order import HOST, Order
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
@@ -131,8 +131,12 @@ class PretendGpu:
         """The host waits for all that the device was given, or up to the operator ``mark``."""
         assert not self.capturing, f"{what} while a graph is captured, at {where()}"
         self.reached = self.operators if mark is None else max(mark, self.reached)
-        if mark is None:
+        if what == "synchronize":
             self.order.all_done()
+        elif mark is None:  # what the present stream was given; others may still be at work
+            self.order.learns(
+                HOST, self.order.known_to(self.order.stream_of(torch.device("cuda", self.current)))
+            )
         self.waits.append(Wait(what, where(), threading.current_thread().name))
 
     def inside(self, work: Callable[..., Any]) -> Callable[..., Any]:

@@ -75,7 +75,9 @@ class Order:
             for other, tick, line in before:
                 behind = other in (actor, HOST) or tick <= own.get(other, 0)
                 verb = "written" if writes else "read"
-                assert behind, f"{what} {verb} by {actor} at {where} while {other} may still use it, of {line}"
+                assert behind, (
+                    f"{what} {verb} by {actor} at {where} while {other} may still use it, of {line}"
+                )
             own[actor] = own.get(actor, 0) + 1
             if writes:
                 uses.writer, uses.readers = (actor, own[actor], where), {}

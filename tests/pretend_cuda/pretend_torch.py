@@ -92,7 +92,9 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "device_count": lambda: gpu.visible,
         "set_device": chosen,
         "current_device": lambda: gpu.current,
-        "current_stream": lambda device=None: Stream(at := torch.device("cuda", index(device)), gpu.order.stream_of(at)),
+        "current_stream": lambda device=None: Stream(
+            at := torch.device("cuda", index(device)), gpu.order.stream_of(at)
+        ),
         "Stream": Stream,
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: (0, 0),

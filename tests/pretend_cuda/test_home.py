@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lezo.cli.replay import main as replay
 from lezo.model import visits
-from lezo.model.home import home_of
-from lezo.model.visits import FromDisk, FromHost, Visiting
-from lezo.zo.zeroth_order import ZerothOrder
+from lezo.model.visits import FromHost, Visiting
 from tests.lezo.whole_runs import Ran, typed
-from tests.pretend_cuda.conftest import assert_right
 
 pytestmark = pytest.mark.pretend_cuda
 
@@ -39,7 +34,7 @@ def right(ran: Ran, gpu: Any, *, steps: int = 2) -> None:
     ("name", "optim", "words"),
     [
         ("saved opt", "mezo", ["task=copa", "train.micro_batch_size=2"]),
-        ("llama", "lezo", ["train.steps=4", "save_model=true"]),
+        ("llama", "lezo", ["train.steps=4"]),
         ("opt", "lezo", ["peft=lora", "task=copa"]),
         ("qwen2", "lezo", ["task=squad"]),
     ],

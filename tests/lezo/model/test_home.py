@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +38,12 @@ def same(one: Ran, other: Ran) -> None:
 
 WORDS = {
     "lezo": ["optim.sparsity=0.5", "optim.weight_decay=0.01", "save_model=true"],
-    "mezo in fp16": ["optim=mezo", "model.dtype=float16", "optim.rounding=stochastic", "train.micro_batch_size=5"],
+    "mezo in fp16": [
+        "optim=mezo",
+        "model.dtype=float16",
+        "optim.rounding=stochastic",
+        "train.micro_batch_size=5",
+    ],
     "answers that are generated": ["task=squad", "train.steps=1", "train.eval_every=1"],
     "lora": ["peft=lora", "task=copa"],
     "prefix": ["peft=prefix", "task=copa", "optim.sparsity=0.5"],
@@ -88,7 +88,9 @@ def test_a_run_goes_on_where_its_blocks_lived_elsewhere(
     code, out, err = typed("lezo-replay", replay, monkeypatch, capsys)("out", "replay.verify=true")
     assert (code, "everything is right" in out, homes) == (0, True, ["Mapped"]), err
     options = ["replay.home=device", "replay.out=model"]
-    assert typed("lezo-replay", replay, monkeypatch, capsys)("out", *options)[0] == 0 and homes[1:] == ["Home"]
+    assert typed("lezo-replay", replay, monkeypatch, capsys)("out", *options)[0] == 0 and homes[1:] == [
+        "Home"
+    ]
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -109,7 +111,10 @@ def at_home(folder: Path, name: str = "opt", dtype: torch.dtype = torch.float32)
     small_model(name).save_pretrained(folder / "saved", max_shard_size="12KB")
     source = Source(str(folder / "saved"))
     options: dict[str, Any] = {"dtype": dtype, "device": CPU, "seed": 0}
-    models = [load_hashed(source, load_config(source), **options, place=Place(k, folder)) for k in ("device", "disk")]
+    models = [
+        load_hashed(source, load_config(source), **options, place=Place(k, folder))
+        for k in ("device", "disk")
+    ]
     assert models[0][1].values() and [*models[0][1].values()] == [*models[1][1].values()]
     return models[0][0], models[1][0], source
 
@@ -156,7 +161,11 @@ def resident(memory: mmap.mmap) -> int:
     address, size = torch.frombuffer(memory, dtype=torch.uint8).data_ptr(), 0
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0] and line.split()[0].replace("-", "").isalnum() and ":" not in line.split()[0]:
+        if (
+            "-" in line.split()[0]
+            and line.split()[0].replace("-", "").isalnum()
+            and ":" not in line.split()[0]
+        ):
             low, high = (int(end, 16) for end in line.split()[0].split("-"))
             inside = low <= address < high
         elif inside and line.startswith("Rss:"):
@@ -180,7 +189,8 @@ def test_random_weights_are_those_on_the_device(tmp_path: Path) -> None:
     source = Source(str(tmp_path), random_weights=True)
     options: dict[str, Any] = {"dtype": torch.float16, "device": CPU, "seed": 3}
     models = [
-        load_hashed(source, load_config(source), **options, place=Place(k, tmp_path))[0] for k in ("device", "disk")
+        load_hashed(source, load_config(source), **options, place=Place(k, tmp_path))[0]
+        for k in ("device", "disk")
     ]
     device, disk = models
     assert weights_hash(device) == weights_hash(disk)
