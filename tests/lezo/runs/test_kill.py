@@ -24,6 +24,6 @@ def test_two_kills_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optim", ["lezo", "mezo", "fo-sgd", "fo-adamw"])
+@pytest.mark.parametrize("optim", ["lezo", "lezo-disk", "mezo", "fo-sgd", "fo-adamw"])
 def test_twenty_kills_change_nothing(optim: str, tmp_path: Path) -> None:
     kill(tmp_path, optim, 20)
