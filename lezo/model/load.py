@@ -19,8 +19,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lezo.model.hashes import weights_hash
-from lezo.model.home import Home, Place, home_of
+from lezo.model.home import Home, home_of
 from lezo.model.layout import decoder, decoder_blocks
+from lezo.model.place import Place
 from lezo.model.tensor_stream import holders, outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (

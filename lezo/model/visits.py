@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lezo.model.home import Berth, Elsewhere, anonymous, with_next
+from lezo.model.berths import Berth, anonymous
+from lezo.model.home import Elsewhere, with_next
 from lezo.model.weights import ModelError
 
 

@@ -20,10 +20,10 @@ from lezo.model.evaluate import Evaluator, one_minus_metric
 from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, widest_mode
 from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
-from lezo.model.home import Place
 from lezo.model.layout import Layout, layout
 from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
+from lezo.model.place import Place
 from lezo.noise.seeds import VERSION
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.format import size

@@ -16,12 +16,13 @@ from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_NEW_TOKENS, Encoded
 from lezo.data.pack import unit_length
 from lezo.model.adapter import Adapter, attach
+from lezo.model.berths import block_bytes
 from lezo.model.evaluate import score_chunks
 from lezo.model.forward import VOCABULARY_CHUNK
-from lezo.model.home import Place, block_bytes
 from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
 from lezo.model.load import ModelError, skeleton
+from lezo.model.place import Place
 from lezo.runs.prepare import Prepared, adapter_of, device_of, dtype_of, prepare
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.parts import blocks_of

@@ -20,9 +20,9 @@ from lezo.config.schema import Home, ReplayConfig
 from lezo.model.adapter import Adapter
 from lezo.model.device import named_device
 from lezo.model.hashes import tokenizer_hash, weights_hash
-from lezo.model.home import Place
 from lezo.model.layout import layout
 from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenizer
+from lezo.model.place import Place
 from lezo.noise import seeds
 from lezo.records.files import FolderError
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, PREFIX_START, RESULT

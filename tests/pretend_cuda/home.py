@@ -20,8 +20,9 @@ from unittest import mock
 from lezo.config.compose import compose
 from lezo.data.batches import Batches
 from lezo.data.encode import Encoded
-from lezo.model import home, load
+from lezo.model import berths, load
 from lezo.model.forward import Network
+from lezo.model.place import Place
 from lezo.model.visits import FromHost
 from lezo.runs.build import BaseModel, make_optimizer
 from lezo.runs.plan import ForwardSize, make_plan
@@ -37,8 +38,8 @@ TOKENS, RATE, GB = 2048, 25e9, 1e9
 def without_weights() -> Iterator[None]:
     """While it lasts, memory at home is made once for each size, and nobody fills it or checks what there is."""
     make = cache(lambda size: mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    shared = mock.patch.object(home, "anonymous", lambda sizes: [make(size) for size in sizes])
-    roomy = mock.patch.object(home, "available", lambda: float("inf"))
+    shared = mock.patch.object(berths, "anonymous", lambda sizes: [make(size) for size in sizes])
+    roomy = mock.patch.object(berths, "available", lambda: float("inf"))
     unwritten = mock.patch.object(FromHost, "store", lambda *_: None)
     with shared, roomy, unwritten, mock.patch.object(load, "_fill", lambda *_: None):
         yield
@@ -66,7 +67,7 @@ def counted(model: str, *words: str) -> Iterator[tuple[str, int, int, Any]]:
         for method, more in (("lezo", ["optim.sparsity=0.75"]), ("mezo", [])):
             config = compose([*given, f"optim={method}", *more, "train.batch_size=1", *words]).config
             plan = make_plan(config)
-            parts, place = plan.parts, home.Place("host")
+            parts, place = plan.parts, Place("host")
             if base is None:
                 options: dict[str, Any] = {
                     "dtype": plan.dtype,

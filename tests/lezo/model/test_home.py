@@ -13,10 +13,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from lezo.cli.replay import main as replay
-from lezo.model import home
+from lezo.model import berths, home
 from lezo.model.hashes import weights_hash
-from lezo.model.home import Place, home_of
+from lezo.model.home import home_of
 from lezo.model.load import Source, load_config, load_hashed, rebase
+from lezo.model.place import Place
 from lezo.model.weights import ModelError
 from tests.lezo.small_models import CONFIGS, CPU, small_model
 from tests.lezo.whole_runs import Ran, Runner, little_model, timeless, typed
@@ -228,6 +229,6 @@ def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_host_memory_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "available", lambda: 1e3)
+    monkeypatch.setattr(berths, "available", lambda: 1e3)
     with pytest.raises(ModelError, match="0.0 GB available.*model.home=disk"):
         Place("host").home(small_model(), torch.device("cuda", 0))
