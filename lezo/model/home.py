@@ -84,14 +84,11 @@ class Elsewhere(Home):
         self.device: torch.device = device
         self.berths, self.paged = berths, paged
         self._rooms = {
-            id(seat.held): tensor
-            for berth in berths
-            for seat, tensor in zip(berth.seats, berth.tensors, strict=True)
+            id(seat.held): (berth, place) for berth in berths for place, seat in enumerate(berth.seats)
         }
-        self.thetas: list[list[Tensor]] = []  # of each block, as its modules hold them outside visits
-        self._of: dict[
-            int, tuple[int, int]
-        ] = {}  # such a parameter's identity -> its block's number and its seat's
+        # Of each block, as its modules hold them outside visits; by their identities the block's number and the seat's.
+        self.thetas: list[list[Tensor]] = []
+        self._of: dict[int, tuple[int, int]] = {}
 
     @property
     def keeps_pages(self) -> bool:
@@ -100,22 +97,25 @@ class Elsewhere(Home):
 
     def empty(self, stand_in: Tensor) -> Tensor:
         """At home, if the tensor is a block's."""
-        own = self._rooms.get(id(stand_in))
-        return super().empty(stand_in) if own is None else own
+        if (room := self._rooms.get(id(stand_in))) is None:
+            return super().empty(stand_in)
+        return room[0].tensors[room[1]]
 
     def receive(self, stand_in: Tensor, value: Tensor) -> Tensor:
         """A copy, at home if the tensor is a block's."""
-        own = self._rooms.get(id(stand_in))
-        return value.to(self.device, copy=True) if own is None else own.copy_(value)
+        if (room := self._rooms.get(id(stand_in))) is None:
+            return value.to(self.device, copy=True)
+        return self._moved_in(*room, value)
 
     @torch.no_grad()
     def take(self, model: nn.Module) -> None:
         """See `Home.take`: from now on a block that is called is on the device meanwhile."""
         self._rooms = {}
         for berth in self.berths:
-            for seat, tensor in zip(berth.seats, berth.tensors, strict=True):
-                if seat.held.data_ptr() != tensor.data_ptr():
-                    seat.hold(nn.Parameter(tensor.copy_(seat.held), seat.held.requires_grad))
+            for place, (seat, tensor) in enumerate(zip(berth.seats, berth.tensors, strict=True)):
+                if seat.held.data_ptr() != tensor.data_ptr():  # a model that was read all at once
+                    own = self._moved_in(berth, place, seat.held)
+                    seat.hold(nn.Parameter(own, seat.held.requires_grad))
         self.thetas = [[seat.held for seat in berth.seats] for berth in self.berths]
         for number, berth in enumerate(self.berths):
             self._of |= {id(theta): (number, place) for place, theta in enumerate(self.thetas[number])}
@@ -123,6 +123,13 @@ class Elsewhere(Home):
             berth.block.register_forward_hook(lambda *_, number=number: self.end(number), always_call=True)
         self._move_rest(model)
         model.lezo_home = self  # type: ignore[assignment]
+
+    def _moved_in(self, berth: Berth, place: int, value: Tensor) -> Tensor:
+        """The tensor of a seat, with this value."""
+        tensor = berth.tensors[place].copy_(value)
+        if self.paged:
+            berth.let_go(berth.seats[place])
+        return tensor
 
     def begin(self, number: int) -> None:
         """A block is about to run. The next to run is the one after it."""

@@ -184,7 +184,8 @@ def copy_rate(device: torch.device) -> float:
     there.copy_(here, non_blocking=True)
     end.record()
     end.synchronize()
-    return there.nbytes / max(begin.elapsed_time(end) / 1000, 1e-6)
+    seconds: float = begin.elapsed_time(end) / 1000
+    return there.nbytes / max(seconds, 1e-6)
 
 
 @dataclass(frozen=True)

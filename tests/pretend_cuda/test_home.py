@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,17 +30,16 @@ def right(ran: Ran, gpu: Any, *, steps: int = 2) -> None:
     assert gpu.order.shared and gpu.launches and not gpu.replays
 
 
-@pytest.mark.parametrize("home", ["host", "disk"])
 @pytest.mark.parametrize(
-    ("name", "optim", "words"),
+    ("name", "optim", "home", "words"),
     [
-        ("saved opt", "mezo", ["task=copa", "train.micro_batch_size=2"]),
-        ("llama", "lezo", ["train.steps=4"]),
-        ("opt", "lezo", ["peft=lora", "task=copa"]),
-        ("qwen2", "lezo", ["task=squad"]),
+        ("saved opt", "mezo", "host", ["task=copa", "train.micro_batch_size=2"]),
+        ("opt", "lezo", "disk", ["peft=lora", "task=copa"]),
+        pytest.param("llama", "lezo", "disk", ["train.steps=4"], marks=pytest.mark.slow),
+        pytest.param("qwen2", "lezo", "host", ["task=squad"], marks=pytest.mark.slow),
     ],
 )
-def test_a_run(on_gpu: OnGpu, family: Family, name: str, optim: str, words: list[str], home: str) -> None:
+def test_a_run(on_gpu: OnGpu, family: Family, name: str, optim: str, home: str, words: list[str]) -> None:
     ran, gpu = on_gpu(*family(name, optim), *words, f"model.home={home}")
     right(ran, gpu, steps=4 if "train.steps=4" in words else 2)
 
@@ -60,7 +60,8 @@ def test_it_goes_on_and_is_replayed(
     assert code == 0 and "everything is right" in out, (out, err)
 
 
-def test_plain_rows_and_the_metric(on_gpu: OnGpu, family: Family) -> None:
+@pytest.mark.slow
+def test_a_metric_as_objective(on_gpu: OnGpu, family: Family) -> None:
     ran, gpu = on_gpu(*family("opt", "mezo"), "optim.objective=metric", "task=sst2", "model.home=host")
     assert ran.code == 0, ran.err
     assert gpu.order.shared and gpu.launches
@@ -126,6 +127,4 @@ def test_a_fault_is_noticed(
     fault(monkeypatch)
     ran, _ = on_gpu(*family("opt", "mezo"), f"model.home={home}")
     assert ran.code == 1
-    import re
-
     assert re.search(said, ran.err), ran.err

@@ -37,25 +37,26 @@ def same(one: Ran, other: Ran) -> None:
     assert [*map(timeless, one.rows("metrics.jsonl"))] == [*map(timeless, other.rows("metrics.jsonl"))]
 
 
-WORDS = {
+SHORT = ["task.num_train=12", "task.num_dev=4", "task.num_test=4", "train.steps=2", "train.eval_every=1"]
+FP16 = ["optim=mezo", "model.dtype=float16", "optim.rounding=stochastic", "train.micro_batch_size=5"]
+RUNS = {
     "lezo": ["optim.sparsity=0.5", "optim.weight_decay=0.01", "save_model=true"],
-    "mezo in fp16": [
-        "optim=mezo",
-        "model.dtype=float16",
-        "optim.rounding=stochastic",
-        "train.micro_batch_size=5",
-    ],
-    "answers that are generated": ["task=squad", "train.steps=1", "train.eval_every=1"],
+    "mezo in fp16": [*FP16, "task=copa"],
+    "answers that are generated": ["task=squad", "train.steps=1"],
     "lora": ["peft=lora", "task=copa"],
+}
+MORE = {
     "prefix": ["peft=prefix", "task=copa", "optim.sparsity=0.5"],
-    "the metric": ["optim=mezo", "optim.objective=metric", "task=sst2", "train.steps=2"],
+    "the metric": ["optim=mezo", "optim.objective=metric", "task=sst2"],
     "a fitted head": ["optim=lp"],
 }
+SLOW = [pytest.param(words, marks=pytest.mark.slow) for words in MORE.values()]
 
 
-@pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
+@pytest.mark.parametrize("words", [*RUNS.values(), *SLOW], ids=[*RUNS, *MORE])
 def test_a_run_is_the_one_on_the_device(lezo_run: Runner, words: list[str]) -> None:
-    one, other = lezo_run(*words, folder="device"), lezo_run(*words, DISK, folder="disk")
+    one = lezo_run(*SHORT, *words, folder="device")
+    other = lezo_run(*SHORT, *words, DISK, folder="disk")
     same(one, other)
     if "save_model=true" in words:
         files = [sorted((ran.folder / "model").iterdir()) for ran in (one, other)]
@@ -68,7 +69,7 @@ def test_plain_rows_are_those_on_the_device(lezo_run: Runner) -> None:
     config = BloomConfig(vocab_size=1024, hidden_size=32, n_layer=3, n_head=2)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained("bloom")
-    words = ["model=hf", "model.path=bloom", "data=sample", "optim.lr=1e-3", "optim.sparsity=0.5"]
+    words = [*SHORT, "model=hf", "model.path=bloom", "data=sample", "optim.lr=1e-3", "optim.sparsity=0.5"]
     one, other = lezo_run(*words, folder="device"), lezo_run(*words, DISK, folder="disk")
     same(one, other)
     assert other.result["rows"].startswith("plain")
@@ -79,11 +80,11 @@ def test_a_run_goes_on_where_its_blocks_lived_elsewhere(
     lezo_run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From a checkpoint and from the journal, back to the best step, and replayed by the run's own configuration."""
-    words = ["train.checkpoint_every=2", "task=copa"]
-    whole = lezo_run(*words, "train.steps=6", folder="whole")
+    words = [*SHORT, "train.checkpoint_every=2", "task=copa"]
+    whole = lezo_run(*words, "train.steps=5", folder="whole")
     lezo_run(*words, DISK, "train.steps=3")
-    lezo_run(*words, "train.steps=5", "resume=auto")
-    ended = lezo_run(*words, DISK, "train.steps=6", "resume=auto")
+    lezo_run(*words, "train.steps=4", "resume=auto")
+    ended = lezo_run(*words, DISK, "train.steps=5", "resume=auto")
     assert whole.result["weights"] == ended.result["weights"]
     homes = watched(monkeypatch)
     code, out, err = typed("lezo-replay", replay, monkeypatch, capsys)("out", "replay.verify=true")
