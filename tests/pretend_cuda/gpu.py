@@ -158,7 +158,7 @@ class PretendGpu:
                 args, kwargs = tree_map(self.pretended, (args, kwargs))
             result = operator(*args, **kwargs)
         self.operators += 1
-        if self.order.shared or not self.order.is_default():
+        if not self.capturing and (self.order.shared or not self.order.is_default()):
             self.order.ran(operator, args, kwargs, where())
         made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         self.used |= {device.index for device in made if device.type == "cuda"}

@@ -163,8 +163,7 @@ class within:
 
     def __enter__(self) -> None:
         self.before = getattr(self.thread, "streams", {})
-        if not self.stream.gpu.capturing:
-            self.thread.streams = {**self.before, self.stream.device.index: self.stream.name}
+        self.thread.streams = {**self.before, self.stream.device.index: self.stream.name}
 
     def __exit__(self, *exception: Any) -> None:
         self.thread.streams = self.before
