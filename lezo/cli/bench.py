@@ -7,7 +7,7 @@ from typing import Any
 
 from lezo.cli.run import command_line, complain
 from lezo.config.compose import Composed, command, compose
-from lezo.config.schema import ConfigError
+from lezo.config.schema import ConfigError, Home
 from lezo.ranks.launcher import refuse_several
 from lezo.runs.terminal import open_streams
 
@@ -91,6 +91,9 @@ def _composed(arguments: Any) -> Composed:
         raise ConfigError([f"optim={composed.config.optim.name}: {reason}"])
     if composed.config.dry_run:
         raise ConfigError(["dry_run=true: lezo-bench times steps; lezo-run dry_run=true prints the plan"])
+    if composed.config.model.home is not Home.device:
+        reason = "lezo-bench times steps of a model that is all on the device; leave it out"
+        raise ConfigError([f"model.home={composed.config.model.home.name}: {reason}"])
     return composed
 
 

@@ -25,6 +25,8 @@ Options
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
   replay.devices auto or [cuda:0,cuda:1]: blocks over several devices, in place of one
+  replay.home    where blocks live: device, host or disk   [as the run's configuration says]
+  replay.home_dir  folder for the file of disk       [the run's own, else RUN]
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lezo.config.methods import METHODS, NO_METHOD, Part
-from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets, DType, RunConfig
+from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets, DType, Home, RunConfig
 from lezo.tasks import TASKS, Task
 from lezo.tasks.registry import NAME, RegistryError
 
@@ -139,6 +139,10 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
         yield f"model={model.name}: expected a folder or hub id; add model.path=DIR or model.path=OWNER/NAME"
     if model.devices is not None and model.device != "auto":
         yield f"model.device={model.device}: model.devices names the devices too; leave out one of them"
+    if model.home_dir is not None and model.home is not Home.disk:
+        yield f"model.home_dir={model.home_dir}: only model.home=disk has a file; add model.home=disk"
+    if model.devices is not None and model.home is not Home.device:
+        yield f"model.home={model.home.name}: blocks visit one device, and model.devices spreads them; leave out one of them"
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
         if path is not None and (problem := _path_problem(path)) is not None:
             yield f"{key}={path}: {problem}"
@@ -200,8 +204,13 @@ def _peft_problems(config: RunConfig) -> Iterator[str]:
     name = config.peft.name
     if name == "head" and config.composition is not None and config.composition.blocks != Part("all"):
         yield "peft=head: leaves no decoder block anything to skip; expected a method that moves all blocks, such as optim=mezo"
+    if config.first_order and config.model.home is not Home.device:
+        reason = f"{config.optim.name} keeps gradients and moments of all blocks on the device"
+        yield f"model.home={config.model.home.name}: {reason}; expected a zeroth-order one, or model.home=device"
     if not config.model.compile:
         return
+    if config.model.home is not Home.device:
+        yield f"model.compile=true: with model.home={config.model.home.name} blocks run as they are; leave out one of them"
     if config.first_order:
         yield f"model.compile=true: {config.optim.name} runs blocks as they are; expected a zeroth-order one"
     if config.minimises_metric:

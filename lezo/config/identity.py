@@ -16,7 +16,7 @@ from lezo.tasks import TASKS
 # How a run is made, not which.
 IGNORED = (
     *("log", "resume", "dry_run", "sweep", "inspect", "bench"),
-    *("model.cuda_graphs", "model.devices", "train.rank_timeout"),
+    *("model.cuda_graphs", "model.devices", "model.home", "model.home_dir", "train.rank_timeout"),
 )
 CHANGEABLE = ("save_model", "train.checkpoint_every", "train.keep_checkpoints", "model.device")
 _BY_HASH = (

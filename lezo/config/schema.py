@@ -51,6 +51,14 @@ class DType(Enum):
     float32 = "float32"
 
 
+class Home(Enum):
+    """Where decoder blocks live; from elsewhere they visit the device. On a CPU ``host`` is ``device``."""
+
+    device = "device"
+    host = "host"
+    disk = "disk"
+
+
 class DemoSets(Enum):
     """Whose demonstrations: the same in every prompt, or each test example's own, as ICL is published."""
 
@@ -156,7 +164,9 @@ class PrefixConfig(PeftConfig):
 
 @dataclass
 class ModelConfig:
-    """``devices``: None, "auto", or a list of devices over which the blocks are placed."""
+    """``devices``: None, "auto", or a list of devices over which the blocks are placed. ``home_dir``: folder of the file that holds
+    the blocks of home=disk while a run lasts; None the run's own.
+    """
 
     name: str = MISSING
     path: str | None = None
@@ -169,6 +179,8 @@ class ModelConfig:
     random_weights: bool = False
     compile: bool = False
     cuda_graphs: bool = True
+    home: Home = Home.device
+    home_dir: str | None = None
     lr: LearningRates = field(default_factory=LearningRates)
     lora_lr: LearningRates = field(default_factory=LearningRates)
     prefix_lr: LearningRates = field(default_factory=LearningRates)
@@ -297,7 +309,8 @@ class RunConfig:
     @property
     def replays_blocks(self) -> bool:
         """Whether on CUDA the blocks' forwards of a step are recorded and replayed."""
-        return self.composition is not None and self.model.cuda_graphs and not self.model.compile
+        stay = self.model.home is Home.device  # a recording reads weights where they were
+        return self.composition is not None and self.model.cuda_graphs and not self.model.compile and stay
 
     @property
     def first_order(self) -> bool:
@@ -316,6 +329,7 @@ class ReplayConfig:
     """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/.
 
     ``base``: folder or hub id of the base model where it is not where the run found it. ``devices``: as in `ModelConfig`.
+    ``home``, ``home_dir``: None the run's own `ModelConfig`'s, where there is one device.
     """
 
     step: int | None = None
@@ -324,6 +338,8 @@ class ReplayConfig:
     base: str | None = None
     device: str = "auto"
     devices: Any = ranged(None, DEVICES)
+    home: Home | None = None
+    home_dir: str | None = None
 
 
 @dataclass

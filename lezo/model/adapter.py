@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lezo.model.hashes import weights_hash
+from lezo.model.home import home_of
 from lezo.model.layout import decoder_blocks
 from lezo.model.load import ModelError
 from lezo.model.prefix import Prefixes, activations
@@ -70,7 +71,8 @@ def attach(model: Any, adapter: Adapter) -> None:
         import peft
 
         _refuse_targets(model, adapter.targets)
-        peft.inject_adapter_in_model(_config(model, adapter, ""), model)
+        with home_of(model).on_device():  # where the adapter's tensors will be: with those they stand beside
+            peft.inject_adapter_in_model(_config(model, adapter, ""), model)
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.data = parameter.data.float()
     elif adapter.name == "prefix":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lezo.data.encode import Encoded
+from lezo.model.home import home_of
 
 PIECE = 2**24  # bytes of a device's tensor that are in host memory at a time
 
@@ -25,8 +26,15 @@ def weights_hash(model: nn.Module, known: Mapping[Tensor, str] | None = None) ->
     """
     named, digests = list(model.named_parameters()), dict[Tensor, str](known or {})
     unknown = [parameter for _, parameter in named if parameter not in digests]
+    home = home_of(model)
+
+    def hashed(parameter: Tensor) -> str:
+        digest = tensor_hash(parameter)
+        home.let_go(parameter)
+        return digest
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
-        digests.update(zip(unknown, threads.map(tensor_hash, unknown), strict=True))
+        digests.update(zip(unknown, threads.map(hashed, unknown), strict=True))
     return named_hash((name, digests[parameter]) for name, parameter in named)
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
 from lezo.model.hashes import weights_hash
+from lezo.model.home import Home, home_of
 from lezo.model.layout import decoder, decoder_blocks
-from lezo.model.placement import Placement, built, follow, settle
-from lezo.model.tensor_stream import outline
+from lezo.model.place import Place
+from lezo.model.placement import Placement, follow
+from lezo.model.tensor_stream import holders, outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
     WeightFiles,
@@ -121,27 +124,35 @@ def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.devic
 
 
 def load_hashed(
-    source: Source, config: Any, *, dtype: torch.dtype, placement: Placement, seed: int
+    source: Source,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    placement: Placement,
+    seed: int,
+    place: Place = Place(),  # noqa: B008 - frozen
 ) -> tuple[Any, Mapping[Tensor, str]]:
     """As `load`, on the devices of ``placement``, which forwards follow; and the hash of each parameter that was read from
     safetensors, one at a time (see `weights_hash`).
+
+    ``place``: where the blocks live, to which each tensor is read, or drawn, straight.
     """
     _quiet()
     if source.random_weights:
-        model = _random(config, dtype, placement, seed)
+        model = _random(config, dtype, placement, seed, place)
         follow(model, placement)
         return model, {}
     with reading("the weights of", source.path):
         files = _files(source, config)
         try:
-            model, info, hashed = _read(files, config, dtype, placement)
+            model, info, hashed, home = _read(files, config, dtype, placement, place)
         except (RuntimeError, NotImplementedError):
             _refuse_shapes(source.path, files, config)
             raise
     _refuse_other_weights(source.path, model, info)
     _tie(source.path, model, config)
     _freeze_other_senses(model)
-    model = settle(model, placement).eval()
+    (home or place.home(model, placement)).take(model.eval())
     follow(model, placement)
     _refuse_non_finite(source.path, model, dtype)
     return model, {theta: hashed[theta] for theta in model.parameters() if theta in hashed}
@@ -152,13 +163,13 @@ def _files(source: Source, config: Any) -> WeightFiles:
 
 
 def _read(
-    files: WeightFiles, config: Any, dtype: torch.dtype, placement: Placement
-) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str]]:
+    files: WeightFiles, config: Any, dtype: torch.dtype, placement: Placement, place: Place
+) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str], Home | None]:
     """Tensor by tensor where that is all there is to it; else through host memory, as transformers does it."""
     if (outlined := outline(files, config, dtype)) is None:
-        return *read_weights(files, config, dtype), {}
-    hashed = outlined.load(placement)
-    return outlined.model, outlined.info, hashed
+        return *read_weights(files, config, dtype), {}, None
+    home = place.home(outlined.model, placement)
+    return outlined.model, outlined.info, outlined.load(home), home
 
 
 def _tie(path: str, model: Any, config: Any) -> None:
@@ -203,10 +214,11 @@ def _read_again(model: nn.Module, source: Source, config: Any) -> str:
     with reading("the weights of", source.path):
         outlined = outline(_files(source, config), config, dtype)
         if outlined is not None and theta.keys() <= set(outlined.names.values()):
-            return outlined.load_into(theta)
+            return outlined.load_into(theta, home_of(model))
     base = load(source, config, dtype=dtype, device=torch.device("cpu"), seed=0)
     for name, weight in base.named_parameters():
         theta[name].copy_(weight)
+        home_of(model).let_go(theta[name])
     return weights_hash(model)
 
 
@@ -261,19 +273,73 @@ def set_dropout(model: nn.Module, rate: float) -> None:
                 setattr(module, name, rate)
 
 
-def _random(config: Any, dtype: torch.dtype, placement: Placement, seed: int) -> Any:
-    make, device = transformers.AutoModelForCausalLM.from_config, placement.home
-    made = partial(make, config, dtype=dtype, trust_remote_code=False)
-    if len(placement.devices) > 1:
-        model = built(made, placement)
-    else:
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            torch.device(device),
-        ):
-            model = made()
+def _random(config: Any, dtype: torch.dtype, placement: Placement, seed: int, place: Place) -> Any:
+    device = placement.home
+    apart = len(placement.devices) > 1 or place.is_elsewhere(device)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.device(device),
+        _without_memory() if apart else nullcontext(),
+    ):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    if apart:
+        _give_memory(model, place.home(model, placement))
     _fill(model, seed)
     return model.eval()
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """While it lasts, modules are made with parameters that have shapes and no memory, and buffers as they are.
+
+    Large ones have none from the start: what is let go of at once would still break the allocator's memory to pieces.
+    """
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, theta: nn.Parameter | None) -> None:
+        if theta is not None:
+            bare = torch.empty(theta.shape, dtype=theta.dtype, device="meta")
+            theta = nn.Parameter(bare, theta.requires_grad)
+        register(module, name, theta)
+
+    nn.Module.register_parameter = registered  # type: ignore[assignment,method-assign]
+    try:
+        with _LargeOnMeta():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+class _LargeOnMeta(TorchFunctionMode):
+    """torch.empty, which parameters are made by, gives large tensors no memory."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            bare = torch.empty(*args, **{**kwargs, "device": "meta"})
+            if bare.numel() > _SMALL:
+                return bare
+        return function(*args, **kwargs)
+
+
+_SMALL = 2**16  # elements
+
+
+def _give_memory(model: Any, home: Home) -> None:
+    """Let the parameters of a model made `_without_memory` be where they belong, without values."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            raise ModelError(
+                f"{type(model).__name__}: its buffer {name} cannot be made apart from its weights; expected model.home=device"
+            )
+    model.tie_weights()  # which transformers 5.0 leaves undone on meta
+    for name, places in holders(model).items():
+        stand_in = places[0][0][places[0][1]]
+        if stand_in.is_meta:
+            tensor = nn.Parameter(home.empty(name, stand_in), stand_in.requires_grad)
+            for table, leaf in places:
+                table[leaf] = tensor
+    home.take(model)
 
 
 @torch.no_grad()
@@ -285,6 +351,7 @@ def _fill(model: nn.Module, seed: int) -> None:
             directions.update_(theta.zero_(), seeds.derive(seed, "random weights"), name, scale, 0.0)
         else:
             theta.fill_(float(name.endswith("weight")))
+        home_of(model).let_go(theta)
 
 
 def _quiet() -> None:
@@ -372,7 +439,9 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
 
 def _refuse_non_finite(path: str, model: nn.Module, dtype: torch.dtype) -> None:
     for name, theta in model.named_parameters():
-        if theta.numel() and not torch.stack(torch.aminmax(theta.detach())).isfinite().all():
+        finite = not theta.numel() or bool(torch.stack(torch.aminmax(theta.detach())).isfinite().all())
+        home_of(model).let_go(theta)
+        if not finite:
             wider = " (or model.dtype=bfloat16 or float32)" if dtype is torch.float16 else ""
             raise ModelError(
                 f"{path}: {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; expected finite "

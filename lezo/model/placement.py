@@ -6,7 +6,6 @@ A forward follows its weights: what a module is called with is moved to the modu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,32 +101,6 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor
     made = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
     return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
-
-
-def built(make: Callable[[], Any], placement: Placement) -> Any:
-    """The model that ``make`` builds, its parameters without values, each on its device; no memory ever holds them all."""
-    with _weightless(), torch.random.fork_rng(devices=[]):
-        model = make()
-    model.tie_weights()  # which transformers 5.0 leaves undone on meta
-    return settle(model, placement)
-
-
-@contextmanager
-def _weightless() -> Iterator[None]:
-    """While it lasts, modules' parameters are on meta. Buffers, which are computed as a module is made, are real."""
-    modules: Any = nn.Module
-    register = modules.register_parameter
-
-    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:
-            param = nn.Parameter(param.to("meta"), param.requires_grad)
-        register(module, name, param)
-
-    modules.register_parameter = on_meta
-    try:
-        yield
-    finally:
-        modules.register_parameter = register
 
 
 def follow(model: Any, placement: Placement) -> None:

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lezo.model.hashes import named_hash, tensor_hash
-from lezo.model.placement import Placement, settle
+from lezo.model.home import Home
 from lezo.model.weights import WeightFiles, quantised
 
 OPENED = 2**24  # elements of tensors that are read before a file's pages are let go of
@@ -44,28 +44,30 @@ class Outline:
     cast: bool
 
     @torch.no_grad()
-    def load(self, placement: Placement) -> dict[Tensor, str]:
-        """Give the model its weights, each on its device. Returns the hash of each parameter (see `tensor_hash`)."""
-        holders, digests = _holders(self.model), dict[Tensor, str]()
+    def load(self, home: Home) -> dict[Tensor, str]:
+        """Give the model its weights where they belong, but not what is in no file: buffers that are computed.
+
+        Returns the hash of each parameter (see `tensor_hash`).
+        """
+        held, digests = holders(self.model), dict[Tensor, str]()
 
         def put(name: str, stored: Tensor) -> None:
-            places = holders[name]
+            places = held[name]
             stand_in = places[0][0][places[0][1]]
             value = stored.to(stand_in.dtype)
-            digest, tensor = tensor_hash(value), value.to(placement.device(name))
+            digest, tensor = tensor_hash(value), home.receive(name, stand_in, value)
             if isinstance(stand_in, nn.Parameter):
                 tensor = nn.Parameter(tensor, stand_in.requires_grad)
                 digests[tensor] = digest
             for table, leaf in places:
                 table[leaf] = tensor
 
-        keeps_pages = placement.home.type == "cpu" and not self.cast
+        keeps_pages = home.keeps_pages and not self.cast
         read(self.files, self.names, put, opened=math.inf if keeps_pages else OPENED)
-        settle(self.model, placement)  # what is in no file: buffers that are computed
         return digests
 
     @torch.no_grad()
-    def load_into(self, theta: Mapping[str, Tensor]) -> str:
+    def load_into(self, theta: Mapping[str, Tensor], home: Home) -> str:
         """Copy the weights into another model's parameters, by their names. Returns the hash of them all."""
         digests = dict[str, str]()
 
@@ -74,6 +76,7 @@ class Outline:
                 value = stored.to(theta[name].dtype)
                 digests[name] = tensor_hash(value)
                 theta[name].copy_(value)
+                home.let_go(theta[name])
 
         read(self.files, self.names, copied)
         return named_hash((name, digests[name]) for name in theta)
@@ -180,7 +183,7 @@ def _taken(model: nn.Module, stand_ins: Mapping[str, Tensor]) -> dict[str, str] 
     return taken if named.keys() & model.state_dict().keys() <= set(taken.values()) else None
 
 
-def _holders(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+def holders(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
     """Where each parameter and buffer is kept: one place and more where it is tied."""
     found: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for module in model.modules():

@@ -11,7 +11,7 @@ from typing import Any
 from lezo import __version__
 from lezo.config.compose import quoted
 from lezo.config.methods import FirstOrderConfig, ZerothOrderConfig, method_name
-from lezo.config.schema import Calibration, RunConfig
+from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
 from lezo.runs.plan import Plan
@@ -41,6 +41,8 @@ def banner(config: RunConfig, plan: Plan, folder: Path, ranks: int = 1) -> str:
     if ranks > 1:
         rows["ranks"] = _ranks(config, plan, ranks)
     rows["memory"] = _memory(config, plan) + (" on each rank" if ranks > 1 else "")
+    if config.model.home is not Home.device:
+        rows["blocks"] = _blocks(config, plan)
     rows["folder"] = "none: dry_run=true runs nothing" if config.dry_run else str(folder)
     return table(rows, f"lezo {__version__}")
 
@@ -194,6 +196,19 @@ def _ranks(config: RunConfig, plan: Plan, ranks: int) -> str:
         fitting = f"train.micro_batch_size={-(-size // ranks)}"
         idle = f"; {ranks - parts} have none, {fitting} gives each one (the same run up to rounding)"
     return f"{ranks}, which share the {parts} forward{'s' if parts > 1 else ''} of a step and those of an evaluation{idle}"
+
+
+def _blocks(config: RunConfig, plan: Plan) -> str:
+    """Where they live, and what a step moves."""
+    visits = plan.visits
+    if visits is None:
+        return f"on the device: on a CPU model.home={config.model.home.name} is the same place"
+    place = "host memory" if config.model.home is Home.host else "a file"
+    moved = f"moves {size(visits.there)} to the device and {size(visits.back)} back"
+    if plan.device.type == "cpu":
+        moved = f"reads {size(visits.there)} of it and writes {size(visits.back)}, less what memory keeps"
+    rate = f"about {visits.seconds:,.1f} s at {visits.rate / 1e9:.3g} GB/s, {visits.source}"
+    return f"{size(visits.stored)} in {place}; a {'step' if config.trains else 'forward'} {moved}: {rate}"
 
 
 def _memory(config: RunConfig, plan: Plan) -> str:

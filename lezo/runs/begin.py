@@ -153,7 +153,8 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
     config, ranks = request.config, request.ranks
     goes_on = folder.holds_run and not made_no_step(folder.path)
     ranks.tell(Start.of(request.composed).words())
-    loaded = load_model(config, plan, request.out.print, folder.path / PREFIX_START if goes_on else None)
+    known = folder.path / PREFIX_START if goes_on else None
+    loaded = load_model(config, plan, request.out.print, known, folder.path)
     share_start(ranks, loaded)
     header = make_header(request.composed.yaml, config, loaded)
     refuse_other_starts(ranks, header.origin)

@@ -13,7 +13,7 @@ from torch import nn
 
 from lezo.config.identity import run_hash
 from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
-from lezo.config.schema import RunConfig
+from lezo.config.schema import Home, RunConfig
 from lezo.data.batches import Batches, BatchKind, Share
 from lezo.model.adapter import Adapter, Attached
 from lezo.model.evaluate import Evaluator, one_minus_metric
@@ -23,6 +23,7 @@ from lezo.model.hashes import examples_hash, tokenizer_hash, weights_hash
 from lezo.model.layout import Layout, layout
 from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
+from lezo.model.place import Place
 from lezo.model.placement import Placement
 from lezo.noise.seeds import VERSION
 from lezo.ranks.ranks import ALONE, Ranks
@@ -54,10 +55,13 @@ class BaseModel:
         dtype: torch.dtype,
         placement: Placement,
         seed: int,
+        place: Place = Place(),  # noqa: B008 - frozen
     ) -> None:
-        """``config``: the model's own. Raises ModelError."""
+        """``config``: the model's own; ``place``: where its blocks live. Raises ModelError."""
         self.source, self.config, self.tokenizer, self.seed = source, config, tokenizer, seed
-        self.model, self._hashed = load_hashed(source, config, dtype=dtype, placement=placement, seed=seed)
+        self.model, self._hashed = load_hashed(
+            source, config, dtype=dtype, placement=placement, seed=seed, place=place
+        )
         self.adapter: Attached | None = None
 
     def attach(self, adapter: Adapter, start: Path | None) -> None:
@@ -104,13 +108,21 @@ class LoadedModel:
 
 
 def load_model(
-    config: RunConfig, plan: Plan, say: Callable[[str], None], start: Path | None = None
+    config: RunConfig,
+    plan: Plan,
+    say: Callable[[str], None],
+    start: Path | None = None,
+    folder: Path | None = None,
 ) -> LoadedModel:
-    """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one."""
+    """The model as training takes it. ``start``: the file of a prefix's first values, where a run had one.
+
+    ``folder``: the run's, for the file of model.home=disk.
+    """
     parts, optim, held = plan.parts, config.optim, resident_memory()
     say(f"loading {parts.source.path}")
     given = parts.source, parts.model_config, parts.tokenizer
-    base = BaseModel(*given, dtype=plan.dtype, placement=plan.placement, seed=config.seed)
+    place = place_of_blocks(config.model.home, config.model.home_dir, folder)
+    base = BaseModel(*given, dtype=plan.dtype, placement=plan.placement, seed=config.seed, place=place)
     network = network_for(
         base.model,
         layout(base.model),
@@ -127,14 +139,21 @@ def load_model(
     return LoadedModel(plan, network, base, held)
 
 
+def place_of_blocks(home: Home, given: str | None, folder: Path | None) -> Place:
+    """Where the blocks live; the file of ``disk`` in the folder ``given``, else in the run's."""
+    return Place(home.value, folder if given is None else Path(given).expanduser())
+
+
 def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str]:
     """The plan where rows are not packed, with the memory of probes of one sign; what is done instead."""
     how = "one sequence a row by the model's own forward"
     if config.method.zeroth_order:
-        copies = [_copies(model, own, plan.blocks.keep) for own in shares_of(plan.layout, plan.placement)]
+        kept = plan.blocks.keep if plan.visits is None else min(plan.blocks.keep, 1)
+        copies = [_copies(model, own, kept) for own in shares_of(plan.layout, plan.placement)]
         pairs = zip(plan.memories, copies, strict=True)
         plan = replace(plan, memories=tuple(replace(memory, update=update) for memory, update in pairs))
-        how += ", one sign after the other on copies of all active tensors; about "
+        whose = "all active tensors" if plan.visits is None else "a block's active tensors at a time"
+        how += f", one sign after the other on copies of {whose}; about "
         how += f"{size(plan.memory.total)} expected in all, of which {size(sum(copies))} copies"
     return plan, how + (", not compiled" if config.model.compile else "")
 

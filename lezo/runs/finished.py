@@ -31,7 +31,7 @@ def plan_of_finished(request: Request, folder: RunFolder) -> Plan | None:
     plan, origin = show_plan(request), result.get("origin")
     weights = str((origin or {}).get("weights"))
     if model_moved(path, yaml):
-        weights = load_model(config, plan, request.out.print, path / PREFIX_START).base.first_hash()
+        weights = load_model(config, plan, request.out.print, path / PREFIX_START, path).base.first_hash()
     refuse_other_provenance(path, origin, provenance(yaml, plan, weights))
     return plan
 
@@ -61,7 +61,7 @@ def summary_of(result: Result, folder: Path) -> str:
 def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:
     """Write the model of a finished run, made again without a step. Raises FolderError for another one."""
     config, path = request.config, folder.path
-    loaded = load_model(config, plan, request.out.print, path / PREFIX_START)
+    loaded = load_model(config, plan, request.out.print, path / PREFIX_START, path)
     header = make_header(request.composed.yaml, config, loaded)
     refuse_other_provenance(path, result.get("origin"), header.origin)
     if config.trains:

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lezo.config.schema import RunConfig
+from lezo.config.schema import Home, RunConfig
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_NEW_TOKENS, Encoded
 from lezo.data.pack import unit_length
 from lezo.model.adapter import Adapter, attach
+from lezo.model.berths import block_bytes
 from lezo.model.evaluate import score_chunks
 from lezo.model.forward import VOCABULARY_CHUNK
 from lezo.model.layout import Layout, layout
 from lezo.model.linear_probe import refuse_long_answers
 from lezo.model.load import ModelError, skeleton
+from lezo.model.place import Place
 from lezo.model.placement import Placement, placed
 from lezo.runs.prepare import Prepared, adapter_of, devices_of, dtype_of, prepare
 from lezo.zo.blocks import BlockChooser
@@ -40,6 +42,25 @@ class Memory:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.update + self.activations
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Blocks that live elsewhere. ``stored``: bytes there; ``there``, ``back``: bytes a step to the device and back home.
+
+    Of packed rows; plain ones take each sign in a forward of its own. ``rate``: bytes a second, as ``source`` says.
+    """
+
+    stored: int
+    there: int
+    back: int
+    rate: float
+    source: str
+
+    @property
+    def seconds(self) -> float:
+        """What a step takes at least: while blocks compute others come, in an update they come and go in turns."""
+        return (self.there + self.back) / self.rate
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,7 @@ class Plan:
     prompts_at_once: int
     memories: tuple[Memory, ...]
     forwards: dict[str, int]
+    visits: Visits | None = None
 
     @property
     def device(self) -> torch.device:
@@ -99,6 +121,7 @@ def make_plan(config: RunConfig) -> Plan:
     meta_model, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
     placement = placed(meta_model, devices)
     parameters = sum(p.numel() for p in meta_model.parameters())
+    at_home = _at_home(config, meta_model, placement.home)
     if adapter is not None:
         attach(meta_model, adapter)
     tensors = layout(meta_model)
@@ -111,7 +134,9 @@ def make_plan(config: RunConfig) -> Plan:
     shares = shares_of(tensors, placement)
     shape, rows = parts.model_config.get_text_config(), config.eval.batch_size
     sizes = [ForwardSize(shape, dtype, len(own.blocks), place == 0) for place, own in enumerate(shares)]
-    steps = [Memory(n, 0, 0, _free(d)) for n, d in zip(_weights(meta_model, placement), devices, strict=True)]
+    held = _weights(meta_model, placement)
+    held[0] += 2 * max(at_home, default=0) - sum(at_home)  # two of them are on the device at a time
+    steps = [Memory(n, 0, 0, _free(d)) for n, d in zip(held, devices, strict=True)]
     if config.trains:
         count = min(config.train.micro_batch_size or config.train.batch_size, len(train))
         longest, skips = sorted(train, key=unit_length)[-count:], blocks.keep < len(tensors.blocks)
@@ -147,6 +172,7 @@ def make_plan(config: RunConfig) -> Plan:
             for step, evaluation in zip(steps, evaluations, strict=True)
         ),
         forwards=_forwards(config, train, dev, test, prompts_at_once),
+        visits=_visits(config, at_home, blocks, len(train), placement.home) if at_home else None,
     )
 
 
@@ -170,6 +196,42 @@ def _weights(meta_model: nn.Module, placement: Placement) -> list[int]:
     for name, parameter in meta_model.named_parameters():
         held[placement.place(name)] += parameter.nbytes
     return held
+
+
+def _at_home(config: RunConfig, meta_model: Any, device: torch.device) -> list[int]:
+    """Bytes of each block that lives elsewhere than on the device."""
+    return block_bytes(meta_model) if Place(config.model.home.value).is_elsewhere(device) else []
+
+
+def _visits(
+    config: RunConfig, at_home: Sequence[int], blocks: BlockChooser, rows: int, device: torch.device
+) -> Visits:
+    """A forward over each micro-batch is a visit of all blocks; an update one of those that move, unless adapters do."""
+    drawn = min(config.train.batch_size, rows)
+    forwards = -(-drawn // (config.train.micro_batch_size or drawn or 1)) if config.trains else 1
+    moving = blocks.keep * sum(at_home) // len(at_home) if config.trains and config.peft.name == "none" else 0
+    if config.model.home is Home.disk:
+        return Visits(sum(at_home), forwards * sum(at_home) + moving, moving, DISK_RATE, "assumed")
+    rate = copy_rate(device)
+    return Visits(sum(at_home), forwards * sum(at_home) + moving, moving, rate, "as one copy just ran")
+
+
+DISK_RATE = 2e9
+"""Bytes a second that a disk is assumed to read and write."""
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second from pinned host memory to a CUDA device, by one timed copy."""
+    there = torch.empty(2**26, dtype=torch.uint8, device=device)
+    here = torch.empty(2**26, dtype=torch.uint8).pin_memory()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    there.copy_(here, non_blocking=True)
+    begin.record()
+    there.copy_(here, non_blocking=True)
+    end.record()
+    end.synchronize()
+    seconds: float = begin.elapsed_time(end) / 1000
+    return there.nbytes / max(seconds, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -302,8 +364,8 @@ def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: B
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
-        moving = min(blocks.keep, len(sizes))
-        return moving * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
+        kept = min(blocks.keep, 1) if config.model.home is not Home.device else min(blocks.keep, len(sizes))
+        return kept * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
     by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
     outside = [named[name] for name in tensors.non_block]
     whole = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]

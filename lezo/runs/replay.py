@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lezo.config.identity import run_hash
-from lezo.config.schema import ReplayConfig
+from lezo.config.identity import run_hash, settings
+from lezo.config.schema import Home, ReplayConfig
 from lezo.model.adapter import Adapter
 from lezo.model.device import named_device, named_devices
 from lezo.model.hashes import tokenizer_hash, weights_hash
 from lezo.model.layout import layout
 from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenizer, skeleton
+from lezo.model.place import Place
 from lezo.model.placement import Placement, placed
 from lezo.noise import seeds
 from lezo.records.files import FolderError
@@ -32,7 +33,7 @@ from lezo.records.rows import TrainRow
 from lezo.records.schema import Header, ReplaySpec, Result
 from lezo.records.strict import read_result, read_rows
 from lezo.runs import console
-from lezo.runs.build import BaseModel
+from lezo.runs.build import BaseModel, place_of_blocks
 from lezo.runs.resume import events_of_journal, events_of_rows
 from lezo.zo.parts import refuse_unknown, updates_of
 from lezo.zo.timeline import Timeline
@@ -156,7 +157,9 @@ class Replay:
         self.out.print(f"loading {source.path}")
         dtype, config = _dtype(self.file, origin.dtype), load_config(source)
         placement = _placement(options, config, dtype)
-        base = BaseModel(source, config, tokenizer, dtype=dtype, placement=placement, seed=recipe.seed)
+        place = self._place(options) if options.devices is None else Place()
+        given = source, config, tokenizer
+        base = BaseModel(*given, dtype=dtype, placement=placement, seed=recipe.seed, place=place)
         if recipe.peft is not None:
             base.attach(_adapter(self.file, recipe.peft), self.folder / PREFIX_START)
         if (weights := base.first_hash()) != origin.weights:
@@ -167,6 +170,12 @@ class Replay:
                 f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones{of_prefix}"
             )
         return base
+
+    def _place(self, options: ReplayConfig) -> Place:
+        """Where the options, else the run's configuration, let the blocks live."""
+        of_run = _settings(self.folder / CONFIG)
+        home = options.home or Home(of_run.get("model.home", "device"))
+        return place_of_blocks(home, options.home_dir or of_run.get("model.home_dir"), self.folder)
 
 
 def _placement(options: ReplayConfig, config: Any, dtype: torch.dtype) -> Placement:
@@ -232,6 +241,14 @@ def _adapter(file: Path, settings: Mapping[str, Any]) -> Adapter:
         return Adapter.of(settings)
     except (ValueError, TypeError, KeyError) as error:
         raise JournalError(f"{file}: not the settings of an adapter ({error})") from None
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    """A run's, or none of a file that is missing or damaged, which `Replay.problems` finds."""
+    try:
+        return settings(config.read_text(encoding="utf-8"))
+    except Exception:
+        return {}
 
 
 def _run_hash(config: Path) -> str | None:

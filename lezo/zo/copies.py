@@ -10,12 +10,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from lezo.model.home import Slot
 from lezo.noise.directions import Pair
 from lezo.zo.direction import Direction, perturbations
 from lezo.zo.step import Stopwatch
-
-Slot = tuple[str, nn.Module, str]
-"""A tensor's name in the model, the module that owns it, and its name there."""
 
 _STRIDE = 256  # bytes; every copy begins at a multiple, as torch's own allocations do
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lezo.data.pack import Batch
+from lezo.model.forward import replaced
+from lezo.model.home import Slot, home_of, slots
 from lezo.model.loss import contributions, gathered
 from lezo.noise import seeds
 from lezo.ranks.ranks import ALONE, Ranks
@@ -70,7 +73,8 @@ class PlainProbe(TwoSided):
     Both signs draw alike from torch's generators, as dropout does. Running statistics (the buffers of modules in
     training mode) start the same for both, and keep what theta - eps z made of them.
 
-    Memory: one copy of the active tensors, and a second of one of them. Noise is drawn once for each sign.
+    Memory: one copy of the active tensors, and a second of one of them. Noise is drawn once for each sign. Of blocks
+    that visit the device (`lezo.model.home`) a copy of one at a time, drawn again whenever it is called.
     """
 
     def __init__(
@@ -85,13 +89,36 @@ class PlainProbe(TwoSided):
     def __call__(self, batch: Any, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
         """(2,) in fp32 or wider: plus, minus. ValueError where the loss is not one number."""
         kept = {id(buffer): buffer.clone() for buffer in self._statistics()}
-        plus = self._at({**self._moved(active, 0, seed, eps), **kept}, batch, seed)
-        return torch.stack([plus, self._at(self._moved(active, 1, seed, eps), batch, seed)])
+        here, visiting = home_of(self.module).apart(slots(self.module, active))
 
-    def _moved(self, active: Sequence[str], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
+        def side(sign: int, kept: Mapping[int, Tensor]) -> Tensor:
+            with ExitStack() as stack:
+                for block, own in visiting.items():
+                    moved = partial(self._visit, block.forward, block, own, sign, seed, eps)
+                    stack.enter_context(replaced(block, moved))
+                return self._at({**self._moved(here, sign, seed, eps), **kept}, batch, seed)
+
+        return torch.stack([side(0, kept), side(1, {})])
+
+    def _moved(self, active: Sequence[Slot], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
         """Perturbed copies by the identity of what they stand in for."""
-        thetas = [(name, self.module.get_parameter(name)) for name in active]
+        thetas = [(name, module.get_parameter(leaf)) for name, module, leaf in active]
         return {id(theta): self.direction.perturb(theta, seed, name, eps)[sign] for name, theta in thetas}
+
+    def _visit(
+        self,
+        original: Callable[..., Any],
+        block: nn.Module,
+        active: Sequence[Slot],
+        sign: int,
+        seed: int,
+        eps: float,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """A block's forward on copies of what it holds now."""
+        with _standing_in(block, self._moved(active, sign, seed, eps)):
+            return original(*args, **kwargs)
 
     def _at(self, stand_ins: Mapping[int, Tensor], batch: Any, seed: int) -> Tensor:
         devices = list(dict.fromkeys(parameter.device for parameter in self.module.parameters()))

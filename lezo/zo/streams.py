@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from lezo.data.pack import Batch
 from lezo.model.forward import Network, replaced, wide_dtype
+from lezo.model.home import Slot, home_of, slots
 from lezo.model.layout import Layout
 from lezo.model.placement import mapped, placement_of
-from lezo.zo.copies import Copies, Part, Slot
+from lezo.zo.copies import Copies, Part
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.graphs import Recorder, Recordings
 from lezo.zo.lanes import Lanes
@@ -50,20 +51,20 @@ class Streams(Network):
     ) -> None:
         super().__init__(model)
         self.watch, self.direction, self._words = watch, direction, model.get_input_embeddings()
-        self._placement, self._recordings = placement_of(model), recordings
+        self._placement, self._recordings, self._home = placement_of(model), recordings, home_of(model)
         self.lanes = Lanes(self._placement.devices)
         self._copies: list[Copies] = []  # of each lane
         self._recorded: dict[tuple[int, int], Recordings] = {}  # by place and lane
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._blocks = {
-            model.get_submodule(module): _slots(model, names)
+            model.get_submodule(module): slots(model, names)
             for module, names in zip(layout.modules, layout.blocks, strict=True)
         }
         compile_ = partial(torch.compile, dynamic=True) if compiled else lambda forward: forward
         self._held = {block: [*block.parameters(), *block.buffers()] for block in self._blocks}
         self._forwards = {block: compile_(block.forward) for block in self._blocks}
         self._places = {model.get_submodule(name): self._placement.place(name) for name in layout.modules}
-        self._non_block = _by_owner(_slots(model, layout.non_block))
+        self._non_block = _by_owner(slots(model, layout.non_block))
         self._parts: dict[tuple[nn.Module, tuple[str, ...]], Part] = {}
         self._active: frozenset[str] = frozenset()
         self._found: tuple[dict[nn.Module, Part], dict[nn.Module, Part]] = {}, {}
@@ -83,8 +84,9 @@ class Streams(Network):
         whole = {module: part for module, part in (blocks | others).items() if module not in by_rows}
         while len(self._copies) < self.lanes.used(parts):
             self._copies.append(Copies(self.direction, self.watch))
-        for copies in self._copies[: self.lanes.used(parts)]:
-            copies.begin(whole, seed, eps)
+        with self._home.on_device():
+            for copies in self._copies[: self.lanes.used(parts)]:
+                copies.begin(whole, seed, eps)
         with ExitStack() as stack:
             for module, part in (blocks | others).items():
                 if module is not self.head:
@@ -253,11 +255,6 @@ class Streams(Network):
                 theta.detach(), self._seed, name, self._eps, rows=rows, dtype=dtype, out=out
             )
         return both
-
-
-def _slots(model: nn.Module, names: Sequence[str]) -> list[Slot]:
-    split = [(name, *name.rpartition(".")[::2]) for name in names]
-    return [(name, model.get_submodule(path), leaf) for name, path, leaf in split]
 
 
 def _by_owner(slots: Sequence[Slot]) -> dict[nn.Module, list[Slot]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lezo.model.home import home_of
 from lezo.records.checkpoint import Checkpoint
 from lezo.records.files import FolderError
 from lezo.records.journal import JournalFile
@@ -83,13 +84,14 @@ def _take(model: nn.Module, checkpoint: Checkpoint, optimizer: Optimizer | None)
     if (damage := checkpoint.damage()) is not None:
         raise FolderError(f"{damage}; {expected}")
     missing = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
-    state = {}
+    state, home = {}, home_of(model)
     for key, tensor in checkpoint.tensors():
         theta = missing.pop(key, None)
         if key.startswith("optimizer."):
             state[key.removeprefix("optimizer.")] = tensor
         elif theta is not None and (theta.shape, theta.dtype) == (tensor.shape, tensor.dtype):
             theta.copy_(tensor)
+            home.let_go(theta)
         else:
             raise FolderError(f"{checkpoint.path}: {key} is not a tensor of this model; {expected}")
     if missing:

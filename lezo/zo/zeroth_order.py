@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lezo.model.home import home_of
 from lezo.model.layout import Layout
 from lezo.noise import seeds
 from lezo.noise.operands import sent
@@ -39,7 +40,7 @@ class SeededUpdate:
         decay: float = 0.0,
         rounding: Literal["nearest", "stochastic"] = "nearest",
     ) -> None:
-        self.model, self.layout, self.direction = model, layout, direction
+        self.model, self.layout, self.direction, self.home = model, layout, direction, home_of(model)
         self.blocks, self._initial_blocks = blocks, deepcopy(blocks)
         self._chosen: tuple[int, int, tuple[int, ...]] | None = None  # the latest step, its seed, its blocks
         self.step_size = step_size or Constant()
@@ -66,11 +67,12 @@ class SeededUpdate:
         seed, active = self.drawn(step)
         if len(coefficients) > 1:  # with one direction the kernel checks it
             coefficients = coefficients.where(coefficients.isfinite().all(), math.nan)
-        thetas, decay = {name: self.theta[name] for name in active}, self.decay * self.step_size.share(step)
-        for number, coefficient in enumerate(coefficients):
-            along = seeds.direction_seed(seed, number)
-            each = {n: decay if number == 0 and decays(theta) else 0.0 for n, theta in thetas.items()}
-            update_all_(self.direction, thetas, along, coefficient, each, rounding=self.rounding)
+        decay = self.decay * self.step_size.share(step)
+        for thetas in self.home.updates({name: self.theta[name] for name in active}):
+            for number, coefficient in enumerate(coefficients):
+                along = seeds.direction_seed(seed, number)
+                each = {n: decay if number == 0 and decays(theta) else 0.0 for n, theta in thetas.items()}
+                update_all_(self.direction, thetas, along, coefficient, each, rounding=self.rounding)
 
     def learn(self, step: int, coefficients: Sequence[float]) -> None:
         """Tell a chooser of blocks that learns what step ``step`` came to."""

@@ -113,7 +113,11 @@ def test_one_variant_alone_prints_its_memory_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    "bad", ["optim=none", "optim=fo-sgd", "dry_run=true", "bench.repeats=0", "bench.variant=published", "-m"]
+    "bad",
+    [
+        *("optim=none", "optim=fo-sgd", "dry_run=true", "bench.repeats=0", "bench.variant=published"),
+        *("model.home=disk", "-m"),
+    ],
 )
 def test_a_bad_configuration_ends_with_2(
     bad: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -23,6 +23,7 @@ from lezo.config.schema import (
     DataConfig,
     DemoSets,
     DType,
+    Home,
     LogConfig,
     LoraConfig,
     ModelConfig,
@@ -186,6 +187,9 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
         ({"peft": PeftConfig("head")}, ["peft=head: ", "optim=mezo"]),
         ({"peft": PrefixConfig("prefix"), "model.compile": True}, ["model.compile=true: ", "prefix", "lora"]),
         ({"optim": SGD, "model.compile": True}, ["model.compile=true: ", "fo-sgd"]),
+        ({"optim": SGD, "model.home": Home.disk}, ["model.home=disk: ", "fo-sgd", "model.home=device"]),
+        ({"model.home": Home.host, "model.compile": True}, ["model.compile=true: ", "model.home=host"]),
+        ({"model.home_dir": ".", "model.home": Home.host}, ["model.home_dir=.: ", "model.home=disk"]),
         (
             {"optim.objective": Objective.metric, "model.compile": True},
             ["model.compile=true: ", "objective=metric"],

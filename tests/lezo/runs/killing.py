@@ -21,6 +21,7 @@ SMALL = [
 OPTIONS = {
     "lezo": ["optim=lezo", "optim.sparsity=0.5", "optim.weight_decay=0.01"],
     "over-two": ["optim=lezo", "optim.sparsity=0.5", "model.device=auto", "model.devices=[cpu,cpu]"],
+    "lezo-disk": ["optim=lezo", "optim.sparsity=0.5", "model.home=disk"],
     "mezo": ["optim=mezo", "model.dtype=float16", "optim.rounding=stochastic", "optim.lr=1e-5"],
     "fo-sgd": ["optim=fo-sgd", "optim.momentum=0.9", "optim.dropout=0.1"],
     "fo-adamw": ["optim=fo-adamw", "optim.dropout=0.1"],

@@ -22,6 +22,6 @@ def test_two_kills_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optim", ["lezo", "over-two", "mezo", "fo-sgd", "fo-adamw"])
+@pytest.mark.parametrize("optim", ["lezo", "over-two", "lezo-disk", "mezo", "fo-sgd", "fo-adamw"])
 def test_twenty_kills_change_nothing(optim: str, tmp_path: Path) -> None:
     kill(tmp_path, optim, 20)
