@@ -1,0 +1,92 @@
+"""Who is to blame where an exchange fails, by what processes say of themselves in a store that both can read."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from lezo.ranks import pulse
+from lezo.ranks.pulse import Pulse
+
+NAMES = ["here, process 10", "here, process 11", "there, process 12"]
+
+
+class Store:
+    """The store where processes meet, in this one."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def multi_get(self, keys: Sequence[str]) -> list[bytes]:
+        return [self.values[key].encode() for key in keys]
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pulse]]:
+    store = Store()
+    monkeypatch.setattr(pulse, "TCPStore", lambda *given, **options: None)
+    monkeypatch.setattr(pulse, "PrefixStore", lambda prefix, client: store)
+    for name, seconds in (("BEAT", 0.02), ("SILENT", 0.3), ("PATIENCE", 0.8)):
+        monkeypatch.setattr(pulse, name, seconds)
+    made = [Pulse("here", 1, rank, 3, 5.0, exits=False) for rank in range(3)]
+    for one in made:
+        one._tell()
+    for one in made:
+        one.start(lambda own: NAMES)
+    yield made
+    for one in made:
+        one.close()
+
+
+def test_a_process_that_falls_silent_is_named(three: list[Pulse]) -> None:
+    three[2].close()
+    assert (
+        three[0]
+        .why(RuntimeError("connection reset"))
+        .startswith("rank 2 (there, process 12) does not answer")
+    )
+    assert three[1].lost() == three[0].lost()
+
+
+def test_one_that_failed_says_why(three: list[Pulse]) -> None:
+    three[1].say(failed="out of memory")
+    assert three[0].why(RuntimeError("connection reset")) == "rank 1 (here, process 11) failed: out of memory"
+
+
+def test_one_that_ended_has_an_exit_code(three: list[Pulse]) -> None:
+    three[0].say(ended=130)
+    three[0].close()
+    assert three[2].why(RuntimeError("connection reset")) == "rank 0 (here, process 10) has ended"
+    assert (three[2].ended(0), three[2].ended(1)) == (130, None)
+
+
+def test_one_that_lives_and_does_not_come_is_named_by_where_it_is(three: list[Pulse]) -> None:
+    three[0].exchanges = three[2].exchanges = 7
+    time.sleep(0.2)
+    said = three[0].why(RuntimeError("Timed out waiting 5000ms for recv operation to complete"))
+    assert (
+        said == "rank 1 (here, process 11) did not come to where others waited for 5 s (train.rank_timeout)"
+    )
+
+
+def test_where_all_are_there_the_exchange_itself_is_to_blame(three: list[Pulse]) -> None:
+    assert three[0].why(RuntimeError("no route\nto host")) == "an exchange between the ranks failed: no route"
+    assert three[0].lost() is None
+
+
+def test_a_process_that_waits_for_a_gpu_ends_where_another_is_lost(
+    three: list[Pulse], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else would tell it."""
+    codes: list[int] = []
+    monkeypatch.setattr(pulse, "GONE", 0.2)
+    monkeypatch.setattr(pulse.os, "_exit", codes.append)
+    three[0].exits = True
+    three[1].close()
+    time.sleep(1.0)
+    three[0].close()
+    assert codes and set(codes) == {1}
+    assert "error: rank 1 (here, process 11) does not answer any more" in capsys.readouterr().err
