@@ -211,7 +211,7 @@ def _pin(owner: object, memories: Sequence[Tensor]) -> None:
     for memory in memories:
         if (code := int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))) != 0:
             raise ModelError(
-                f"model.home=host: the driver cannot pin {memory.nbytes / 1e9:.1f} GB of host memory (CUDA error {code}); "
-                "expected more free memory, or model.home=disk"
+                f"model.home: the driver cannot pin {memory.nbytes / 1e9:.1f} GB of host memory (CUDA error {code}); "
+                "expected more free memory, or model.home=disk, which pins two blocks only"
             )
         weakref.finalize(owner, runtime.cudaHostUnregister, memory.data_ptr())

@@ -174,7 +174,8 @@ class Replay:
     def _place(self, options: ReplayConfig) -> Place:
         """Where the options, else the run's configuration, let the blocks live."""
         of_run = _settings(self.folder / CONFIG)
-        home = options.home or Home(of_run.get("model.home", "device"))
+        known = {home.value: home for home in Home}
+        home = options.home or known.get(str(of_run.get("model.home")), Home.device)
         return place_of_blocks(home, options.home_dir or of_run.get("model.home_dir"), self.folder)
 
 

@@ -18,9 +18,12 @@ from lezo.model.hashes import weights_hash
 from lezo.model.home import home_of
 from lezo.model.load import Source, load_config, load_hashed, rebase
 from lezo.model.place import Place
+from lezo.model.placement import Placement
 from lezo.model.weights import ModelError
 from tests.lezo.small_models import CONFIGS, CPU, small_model
 from tests.lezo.whole_runs import Ran, Runner, little_model, timeless, typed
+
+HERE = Placement((CPU,))
 
 DISK = "model.home=disk"
 
@@ -112,7 +115,7 @@ def at_home(folder: Path, name: str = "opt", dtype: torch.dtype = torch.float32)
     """A saved small model, loaded to the device and to a file."""
     small_model(name).save_pretrained(folder / "saved", max_shard_size="12KB")
     source = Source(str(folder / "saved"))
-    options: dict[str, Any] = {"dtype": dtype, "device": CPU, "seed": 0}
+    options: dict[str, Any] = {"dtype": dtype, "placement": HERE, "seed": 0}
     models = [
         load_hashed(source, load_config(source), **options, place=Place(k, folder))
         for k in ("device", "disk")
@@ -189,7 +192,7 @@ def test_a_block_that_has_run_is_let_go_of(tmp_path: Path) -> None:
 def test_random_weights_are_those_on_the_device(tmp_path: Path) -> None:
     CONFIGS["qwen2-tied"].save_pretrained(tmp_path)
     source = Source(str(tmp_path), random_weights=True)
-    options: dict[str, Any] = {"dtype": torch.float16, "device": CPU, "seed": 3}
+    options: dict[str, Any] = {"dtype": torch.float16, "placement": HERE, "seed": 3}
     models = [
         load_hashed(source, load_config(source), **options, place=Place(k, tmp_path))[0]
         for k in ("device", "disk")
@@ -208,14 +211,14 @@ def test_random_weights_are_those_on_the_device(tmp_path: Path) -> None:
 
 
 def test_host_is_the_device_on_a_cpu() -> None:
-    assert type(Place("host").home(small_model(), CPU)) is home.Home
+    assert type(Place("host").home(small_model(), HERE)) is home.Home
 
 
 def test_a_tensor_that_is_used_outside_its_block_stays_on_the_device(tmp_path: Path) -> None:
     model = small_model()
     first, second, *_ = model.model.decoder.layers
     second.fc1.weight = first.fc1.weight
-    found = Place("disk", tmp_path).home(model, CPU)
+    found = Place("disk", tmp_path).home(model, HERE)
     seats = [len(berth.seats) for berth in found.berths]  # type: ignore[attr-defined]
     assert seats == [15, 15, 16, 16]
 
@@ -226,10 +229,10 @@ def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ModelError, match="No space left.*model.home_dir=DIR"):
-        Place("disk", tmp_path).home(small_model(), CPU)
+        Place("disk", tmp_path).home(small_model(), HERE)
 
 
 def test_host_memory_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(berths, "available", lambda: 1e3)
     with pytest.raises(ModelError, match="0.0 GB available.*model.home=disk"):
-        Place("host").home(small_model(), torch.device("cuda", 0))
+        Place("host").home(small_model(), Placement((torch.device("cuda", 0),)))
