@@ -3,17 +3,17 @@
 Inside ``PretendGpu()`` torch believes in ``visible`` devices. An operator whose operands are not all where they must
 be raises, as on a GPU; a device without an index, or of a number that is not visible, does so too, which torch is less
 strict about. Triton's kernels are compiled for real (``pretend_driver``). What is copied to the host are zeros, and a
-bool that is read is True, so that a whole run goes on from there. Not pretended: values, memory, time, autograd.
+bool that is read is True, so that a whole run goes on from there. Streams are ordered by what waits for what
+(``order``). Not pretended: values, memory, time, autograd.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-import lezo
+from tests.pretend_cuda.order import Actor, Memory, Order, Stream, where
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
-HOME = Path(lezo.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -40,44 +39,25 @@ class Wait:
     thread: str
 
 
-class Stream:
-    """torch.cuda.Stream. ``done``: of each stream how far it was when what comes next here begins (`Order`)."""
-
-    def __init__(self, device: Any) -> None:
-        self.device = PretendGpu.present.checked(device)
-        self.done: dict[Stream, int] = {}
-
-    def wait_stream(self, other: Stream) -> None:
-        """What comes next here begins when the other stream has done all it was told to so far."""
-        for stream, far in other.done.items():
-            self.done[stream] = max(far, self.done.get(stream, 0))
-
-    def record_event(self) -> Stream:
-        """What is waited for where all that the stream was told to so far must be done."""
-        mark = Stream(self.device)
-        mark.done = dict(self.done)
-        return mark
-
-    def wait_event(self, mark: Stream) -> None:
-        """What comes next here begins when that is done."""
-        self.wait_stream(mark)
-
-
 class Graph:
-    """torch.cuda.CUDAGraph: while it is captured nothing may wait for the device."""
+    """torch.cuda.CUDAGraph: while it is captured nothing may wait for the device.
+
+    ``reads`` and ``writes``: what it used, and what the graphs of its pool share.
+    """
 
     def __init__(self) -> None:
         self.gpu = PretendGpu.present
+        self.reads, self.writes = set[Memory](), set[Memory]()
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         """From here on nothing is computed."""
-        assert (
-            self.gpu.capturing is None and capture_error_mode == "thread_local"
-        )  # another thread packs batches
-        assert pool not in self.gpu.pools or self.gpu.pools[pool] == self.gpu.current, (
-            "a pool of another device"
-        )
-        self.device = self.gpu.pools[pool] = self.gpu.capturing = self.gpu.current
+        gpu, self.device, self.thread = self.gpu, self.gpu.current, threading.get_ident()
+        assert gpu.capturing is None and capture_error_mode == "thread_local"  # another thread packs batches
+        assert gpu.stream(self.device).side, "a capture in a default stream"
+        of, shared = gpu.pools.setdefault(pool, (self.device, Memory(f"pool {pool} of graphs")))
+        assert of == self.device, "a pool of another device"
+        self.writes.add(shared)
+        gpu.capturing = self
 
     def capture_end(self) -> None:
         """Until here."""
@@ -87,6 +67,7 @@ class Graph:
         """It is computed."""
         self.gpu.replays += 1
         self.gpu.operators += 1
+        self.gpu.order.use(self.gpu.stream(self.device), self.reads, self.writes)
 
 
 class PretendGpu:
@@ -102,7 +83,7 @@ class PretendGpu:
     """The one of the context that lasts."""
 
     def __init__(self, visible: int = 1) -> None:
-        self.visible, self.operators, self.reached = visible, 0, 0
+        self.visible, self.operators = visible, 0
         self.used: set[int | None] = set()
         self.waits: list[Wait] = []
         self.steps: list[list[Wait]] = []
@@ -114,8 +95,9 @@ class PretendGpu:
         self.mode = _SharedMode()
         self.lock, self.thread = threading.RLock(), threading.local()  # one fake mode serves all threads
         self.stack = contextlib.ExitStack()
-        self.capturing: int | None = None  # the number of the device
-        self.pools: dict[Any, int] = {}
+        self.order = Order(self)
+        self.capturing: Graph | None = None
+        self.pools: dict[Any, tuple[int, Memory]] = {}  # by device
         self.carried: list[tuple[Any, ...]] = []  # copies between devices: from, to, shape
         self.timed: set[int | None] = set()  # numbers of devices on which phases were timed
         self.streams: dict[int, Stream] = {}  # those that a device has without being asked
@@ -166,7 +148,7 @@ class PretendGpu:
     def stream(self, number: int) -> Stream:
         """The current stream of a device in this thread."""
         if number not in self.streams:
-            self.streams[number] = Stream(torch.device("cuda", number))
+            self.streams[number] = Stream(self, torch.device("cuda", number), side=False)
         return self._own_streams().get(number, self.streams[number])
 
     def _own_streams(self) -> dict[int, Stream]:
@@ -182,11 +164,22 @@ class PretendGpu:
             assert device.index < self.visible, f"{device} at {where()}, and {self.visible} are visible"
         return device
 
-    def wait(self, what: str) -> None:
-        """The host waits for all that the device was given."""
+    def wait(self, what: str, known: dict[Actor, int]) -> None:
+        """The host waits until all that is known to a stream, or was when an event was recorded, is done."""
         assert self.capturing is None, f"{what} while a graph is captured, at {where()}"
-        self.reached = self.operators
+        self.order.host.learns(known)
         self.waits.append(Wait(what, where(), threading.current_thread().name))
+
+    def synchronize(self, number: int) -> None:
+        """The host waits for all streams of a device."""
+        self.wait("synchronize", {})
+        for stream in self.order.streams(number):
+            self.order.host.learns(stream.known)
+
+    def captured(self) -> Graph | None:
+        """The graph that this thread captures."""
+        graph = self.capturing
+        return graph if graph is not None and graph.thread == threading.get_ident() else None
 
     def inside(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """``work``, for a thread of its own: modes hold for one thread."""
@@ -207,11 +200,11 @@ class PretendGpu:
                 args, kwargs = tree_map(self.pretended, (args, kwargs))
             result = operator(*args, **kwargs)
         self.operators += 1
+        self.order.ran(operator, args, kwargs, result)
         made = (leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         numbers = {device.index for device in made if device.type == "cuda"}
-        assert self.capturing is None or numbers <= {self.capturing}, (
-            f"captured on {self.capturing}: {numbers}"
-        )
+        graph = self.captured()
+        assert graph is None or numbers <= {graph.device}, f"captured on {graph.device}: {numbers}"
         self.used |= numbers
         return result
 
@@ -226,23 +219,47 @@ class PretendGpu:
         target = (
             kwargs.get("device") or source.device if operator is aten._to_copy.default else args[0].device
         )
+        flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
         if target.type == "cpu":
-            self.wait("copy to the host")
-            made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
-            return made if operator is aten._to_copy.default else args[0].copy_(made)
+            return self._brought(operator, args, kwargs, source, flying)
         if source.device.type == "cuda" and source.device != target:
             self.carried.append((source.device.index, target.index, tuple(source.shape)))
-        flying = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
-        if source.device.type == "cpu" and not (flying and getattr(source, "pinned", False)):
-            self.wait("copy from memory that is not pinned, or without non_blocking")
+        if source.device.type == "cpu":
+            stream = self.stream(target.index)
+            pinned = getattr(source, "pinned", False) or self.order.region(source) is not None
+            if not (flying and pinned):
+                self.wait("copy from memory that is not pinned, or without non_blocking", stream.known)
+            self.order.at_home(source, writes=False, actor=stream)
         return self.run(operator, args, kwargs)
+
+    def _brought(self, operator: Any, args: Any, kwargs: Any, source: Tensor, flying: Any) -> Tensor:
+        """A copy to the host."""
+        stream, new = self.stream(source.device.index), operator is aten._to_copy.default
+        self.order.given([source], [])
+        if not new and flying and self.order.region(args[0]) is not None:
+            self.operators += 1
+            self.order.at_home(args[0], writes=True, actor=stream)
+        else:
+            self.wait("copy to the host", stream.known)
+        made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+        return made if new else args[0].copy_(made)
 
     def read(self, tensor: Tensor) -> bool | int | float:
         """A value that the host asks for."""
-        self.wait("a value is read")
+        self._asked([tensor], "a value is read")
         if tensor.dtype == torch.bool:
             return True if self.truths is None else next(self.truths)
         return 0.0 if tensor.is_floating_point() else 0
+
+    def compared(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether two are equal, which the host asks for."""
+        self._asked([tensor for tensor in tensors if tensor.device.type == "cuda"], "tensors are compared")
+        return True
+
+    def _asked(self, tensors: Sequence[Tensor], what: str) -> None:
+        self.order.given(tensors, [])
+        for tensor in tensors[:1]:
+            self.wait(what, self.stream(tensor.device.index).known)
 
 
 class _SharedMode(FakeTensorMode):
@@ -273,28 +290,17 @@ class _Dispatch(TorchDispatchMode):
         devices = [gpu.checked(leaf) for leaf in leaves if isinstance(leaf, torch.device)]
         here = any(isinstance(leaf, FakeTensor) for leaf in leaves)
         if not here and all(device.type != "cuda" for device in devices):
+            if operator is aten.copy_.default:
+                gpu.order.at_home(args[0], writes=True)
+                gpu.order.at_home(args[1], writes=False)
             return operator(*args, **kwargs)
         if operator in COPIES:
             return gpu.copied(operator, args, kwargs)
         if operator is aten._local_scalar_dense.default:
             return gpu.read(args[0])
         if operator is aten.equal.default:
-            gpu.wait("tensors are compared")
-            return True
+            return gpu.compared(args)
         return gpu.run(operator, args, kwargs)
-
-
-def where() -> str:
-    """The innermost line of lezo, else of transformers, on the stack."""
-    frame, found = sys._getframe(1), "elsewhere"
-    while frame is not None:
-        file = Path(frame.f_code.co_filename)
-        if HOME in file.parents:
-            return f"{file.relative_to(HOME)}:{frame.f_lineno}"
-        if found == "elsewhere" and "transformers" in file.parts:
-            found = f"{file.name}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
 
 
 @contextlib.contextmanager

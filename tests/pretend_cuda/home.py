@@ -71,7 +71,7 @@ def counted(model: str, *words: str) -> Iterator[tuple[str, int, int, Any]]:
             if base is None:
                 options: dict[str, Any] = {
                     "dtype": plan.dtype,
-                    "device": plan.device,
+                    "placement": plan.placement,
                     "seed": 0,
                     "place": place,
                 }

@@ -24,7 +24,8 @@ from triton.backends.driver import DriverBase
 
 import lezo.noise.kernels
 from tests.pretend_cuda.ahead_of_time import SPARED, described
-from tests.pretend_cuda.gpu import PretendGpu, where
+from tests.pretend_cuda.gpu import PretendGpu
+from tests.pretend_cuda.order import where
 
 with contextlib.suppress(
     ImportError
@@ -44,9 +45,33 @@ def installed(gpu: PretendGpu) -> Iterator[None]:
     with (
         mock.patch.object(config, active, _Driver(gpu)),
         mock.patch.object(triton.compiler, "compile", judged),
+        mock.patch.object(
+            kernels["perturb"], "_launch", _perturbing(gpu, vars(kernels["perturb"])["_launch"])
+        ),
+        mock.patch.object(kernels["update"], "update", _updating(gpu, vars(kernels["update"])["update"])),
         compiling(kernels),
     ):
         yield
+
+
+def _perturbing(gpu: PretendGpu, launch: Any) -> Any:
+    """What a launch uses by its table of addresses."""
+
+    def launched(group: Any, rows: torch.Tensor, *rest: Any) -> None:
+        launch(group, rows, *rest)
+        chosen = [copies.rows for copies in group if copies.rows is not None]
+        thetas = [copies.theta for copies in group]
+        gpu.order.given([rows, *chosen, *thetas], [t for c in group for t in (c.plus, c.minus)])
+
+    return launched
+
+
+def _updating(gpu: PretendGpu, update: Any) -> Any:
+    def updated(steps: Any, coefficient: torch.Tensor, stochastic: bool) -> None:
+        update(steps, coefficient, stochastic)
+        gpu.order.given([coefficient], [step.theta for step in steps])
+
+    return updated
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.cuda._utils import _get_device_index
 
 from lezo.bench import textbook
-from tests.pretend_cuda.gpu import Graph, PretendGpu, Stream
+from tests.pretend_cuda.gpu import Graph, PretendGpu
+from tests.pretend_cuda.order import Event, Stream
 
 _PROPERTIES = SimpleNamespace(
     total_memory=80 * 2**30, major=9, minor=0, multi_processor_count=132, uuid="pretended"
@@ -89,14 +91,15 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "set_device": chosen,
         "current_device": lambda: gpu.current,
         "current_stream": lambda device=None: gpu.stream(index(device)),
-        "Stream": Stream,
+        "Stream": partial(Stream, gpu),
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: next(pools),
         "stream": gpu.asking,
+        "cudart": lambda: SimpleNamespace(cudaHostRegister=gpu.order.pin, cudaHostUnregister=gpu.order.unpin),
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
-        "synchronize": lambda device=None: gpu.wait("synchronize"),
-        "Event": lambda **_: _Event(gpu),
+        "synchronize": lambda device=None: gpu.synchronize(index(device)),
+        "Event": lambda **_: Event(gpu),
         "get_device_name": lambda device=None: "pretended",
         "get_device_properties": lambda device=None: _PROPERTIES,
         "get_sync_debug_mode": lambda: 0,
@@ -117,27 +120,13 @@ def _tensor(gpu: PretendGpu) -> dict[str, Any]:
         made.pinned = True
         return made  # type: ignore[no-any-return]
 
-    return {"pin_memory": pinned}
+    def read(tensor: Tensor, *given: Any, **named: Any) -> Any:
+        if tensor.device.type == "cpu":
+            gpu.order.at_home(tensor, writes=False)
+        return numpy(tensor, *given, **named)
 
-
-class _Event:
-    """Marks how far the device had been told to go."""
-
-    def __init__(self, gpu: PretendGpu) -> None:
-        self.gpu, self.mark = gpu, 0
-
-    def record(self, stream: Any = None) -> None:
-        self.mark = self.gpu.operators
-        self.stream = stream or self.gpu.stream(self.gpu.current)
-
-    def synchronize(self) -> None:
-        if self.mark > self.gpu.reached:  # else the device is past it, and nobody waits
-            self.gpu.wait("an event is waited for")
-
-    def elapsed_time(self, other: Any) -> float:
-        assert self.stream is other.stream, "a time between two streams"
-        self.gpu.timed.add(self.stream.device.index)
-        return 1.0
+    numpy = Tensor.numpy
+    return {"pin_memory": pinned, "numpy": read}
 
 
 def _applied(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -16,6 +16,7 @@ from lezo.model.hashes import weights_hash
 from lezo.model.layout import layout
 from lezo.model.load import Source, load_config, load_hashed
 from lezo.model.place import Place
+from lezo.model.placement import Placement
 from lezo.model.visits import FromDisk, FromHost
 from lezo.zo.blocks import AllBlocks
 from lezo.zo.zeroth_order import SeededUpdate
@@ -36,7 +37,7 @@ def right(ran: Ran, gpu: Any, *, steps: int = 2) -> None:
         own = [wait for wait in waits if not wait.where.startswith("model/visits.py")]
         assert (len(own), len(waits) <= 2) == (1, True), waits
     assert not [wait for wait in gpu.waits if wait.thread.startswith("batches")]
-    assert gpu.order.shared and gpu.launches and not gpu.replays
+    assert gpu.order.overlapping and gpu.launches and not gpu.replays
 
 
 @pytest.mark.parametrize(
@@ -73,26 +74,34 @@ def test_it_goes_on_and_is_replayed(
 def test_a_metric_as_objective(on_gpu: OnGpu, family: Family) -> None:
     ran, gpu = on_gpu(*family("opt", "mezo"), "optim.objective=metric", "task=sst2", "model.home=host")
     assert ran.code == 0, ran.err
-    assert gpu.order.shared and gpu.launches
+    assert gpu.order.overlapping and gpu.launches
 
 
-def _skips(patch: pytest.MonkeyPatch, name: str) -> None:
-    """A fault: the streams of this name do not wait for events."""
+def _skips(patch: pytest.MonkeyPatch, *, side: bool) -> None:
+    """A fault: side streams, or default ones, do not wait for events."""
     from tests.pretend_cuda.order import Stream
 
     wait_event = Stream.wait_event
 
     def waits(stream: Stream, event: Any) -> None:
-        if stream.name[0] != name:
+        if stream.side != side:
             wait_event(stream, event)
 
     patch.setattr(Stream, "wait_event", waits)
 
 
 FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
-    "a block runs before its copy is there": ("host", lambda p: _skips(p, "default"), r"read by \('default'"),
-    "a buffer is copied into while a block runs on it": ("host", lambda p: _skips(p, "side"), r"by \('side'"),
-    "the same from disk": ("disk", lambda p: _skips(p, "side"), r"by \('side'"),
+    "a block runs before its copy is there": (
+        "host",
+        lambda p: _skips(p, side=False),
+        "read by the default stream",
+    ),
+    "a buffer is copied into while a block runs on it": (
+        "host",
+        lambda p: _skips(p, side=True),
+        r"by stream \d",
+    ),
+    "the same from disk": ("disk", lambda p: _skips(p, side=True), r"by stream \d"),
     "a staged block is written while it is copied": (
         "disk",
         lambda p: p.setattr(visits, "_event", lambda: _Deaf()),
@@ -108,10 +117,11 @@ def test_an_update_ends_when_home_is_written(
     CONFIGS["opt"].save_pretrained(tmp_path)
     source, carrier = Source(str(tmp_path), random_weights=True), FromHost if kind == "host" else FromDisk
     with pretended():
-        where = {"device": torch.device("cuda", 0), "place": Place(kind, tmp_path)}
+        device = torch.device("cuda", 0)
+        where: dict[str, Any] = {"placement": Placement((device,)), "place": Place(kind, tmp_path)}
         model = load_hashed(source, load_config(source), dtype=torch.float16, seed=0, **where)[0]
         update = SeededUpdate(model, layout(model), AllBlocks(4), seed=3)
-        coefficients = torch.zeros(1, device=where["device"])
+        coefficients = torch.zeros(1, device=device)
         update.apply(0, coefficients)
         weights_hash(model)
         if kind == "host":  # of a file what the thread has not yet written is not looked after
