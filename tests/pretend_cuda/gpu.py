@@ -148,7 +148,7 @@ class PretendGpu:
     def stream(self, number: int) -> Stream:
         """The current stream of a device in this thread."""
         if number not in self.streams:
-            self.streams[number] = Stream(self, torch.device("cuda", number), side=False)
+            self.streams[number] = Stream(torch.device("cuda", number), side=False)
         return self._own_streams().get(number, self.streams[number])
 
     def _own_streams(self) -> dict[int, Stream]:

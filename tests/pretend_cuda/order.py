@@ -59,8 +59,8 @@ class Stream(Actor):
 
     numbers = count(1)
 
-    def __init__(self, gpu: PretendGpu, device: Any, *, side: bool = True) -> None:
-        self.gpu, self.device, self.side = gpu, gpu.checked(device), side
+    def __init__(self, device: Any, *, side: bool = True) -> None:
+        self.device, self.side = _present().checked(device), side
         name = f"stream {next(self.numbers)}" if side else "the default stream"
         super().__init__(f"{name} of {self.device}")
 
@@ -70,7 +70,7 @@ class Stream(Actor):
 
     def record_event(self) -> Event:
         """What marks all that the stream was told to so far."""
-        event = Event(self.gpu)
+        event = Event()
         event.record(self)
         return event
 
@@ -82,8 +82,8 @@ class Stream(Actor):
 class Event:
     """torch.cuda.Event: marks how far a stream had been told to go."""
 
-    def __init__(self, gpu: PretendGpu) -> None:
-        self.gpu, self.known = gpu, dict[Actor, int]()
+    def __init__(self, **_: Any) -> None:
+        self.gpu, self.known = _present(), dict[Actor, int]()
         self.stream: Stream | None = None
 
     def record(self, stream: Stream | None = None) -> None:
@@ -189,7 +189,7 @@ class Order:
 
     def unpin(self, address: int) -> int:
         """cudaHostUnregister."""
-        del self.pinned[address]
+        self.pinned.pop(address, None)
         return 0
 
     def streams(self, number: int) -> list[Stream]:
@@ -203,6 +203,13 @@ class Order:
             self._storages[key] = Memory(f"memory on {tensor.device} of {tensor.dtype} {tuple(tensor.shape)}")
             weakref.finalize(storage, self._storages.pop, key, None)
         return self._storages[key]
+
+
+def _present() -> PretendGpu:
+    """Of whoever asks torch for a stream or an event, which are classes there."""
+    from tests.pretend_cuda.gpu import PretendGpu
+
+    return PretendGpu.present
 
 
 def _there(tree: Any) -> list[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +90,7 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "set_device": chosen,
         "current_device": lambda: gpu.current,
         "current_stream": lambda device=None: gpu.stream(index(device)),
-        "Stream": partial(Stream, gpu),
+        "Stream": Stream,
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: next(pools),
         "stream": gpu.asking,
@@ -99,7 +98,7 @@ def _cuda(gpu: PretendGpu) -> dict[str, Any]:
         "is_current_stream_capturing": lambda: False,
         "device_of": lambda tensor: gpu.on(tensor.device.index),
         "synchronize": lambda device=None: gpu.synchronize(index(device)),
-        "Event": lambda **_: Event(gpu),
+        "Event": Event,
         "get_device_name": lambda device=None: "pretended",
         "get_device_properties": lambda device=None: _PROPERTIES,
         "get_sync_debug_mode": lambda: 0,
