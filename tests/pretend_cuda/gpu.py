@@ -234,13 +234,14 @@ class PretendGpu:
 
     def _brought(self, operator: Any, args: Any, kwargs: Any, source: Tensor, flying: Any) -> Tensor:
         """A copy to the host."""
-        stream, new = self.stream(source.device.index), operator is aten._to_copy.default
-        self.order.given([source], [])
+        new = operator is aten._to_copy.default
+        if not new:
+            self.order.at_home(args[0], writes=True, actor=self.stream(source.device.index))
         if not new and flying and self.order.region(args[0]) is not None:
             self.operators += 1
-            self.order.at_home(args[0], writes=True, actor=stream)
+            self.order.given([source], [])
         else:
-            self.wait("copy to the host", stream.known)
+            self._asked([source], "copy to the host")
         made = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
         return made if new else args[0].copy_(made)
 
@@ -253,13 +254,12 @@ class PretendGpu:
 
     def compared(self, tensors: Sequence[Tensor]) -> bool:
         """Whether two are equal, which the host asks for."""
-        self._asked([tensor for tensor in tensors if tensor.device.type == "cuda"], "tensors are compared")
+        self._asked(tensors, "tensors are compared")
         return True
 
     def _asked(self, tensors: Sequence[Tensor], what: str) -> None:
         self.order.given(tensors, [])
-        for tensor in tensors[:1]:
-            self.wait(what, self.stream(tensor.device.index).known)
+        self.wait(what, self.stream(tensors[0].device.index).known)
 
 
 class _SharedMode(FakeTensorMode):

@@ -160,9 +160,10 @@ class Order:
     def given(self, reads: Iterable[Tensor], writes: Iterable[Tensor]) -> None:
         """The current streams of tensors' devices use them; a graph, where this thread captures one, in each replay."""
         by_device, graph = dict[int, tuple[set[Memory], set[Memory]]](), self.gpu.captured()
-        for kind, tensors in enumerate((reads, writes)):
-            for tensor in tensors:
-                by_device.setdefault(tensor.device.index, (set(), set()))[kind].add(self._of(tensor))
+        with _LOCK:
+            for kind, tensors in enumerate((reads, writes)):
+                for tensor in tensors:
+                    by_device.setdefault(tensor.device.index, (set(), set()))[kind].add(self._of(tensor))
         for number, (read, written) in by_device.items():
             if graph is None:
                 self.use(self.gpu.stream(number), read, written)

@@ -166,6 +166,7 @@ def _attention(gpu: PretendGpu, original: Callable[..., Tensor]) -> Callable[...
             torch.broadcast_shapes(mask.shape, (*query.shape[:-1], key.shape[-2]))
             taken = mask.is_contiguous() and mask.shape[-1] % 8 == 0 and mask.dtype == query.dtype
             gpu.masks_made += [] if taken else [f"of {mask.dtype}, {tuple(mask.shape)}"]
+        gpu.order.given([query, key, value, *masks], [])
         return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
     return attention
