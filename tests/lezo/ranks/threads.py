@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lezo.config.compose import compose
 from lezo.ranks.ranks import Ranks, in_order
+from lezo.records.journal import read_journal
 from lezo.runs import begin, follow, session
 from lezo.runs.together import END
 
@@ -77,16 +79,18 @@ class Threaded(Ranks):
 @contextmanager
 def _loading_in_turn() -> Iterator[None]:
     """transformers makes models by ways of its own that threads would share."""
-    lock, real = threading.Lock(), follow.load_model
+    lock = threading.Lock()
 
-    def load_model(*given: Any) -> Any:
-        with lock:
-            return real(*given)
+    def in_turn(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            with lock:
+                return real(*given)
 
-    with (
-        mock.patch.object(follow, "load_model", load_model),
-        mock.patch.object(begin, "load_model", load_model),
-    ):
+        return call
+
+    with ExitStack() as stack:
+        for module, name in ((follow, "make_plan"), (follow, "load_model"), (begin, "load_model")):
+            stack.enter_context(mock.patch.object(module, name, in_turn(getattr(module, name))))
         yield
 
 
@@ -125,8 +129,14 @@ def left(folder: Path) -> dict[str, Any]:
     timed = ("seconds", "memory", "eval_seconds", "phases", "forward", "perturb", "update", "data")
     journal = folder / "journal.bin"
     return {
-        "journal": journal.read_bytes() if journal.exists() else None,
+        "journal": _told(journal) if journal.exists() else None,
         "predictions": (folder / "predictions.jsonl").read_text(),
         "rows": [{k: v for k, v in row.items() if not k.endswith(timed)} for row in rows],
         **{key: result[key] for key in ("weights", "best_step", "test", "dev", "dev_loss", "zero_shot")},
     }
+
+
+def _told(journal: Path) -> tuple[Any, ...]:
+    """All but the code's version, of which one test's processes may see another than its own."""
+    read = read_journal(journal)
+    return replace(read.header.origin, code=""), read.header.recipe, read.records
