@@ -4,6 +4,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import OPTForCausalLM, TrainingArguments
@@ -16,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.lezo.small_models import VOCABULARY, opt_config  # noqa: E402
 
 
-def main(batch_size: int) -> None:
+def trained(batch_size: int) -> dict[str, Any]:
+    """What four steps come to, of batches of so many rows a process."""
     logging.set_verbosity_error()
     torch.manual_seed(0)
     model = OPTForCausalLM(opt_config(num_hidden_layers=2, init_std=0.02))
@@ -39,9 +41,8 @@ def main(batch_size: int) -> None:
     trainer.train()
     loss = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
     first = trainer.is_world_process_zero()
-    said = {"weights": weights_hash(model), "loss": loss, "journal": journal.exists() == first}
-    print(json.dumps(said), flush=True)
+    return {"weights": weights_hash(model), "loss": loss, "journal": journal.exists() == first}
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    print(json.dumps(trained(int(sys.argv[1]))), flush=True)
