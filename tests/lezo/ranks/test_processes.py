@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState, PartialState
 
 from lezo.cli import run
+from lezo.ranks import pulse
 from tests.lezo.ranks.threads import left
 from tests.lezo.ranks.trainer_of_ranks import trained
 from tests.lezo.whole_runs import SMALL, Runner
@@ -21,15 +24,15 @@ RANKED = [*SMALL, "train.batch_size=6", "log=files", "resume=auto"]
 ALONE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
 
 
-def forked(ranks: int, words: Sequence[str], log: str) -> list[int]:
-    """Processes that make a run together, over Gloo, as torchrun would start them; what they print is in a file."""
+def forked(ranks: int, work: Callable[[], object], log: str) -> list[int]:
+    """Processes that do something together, over Gloo, as torchrun would start them; what they print is in a file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [_fork(rank, ranks, port, words, log) for rank in range(ranks)]
+    return [_fork(rank, ranks, port, work, log) for rank in range(ranks)]
 
 
-def _fork(rank: int, ranks: int, port: int, words: Sequence[str], log: str) -> int:
+def _fork(rank: int, ranks: int, port: int, work: Callable[[], object], log: str) -> int:
     child = os.fork()
     if child:
         return child
@@ -39,24 +42,30 @@ def _fork(rank: int, ranks: int, port: int, words: Sequence[str], log: str) -> i
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     numbers = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
     os.environ |= {name: str(value) for name, value in {**numbers, "MASTER_PORT": port}.items()}
-    os.environ["MASTER_ADDR"], sys.argv = "127.0.0.1", ["lezo-run", *words]
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
     try:
-        run.main()
+        work()
     except SystemExit as ended:
         os._exit(int(ended.code or 0))
     except BaseException:
+        traceback.print_exc()
         os._exit(99)
-    os._exit(98)
+    os._exit(0)
+
+
+def lezo_runs(ranks: int, words: Sequence[str], log: str) -> list[int]:
+    """Ranks of a run."""
+
+    def work() -> None:
+        sys.argv = ["lezo-run", *words]
+        run.main()
+
+    return forked(ranks, work, log)
 
 
 def ended(child: int) -> int:
     """A process's exit code, when it has one."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def torchrun(ranks: int, *words: str) -> list[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return [*run, *words]
 
 
 def done(command: list[str]) -> str:
@@ -69,10 +78,13 @@ def done(command: list[str]) -> str:
 
 
 @pytest.mark.parametrize("victim", [1, 0])
-def test_a_killed_rank_is_named_and_others_go_on_to_the_same_bits(lezo_run: Runner, victim: int) -> None:
+def test_a_killed_rank_is_named_and_others_go_on_to_the_same_bits(
+    lezo_run: Runner, victim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "SILENT", 2.0)
     words = [*RANKED, "train.steps=40"]
     alone = lezo_run(*words, "train.micro_batch_size=3", folder="alone")
-    children = forked(2, [*words, "hydra.run.dir=shared"], "out.log")
+    children = lezo_runs(2, [*words, "hydra.run.dir=shared"], "out.log")
     deadline = time.monotonic() + 200
     while b"step 6/" not in Path("out.log").read_bytes() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -84,7 +96,7 @@ def test_a_killed_rank_is_named_and_others_go_on_to_the_same_bits(lezo_run: Runn
     assert f"process {children[victim]}) does not answer any more" in said
     if victim:
         assert json.loads(Path("shared/result.json").read_text())["status"] == "failed"
-    again = forked(
+    again = lezo_runs(
         3 + victim, [*words, "hydra.run.dir=shared"], "again.log"
     )  # some have nothing to do in a step
     assert list(map(ended, again)) == [0] * len(again), Path("again.log").read_text()
@@ -95,7 +107,7 @@ def test_gradients_are_averaged_over_ranks(lezo_run: Runner) -> None:
     """Within rounding: torch adds up gradients in an order of its own."""
     words = ["optim=fo-adamw", "optim.dropout=0", "train.batch_size=5", "train.micro_batch_size=2"]
     alone = lezo_run(*RANKED, *words, folder="alone")
-    children = forked(2, [*RANKED, *words, "hydra.run.dir=shared"], "out.log")
+    children = lezo_runs(2, [*RANKED, *words, "hydra.run.dir=shared"], "out.log")
     assert list(map(ended, children)) == [0, 0], Path("out.log").read_text()
     shared = json.loads(Path("shared/result.json").read_text())
     assert shared["dev_loss"] == pytest.approx(alone.result["dev_loss"], rel=1e-4)
@@ -105,11 +117,16 @@ def test_gradients_are_averaged_over_ranks(lezo_run: Runner) -> None:
 
 def test_trainers_processes_make_the_same_update() -> None:
     """Each sees half of a batch: together the steps of one process that sees all, up to rounding."""
-    program = Path(__file__).with_name("trainer_of_ranks.py")
-    alone = trained(8)
-    both = [
-        json.loads(line) for line in done(torchrun(2, str(program), "4")).splitlines() if line[:2] == '{"'
-    ]
+
+    def work() -> None:
+        for state in (AcceleratorState, PartialState):
+            state._reset_state()  # of this process, which is alone
+        said = trained(4)
+        Path(f"said-{os.environ['RANK']}").write_text(json.dumps(said))
+
+    children = forked(2, work, "out.log")
+    assert list(map(ended, children)) == [0, 0], Path("out.log").read_text()
+    alone, both = trained(8), [json.loads(Path(f"said-{rank}").read_text()) for rank in (0, 1)]
     assert both[0]["weights"] == both[1]["weights"]
     assert both[0]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert [each["journal"] for each in both] == [alone["journal"]] * 2

@@ -1,7 +1,5 @@
-"""A few steps of ZOTrainer, in one process or in one of several: ``python trainer_of_ranks.py BATCH_SIZE_A_PROCESS``."""
+"""A few steps of ZOTrainer, in one process or in one of several."""
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,7 @@ from transformers.utils import logging
 
 from lezo import ZOTrainer
 from lezo.model.hashes import weights_hash
-
-sys.path.insert(0, str(Path(__file__).parents[3]))
-from tests.lezo.small_models import VOCABULARY, opt_config  # noqa: E402
+from tests.lezo.small_models import VOCABULARY, opt_config
 
 
 def trained(batch_size: int) -> dict[str, Any]:
@@ -42,7 +38,3 @@ def trained(batch_size: int) -> dict[str, Any]:
     loss = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
     first = trainer.is_world_process_zero()
     return {"weights": weights_hash(model), "loss": loss, "journal": journal.exists() == first}
-
-
-if __name__ == "__main__":
-    print(json.dumps(trained(int(sys.argv[1]))), flush=True)
