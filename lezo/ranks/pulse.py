@@ -38,12 +38,12 @@ class State:
 class Pulse:
     """Says to all that this process lives, and hears it of them, in a thread, by way of the store where they met.
 
-    ``timeout``: seconds that an exchange waits. ``exits``: end the process where another is lost and nothing tells the
-    main thread so, which waits for a GPU then.
+    ``timeout``: seconds that an exchange waits. The thread ends the process where another is lost and nothing tells the
+    main thread so, which waits for a GPU or for rank 0; and at once where its launcher is gone.
     """
 
-    def __init__(self, host: str, port: int, rank: int, size: int, timeout: float, *, exits: bool) -> None:
-        self.rank, self.size, self.timeout, self.exits = rank, size, timeout, exits
+    def __init__(self, host: str, port: int, rank: int, size: int, timeout: float) -> None:
+        self.rank, self.size, self.timeout, self._launcher = rank, size, timeout, os.getppid()
         self.exchanges = 0
         self._own = State()
         self._names: list[str] = []
@@ -120,15 +120,20 @@ class Pulse:
     def _run(self) -> None:
         while not self._closed.wait(BEAT):
             self._beat()
-            if self.exits and self._own.ended is None:
+            if os.getppid() != self._launcher:
+                self._exit("the launcher of this process is gone")
+            if self._own.ended is None:
                 self._exit_after_loss()
 
     def _exit_after_loss(self) -> None:
         found, now = self._blamed(GONE), time.monotonic()
         self._warned = (self._warned or now) if found else None
-        if self._warned is not None and now - self._warned > GONE:
-            print(f"error: {found}", file=sys.stderr, flush=True)
-            os._exit(1)
+        if found is not None and self._warned is not None and now - self._warned > GONE:
+            self._exit(found)
+
+    def _exit(self, reason: str) -> None:
+        print(f"error: rank {self.rank}: {reason}", file=sys.stderr, flush=True)
+        os._exit(1)
 
     def _beat(self) -> None:
         """Say that this process lives, and hear who else does. Where the store is gone, so is rank 0, who is not heard."""

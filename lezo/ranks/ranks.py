@@ -7,6 +7,7 @@ Nothing is pickled.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lezo.ranks.launcher import Place
-from lezo.ranks.pulse import Pulse
+from lezo.ranks.pulse import BEAT, Pulse
 from lezo.ranks.pulse import RankError as RankError
 
 T = TypeVar("T")
@@ -111,16 +112,20 @@ class Joined(Ranks):
     def __init__(self, place: Place, address: tuple[str, int], timeout: float) -> None:
         self.rank, self.size, self.local_rank = place.rank, place.size, place.local_rank
         host, port = address
+        self._timeout, self._hosts = (
+            timedelta(seconds=timeout),
+            place.launcher != "torchrun" and place.rank == 0,
+        )
         cuda = torch.cuda.is_available()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             init_method=f"tcp://{host}:{port}" if place.launcher != "torchrun" else "env://",
             rank=self.rank,
             world_size=self.size,
-            timeout=timedelta(seconds=timeout),
+            timeout=self._timeout,
         )
         self._words = dist.new_group(backend="gloo", timeout=_FOR_LONG)
-        self._pulse = Pulse(host, port, self.rank, self.size, timeout, exits=cuda)
+        self._pulse = Pulse(host, port, self.rank, self.size, timeout)
         self._pulse.start(self.exchange)
 
     def name(self, rank: int) -> str:
@@ -137,10 +142,15 @@ class Joined(Ranks):
         head = torch.zeros(_HEAD, dtype=torch.uint8)
         first = len(content).to_bytes(8, "little") + content[: _HEAD - 8]
         head[: len(first)] = torch.frombuffer(bytearray(first), dtype=torch.uint8)
+        rest = content[_HEAD - 8 :]
+        parts = [head, *([torch.frombuffer(bytearray(rest), dtype=torch.uint8)] if rest else [])]
         with self._named():
-            dist.broadcast(head, 0, group=self._words)
-            if rest := content[_HEAD - 8 :]:
-                dist.broadcast(torch.frombuffer(bytearray(rest), dtype=torch.uint8), 0, group=self._words)
+            for part in (
+                parts
+            ):  # the others hear for as long as it takes, but rank 0 does not wait for one that hangs
+                work = dist.broadcast(part, 0, group=self._words, async_op=True)
+                assert work is not None
+                work.wait(self._timeout)
 
     def hear(self) -> Any:
         """As of `Ranks`."""
@@ -194,6 +204,8 @@ class Joined(Ranks):
     def leave(self, code: int) -> None:
         """End for good, with the process's exit code."""
         self._pulse.say(ended=code)
+        if code and self._hosts:  # the store, in which the others have yet to read this
+            time.sleep(2 * BEAT)
         self._pulse.close()
         if code == 0:
             dist.destroy_process_group()

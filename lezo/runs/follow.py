@@ -23,7 +23,14 @@ from lezo.runs.outcome import failed, message_of
 from lezo.runs.plan import make_plan
 from lezo.runs.together import END, Start, Together, refuse_other_starts, share_start
 
-_STARTED = {"torchrun": "torchrun --nproc_per_node={} --no-python", "srun": "srun -n {}"}
+
+def started_by(place: Place) -> str:
+    """The words that start such processes; of several machines, on each."""
+    if place.launcher == "srun":
+        return f"srun -n {place.size}"
+    machines = place.size // place.local_size
+    several = f"--nnodes={machines} --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 "
+    return f"torchrun {several if machines > 1 else ''}--nproc_per_node={place.local_size} --no-python"
 
 
 def run_as_rank(composed: Composed, command: str, place: Place) -> int:
@@ -35,7 +42,7 @@ def run_as_rank(composed: Composed, command: str, place: Place) -> int:
         return failed(error if isinstance(error, ModelError) else RankError(str(error).splitlines()[0]))
     code = 1
     try:
-        words = f"{_STARTED[place.launcher].format(place.size)} {command}"
+        words = f"{started_by(place)} {command}"
         code = session.run(composed, words, ranks) if place.rank == 0 else follow(composed, ranks)
         if place.rank == 0 and code == 0:
             ranks.tell([END, 0])
@@ -58,7 +65,10 @@ def on_own_device(composed: Composed, place: Place) -> Composed:
         raise ModelError(
             f"model.device={given}: each of {place.size} ranks takes the GPU of its number; leave it out"
         )
-    return _with(composed, device=f"cuda:{place.local_rank}")
+    own = (
+        torch.cuda.device_count() == 1 and place.launcher == "srun"
+    )  # which can show each rank its own GPU alone
+    return _with(composed, device=f"cuda:{0 if own else place.local_rank}")
 
 
 def _share(devices: Any, place: Place) -> list[str]:
@@ -107,8 +117,10 @@ def followed(composed: Composed, ranks: Ranks) -> int:
     first, *rest = ranks.hear()
     if first == END:
         return int(rest[0])
-    composed = Start(**rest[0]).applied_to(composed)
-    loaded = load_model(composed.config, make_plan(composed.config), lambda text: None)
+    start = Start(**rest[0])
+    composed = start.applied_to(composed)
+    plan = make_plan(composed.config)
+    loaded = load_model(composed.config, plan, lambda text: None, None, start.folder_here())
     share_start(ranks, loaded)
     refuse_other_starts(ranks, make_header(composed.yaml, composed.config, loaded).origin)
     return Together(ranks, composed.config, loaded).follow()

@@ -70,21 +70,17 @@ def execute(request: Request, folder: RunFolder) -> int:
         train_and_score(session)
         keep_model(session)
     except KeyboardInterrupt:
-        ending = interruption(request, session)
+        ending = interruption(request, folder, session)
     except Exception as error:
         ending = failure(error, request, folder, session.plan if session else plan)
     return end(request, folder, ending, plan, session) if folder.begun else ending.code
 
 
-def interruption(request: Request, session: Session | None) -> Ending:
+def interruption(request: Request, folder: RunFolder, session: Session | None) -> Ending:
     """Stopped by a signal; that of a launcher may mean that another rank was lost."""
     lost = request.ranks.lost() if request.stop.terminated else None
     if lost is not None:
-        return (
-            failure(RankError(lost), request, session.folder, session.plan)
-            if session
-            else Ending("failed", lost, 1)
-        )
+        return failure(RankError(lost), request, folder, session.plan if session else None)
     return Ending("interrupted", f"stopped at step {session.progress.step if session else 0}", code=130)
 
 

@@ -6,11 +6,13 @@ rank 0's: folder, journal, console, and what comes next.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +44,7 @@ class Start:
     num_train: int | None
     num_dev: int | None
     micro_batch_size: int | None
+    folder: str
     config: str
 
     @staticmethod
@@ -49,7 +52,12 @@ class Start:
         """Of rank 0's own configuration."""
         config = composed.config
         sizes = config.task.num_train, config.task.num_dev, config.train.micro_batch_size
-        return Start(*sizes, shared_hash(composed.yaml))
+        return Start(*sizes, str(composed.run_dir.resolve()), shared_hash(composed.yaml))
+
+    def folder_here(self) -> Path | None:
+        """Rank 0's folder, where this rank's machine has it too."""
+        folder = Path(self.folder)
+        return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
     def words(self) -> list[Any]:
         """As it is told."""
@@ -72,7 +80,9 @@ class Together(Optimizer):
     """The run's evaluator, optimizer and batches, on all ranks at rank 0's word. A run of one process has one rank."""
 
     def __init__(self, ranks: Ranks, config: RunConfig, loaded: LoadedModel) -> None:
-        self.ranks, self.config, self.loaded, self.plan = ranks, config, loaded, loaded.plan
+        self.ranks, self.config, self.loaded = ranks, config, loaded
+        fewest = min(ranks.exchange(loaded.plan.prompts_at_once, patient=True))  # a rank may have less room
+        self.plan = replace(loaded.plan, prompts_at_once=fewest)
         self._evaluator = make_evaluator(self.plan, loaded.network, config.eval.batch_size, ranks)
         self._verbs: Mapping[str, Callable[..., Any]] = {
             "evaluate": self._evaluate,

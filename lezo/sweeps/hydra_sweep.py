@@ -16,6 +16,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, RunMode
 
 from lezo.config.compose import hydra_on
+from lezo.config.schema import ConfigError
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
 from lezo.sweeps.hydra_job import LaunchedRun
@@ -32,6 +33,11 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     Returns 0 if all finished, 1 if not, 130 interrupted. Raises ConfigError as a sweep of our own does.
     """
     out, planned = console(), [state_of(job) for job in jobs(overrides, config_dir)]
+    if (each := max(state.job.composed.config.sweep.gpus_per_job for state in planned)) > 1:
+        reason = (
+            "Hydra's launchers start jobs of one process; leave out hydra/launcher, or start a run by srun"
+        )
+        raise ConfigError([f"sweep.gpus_per_job={each}: {reason}"])
     record = SweepFile(planned)
     todo = [state.job for state in planned if state.status != FINISHED]
     before = len(planned) - len(todo)

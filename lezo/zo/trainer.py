@@ -59,6 +59,8 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         """LeZO of the trainer's settings, where none was given."""
         if self.optimizer is None:
             several = self.args.world_size > 1
+            if several:
+                self._share_weights()
             if several and not self.is_world_process_zero():
                 self.zo_settings["journal"] = None
             self.optimizer = self.zo = LeZO(
@@ -70,6 +72,13 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
                 **self.zo_settings,
             )
         return self.optimizer  # type: ignore[no-any-return]
+
+    def _share_weights(self) -> None:
+        """Give all processes the first one's: a new head, say, has values of its own in each."""
+        from accelerate.utils import broadcast  # of the extra that Trainer asks for
+
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            broadcast(tensor.data)
 
     def _mean_of_processes(self, losses: Tensor) -> Tensor:
         """Of (2,) losses of each: in the order of their numbers, so that all come to the same bits."""

@@ -10,12 +10,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState, PartialState
 
 from lezo.cli import run
 from lezo.ranks import pulse
+from lezo.ranks.ranks import Joined
 from tests.lezo.ranks.threads import left
 from tests.lezo.ranks.trainer_of_ranks import trained
 from tests.lezo.whole_runs import SMALL, Runner
@@ -101,6 +103,25 @@ def test_a_killed_rank_is_named_and_others_go_on_to_the_same_bits(
     )  # some have nothing to do in a step
     assert list(map(ended, again)) == [0] * len(again), Path("again.log").read_text()
     assert left(Path("shared")) == left(alone.folder)
+
+
+def test_a_rank_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread still says that it lives, and the others wait for it to hear what comes next."""
+    real, heard = Joined.hear, []
+
+    def hear(ranks: Joined) -> Any:
+        heard.append(0)
+        if len(heard) == 6:
+            time.sleep(60)
+        return real(ranks)
+
+    monkeypatch.setattr(Joined, "hear", hear)
+    children = lezo_runs(2, [*RANKED, "train.rank_timeout=5", "hydra.run.dir=shared"], "out.log")
+    assert ended(children[0]) == 1
+    os.kill(children[1], signal.SIGKILL)
+    ended(children[1])
+    said = Path("out.log").read_text()
+    assert "error: rank 1 (" in said and "did not come to where others waited for 5 s" in said
 
 
 def test_gradients_are_averaged_over_ranks(lezo_run: Runner) -> None:

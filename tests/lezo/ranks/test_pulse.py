@@ -31,7 +31,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pulse]]:
     monkeypatch.setattr(pulse, "PrefixStore", lambda prefix, client: store)
     for name, seconds in (("BEAT", 0.02), ("SILENT", 0.3), ("PATIENCE", 0.8)):
         monkeypatch.setattr(pulse, name, seconds)
-    made = [Pulse("here", 1, rank, 3, 5.0, exits=False) for rank in range(3)]
+    made = [Pulse("here", 1, rank, 3, 5.0) for rank in range(3)]
     for one in made:
         one._tell()
     for one in made:
@@ -77,16 +77,25 @@ def test_where_all_are_there_the_exchange_itself_is_to_blame(three: list[Pulse])
     assert three[0].lost() is None
 
 
-def test_a_process_that_waits_for_a_gpu_ends_where_another_is_lost(
+def test_a_process_that_waits_ends_where_another_is_lost(
     three: list[Pulse], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing else would tell it."""
     codes: list[int] = []
     monkeypatch.setattr(pulse, "GONE", 0.2)
     monkeypatch.setattr(pulse.os, "_exit", codes.append)
-    three[0].exits = True
     three[1].close()
     time.sleep(1.0)
-    three[0].close()
     assert codes and set(codes) == {1}
-    assert "error: rank 1 (here, process 11) does not answer any more" in capsys.readouterr().err
+    assert "error: rank 0: rank 1 (here, process 11) does not answer any more" in capsys.readouterr().err
+
+
+def test_a_process_ends_with_its_launcher(
+    three: list[Pulse], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(pulse.os, "_exit", codes.append)
+    monkeypatch.setattr(pulse.os, "getppid", lambda: 1)  # who takes in processes whose parent is gone
+    time.sleep(0.2)
+    assert codes and set(codes) == {1}
+    assert "the launcher of this process is gone" in capsys.readouterr().err

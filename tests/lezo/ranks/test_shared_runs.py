@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lezo.ranks.ranks import RankError
 from lezo.records.journal import Kind
+from lezo.runs import follow
 from lezo.zo.zeroth_order import SeededUpdate
 from tests.lezo.ranks.threads import left, run_by
 from tests.lezo.whole_runs import SMALL, Runner, little_model
@@ -98,3 +100,14 @@ def test_ranks_whose_weights_drifted_apart_are_stopped(
     monkeypatch.setattr(SeededUpdate, "apply", apply)
     with pytest.raises(RankError, match="differs after the same steps: weights"):
         run_by(2, [*SMALL, "hydra.run.dir=out"])
+
+
+def test_a_rank_with_less_room_has_all_generate_less_at_a_time(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*SHARED, "task=squad", "train.steps=2"]
+    alone = lezo_run(*words, folder="alone")
+    real = follow.make_plan
+    monkeypatch.setattr(follow, "make_plan", lambda config: replace(real(config), prompts_at_once=3))
+    assert run_by(2, [*words, "hydra.run.dir=shared"]) == 0
+    assert left(Path("shared"))["predictions"] == left(alone.folder)["predictions"]
