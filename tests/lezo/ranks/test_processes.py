@@ -116,12 +116,12 @@ def test_a_rank_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(ranks)
 
     monkeypatch.setattr(Joined, "hear", hear)
-    children = lezo_runs(2, [*RANKED, "train.rank_timeout=5", "hydra.run.dir=shared"], "out.log")
+    children = lezo_runs(2, [*RANKED, "train.rank_timeout=8", "hydra.run.dir=shared"], "out.log")
     assert ended(children[0]) == 1
     os.kill(children[1], signal.SIGKILL)
     ended(children[1])
     said = Path("out.log").read_text()
-    assert "error: rank 1 (" in said and "did not come to where others waited for 5 s" in said
+    assert "error: rank 1 (" in said and "did not come to where others waited for 8 s" in said
 
 
 def test_gradients_are_averaged_over_ranks(lezo_run: Runner) -> None:

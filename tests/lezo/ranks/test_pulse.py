@@ -29,7 +29,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pulse]]:
     store = Store()
     monkeypatch.setattr(pulse, "TCPStore", lambda *given, **options: None)
     monkeypatch.setattr(pulse, "PrefixStore", lambda prefix, client: store)
-    for name, seconds in (("BEAT", 0.02), ("SILENT", 0.3), ("PATIENCE", 0.8)):
+    for name, seconds in (("BEAT", 0.02), ("SILENT", 1.0), ("PATIENCE", 1.3)):
         monkeypatch.setattr(pulse, name, seconds)
     made = [Pulse("here", 1, rank, 3, 5.0) for rank in range(3)]
     for one in made:
@@ -82,10 +82,10 @@ def test_a_process_that_waits_ends_where_another_is_lost(
 ) -> None:
     """Nothing else would tell it."""
     codes: list[int] = []
-    monkeypatch.setattr(pulse, "GONE", 0.2)
+    monkeypatch.setattr(pulse, "GONE", 1.0)
     monkeypatch.setattr(pulse.os, "_exit", codes.append)
     three[1].close()
-    time.sleep(1.0)
+    time.sleep(3.0)
     assert codes and set(codes) == {1}
     assert "error: rank 0: rank 1 (here, process 11) does not answer any more" in capsys.readouterr().err
 
