@@ -10,10 +10,12 @@ from omegaconf import OmegaConf
 
 from lezo.cli import bench, replay, run
 from lezo.config.compose import compose
+from lezo.config.schema import ConfigError
 from lezo.model.load import ModelError
 from lezo.ranks import launcher
 from lezo.runs import follow
 from lezo.sweeps.hydra_job import LaunchedRun
+from lezo.sweeps.hydra_sweep import launch
 from tests.lezo.refusals import names, refused
 from tests.lezo.whole_runs import typed
 
@@ -135,3 +137,22 @@ def test_ranks_of_a_machine_share_its_devices(monkeypatch: pytest.MonkeyPatch) -
 def test_how_many_are_on_a_machine() -> None:
     placed = launcher.place({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
     assert placed is not None and (placed.local_rank, placed.local_size) == (1, 2)
+
+
+def test_a_rank_that_is_shown_its_own_gpu_alone_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    third = launcher.Place("srun", rank=3, size=4, local_rank=3, local_size=4)
+    assert follow.on_own_device(compose([]), third).config.model.device == "cuda:0"
+
+
+def test_a_run_is_repeated_by_as_many_ranks() -> None:
+    one = launcher.Place("torchrun", rank=0, size=4, local_rank=0, local_size=4)
+    assert follow.started_by(one) == "torchrun --nproc_per_node=4 --no-python"
+    assert follow.started_by(replace(one, launcher="srun")) == "srun -n 4"
+    assert follow.started_by(replace(one, size=16)).startswith("torchrun --nnodes=4 --rdzv_backend=c10d ")
+
+
+def test_hydras_launchers_are_not_given_jobs_of_several_ranks() -> None:
+    with refused(ConfigError, "sweep.gpus_per_job=2", "hydra/launcher"):
+        launch(["seed=0", "sweep.gpus_per_job=2", "hydra/launcher=basic"])
