@@ -231,3 +231,12 @@ def test_the_loop_is_under_fifty_lines() -> None:
     (loop,) = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == "train")
     assert loop.end_lineno is not None
     assert loop.end_lineno - loop.lineno + 1 < 50
+
+
+def test_the_root_holds_nothing_that_somebody_left_there() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    expected = {"LICENSE", "README.md", "conf", "docs", "lezo", "pyproject.toml", "runs", "tasks", "tests"}
+    found = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    assert {name for name in found if not name.startswith(".")} <= expected

@@ -23,6 +23,14 @@ from tests.lezo.ranks.trainer_of_ranks import trained
 from tests.lezo.whole_runs import SMALL, Runner
 
 RANKED = [*SMALL, "train.batch_size=6", "log=files", "resume=auto"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all of these processes write."""
+    monkeypatch.chdir(tmp_path)
+
+
 ALONE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
 
 
