@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 1.0  # seconds between two
 SILENT = 5.0  # seconds without one, after which a process that an exchange fails with is held for dead

@@ -24,9 +24,8 @@ from lezo.ranks.pulse import RankError as RankError
 T = TypeVar("T")
 
 _HEAD = 256  # bytes of a message that come with its size
-_FOR_LONG = timedelta(
-    days=30
-)  # rank 0 may replay, or write a model, for as long as it takes: the pulse says it lives
+# Rank 0 may replay, or write a model, for as long as it takes: the pulse says that it lives.
+_FOR_LONG = timedelta(days=30)
 
 
 class Ranks(Protocol):
@@ -110,12 +109,10 @@ class Joined(Ranks):
     """
 
     def __init__(self, place: Place, address: tuple[str, int], timeout: float) -> None:
-        self.rank, self.size, self.local_rank = place.rank, place.size, place.local_rank
+        self.rank, self.size = place.rank, place.size
         host, port = address
-        self._timeout, self._hosts = (
-            timedelta(seconds=timeout),
-            place.launcher != "torchrun" and place.rank == 0,
-        )
+        self._timeout = timedelta(seconds=timeout)
+        self._hosts = place.launcher != "torchrun" and place.rank == 0
         cuda = torch.cuda.is_available()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -145,9 +142,9 @@ class Joined(Ranks):
         rest = content[_HEAD - 8 :]
         parts = [head, *([torch.frombuffer(bytearray(rest), dtype=torch.uint8)] if rest else [])]
         with self._named():
-            for part in (
-                parts
-            ):  # the others hear for as long as it takes, but rank 0 does not wait for one that hangs
+            for (
+                part
+            ) in parts:  # rank 0 does not wait for one that hangs; the others hear for as long as it takes
                 work = dist.broadcast(part, 0, group=self._words, async_op=True)
                 assert work is not None
                 work.wait(self._timeout)

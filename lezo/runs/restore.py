@@ -74,9 +74,9 @@ class History:
             self.checkpoints.prune()
 
     def _past(self, step: int) -> list[tuple[int, Sequence[float]]]:
-        """What a chooser of blocks that learns has learned from."""
+        """What a chooser of blocks that learns has learned from; other ranks learn it again."""
         update = self.timeline.updates
-        if update is None or not isinstance(update.blocks, Learner):
+        if self.session.request.ranks.size == 1 or update is None or not isinstance(update.blocks, Learner):
             return []
         return [(r.step - 1, r.values) for r in read_journal(self.path / JOURNAL).steps(0, step)]
 
