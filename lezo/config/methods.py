@@ -8,187 +8,46 @@ should too.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 
-from lezo.config.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, SPARSITY, ranged
+from lezo.config.method import (
+    NO_METHOD,
+    Composition,
+    FirstOrderConfig,
+    LezoConfig,
+    Method,
+    Objective,
+    OptimConfig,
+    Part,
+    Rounding,
+    Schedule,
+    ZerothOrderConfig,
+    method_name,
+    no_problems,
+    objective,
+)
 from lezo.tasks.registry import Registry
 
-
-@dataclass(frozen=True)
-class Part:
-    """One of a method's four parts by its registered name, and its settings: what JSON has."""
-
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
-
-
-@dataclass(frozen=True)
-class Composition:
-    """A zeroth-order method: which blocks a step moves, along what, by what, how far. By default MeZO."""
-
-    blocks: Part = Part("all")
-    direction: Part = Part("gaussian")
-    estimator: Part = Part("two-sided")
-    step_size: Part = Part("constant")
-
-    @property
-    def is_lezo(self) -> bool:
-        """Whether it is LeZO, or MeZO, which skips nothing; also with the metric as objective."""
-        usual = Composition(self.blocks, estimator=self.estimator)
-        return (
-            self == usual
-            and self.blocks.name in ("all", "uniform")
-            and self.estimator.name in ("two-sided", "metric")
-        )
-
-    def plain(self) -> dict[str, Any]:
-        """As a journal's header has it, and gives it back."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
-
-    @classmethod
-    def of(cls, plain: Any) -> Composition:
-        """From what `plain` made. Raises ValueError for anything else."""
-        try:
-            parts = {key: Part(str(part["name"]), {**part["settings"]}) for key, part in plain.items()}
-            if parts.keys() != {one.name for one in fields(cls)}:
-                raise ValueError("other parts than the four")
-            return cls(**parts)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"not a composition of a method ({error})") from None
-
-
-class Schedule(Enum):
-    constant = "constant"
-    linear = "linear"
-
-
-class Rounding(Enum):
-    nearest = "nearest"
-    stochastic = "stochastic"
-
-
-class Objective(Enum):
-    """What a zeroth-order optimizer minimises: the task's loss, or one minus its metric."""
-
-    loss = "loss"
-    metric = "metric"
-
-
-@dataclass
-class OptimConfig:
-    """optim=none, icl and lp: nothing to set."""
-
-    name: str = MISSING
-
-
-@dataclass
-class FirstOrderConfig(OptimConfig):
-    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own."""
-
-    lr: float | None = ranged(None, POSITIVE)
-    weight_decay: float = ranged(0.0, NOT_NEGATIVE)
-    momentum: float = ranged(0.0, FRACTION)
-    schedule: Schedule = Schedule.constant
-    clip_norm: float | None = ranged(None, POSITIVE)
-    dropout: float | None = ranged(None, FRACTION)
-
-
-@dataclass
-class ZerothOrderConfig(OptimConfig):
-    """optim=mezo, and what every zeroth-order method has.
-
-    ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference).
-    """
-
-    lr: float | None = ranged(None, POSITIVE)
-    eps: float = ranged(1e-3, POSITIVE)
-    weight_decay: float = ranged(0.0, NOT_NEGATIVE)
-    rounding: Rounding = Rounding.nearest
-    objective: Objective = Objective.loss
-
-
-@dataclass
-class LezoConfig(ZerothOrderConfig):
-    """optim=lezo."""
-
-    sparsity: float = ranged(0.75, SPARSITY)
-
-
-def no_problems(optim: Any) -> Iterator[str]:
-    """Of a method that takes all values of its schema."""
-    yield from ()
-
-
-@dataclass(frozen=True)
-class Method:
-    """What all else asks about ``optim=name``.
-
-    A method with neither ``compose`` nor ``algorithm`` takes no step; it scores.
-
-    - ``schema``: the dataclass of its settings, an `OptimConfig`, for a zeroth-order method a `ZerothOrderConfig`.
-    - ``compose``: (settings, steps of the run) -> the four parts of a zeroth-order method.
-    - ``algorithm``: torch's optimizer of a first-order method.
-    - ``own_demos``: each test example has demonstrations of its own. ``fits_head``: the head is fitted first.
-    - ``rate``: which of a model's default learning rates it takes.
-    - ``sparsity``: the fraction of blocks it skips, if that is no setting.
-    - ``forwards``: settings -> how often a step runs its batch, if not twice (first order: once).
-    - ``family``: one name for methods that differ in sparsity only.
-    - ``published``: its name in the papers' tables.
-    - ``problems``: settings -> what is wrong with them beyond each one's range.
-    """
-
-    name: str
-    schema: type[OptimConfig]
-    compose: Callable[[Any, int], Composition] | None = None
-    algorithm: Literal["sgd", "adamw"] | None = None
-    own_demos: bool = False
-    fits_head: bool = False
-    rate: Literal["zo", "fo_sgd", "fo_adamw"] = "zo"
-    sparsity: float | None = None
-    forwards: Callable[[Any], int] | None = None
-    family: str | None = None
-    published: str | None = None
-    problems: Callable[[Any], Iterator[str]] = no_problems
-
-    @property
-    def zeroth_order(self) -> bool:
-        """Whether its steps are made of forwards alone, so that a journal makes them again."""
-        return self.compose is not None
-
-    @property
-    def first_order(self) -> bool:
-        """Whether it needs gradients."""
-        return self.algorithm is not None
-
-    @property
-    def trains(self) -> bool:
-        """Whether it takes steps."""
-        return self.zeroth_order or self.first_order
-
-    def passes(self, optim: Any) -> int:
-        """How often a step runs its batch."""
-        if self.forwards is not None:
-            return self.forwards(optim)
-        return 2 if self.zeroth_order else 1
-
-
-def method_name(optim: str, peft: str) -> str:
-    """What reports and wandb call a run's method: the optimizer, and the adapter it trains: "mezo + lora"."""
-    return optim if peft == "none" else f"{optim} + {peft}"
-
-
-def objective(optim: ZerothOrderConfig) -> Part:
-    """The estimator of optim.objective, at theta +- eps z."""
-    return Part("metric" if optim.objective is Objective.metric else "two-sided")
+__all__ = [
+    "METHODS",
+    "NO_METHOD",
+    "Composition",
+    "FirstOrderConfig",
+    "LezoConfig",
+    "Method",
+    "Objective",
+    "OptimConfig",
+    "Part",
+    "Rounding",
+    "Schedule",
+    "ZerothOrderConfig",
+    "method_name",
+    "no_problems",
+    "objective",
+]
 
 
 def _mezo(optim: ZerothOrderConfig, steps: int) -> Composition:
@@ -203,8 +62,6 @@ def _adamw(optim: FirstOrderConfig) -> Iterator[str]:
     if optim.momentum:
         yield "optim.momentum: AdamW has its own (0.9); only fo-sgd takes it"
 
-
-NO_METHOD = Method("", OptimConfig)  # of a configuration that names none; `checks` says so
 
 _OWN = (
     Method("none", OptimConfig, published="zero-shot"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lezo.config.methods import Composition, Part
+from lezo.config.method import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
