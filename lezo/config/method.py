@@ -85,9 +85,10 @@ class OptimConfig:
 
 @dataclass
 class FirstOrderConfig(OptimConfig):
-    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own."""
+    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own; ``lr_scale``: see `lezo.config.shorthands`."""
 
     lr: float | None = ranged(None, POSITIVE)
+    lr_scale: float | None = ranged(None, POSITIVE)
     weight_decay: float = ranged(0.0, NOT_NEGATIVE)
     momentum: float = ranged(0.0, FRACTION)
     schedule: Schedule = Schedule.constant
@@ -99,11 +100,13 @@ class FirstOrderConfig(OptimConfig):
 class ZerothOrderConfig(OptimConfig):
     """optim=mezo, and what every zeroth-order method has.
 
-    ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference).
+    ``lr_scale``: see `lezo.config.shorthands`. ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no
+    difference).
     """
 
     lr: float | None = ranged(None, POSITIVE)
     eps: float = ranged(1e-3, POSITIVE)
+    lr_scale: float | None = ranged(None, POSITIVE)
     weight_decay: float = ranged(0.0, NOT_NEGATIVE)
     rounding: Rounding = Rounding.nearest
     objective: Objective = Objective.loss
@@ -179,6 +182,10 @@ class Method:
         if self.forwards is not None:
             return self.forwards(optim)
         return 2 if self.zeroth_order else 1
+
+    def forwards_a_step(self, optim: Any) -> int:
+        """What a step costs in forwards over its batch; a first-order one 3, since its backward pass takes about two."""
+        return 3 if self.first_order else self.passes(optim)
 
 
 def method_name(optim: str, peft: str) -> str:

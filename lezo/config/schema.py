@@ -206,10 +206,14 @@ class LogConfig:
 
 @dataclass
 class TrainConfig:
+    """``forwards``, ``evaluations``: another way to say ``steps`` and ``eval_every`` (`lezo.config.shorthands`)."""
+
     steps: int = ranged(20000, STEPS)
+    forwards: int | None = ranged(None, COUNT)
     batch_size: int = ranged(16, COUNT)
     micro_batch_size: int | None = ranged(None, COUNT)
     eval_every: int = ranged(4000, COUNT)
+    evaluations: int | None = ranged(None, COUNT)
     max_seconds: float | None = ranged(None, POSITIVE)
     max_bad_steps: int = ranged(10, COUNT)
     rank_timeout: float = ranged(600.0, POSITIVE)
