@@ -13,7 +13,7 @@ from tests.lezo.run_folders import config, finished, result, rows, write
 
 CURVES = [
     f"{what} against {over}"
-    for over in ("step", "wall-clock, seconds")
+    for over in ("step", "training forwards", "wall-clock, seconds")
     for what in ("dev score %", "dev loss", "train loss, smoothed")
 ]
 BARS = "mean seconds a step by phase, a bar a setting"
@@ -59,7 +59,7 @@ def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(t
     assert all(f"var(--c{number})" in drawn[0].svg for number in range(COLOURS))
     assert "stroke-dasharray" in drawn[0].svg
     names = [name for plot in drawn for name in re.findall(r'\bid="([^"]*)"', plot.svg)]
-    assert len(drawn) == 4 and len(names) == len(set(names))
+    assert len(drawn) == 6 and len(names) == len(set(names))
     for plot in drawn:
         used = {place for pair in re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', plot.svg) for place in pair}
         assert used - {""} <= set(names)
@@ -106,3 +106,13 @@ def test_points_against_sparsity_have_their_settings_colours_with_adapters_besid
     colours = [str(line.get_color()) for line in axes.lines if line.get_marker() == "o"]
     numbers = [group.number for group in groups_of(tmp_path) if group.method != "fo-sgd"]
     assert sorted(colours) == [f"#0d0d{number:02d}" for number in sorted(numbers)] and len(numbers) == 4
+
+
+def test_against_forwards_each_method_has_its_own_steps_cost_and_unknown_ones_are_left_out(
+    tmp_path: Path,
+) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5), optim__name="fo-sgd")
+    finished(tmp_path / "b", (0.7, 0.6, 0.5), optim__name="mezo")
+    finished(tmp_path / "c", (0.7, 0.6, 0.5), optim__name="gone")
+    (axes,) = figures(tmp_path)["dev loss against training forwards"].axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0, 6, 12], [0, 4, 8]]
