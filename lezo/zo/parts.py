@@ -29,10 +29,11 @@ from lezo.tasks.registry import Registry, RegistryError
 from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.graphs import Recorder
+from lezo.zo.methods.several import Several
 from lezo.zo.packing_check import probe_for
 from lezo.zo.probe import Estimator, PlainProbe, TwoSided
 from lezo.zo.step import Stopwatch
-from lezo.zo.step_size import Constant, Linear, StepSize
+from lezo.zo.step_size import Constant, Linear, Scheduled, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
 
 
@@ -90,12 +91,20 @@ def _maker(name: str, value: Any) -> Maker:
     return value  # type: ignore[no-any-return]
 
 
+def _two_sided(context: EstimatorContext, probes: int = 1) -> Estimator:
+    return context.probe() if probes == 1 else Several(context.probe(), probes)
+
+
+def _metric(context: EstimatorContext, probes: int = 1) -> Estimator:
+    return context.metric() if probes == 1 else Several(context.metric(), probes)
+
+
 BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
 DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
-ESTIMATORS = Registry[Maker](
-    "lezo.estimators", {"two-sided": EstimatorContext.probe, "metric": EstimatorContext.metric}, _maker
+ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": _two_sided, "metric": _metric}, _maker)
+STEP_SIZES = Registry[Maker](
+    "lezo.step_sizes", {"constant": Constant, "linear": Linear, "scheduled": Scheduled}, _maker
 )
-STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _maker)
 
 
 def blocks_of(composition: Composition | None, total: int) -> BlockChooser:

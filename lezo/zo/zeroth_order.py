@@ -14,11 +14,11 @@ from lezo.model.home import home_of
 from lezo.model.layout import Layout
 from lezo.noise import seeds
 from lezo.noise.operands import sent
-from lezo.zo.blocks import BlockChooser, Learner
+from lezo.zo.blocks import BlockChooser, Learner, Periodic
 from lezo.zo.direction import GAUSSIAN, Direction, update_all_
 from lezo.zo.probe import Estimator
 from lezo.zo.step import Optimizer, StepReport, Stopwatch
-from lezo.zo.step_size import Constant, StepSize
+from lezo.zo.step_size import Clipping, Constant, StepSize
 
 
 class SeededUpdate:
@@ -55,8 +55,15 @@ class SeededUpdate:
     def _choice(self, step: int) -> tuple[int, tuple[int, ...]]:
         if self._chosen is None or self._chosen[0] != step:
             seed = seeds.step_seed(self.seed, step)
+            self._begin(step)
             self._chosen = step, seed, self.blocks(step, seed)
         return self._chosen[1:]
+
+    def _begin(self, step: int) -> None:
+        """Tell what keeps its draws for a period of which one step ``step`` is."""
+        for part in (self.blocks, self.direction):
+            if isinstance(part, Periodic):
+                part.begin(seeds.step_seed(self.seed, step - step % part.period))
 
     @torch.no_grad()
     def apply(self, step: int, coefficients: Tensor) -> None:
@@ -151,12 +158,15 @@ class ZerothOrder(Optimizer):
 
     def move(self, step: int, losses: Tensor) -> StepReport:
         """Update by what `measure` found, where all is finite, in the losses' precision: c_i = rate * slope_i / q."""
-        slopes = self.estimator.slopes(losses, self.eps)
-        rate = self.lr * self.update.step_size(step, slopes)
+        measured, sizes = self.estimator.slopes(losses, self.eps), self.update.step_size
+        slopes = sizes.clipped(measured) if isinstance(sizes, Clipping) else measured
+        rate = self.lr * sizes(step, slopes)
         coefficients = rate / len(slopes) * slopes
         with self.watch("update"):
             self.update.apply(step, coefficients)
-        read = [losses, slopes, coefficients]
+        read = [losses, measured, coefficients]
+        if slopes is not measured:
+            read.append(slopes.mean().reshape(1))
         if isinstance(rate, Tensor):
             read.append(rate.reshape(1))
         values = torch.cat([part.to(losses.dtype) for part in read]).tolist()
@@ -164,6 +174,8 @@ class ZerothOrder(Optimizer):
         losses_read, slopes_read, (c, *more) = values[:n], values[n : n + q], values[n + q : n + 2 * q]
         self.update.learn(step, (c, *more))
         measures = {"g": sum(slopes_read) / q, "lr": values[-1] if isinstance(rate, Tensor) else rate}
+        if slopes is not measured:
+            measures["g_clipped"] = values[n + 2 * q]
         measures |= self.estimator.measures(losses_read)
         applied = all(map(math.isfinite, (c, *more)))
         return StepReport(sum(losses_read) / n, applied, measures, c, self.watch.lap(), more=tuple(more))
