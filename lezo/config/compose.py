@@ -210,6 +210,11 @@ def _method(*, _root_: DictConfig) -> str:
     return f"{_root_.optim.name}{adapter}"
 
 
+def _rates(rates: Mapping[str, float], *, _root_: DictConfig) -> float | None:
+    """Of a recipe that knows a rate for each of its methods, the chosen one's; None of others."""
+    return rates.get(_root_.optim.name)
+
+
 def _installed() -> str:
     """For the help: what other packages have registered, a line; nothing where there are none."""
     options = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
@@ -220,6 +225,7 @@ def register_schema() -> None:
     """Make known to Hydra what the files of conf/ name: typed schemas, and how jobs and folders are named."""
     for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
+    OmegaConf.register_new_resolver("lezo_rates", _rates, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
     store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
 
