@@ -83,9 +83,10 @@ def _curves(title: str, model: str, groups: Sequence[Group], plots: Sequence[Plo
 
 _HOW_DRAWN = (
     "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
-    "to the highest, and each run as a faint line. Training forwards are those of steps over a batch, a first-order step's counted "
-    "as three, without evaluations'. Train loss is a running mean over a twentieth of the run; runs "
-    "that have not finished are drawn as far as they came. Against sparsity a line joins the settings that differ in it "
+    "to the highest, and each run as a faint line; of learning rates that are not chosen the faint lines alone. Training "
+    "forwards are those of steps over a batch, a first-order step counted as three, without evaluations. Train loss is a "
+    "running mean over a twentieth of the run; runs that have not finished are drawn as far as they came. Against sparsity a "
+    "line joins the settings that differ in it "
     "only."
 )
 

@@ -127,20 +127,23 @@ def _curves(
     figure, axes = _axes(what, over)
     for group, lines in each:
         seeds = _points(group.samples, curve, axis)
-        _draw(axes, group.number, lines, seeds, scale, marked=marked)
+        _draw(axes, group, lines, seeds, scale, marked=marked)
     return f"{what} against {over}", figure
 
 
 def _draw(
-    axes: Axes, number: int, runs: Sequence[Points], seeds: Sequence[Points], scale: float, *, marked: bool
+    axes: Axes, group: Group, runs: Sequence[Points], seeds: Sequence[Points], scale: float, *, marked: bool
 ) -> None:
-    """A single run as it is; of several the mean of one run a seed with their range, and each run faintly."""
-    alone = len(runs) == 1
+    """A single run as it is; of several the mean of one run a seed with their range, and each run faintly.
+
+    Of a learning rate that another of the grid is better than only the runs, faintly.
+    """
+    number, alone = group.number, len(runs) == 1 and group.best
     look = _look(number) | {"linewidth": 1.3 if alone else 0.7, "alpha": 0.9 if alone else 0.3}
     for points in runs:
         x, y = np.array(points, dtype=float).T  # None becomes NaN: a gap
         axes.plot(x / scale, y, **look, **_marker(marked and alone or len(points) == 1))
-    for part in [] if alone else stretches(seeds, _POINTS):
+    for part in [] if alone or not group.best else stretches(seeds, _POINTS):
         x, whole = part.x / scale, part.n == len(seeds)
         look = _look(number) | {"linewidth": 1.8 if whole else 0.9}
         axes.plot(x, part.mean, **look, **_marker(marked or len(x) == 1))

@@ -80,7 +80,7 @@ def test_time_has_the_unit_that_fits(longest: float, unit: str) -> None:
 
 def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_path: Path) -> None:
     finished(tmp_path / "a", (0.7, 0.6, 0.5))
-    finished(tmp_path / "alone", (0.7, 0.6, 0.5), optim__lr=0.5)
+    finished(tmp_path / "alone", (0.7, 0.6, 0.5), optim__eps=0.5)
     assert _shapes(tmp_path) == ([0, 2], 0)
     finished(tmp_path / "b", (0.7, 0.65, 0.6), seed=1)
     assert _shapes(tmp_path) == ([2, 2], 1)
@@ -95,6 +95,13 @@ def _shapes(folder: Path) -> tuple[list[int], int]:
     (axes,) = figures(folder)["dev loss against step"].axes
     faint = [line for line in axes.lines if line.get_alpha() == 0.3]
     return [len(faint), len(axes.lines) - len(faint)], len(axes.collections)
+
+
+def test_of_a_rate_that_is_not_chosen_only_faint_lines_are_drawn(tmp_path: Path) -> None:
+    for rate, loss in ((0.1, 0.5), (0.2, 0.6)):
+        settings = config(optim__name="mezo", optim__lr=rate)
+        write(tmp_path / str(rate), settings, rows((0.7, loss)), result(dev_loss=loss))
+    assert _shapes(tmp_path) == ([1, 1], 0)
 
 
 def test_points_against_sparsity_have_their_settings_colours_with_adapters_beside(tmp_path: Path) -> None:
