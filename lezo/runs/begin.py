@@ -208,6 +208,7 @@ def make_mirror(request: Request, folder: RunFolder) -> WandbMirror | None:
         "tags": [banner.title(config), config.optim.name, config.model.name, *log.tags],
         "id": folder.run_id(),
     }
+    cost = config.method.forwards_a_step(config.optim) if config.trains else None
     return WandbMirror(
-        folder.path, settings, log.mode.value, lambda text: request.out.print(f"warning: {text}")
+        folder.path, settings, log.mode.value, lambda text: request.out.print(f"warning: {text}"), cost=cost
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-AXES = ("step", "seconds")  # optimizer steps; wall-clock since training began, evaluations included
+# Optimizer steps; training forwards, a first-order step's as three; wall-clock since training began, evaluations included.
+AXES = ("step", "forwards", "seconds")
 NAMESPACES = {"train": "step", "time": "step", "memory": "step", "dev": "seconds", "test": "step"}
 RESULT = "result"  # result.json in the summary, its paths joined by "/"; no axis
 PREDICTIONS = "predictions"  # the table of the last test
@@ -63,18 +64,29 @@ KEYS = (
 )
 
 
-def train_keys(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A train row of metrics.jsonl, memory in GiB; what has no value is left out."""
+def axes(row: Mapping[str, Any], cost: int | None) -> dict[str, Any]:
+    """Where a row of metrics.jsonl stands on the axes; ``cost``: forwards of a step, None of a method that takes none."""
+    return _present(
+        {
+            "step": row["step"],
+            "forwards": None if cost is None else row["step"] * cost,
+            "seconds": row["seconds"],
+        }
+    )
+
+
+def train_keys(row: Mapping[str, Any], cost: int | None = None) -> dict[str, Any]:
+    """A train row of metrics.jsonl, memory in GiB; what has no value is left out. ``cost`` as in `axes`."""
     phases = {f"time/{phase}": spent for phase, spent in row["phases"].items()}
     own = {f"train/{key}": value for key, value in row.items() if key not in (*AXES, "phases", "memory")}
     rest = {"memory/peak_gib": row["memory"] / 2**30, "train/skipped": int(row["skipped"])}
-    return _present({"step": row["step"], "seconds": row["seconds"], **own, **phases, **rest})
+    return _present({**axes(row, cost), **own, **phases, **rest})
 
 
-def dev_keys(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A dev row of metrics.jsonl."""
+def dev_keys(row: Mapping[str, Any], cost: int | None = None) -> dict[str, Any]:
+    """A dev row of metrics.jsonl. ``cost`` as in `axes`."""
     values = {"dev/loss": row["dev_loss"], "dev/score": row["dev_score"], "time/eval": row["eval_seconds"]}
-    return _present({"step": row["step"], "seconds": row["seconds"], **values})
+    return _present({**axes(row, cost), **values})
 
 
 def test_keys(step: int, loss: float | None, score: float) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class WandbMirror:
     """Mirrors metrics and result; ``warn`` gets the one line that says why mirroring stopped.
 
     ``settings`` and ``mode`` as in `start_run`. ``patience``: the seconds that ``close`` waits for wandb to finish;
-    it waits less where no server answers.
+    it waits less where no server answers. ``cost``: forwards of a step, None of what takes none.
     """
 
     def __init__(
@@ -36,9 +36,10 @@ class WandbMirror:
         warn: Callable[[str], None],
         *,
         patience: float = 30.0,
+        cost: int | None = None,
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
-        self._warn, self._patience = warn, patience
+        self._warn, self._patience, self._cost = warn, patience, cost
         self._dropped, self._failed = 0, False
         self._abandoned = False  # nobody waits for the thread any more
         self._run: Any = None
@@ -48,11 +49,11 @@ class WandbMirror:
 
     def trained(self, row: TrainRow) -> None:
         """Mirror a train row."""
-        self._log(keys.train_keys(row.values()))
+        self._log(keys.train_keys(row.values(), self._cost))
 
     def evaluated(self, row: DevRow) -> None:
         """Mirror a dev row."""
-        self._log(keys.dev_keys(row.values()))
+        self._log(keys.dev_keys(row.values(), self._cost))
 
     def tested(self, row: TestRow) -> None:
         """Mirror a test row; of the run's last one the predictions too."""

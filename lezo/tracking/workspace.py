@@ -51,6 +51,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     ),
     "Loss": (
         *_both_ways("dev loss", "dev/loss"),
+        Panel("dev loss against training forwards", "lines", ("dev/loss",), "forwards"),
         *_both_ways("train loss, smoothed", "train/loss", smooth=True),
     ),
     "Speed": (

@@ -32,6 +32,13 @@ def test_a_train_row_has_its_phases_beside_it_memory_in_gib_and_nothing_without_
     }
 
 
+def test_rows_stand_on_the_forwards_that_their_steps_cost() -> None:
+    assert train_keys(TRAINED, 3)["forwards"] == 9
+    dev = {"step": 4, "seconds": 0.0, "dev_loss": 0.5, "dev_score": 0.5, "eval_seconds": 0.2}
+    assert dev_keys(dev, 2)["forwards"] == 8
+    assert "forwards" not in dev_keys(dev)
+
+
 def test_a_dev_row_without_a_loss_has_none() -> None:
     row = {"step": 0, "seconds": 0.0, "dev_loss": None, "dev_score": 0.5, "eval_seconds": 0.2}
     assert dev_keys(row) == {"step": 0, "seconds": 0.0, "dev/score": 0.5, "time/eval": 0.2}

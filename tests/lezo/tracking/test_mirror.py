@@ -260,7 +260,7 @@ from lezo.tracking.mirror import WandbMirror
 run, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 result = json.loads((run / "result.json").read_text())
 predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
-mirror = WandbMirror(Path("out"), settings, "offline", sys.exit)
+mirror = WandbMirror(Path("out"), settings, "offline", sys.exit, cost=2)
 tell = {"train": mirror.trained, "dev": mirror.evaluated, "test": mirror.tested}
 for row in map(row_of, (run / "metrics.jsonl").read_bytes().splitlines()):
     tell[row.kind](row)
@@ -318,7 +318,7 @@ def test_an_offline_run_can_be_read_back_key_by_key(mirror_folder: Path) -> None
     mirrored = [item for item in history if {"train/loss", "dev/loss"} & set(item)]
     rows = [row for row in rows if "test_score" not in row]
     for row, item in zip(rows, mirrored, strict=True):
-        named = dev_keys(row) if "dev_loss" in row else train_keys(row)
+        named = dev_keys(row, 2) if "dev_loss" in row else train_keys(row, 2)
         assert named.items() <= item.items()
     result = json.loads((FINISHED / "result.json").read_text())
     tests = [(item["step"], item["test/score"]) for item in history if "test/score" in item]
@@ -357,6 +357,7 @@ def test_other_runs_have_the_keys_that_are_theirs(
     assert mine <= set(seen)
     others = {name for name in set(seen) - mine - {"given", *AXES} if not name.startswith("result/")}
     assert others <= {"time/eval"}
+    assert seen.get("forwards") == {"fo-adamw": 3}.get(optim)
     given = seen["given"]
     assert (given["job_type"], given["group"], given["config"]["train"]["steps"]) == (optim, "mine", 1)
     assert given["tags"] == ["rte (sample)", optim, "tiny", "extra"]
