@@ -214,9 +214,19 @@ def _installed() -> str:
     return f"\n  of installed packages: {' '.join(options)}" if options else ""
 
 
+def _times(factor: float, rate: float | None) -> float | None:
+    """A method's rate as a multiple of the model's for MeZO, where it has one."""
+    return None if rate is None else factor * rate
+
+
 def register_schema() -> None:
     """Make known to Hydra what the files of conf/ name: typed schemas, and how jobs and folders are named."""
-    for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
+    for name, resolver in (
+        ("job", _job),
+        ("method", _method),
+        ("installed", _installed),
+        ("times", _times),
+    ):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
     store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))

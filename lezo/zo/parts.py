@@ -27,8 +27,10 @@ from lezo.records.journal import JournalError
 from lezo.records.schema import ReplaySpec
 from lezo.tasks.registry import Registry, RegistryError
 from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
-from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.direction import GAUSSIAN, Direction, moving
 from lezo.zo.graphs import Recorder
+from lezo.zo.methods.example_wise import ExampleWise, RankOneOfLinear
+from lezo.zo.methods.last_blocks import LastBlocks
 from lezo.zo.methods.several import Several
 from lezo.zo.packing_check import probe_for
 from lezo.zo.probe import Estimator, PlainProbe, TwoSided
@@ -71,6 +73,11 @@ class EstimatorContext:
             ranks=self.ranks,
         )
 
+    def examples(self) -> ExampleWise:
+        """The probe of each example's loss along a direction of its own. Raises ModelError where rows are not packed."""
+        tensors = moving(self.direction, self.network.model, self.layout)
+        return ExampleWise.of(self.network, tensors, self.watch, self.ranks, self.recordings)
+
     def loss(self, batch: Any) -> Tensor:
         """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks."""
         return total(self.network, batch, self.ranks)
@@ -99,9 +106,17 @@ def _metric(context: EstimatorContext, probes: int = 1) -> Estimator:
     return context.metric() if probes == 1 else Several(context.metric(), probes)
 
 
-BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
-DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
-ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": _two_sided, "metric": _metric}, _maker)
+BLOCKS = Registry[Maker](
+    "lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks, "last": LastBlocks}, _maker
+)
+DIRECTIONS = Registry[Maker](
+    "lezo.directions", {"gaussian": lambda: GAUSSIAN, "rank-one": RankOneOfLinear}, _maker
+)
+ESTIMATORS = Registry[Maker](
+    "lezo.estimators",
+    {"two-sided": _two_sided, "metric": _metric, "example-wise": EstimatorContext.examples},
+    _maker,
+)
 STEP_SIZES = Registry[Maker](
     "lezo.step_sizes", {"constant": Constant, "linear": Linear, "scheduled": Scheduled}, _maker
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from lezo.model.layout import Layout
 from lezo.noise import seeds
 from lezo.noise.operands import sent
 from lezo.zo.blocks import BlockChooser, Learner, Periodic
-from lezo.zo.direction import GAUSSIAN, Direction, update_all_
+from lezo.zo.direction import GAUSSIAN, Direction, Joint, moving, update_all_
 from lezo.zo.probe import Estimator
 from lezo.zo.step import Optimizer, StepReport, Stopwatch
 from lezo.zo.step_size import Clipping, Constant, StepSize
@@ -40,7 +40,8 @@ class SeededUpdate:
         decay: float = 0.0,
         rounding: Literal["nearest", "stochastic"] = "nearest",
     ) -> None:
-        self.model, self.layout, self.direction, self.home = model, layout, direction, home_of(model)
+        self.model, self.direction, self.home = model, direction, home_of(model)
+        self.layout = moving(direction, model, layout)
         self.blocks, self._initial_blocks = blocks, deepcopy(blocks)
         self._chosen: tuple[int, int, tuple[int, ...]] | None = None  # the latest step, its seed, its blocks
         self.step_size = step_size or Constant()
@@ -75,11 +76,25 @@ class SeededUpdate:
         if len(coefficients) > 1:  # with one direction the kernel checks it
             coefficients = coefficients.where(coefficients.isfinite().all(), math.nan)
         decay = self.decay * self.step_size.share(step)
+        along = [seeds.direction_seed(seed, number) for number in range(len(coefficients))]
         for thetas in self.home.updates({name: self.theta[name] for name in active}):
-            for number, coefficient in enumerate(coefficients):
-                along = seeds.direction_seed(seed, number)
-                each = {n: decay if number == 0 and decays(theta) else 0.0 for n, theta in thetas.items()}
-                update_all_(self.direction, thetas, along, coefficient, each, rounding=self.rounding)
+            decayed = {name: decay if decays(theta) else 0.0 for name, theta in thetas.items()}
+            self._move(thetas, along, coefficients, decayed)
+
+    def _move(
+        self,
+        thetas: Mapping[str, Tensor],
+        along: Sequence[int],
+        coefficients: Tensor,
+        decay: Mapping[str, float],
+    ) -> None:
+        """Along the directions of these seeds; what decays does so with the first of them."""
+        if isinstance(self.direction, Joint):
+            self.direction.update_along_(thetas, along, coefficients, decay, rounding=self.rounding)
+            return
+        for number, (seed, coefficient) in enumerate(zip(along, coefficients, strict=True)):
+            each = decay if number == 0 else dict.fromkeys(thetas, 0.0)
+            update_all_(self.direction, thetas, seed, coefficient, each, rounding=self.rounding)
 
     def learn(self, step: int, coefficients: Sequence[float]) -> None:
         """Tell a chooser of blocks that learns what step ``step`` came to."""

@@ -1,0 +1,1 @@
+"""Settings and parts of single methods, a file each; `lezo.config.methods` knows them by name."""
