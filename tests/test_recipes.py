@@ -17,7 +17,7 @@ RECIPES = sorted((CONF / "experiment").glob("*.yaml"))
 
 
 def lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines()
+    return file.read_text(encoding="utf-8").replace("=DIR", "=.").splitlines()
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
@@ -59,6 +59,38 @@ def test_the_command_goes_before_the_recipe() -> None:
 def test_one_recipe_a_command(overrides: list[str]) -> None:
     with refused(ConfigError, "+experiment=playground"):
         jobs(overrides)
+
+
+def test_a_recipe_may_know_a_rate_for_each_of_its_methods_which_can_be_searched_around() -> None:
+    evidence = ["+experiment=evidence", "data.path=."]
+    found = jobs([*evidence, "task=sst2", "seed=0", "optim=mezo,lezo", "optim.lr_scale=1,0.1"])
+    rates = [getattr(job.composed.config.optim, "lr", None) for job in found]
+    assert rates == [2e-5, 2e-6, 5e-5, 5e-6]
+    with refused(ConfigError, "optim.lr: ", "add optim.lr="):
+        compose([*evidence, "optim=fo-sgd"])
+
+
+def test_runs_that_two_recipes_of_the_evidence_ask_for_are_the_same() -> None:
+    whole, ablation = (
+        {
+            job.identity: job.folder
+            for job in jobs([f"+experiment={name}", "data.path=.", "task=sst2", "seed=0"])
+        }
+        for name in ("evidence", "evidence-sparsity")
+    )
+    (shared,) = whole.keys() & ablation.keys()
+    assert whole[shared] == ablation[shared]
+
+
+def test_a_comparison_is_fair_to_all_methods() -> None:
+    found = [job.composed.config for job in jobs(["+experiment=compare", "seed=0"])]
+    spent = {config.train.steps * config.method.forwards_a_step(config.optim) for config in found}
+    assert max(spent) == 1000 and min(spent) > 1000 - 3
+    assert {-(-config.train.steps // config.train.eval_every) for config in found} == {10}
+    rates: dict[str, list[float]] = {}
+    for config in found:
+        rates.setdefault(config.optim.name, []).append(getattr(config.optim, "lr", 0.0))
+    assert {tuple(round(rate / of[1], 6) for rate in of) for of in rates.values()} == {(0.3, 1.0, 3.0)}
 
 
 def test_without_m_a_recipe_is_one_run() -> None:

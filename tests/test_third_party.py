@@ -1,5 +1,6 @@
 """A package of others registers a method's parts, a method made of them, and a task; lezo's commands take them by name."""
 
+import csv
 import json
 import os
 import shutil
@@ -239,6 +240,9 @@ def test_it_is_reported(command: Command) -> None:
     assert code == 0, err
     text = next(Path("page").glob("*.md")).read_text()
     assert "mood" in text and "greedy" in text
+    with Path("page/results.csv").open() as file:
+        (speed,) = [row for row in csv.DictReader(file) if row["table"] == "speed"]
+    assert speed["forwards a step"] == "4"  # of two directions
 
 
 def test_banner_and_dry_run_say_its_parts(command: Command) -> None:

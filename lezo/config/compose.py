@@ -53,6 +53,7 @@ from lezo.config.schema import (
     ReportConfig,
     RunConfig,
 )
+from lezo.config.shorthands import refuse_both, resolve
 from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig, QualifyConfig)
@@ -85,6 +86,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
             raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])
         _refuse_names(override)
     with _composition(parsed, config_dir) as tree:
+        refuse_both(tree, {override.key_or_group for override in parsed})
         hydra = tree.hydra
         dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
         composed = converted(tree, *dirs, _job_folder(hydra.sweep))
@@ -208,6 +210,11 @@ def _method(*, _root_: DictConfig) -> str:
     return f"{_root_.optim.name}{adapter}"
 
 
+def _rates(rates: Mapping[str, float], *, _root_: DictConfig) -> float | None:
+    """Of a recipe that knows a rate for each of its methods, the chosen one's; None of others."""
+    return rates.get(_root_.optim.name)
+
+
 def _installed() -> str:
     """For the help: what other packages have registered, a line; nothing where there are none."""
     options = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
@@ -228,6 +235,7 @@ def register_schema() -> None:
         ("times", _times),
     ):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
+    OmegaConf.register_new_resolver("lezo_rates", _rates, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
     store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
 
@@ -279,13 +287,14 @@ def _refused_variable(name: str, *_: Any) -> str:
 
 
 def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, name: str | None) -> Composed:
-    """The dataclasses of a composed configuration without Hydra's own part, every interpolation resolved.
+    """The dataclasses of a composed configuration without Hydra's own part, every shorthand and interpolation resolved.
 
     ``name``: of the job's folder, None where it is by what the job is. Raises ConfigError where a value still looks
     like an interpolation: whoever reads the YAML would resolve it again.
     """
     with open_dict(composed):
         composed.pop("hydra", None)
+    resolve(composed)
     config, yaml = OmegaConf.to_object(composed), OmegaConf.to_yaml(composed, resolve=True)
     assert isinstance(config, RunConfig)
     if (at := yaml.find("${")) >= 0:
@@ -302,7 +311,8 @@ def _job_folder(sweep: DictConfig) -> str | None:
 
 def _job(*, _root_: DictConfig) -> str:
     """What hydra.sweep.subdir asks for while the configuration is still being read: hence a copy."""
-    own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    own = OmegaConf.masked_copy(deepcopy(_root_), [str(key) for key in _root_ if key != "hydra"])
+    resolve(own)
     return job_name(OmegaConf.to_yaml(own, resolve=True))
 
 

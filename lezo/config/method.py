@@ -88,9 +88,10 @@ class OptimConfig:
 
 @dataclass
 class FirstOrderConfig(OptimConfig):
-    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own."""
+    """optim=fo-sgd and fo-adamw. ``dropout`` None keeps the model's own; ``lr_scale``: see `lezo.config.shorthands`."""
 
     lr: float | None = ranged(None, POSITIVE)
+    lr_scale: float | None = ranged(None, POSITIVE)
     weight_decay: float = ranged(0.0, NOT_NEGATIVE)
     momentum: float = ranged(0.0, FRACTION)
     schedule: Schedule = Schedule.constant
@@ -103,13 +104,14 @@ class FirstOrderConfig(OptimConfig):
 class ZerothOrderConfig(OptimConfig):
     """optim=mezo, and what every zeroth-order method has.
 
-    ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference). ``warmup``: steps in which the
-    learning rate grows to its full size. ``clip``: slopes along z are at most so large, up or down. ``probes``: directions a
-    step, of whose slopes it takes the mean.
+    ``lr_scale``: see `lezo.config.shorthands`. ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no
+    difference). ``warmup``: steps in which the learning rate grows to its full size. ``clip``: slopes along z are at most so large,
+    up or down. ``probes``: directions a step, of whose slopes it takes the mean.
     """
 
     lr: float | None = ranged(None, POSITIVE)
     eps: float = ranged(1e-3, POSITIVE)
+    lr_scale: float | None = ranged(None, POSITIVE)
     weight_decay: float = ranged(0.0, NOT_NEGATIVE)
     rounding: Rounding = Rounding.nearest
     objective: Objective = Objective.loss
@@ -189,6 +191,10 @@ class Method:
         if self.forwards is not None:
             return self.forwards(optim)
         return 2 * optim.probes if isinstance(optim, ZerothOrderConfig) else 1
+
+    def forwards_a_step(self, optim: Any) -> int:
+        """What a step costs in forwards over its batch; a first-order one 3, since its backward pass takes about two."""
+        return 3 if self.first_order else self.passes(optim)
 
 
 def method_name(optim: str, peft: str) -> str:

@@ -123,18 +123,6 @@ class LearningRates:
 
 
 @dataclass
-class OptShape:
-    """The published shape of an OPT, for random weights without a download."""
-
-    hidden_size: int = MISSING
-    ffn_dim: int = MISSING
-    num_hidden_layers: int = MISSING
-    num_attention_heads: int = MISSING
-    word_embed_proj_dim: int = MISSING
-    do_layer_norm_before: bool = MISSING
-
-
-@dataclass
 class PeftConfig:
     """What is trained: peft=none all weights, peft=head an untied copy of the head alone.
 
@@ -165,7 +153,8 @@ class PrefixConfig(PeftConfig):
 @dataclass
 class ModelConfig:
     """``devices``: None, "auto", or a list of devices over which the blocks are placed. ``home_dir``: folder of the file that holds
-    the blocks of home=disk while a run lasts; None the run's own.
+    the blocks of home=disk while a run lasts; None the run's own. ``shape``: what transformers' configuration of the model says
+    of sizes, its ``model_type`` that of an OPT where there is none, for random weights without a download.
     """
 
     name: str = MISSING
@@ -185,7 +174,7 @@ class ModelConfig:
     lora_lr: LearningRates = field(default_factory=LearningRates)
     prefix_lr: LearningRates = field(default_factory=LearningRates)
     head_lr: LearningRates = field(default_factory=LearningRates)
-    shape: OptShape | None = None
+    shape: dict[str, Any] | None = None
 
 
 @dataclass
@@ -206,10 +195,14 @@ class LogConfig:
 
 @dataclass
 class TrainConfig:
+    """``forwards``, ``evaluations``: another way to say ``steps`` and ``eval_every`` (`lezo.config.shorthands`)."""
+
     steps: int = ranged(20000, STEPS)
+    forwards: int | None = ranged(None, COUNT)
     batch_size: int = ranged(16, COUNT)
     micro_batch_size: int | None = ranged(None, COUNT)
     eval_every: int = ranged(4000, COUNT)
+    evaluations: int | None = ranged(None, COUNT)
     max_seconds: float | None = ranged(None, POSITIVE)
     max_bad_steps: int = ranged(10, COUNT)
     rank_timeout: float = ranged(600.0, POSITIVE)

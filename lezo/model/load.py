@@ -62,7 +62,9 @@ def load_config(source: Source) -> Any:
     """
     if source.random_weights and source.shape is not None:
         with reading("the shape of", source.path):
-            return transformers.OPTConfig(**source.shape)
+            config = transformers.AutoConfig.for_model(**{"model_type": "opt", **source.shape})
+            _refuse_other_kinds(source.path, config)
+            return config
     _quiet()
     _refuse_adapter(Path(source.path))
     with reading("the configuration of", source.path), place_of(source.path) as (path, options):

@@ -6,9 +6,11 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from lezo.config.identity import settings
 from lezo.config.methods import METHODS, NO_METHOD, Method, method_name
@@ -102,6 +104,20 @@ class Run:
         """The fraction of blocks skipped: a method's own or its setting; None where it has none."""
         fixed = self.kind.sparsity
         return _finite(self.setting("optim.sparsity")) if fixed is None else fixed
+
+    @property
+    def forwards_a_step(self) -> int | None:
+        """What a step costs in forwards over its batch (`Method.forwards_a_step`); None where no configuration tells."""
+        optim = {
+            key[len("optim.") :]: value for key, value in self.settings.items() if key.startswith("optim.")
+        }
+        return _cost(self.kind, optim) if optim and self.kind.trains else None
+
+    @property
+    def forwards(self) -> float | None:
+        """Training forwards over a batch that it has made, if it has ended: those of evaluations are not counted."""
+        steps, cost = self.number("steps"), self.forwards_a_step
+        return None if steps is None or cost is None else steps * cost
 
     @property
     def seed(self) -> tuple[str, str]:
@@ -228,6 +244,18 @@ def _rows(file: Path, damage: list[str], *, ended: bool) -> list[Row]:
     if rest and ended:
         damage.append(f"{file.name}: the last line is cut short")
     return rows
+
+
+def _cost(kind: Method, values: Mapping[str, Any]) -> int | None:
+    """Forwards of a step under these settings, as far as the method still knows them."""
+    known = {one.name for one in fields(kind.schema)}
+    try:
+        optim = OmegaConf.structured(kind.schema(name=kind.name))
+        for key in values.keys() & known:
+            optim[key] = values[key]
+        return int(kind.forwards_a_step(OmegaConf.to_object(optim)))
+    except Exception:  # values of an earlier or a damaged configuration, and a method of somebody else's
+        return None
 
 
 def _finite(value: Any) -> float | None:

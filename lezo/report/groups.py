@@ -43,7 +43,8 @@ class Group:
     ``method``: the optimizer, and the adapter it trains: "mezo + lora". ``setting``: in words, what sets the group
     apart; ``settings``: all that makes another result, as text. ``number``: that of its method and setting, the same in
     all tasks. ``rates``: how many groups that have finished runs differ from this one in their learning rate only,
-    itself included; ``best``: whether it is the one of those to report.
+    itself included; ``best``: whether it is the one of those to report; ``edge``: whether its rate is the "highest" or the
+    "lowest" of three or more.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Group:
     number: int = 0
     rates: int = 1
     best: bool = True
+    edge: str = ""
 
     @property
     def samples(self) -> list[Run]:
@@ -140,16 +142,18 @@ def sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def target(groups: Sequence[Group], loss: float | None, score: float | None) -> Target | None:
-    """What is asked for, else the lowest best dev loss that all finished runs reach; None without any."""
+    """What is asked for, else the lowest dev loss that all finished runs at chosen rates reach; None without any."""
     if score is not None:
         words = f"a dev score of {100 * score:.4g} % (report.target_score)"
         return Target(lambda dev: dev.score >= score, words)
     if loss is not None:
         return _at_most(loss, f"a dev loss of {loss:.4g} (report.target_loss)")
-    lowest = [least for group in groups for run in group.finished if (least := _lowest(run)) is not None]
+    chosen = [run for group in groups if group.best for run in group.finished]
+    lowest = [least for run in chosen if (least := _lowest(run)) is not None]
     if not lowest:
         return None
-    words = f"a dev loss of {max(lowest):.4f}, the lowest that every finished run reached"
+    where = "" if all(group.best for group in groups) else " at a chosen learning rate"
+    words = f"a dev loss of {max(lowest):.4f}, the lowest that every finished run{where} reached"
     return _at_most(max(lowest), words + _no_gain(groups, max(lowest)))
 
 
@@ -198,7 +202,14 @@ def _name(group: Group) -> Hashable:
 def _numbered(group: Group, number: int, grid: Sequence[Group]) -> Group:
     """The group with its number, and as one of its grid; where no two can be compared yet, nothing is chosen."""
     numbered = replace(group, number=number)
-    return replace(numbered, rates=len(grid), best=group is grid[0]) if len(grid) > 1 else numbered
+    if len(grid) < 2:
+        return numbered
+    rates, own = (
+        [_number(one.settings.get("optim.lr", "")) for one in grid],
+        _number(group.settings["optim.lr"]),
+    )
+    edge = {max(rates): "highest", min(rates): "lowest"}.get(own, "") if len(grid) > 2 else ""
+    return replace(numbered, rates=len(grid), best=group is grid[0], edge=edge)
 
 
 def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Iterator[Group]:

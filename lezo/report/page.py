@@ -12,6 +12,7 @@ from lezo.report.plots import COLOURS, Plot
 from lezo.report.text import printable
 
 _DASHES = ("", "5 2", "1 2", "6 2 1 2")
+_FIRST = ("results", "methods")  # tables that stand above the curves
 _SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
 
 
@@ -24,8 +25,8 @@ def page(
     reload: int | None,
 ) -> str:
     """The page. ``reload``: seconds after which it loads itself again; None: it does not."""
-    results = [_table(table) for table in tables if table.name == "results"]
-    others = [_table(table) for table in tables if table.name != "results"]
+    results = [_table(table) for table in tables if table.name in _FIRST]
+    others = [_table(table) for table in tables if table.name not in _FIRST]
     curves = [_curves(*names, members, plots.get(names, [])) for names, members in by_task(groups).items()]
     head = [f"<h1>{_text(heading)}</h1>", f'<p class="note">{_text(summary)}</p>']
     return _beside("html").format(
@@ -82,8 +83,10 @@ def _curves(title: str, model: str, groups: Sequence[Group], plots: Sequence[Plo
 
 _HOW_DRAWN = (
     "A colour a setting: the mean over its seeds, thinner where not all of them have come, a band from the lowest "
-    "to the highest, and each run as a faint line. Train loss is a running mean over a twentieth of the run; runs "
-    "that have not finished are drawn as far as they came. Against sparsity a line joins the settings that differ in it "
+    "to the highest, and each run as a faint line; of learning rates that are not chosen the faint lines alone. Training "
+    "forwards are those of steps over a batch, a first-order step counted as three, without evaluations. Train loss is a "
+    "running mean over a twentieth of the run; runs that have not finished are drawn as far as they came. Against sparsity a "
+    "line joins the settings that differ in it "
     "only."
 )
 

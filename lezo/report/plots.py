@@ -41,7 +41,25 @@ _STYLE = {
     **dict.fromkeys(("axes.edgecolor", "grid.color"), _FAINT),
 }
 
-_Curve = Callable[[Run], Sequence[tuple[TrainRow | DevRow, float | None]]]  # a run's rows, each with its y
+_Row = TrainRow | DevRow
+_Curve = Callable[[Run], Sequence[tuple[_Row, float | None]]]  # a run's rows, each with its y
+
+
+def _step(run: Run) -> Callable[[_Row], float]:
+    return lambda row: row.step
+
+
+def _forwards(run: Run) -> Callable[[_Row], float] | None:
+    cost = run.forwards_a_step
+    return None if cost is None else lambda row: row.step * cost
+
+
+def _seconds(run: Run) -> Callable[[_Row], float]:
+    return lambda row: row.seconds
+
+
+_Axis = Callable[[Run], Callable[[_Row], float] | None]  # a run's rows' x; None where it is not known
+_AXES: Mapping[str, _Axis] = {"step": _step, "training forwards": _forwards, "wall-clock": _seconds}
 
 
 @dataclass(frozen=True)
@@ -71,9 +89,9 @@ def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
         ("dev loss", lambda run: [(dev, dev.loss) for dev in run.devs], True),
         ("train loss, smoothed", train_loss, False),
     ]
-    for clock, (what, curve, marked) in product((False, True), kinds):
-        if any(_points(group.runs, curve, clock) for group in groups):
-            yield _curves(what, groups, curve, clock=clock, marked=marked)
+    for over, (what, curve, marked) in product(_AXES, kinds):
+        if any(_points(group.runs, curve, _AXES[over]) for group in groups):
+            yield _curves(what, groups, curve, over, marked=marked)
     timed = [(group, phases) for group in groups if (phases := mean_phases(group))]
     if timed:
         yield _bars(timed)
@@ -89,36 +107,43 @@ def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
             yield _against_sparsity(what, unit, list(filter(None, known)))
 
 
-def _points(runs: Sequence[Run], curve: _Curve, clock: bool) -> list[Points]:
-    """The curves of those runs that have a value, against wall-clock or against steps."""
-    each = ([(row.seconds if clock else row.step, y) for row, y in curve(run)] for run in runs)
+def _points(runs: Sequence[Run], curve: _Curve, axis: _Axis) -> list[Points]:
+    """The curves of those runs that have a value, and an x for it."""
+    placed = [(run, place) for run in runs if (place := axis(run)) is not None]
+    each = ([(place(row), y) for row, y in curve(run)] for run, place in placed)
     return [points for points in each if any(y is not None for _, y in points)]
 
 
 def _curves(
-    what: str, groups: Sequence[Group], curve: _Curve, *, clock: bool, marked: bool
+    what: str, groups: Sequence[Group], curve: _Curve, over: str, *, marked: bool
 ) -> tuple[str, Figure]:
-    each = [(group, _points(group.runs, curve, clock)) for group in groups]
+    axis = _AXES[over]
+    each = [(group, _points(group.runs, curve, axis)) for group in groups]
     longest = max(x for _, lines in each for points in lines for x, _ in points)
-    scale, unit = time_unit(longest) if clock else (1.0, "step")
-    over = f"wall-clock, {unit}" if clock else unit
+    scale = 1.0
+    if axis is _seconds:
+        scale, unit = time_unit(longest)
+        over = f"{over}, {unit}"
     figure, axes = _axes(what, over)
     for group, lines in each:
-        seeds = _points(group.samples, curve, clock)
-        _draw(axes, group.number, lines, seeds, scale, marked=marked)
+        seeds = _points(group.samples, curve, axis)
+        _draw(axes, group, lines, seeds, scale, marked=marked)
     return f"{what} against {over}", figure
 
 
 def _draw(
-    axes: Axes, number: int, runs: Sequence[Points], seeds: Sequence[Points], scale: float, *, marked: bool
+    axes: Axes, group: Group, runs: Sequence[Points], seeds: Sequence[Points], scale: float, *, marked: bool
 ) -> None:
-    """A single run as it is; of several the mean of one run a seed with their range, and each run faintly."""
-    alone = len(runs) == 1
+    """A single run as it is; of several the mean of one run a seed with their range, and each run faintly.
+
+    Of a learning rate that another of the grid is better than only the runs, faintly.
+    """
+    number, alone = group.number, len(runs) == 1 and group.best
     look = _look(number) | {"linewidth": 1.3 if alone else 0.7, "alpha": 0.9 if alone else 0.3}
     for points in runs:
         x, y = np.array(points, dtype=float).T  # None becomes NaN: a gap
         axes.plot(x / scale, y, **look, **_marker(marked and alone or len(points) == 1))
-    for part in [] if alone else stretches(seeds, _POINTS):
+    for part in [] if alone or not group.best else stretches(seeds, _POINTS):
         x, whole = part.x / scale, part.n == len(seeds)
         look = _look(number) | {"linewidth": 1.8 if whole else 0.9}
         axes.plot(x, part.mean, **look, **_marker(marked or len(x) == 1))

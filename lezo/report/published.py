@@ -38,6 +38,15 @@ _PROTOCOLS: Mapping[str | None, Protocol] = {
     "MeZO": {**_STEPS, "optim.eps": (1e-3,)},
     "MeZO LoRA": {**_STEPS, "optim.eps": (1e-2,), **_LORA},
     "MeZO prefix": {**_STEPS, "optim.eps": (1e-1,), "peft.tokens": (5,)},
+    "AdaLeZO": {
+        **_STEPS,
+        "optim.eps": (1e-3,),
+        "optim.keep": (0.2,),
+        "optim.tau": (0.6,),
+        "optim.gamma": (0, 0.1),
+        "optim.alpha": (0.1,),
+        "optim.importance_clip": (4, 16),
+    },
     "ICL": {"task.demo_sets": ("each",)},
 }
 _FT: Protocol = {"train.batch_size": (8,), "optim.schedule": ("linear",), "optim.weight_decay": (0,)}
@@ -95,6 +104,7 @@ def _published_name(run: Run) -> str | None:
         "MeZO": "MeZO",
         "MeZO + lora": "MeZO LoRA",
         "MeZO + prefix": "MeZO prefix",
+        "AdaLeZO": "AdaLeZO",
         "FT": "FT",
         "FT + head" if head_tuned else "LP": "LP",
         **dict.fromkeys(_PROMPTED, prompted),

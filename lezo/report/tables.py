@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lezo.records.reader import Run
 from lezo.records.rows import PHASES
 from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent
-from lezo.report.groups import Group, Spread, Target, sparsity_families, spread
+from lezo.report.groups import Group, Spread, Target, by_task, sparsity_families, spread
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, is_lezo, rows_of
 
 STAR = "\u2605"
@@ -18,12 +19,21 @@ _SEEDS = (
 )
 _GRID = (
     f"{STAR}: of runs that differ in their learning rate only, the one with the lowest mean dev loss, as the published "
-    "protocol chooses; test scores have no say. Published numbers stand beside that one."
+    "protocol chooses; test scores have no say. Published numbers stand beside that one. Where it is the highest or the lowest "
+    "of three or more, the best rate may lie beyond."
 )
 _TO_TARGET = (
-    "A step's seconds are the median. Steps and seconds to target are those of the first dev evaluation that "
+    "A step's seconds are the median. Steps, forwards and seconds to target are those of the first dev evaluation that "
     "meets it, mean ± standard deviation over the runs that do; the seconds are wall-clock since training began, "
     "evaluations included."
+)
+_FORWARDS = (
+    "Forwards are those of training over a batch, and evaluations are not counted: two a step of MeZO and LeZO, three of a "
+    "first-order step, whose backward pass takes about two."
+)
+_SIDE_BY_SIDE = (
+    f"Each method, at each of its settings, at the learning rate that {STAR} marks, the lowest dev loss first: a comparison where "
+    "forwards and the number of rates are alike, as +experiment=compare makes them. Finished is the number of seeds."
 )
 _PHASES = "Mean seconds a step. Data is waiting for the batch; of first-order runs the backward pass counts as forward."
 _PEAKS = (
@@ -45,6 +55,7 @@ def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
     runs = [(group, run) for group in groups for run in group.runs]
     every = [
         _results(groups),
+        _side_by_side(groups, targets),
         _published(groups),
         _speed(groups, targets),
         _phases(groups),
@@ -91,6 +102,40 @@ def _results(groups: Sequence[Group]) -> Table:
     return _table("results", "Results", columns, _of_groups(groups, columns), *notes)
 
 
+def _side_by_side(groups: Sequence[Group], targets: Targets) -> Table:
+    """Of each task and model with several methods, what each came to at the rate that its dev losses chose."""
+    columns = (
+        "test %",
+        "finished",
+        "dev loss",
+        "forwards",
+        *_TARGET_COLUMNS,
+        "seconds a step",
+        *_PEAK_COLUMNS,
+        "learning rate",
+    )
+    rows: list[tuple[Group, Sequence[Cell]]] = []
+    for names, members in by_task(groups).items():
+        chosen = sorted((g for g in members if g.best and g.finished), key=_loss)
+        if len({group.method for group in chosen}) > 1:
+            rows += [(group, _beside_others(group, targets[names])) for group in chosen]
+    aims = _aims(
+        {names: aim for names, aim in targets.items() if any(names == (g.title, g.model) for g, _ in rows)}
+    )
+    return _table("methods", "Methods side by side", columns, rows, _SIDE_BY_SIDE, _FORWARDS, *aims)
+
+
+def _loss(group: Group) -> float:
+    """What methods are ordered by."""
+    return math.inf if group.dev_loss is None else group.dev_loss.mean
+
+
+def _beside_others(group: Group, target: Target | None) -> list[Cell]:
+    before, after = ("test %", "finished", "dev loss", "forwards"), ("seconds a step",)
+    cells = [_OF_GROUP[name](group) for name in before], [_OF_GROUP[name](group) for name in after]
+    return [*cells[0], *_to_target(group, target), *cells[1], *_peaks(group), _chosen(group)]
+
+
 def _cautions(groups: Sequence[Group]) -> list[str]:
     runs = [run for group in groups for run in group.runs]
     cautions = {
@@ -117,25 +162,41 @@ def _published_row(score: Published) -> list[Cell]:
 
 
 def _speed(groups: Sequence[Group], targets: Targets) -> Table:
-    columns = ("seconds a step", "steps to target", "seconds to target", "reached by")
+    own = ("seconds a step", "forwards a step")
     trained = [group for group in groups if group.runs[0].trains]
-    rows = [(group, _to_target(group, targets[group.title, group.model])) for group in trained]
-    aims = [
+    rows = [
+        (
+            group,
+            [
+                *(_OF_GROUP[name](group) for name in own),
+                *_to_target(group, targets[group.title, group.model]),
+            ],
+        )
+        for group in trained
+    ]
+    notes = [_TO_TARGET, _FORWARDS, *_aims(targets)]
+    return _table("speed", "Speed: a step, and the way to the target", (*own, *_TARGET_COLUMNS), rows, *notes)
+
+
+def _aims(targets: Targets) -> list[str]:
+    return [
         f"{title}, {model}: the target is {target.words}."
         for (title, model), target in targets.items()
         if target is not None
     ]
-    return _table("speed", "Speed: a step, and the way to the target", columns, rows, _TO_TARGET, *aims)
+
+
+_TARGET_COLUMNS = ("steps to target", "forwards to target", "seconds to target", "reached by")
 
 
 def _to_target(group: Group, target: Target | None) -> list[Cell]:
-    seconds = mean(step_seconds(group))
-    if target is None:
-        return [seconds, NOTHING, NOTHING, NOTHING]
-    reached = [dev for run in group.runs if (dev := target.reached(run)) is not None]
+    if target is None or not group.runs[0].trains:
+        return [NOTHING] * len(_TARGET_COLUMNS)
+    reached = [(dev, run.forwards_a_step) for run in group.runs if (dev := target.reached(run)) is not None]
     share = Cell(f"{len(reached)} of {len(group.runs)}", len(reached) / len(group.runs))
-    steps, clock = spread(dev.step for dev in reached), spread(dev.seconds for dev in reached)
-    return [seconds, mean(steps), mean(clock), share]
+    steps, clock = spread(dev.step for dev, _ in reached), spread(dev.seconds for dev, _ in reached)
+    forwards = spread(None if cost is None else dev.step * cost for dev, cost in reached)
+    return [mean(steps), mean(forwards), mean(clock), share]
 
 
 def _phases(groups: Sequence[Group]) -> Table:
@@ -162,7 +223,10 @@ def _phases_of(run: Run) -> dict[str, float]:
 
 def _memory(groups: Sequence[Group]) -> Table:
     rows = [(group, peaks) for group in groups if (peaks := _peaks(group)) != [NOTHING, NOTHING]]
-    return _table("memory", "Peak memory", ("GPU GiB", "host GiB"), rows, _PEAKS)
+    return _table("memory", "Peak memory", _PEAK_COLUMNS, rows, _PEAKS)
+
+
+_PEAK_COLUMNS = ("GPU GiB", "host GiB")
 
 
 def _peaks(group: Group) -> list[Cell]:
@@ -219,7 +283,9 @@ def _seed(text: str) -> Cell:
 
 def _chosen(group: Group) -> Cell:
     """The star of a learning-rate grid."""
-    return Cell(f"{STAR} best of {group.rates}") if group.best and group.rates > 1 else NOTHING
+    if not group.best or group.rates < 2:
+        return NOTHING
+    return Cell(f"{STAR} best of {group.rates}" + (f", the {group.edge}" if group.edge else ""))
 
 
 _OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
@@ -233,6 +299,8 @@ _OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
     "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
     "sparsity": lambda group: number(group.sparsity),
     "blocks": _blocks,
+    "forwards": lambda group: mean(spread(run.forwards for run in group.finished)),
+    "forwards a step": lambda group: number(group.runs[0].forwards_a_step, str),
     "seconds a step": lambda group: mean(step_seconds(group)),
 }
 _OF_RUN: Mapping[str, Callable[[Run], Cell]] = {

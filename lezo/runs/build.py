@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -307,7 +307,7 @@ def replay_spec(config: RunConfig) -> ReplaySpec:
         model=config.model.name,
         path=config.model.path,
         revision=config.model.revision,
-        shape=None if config.model.shape is None else asdict(config.model.shape),
+        shape=config.model.shape,
         random_weights=config.model.random_weights,
         tokenizer=config.model.tokenizer,
         seed=config.seed,

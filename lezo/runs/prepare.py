@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -144,8 +144,7 @@ def model_source(config: RunConfig) -> Source:
     model = config.model
     path = str(TINY) if model.name == "tiny" else model.path
     assert path is not None  # checked by config.checks
-    shape = None if model.shape is None else asdict(model.shape)
-    return Source(os.path.expanduser(path), model.revision, shape, model.random_weights)
+    return Source(os.path.expanduser(path), model.revision, model.shape, model.random_weights)
 
 
 def adapter_of(config: RunConfig) -> Adapter | None:

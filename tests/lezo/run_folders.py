@@ -45,6 +45,8 @@ def config(**changes: Any) -> dict[str, Any]:
         place[last] = value
     if made["optim"]["name"] == "mezo":
         del made["optim"]["sparsity"]
+    if made["optim"]["name"].startswith("fo-"):
+        del made["optim"]["eps"]
     return made
 
 

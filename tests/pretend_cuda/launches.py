@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -66,7 +65,7 @@ def prepared(config: RunConfig, shape: Any = None) -> tuple[ZerothOrder, Any]:
 def narrow(config: RunConfig) -> OPTConfig:
     """The model with all its blocks, and of the least width."""
     assert config.model.shape is not None
-    return OPTConfig(**{**asdict(config.model.shape), **NARROW})
+    return OPTConfig(**{**config.model.shape, **NARROW})
 
 
 class OneByOne:

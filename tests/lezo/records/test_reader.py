@@ -183,3 +183,15 @@ def test_folders_given_twice_are_read_once_and_only_changed_runs_again(
     write(tmp_path / "b", metrics=rows((0.7, 0.6)))
     assert [len(run.devs) for run in reader.runs(roots)] == [3, 2]
     assert read == ["a", "b", "b"]
+
+
+def test_forwards_are_counted_by_the_method_and_its_settings(tmp_path: Path) -> None:
+    runs = {
+        name: read_run(finished(tmp_path / name, optim__name=name))
+        for name in ("mezo", "fo-sgd", "none", "gone")
+    }
+    each = {name: (run.forwards_a_step, run.forwards) for name, run in runs.items()}
+    assert each == {"mezo": (2, 8), "fo-sgd": (3, 12), "none": (None, None), "gone": (None, None)}
+    damaged = config(optim__name="mezo", optim__eps="many")
+    assert read_run(write(tmp_path / "damaged", damaged, rows())).forwards_a_step is None
+    assert read_run(write(tmp_path / "alone", ended=result(optim="mezo"))).forwards_a_step is None

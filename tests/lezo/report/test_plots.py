@@ -13,7 +13,7 @@ from tests.lezo.run_folders import config, finished, result, rows, write
 
 CURVES = [
     f"{what} against {over}"
-    for over in ("step", "wall-clock, seconds")
+    for over in ("step", "training forwards", "wall-clock, seconds")
     for what in ("dev score %", "dev loss", "train loss, smoothed")
 ]
 BARS = "mean seconds a step by phase, a bar a setting"
@@ -59,7 +59,7 @@ def test_drawings_are_elements_without_a_size_fixed_colours_or_text_from_files(t
     assert all(f"var(--c{number})" in drawn[0].svg for number in range(COLOURS))
     assert "stroke-dasharray" in drawn[0].svg
     names = [name for plot in drawn for name in re.findall(r'\bid="([^"]*)"', plot.svg)]
-    assert len(drawn) == 4 and len(names) == len(set(names))
+    assert len(drawn) == 6 and len(names) == len(set(names))
     for plot in drawn:
         used = {place for pair in re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', plot.svg) for place in pair}
         assert used - {""} <= set(names)
@@ -80,7 +80,7 @@ def test_time_has_the_unit_that_fits(longest: float, unit: str) -> None:
 
 def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_path: Path) -> None:
     finished(tmp_path / "a", (0.7, 0.6, 0.5))
-    finished(tmp_path / "alone", (0.7, 0.6, 0.5), optim__lr=0.5)
+    finished(tmp_path / "alone", (0.7, 0.6, 0.5), optim__eps=0.5)
     assert _shapes(tmp_path) == ([0, 2], 0)
     finished(tmp_path / "b", (0.7, 0.65, 0.6), seed=1)
     assert _shapes(tmp_path) == ([2, 2], 1)
@@ -97,6 +97,13 @@ def _shapes(folder: Path) -> tuple[list[int], int]:
     return [len(faint), len(axes.lines) - len(faint)], len(axes.collections)
 
 
+def test_of_a_rate_that_is_not_chosen_only_faint_lines_are_drawn(tmp_path: Path) -> None:
+    for rate, loss in ((0.1, 0.5), (0.2, 0.6)):
+        settings = config(optim__name="mezo", optim__lr=rate)
+        write(tmp_path / str(rate), settings, rows((0.7, loss)), result(dev_loss=loss))
+    assert _shapes(tmp_path) == ([1, 1], 0)
+
+
 def test_points_against_sparsity_have_their_settings_colours_with_adapters_beside(tmp_path: Path) -> None:
     finished(tmp_path / "sgd", optim__name="fo-sgd", optim__sparsity=None)
     for peft in ("none", "lora"):
@@ -106,3 +113,13 @@ def test_points_against_sparsity_have_their_settings_colours_with_adapters_besid
     colours = [str(line.get_color()) for line in axes.lines if line.get_marker() == "o"]
     numbers = [group.number for group in groups_of(tmp_path) if group.method != "fo-sgd"]
     assert sorted(colours) == [f"#0d0d{number:02d}" for number in sorted(numbers)] and len(numbers) == 4
+
+
+def test_against_forwards_each_method_has_its_own_steps_cost_and_unknown_ones_are_left_out(
+    tmp_path: Path,
+) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5), optim__name="fo-sgd")
+    finished(tmp_path / "b", (0.7, 0.6, 0.5), optim__name="mezo")
+    finished(tmp_path / "c", (0.7, 0.6, 0.5), optim__name="gone")
+    (axes,) = figures(tmp_path)["dev loss against training forwards"].axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0, 6, 12], [0, 4, 8]]

@@ -88,14 +88,41 @@ def test_without_a_grid_of_learning_rates_there_is_no_such_column(made: Path) ->
 def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
     table = of(made)["speed"]
     lezo, mezo, killed = told(table)
-    columns = ("seconds a step", "steps to target", "seconds to target", "reached by")
-    assert [lezo[name] for name in columns] == ["0.171 ± 0", "2 ± 0", "0.4 ± 0", "2 of 3"]
-    assert [mezo[name] for name in columns] == ["0.171", "4", "1.6", "1 of 1"]
-    assert [killed[name] for name in columns] == ["0.171", "-", "-", "-"]
+    columns = ("seconds a step", "steps to target", "forwards to target", "seconds to target", "reached by")
+    assert [lezo[name] for name in columns] == ["0.171 ± 0", "2 ± 0", "4 ± 0", "0.4 ± 0", "2 of 3"]
+    assert [mezo[name] for name in columns] == ["0.171", "4", "8", "1.6", "1 of 1"]
+    assert [killed[name] for name in columns] == ["0.171", "-", "-", "-", "-"]
     assert (
         "rte (sample), tiny: the target is a dev loss of 0.6000, the lowest that every finished run reached."
         in table.notes
     )
+
+
+def test_methods_stand_side_by_side_at_their_chosen_rates_by_dev_loss(tmp_path: Path) -> None:
+    """Each at one rate, whatever its test score; the way to a target is asked of the chosen runs alone."""
+    losses = {
+        ("fo-sgd", 0.1): (0.7, 0.6, 0.3),
+        ("lezo", 0.1): (0.7, 0.55, 0.5),
+        ("lezo", 0.2): (0.7, 0.7, 0.65),
+        ("lezo", 0.3): (0.7, 0.7, 0.68),
+    }
+    for (optim, rate), dev in losses.items():
+        settings = config(optim__name=optim, optim__lr=rate)
+        write(tmp_path / f"{optim}{rate}", settings, rows(dev), result(dev_loss=dev[-1], test=rate))
+    found = of(tmp_path)
+    sgd, lezo = told(found["methods"])
+    names = ("test %", "forwards", "steps to target", "forwards to target", "learning rate")
+    assert [sgd[name] for name in names] == ["10.0", "12", "4", "12", "-"]
+    assert [lezo[name] for name in names] == ["10.0", "8", "4", "8", "\u2605 best of 3, the lowest"]
+    assert (lezo["host GiB"], lezo["finished"], lezo["reached by"]) == ("1.00", "1", "1 of 1")
+    aim = "rte (sample), tiny: the target is a dev loss of 0.5000, the lowest that every finished run at a chosen learning rate reached."
+    assert aim in found["methods"].notes and aim in found["speed"].notes
+
+
+def test_one_method_has_nothing_to_stand_beside(tmp_path: Path) -> None:
+    finished(tmp_path / "a", optim__sparsity=0.5)
+    finished(tmp_path / "b", optim__sparsity=0.75)
+    assert "methods" not in of(tmp_path)
 
 
 @pytest.mark.parametrize("optim", ["none", "icl", "lp"])
@@ -137,7 +164,7 @@ def test_markdown_has_each_row_in_a_line_and_no_markup_from_files(made: Path) ->
     text = markdown("runs", list(of(made).values()))
     assert "## Results" in text and "out \\| of &lt;memory&gt;" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| rte")}
-    assert widths == {12, 9, 10, 7, 11, 14}
+    assert widths == {12, 17, 11, 10, 7, 14}
 
 
 def test_csv_has_numbers_apart_from_their_deviations(made: Path) -> None:
