@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -369,7 +369,15 @@ def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: B
     by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
     outside = [named[name] for name in tensors.non_block]
     whole = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]
-    return 2 * max([*sizes, *whole], default=0)
+    return 2 * max([*sizes, *whole], default=0) + _spare(config, named, tensors, blocks)
+
+
+def _spare(config: RunConfig, named: Mapping[str, Tensor], tensors: Layout, blocks: BlockChooser) -> int:
+    """Of one-sided probes, the place of one more copy of the largest tensor: that of the sides that are not asked for."""
+    if config.composition is None or config.composition.estimator.name != "one-sided":
+        return 0
+    names = tensors.active(range(min(blocks.keep, len(tensors.blocks))))
+    return max((named[name].nbytes for name in names), default=0)
 
 
 def _forwards(

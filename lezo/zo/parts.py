@@ -4,7 +4,7 @@ A package registers what makes a part, in one of four groups of entry points; ``
 
 - ``lezo.blocks``: ``(total, **settings)`` -> `BlockChooser` of ``total`` blocks
 - ``lezo.directions``: ``(**settings)`` -> `Direction`
-- ``lezo.estimators``: ``(context, **settings)`` -> `Estimator`, which measures by what the `EstimatorContext` has
+- ``lezo.estimators``: ``(context, **settings)`` -> `Estimator`, which measures by what a `Site` has, the `EstimatorContext`
 - ``lezo.step_sizes``: ``(**settings)`` -> `StepSize`
 """
 
@@ -21,6 +21,7 @@ from lezo.config.method import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.noise.rademacher import Rademacher
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.files import FolderError
 from lezo.records.journal import JournalError
@@ -29,11 +30,13 @@ from lezo.tasks.registry import Registry, RegistryError
 from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
 from lezo.zo.direction import GAUSSIAN, Direction, moving
 from lezo.zo.graphs import Recorder
+from lezo.zo.methods.deviation import Deviation
 from lezo.zo.methods.example_wise import ExampleWise, RankOneOfLinear
 from lezo.zo.methods.last_blocks import LastBlocks
+from lezo.zo.methods.one_sided import OneSided
 from lezo.zo.methods.several import Several
 from lezo.zo.packing_check import probe_for
-from lezo.zo.probe import Estimator, PlainProbe, TwoSided
+from lezo.zo.probe import Estimator, PlainProbe, Site, TwoSided
 from lezo.zo.step import Stopwatch
 from lezo.zo.step_size import Constant, Linear, Scheduled, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
@@ -61,13 +64,13 @@ class EstimatorContext:
     recordings: Recorder | None = None
     ranks: Ranks = ALONE
 
-    def probe(self) -> TwoSided:
-        """The fast probe of the batches' loss at theta +- eps z."""
+    def probe(self, direction: Direction | None = None) -> TwoSided:
+        """The fast probe of the batches' loss at theta +- eps z, z of another ``direction`` than the updates'."""
         return probe_for(
             self.network,
             self.layout,
             self.watch,
-            direction=self.direction,
+            direction=direction or self.direction,
             compiled=self.compiled,
             recordings=self.recordings,
             ranks=self.ranks,
@@ -78,8 +81,8 @@ class EstimatorContext:
         tensors = moving(self.direction, self.network.model, self.layout)
         return ExampleWise.of(self.network, tensors, self.watch, self.ranks, self.recordings)
 
-    def loss(self, batch: Any) -> Tensor:
-        """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks."""
+    def loss(self, batch: Any, *, seed: int = 0) -> Tensor:
+        """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks. It draws nothing."""
         return total(self.network, batch, self.ranks)
 
     def metric(self) -> TwoSided:
@@ -87,6 +90,22 @@ class EstimatorContext:
         error = self.error
         assert error is not None  # such batches come with what judges them
         return PlainProbe(self.network.model, lambda _, batch: error(batch), self.direction)
+
+
+@dataclass(frozen=True)
+class ClosureContext:
+    """What an estimator is given to measure with in a loop of one's own: a batch is a closure that runs ``module``."""
+
+    module: nn.Module
+    direction: Direction = GAUSSIAN
+
+    def probe(self, direction: Direction | None = None) -> PlainProbe:
+        """The probe of what a closure returns, at theta +- eps z."""
+        return PlainProbe(self.module, lambda _, closure: closure(), direction or self.direction)
+
+    def loss(self, batch: Any, *, seed: int = 0) -> Tensor:
+        """What a closure returns at theta itself, ()."""
+        return self.probe().at_theta(batch, seed=seed)
 
 
 Maker = Callable[..., Any]
@@ -98,8 +117,12 @@ def _maker(name: str, value: Any) -> Maker:
     return value  # type: ignore[no-any-return]
 
 
-def _two_sided(context: EstimatorContext, probes: int = 1) -> Estimator:
+def _two_sided(context: Site, probes: int = 1) -> Estimator:
     return context.probe() if probes == 1 else Several(context.probe(), probes)
+
+
+def _deviation(**settings: Any) -> StepSize:
+    return Deviation(Scheduled(**settings))
 
 
 def _metric(context: EstimatorContext, probes: int = 1) -> Estimator:
@@ -110,15 +133,24 @@ BLOCKS = Registry[Maker](
     "lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks, "last": LastBlocks}, _maker
 )
 DIRECTIONS = Registry[Maker](
-    "lezo.directions", {"gaussian": lambda: GAUSSIAN, "rank-one": RankOneOfLinear}, _maker
+    "lezo.directions",
+    {"gaussian": lambda: GAUSSIAN, "rademacher": Rademacher, "rank-one": RankOneOfLinear},
+    _maker,
 )
 ESTIMATORS = Registry[Maker](
     "lezo.estimators",
-    {"two-sided": _two_sided, "metric": _metric, "example-wise": EstimatorContext.examples},
+    {
+        "two-sided": _two_sided,
+        "metric": _metric,
+        "one-sided": OneSided,
+        "example-wise": EstimatorContext.examples,
+    },
     _maker,
 )
 STEP_SIZES = Registry[Maker](
-    "lezo.step_sizes", {"constant": Constant, "linear": Linear, "scheduled": Scheduled}, _maker
+    "lezo.step_sizes",
+    {"constant": Constant, "linear": Linear, "scheduled": Scheduled, "deviation": _deviation},
+    _maker,
 )
 
 
@@ -132,7 +164,7 @@ def direction_of(composition: Composition) -> Direction:
     return _part(DIRECTIONS, composition.direction)  # type: ignore[no-any-return]
 
 
-def estimator_of(composition: Composition, context: EstimatorContext) -> Estimator:
+def estimator_of(composition: Composition, context: Site) -> Estimator:
     """What measures. Raises PartError."""
     return _part(ESTIMATORS, composition.estimator, context)  # type: ignore[no-any-return]
 

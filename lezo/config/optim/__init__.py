@@ -1,1 +1,1 @@
-"""Settings and parts of single methods, a file each; `lezo.config.methods` knows them by name."""
+"""Methods beyond MeZO and LeZO, one file a method or a few of a kind: settings, parts, `Method`."""
