@@ -32,6 +32,18 @@ class Learner(Protocol):
         """In step ``step`` the ``blocks`` moved by ``coefficients``, one a direction; not finite where it was skipped."""
 
 
+@runtime_checkable
+class Periodic(Protocol):
+    """A `BlockChooser` or a `Direction` that keeps what it draws for ``period`` steps: steps 0 to period - 1, and so on."""
+
+    @property
+    def period(self) -> int:
+        """In steps, from 1."""
+
+    def begin(self, seed: int) -> None:
+        """Be as in the period whose first step has this seed. Called before each step's blocks and z are drawn."""
+
+
 @dataclass(frozen=True)
 class AllBlocks(BlockChooser):
     """MeZO's choice: each of ``total`` blocks in every step."""

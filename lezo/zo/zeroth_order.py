@@ -14,7 +14,7 @@ from lezo.model.home import home_of
 from lezo.model.layout import Layout
 from lezo.noise import seeds
 from lezo.noise.operands import sent
-from lezo.zo.blocks import BlockChooser, Learner
+from lezo.zo.blocks import BlockChooser, Learner, Periodic
 from lezo.zo.direction import GAUSSIAN, Direction, update_all_
 from lezo.zo.probe import Estimator
 from lezo.zo.step import Optimizer, StepReport, Stopwatch
@@ -55,8 +55,15 @@ class SeededUpdate:
     def _choice(self, step: int) -> tuple[int, tuple[int, ...]]:
         if self._chosen is None or self._chosen[0] != step:
             seed = seeds.step_seed(self.seed, step)
+            self._begin(step)
             self._chosen = step, seed, self.blocks(step, seed)
         return self._chosen[1:]
+
+    def _begin(self, step: int) -> None:
+        """Tell what keeps its draws for a period of which one step ``step`` is."""
+        for part in (self.blocks, self.direction):
+            if isinstance(part, Periodic):
+                part.begin(seeds.step_seed(self.seed, step - step % part.period))
 
     @torch.no_grad()
     def apply(self, step: int, coefficients: Tensor) -> None:

@@ -19,7 +19,7 @@ from lezo.zo.probe import PlainProbe, StreamProbe, TwoSided
 from lezo.zo.step import StepReport, Stopwatch
 from lezo.zo.step_size import Constant, Linear
 from lezo.zo.streams import Streams
-from lezo.zo.zeroth_order import ZerothOrder
+from lezo.zo.zeroth_order import SeededUpdate, ZerothOrder
 from tests.lezo.small_models import CPU, Bowl, examples, small_model, weights
 
 
@@ -327,3 +327,45 @@ def test_dropout_is_on_in_training_only_and_follows_the_seed():
     without = FirstOrder(still, scored(still), algorithm="sgd", lr=0.1).step(0, batch).loss
     assert losses[0] == losses[1]
     assert len({losses[0], losses[2], without}) == 3
+
+
+class Kept:
+    """A chooser of one block, or a Gaussian direction, kept for a period of three steps."""
+
+    period = 3
+
+    def __init__(self, total=4):
+        self.keep, self.total, self.seed = 1, total, None
+
+    def begin(self, seed):
+        self.seed = seed
+
+    def __call__(self, step, seed):
+        return (self.seed % self.total,)
+
+    def perturb(self, theta, seed, name, eps, **kwargs):
+        return directions.perturb(theta, self.seed, name, eps, **kwargs)
+
+    def update_(self, theta, seed, name, coefficient, decay, *, rounding="nearest"):
+        directions.update_(theta, self.seed, name, coefficient, decay, rounding=rounding)
+
+
+def test_what_is_kept_for_a_period_begins_with_its_first_steps_seed_in_training_and_in_any_replay():
+    trained, again = Bowl(torch.float32), Bowl(torch.float32)
+    blocks, direction = Kept(), Kept()
+    probe = PlainProbe(trained, lambda forward, batch: forward(batch), direction)
+    settings = {"direction": direction, "lr": 0.05, "eps": 1e-3, "seed": 3}
+    optimizer = ZerothOrder(trained, layout(trained), blocks, probe, **settings)
+    begun, past = [], []
+    for step in range(7):
+        past.append((step, optimizer.step(step, 1.0).coefficients))
+        assert blocks.seed == direction.seed
+        begun.append(blocks.seed)
+    assert begun == [seeds.step_seed(3, step) for step in (0, 0, 0, 3, 3, 3, 6)]
+    update = SeededUpdate(again, layout(again), Kept(), direction=Kept(), seed=3)
+    for part in (past[:2], past[2:4], past[4:]):  # as a run that is killed within periods, twice
+        update.relearn([])
+        update.blocks.begin(0)
+        update.direction.begin(0)
+        list(update.replay(part))
+    assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), again.parameters(), strict=True))
