@@ -29,6 +29,7 @@ from lezo.config.method import (
     no_problems,
     objective,
 )
+from lezo.config.optim import adalezo, cycle, memory
 from lezo.tasks.registry import Registry
 
 __all__ = [
@@ -71,6 +72,11 @@ _OWN = (
     Method("fo-adamw", FirstOrderConfig, algorithm="adamw", rate="fo_adamw", published="FT", problems=_adamw),
     Method("mezo", ZerothOrderConfig, compose=_mezo, sparsity=0.0, family="lezo", published="MeZO"),
     Method("lezo", LezoConfig, compose=_lezo, family="lezo", published="LeZO"),
+    adalezo.METHOD,
+    cycle.LISA,
+    cycle.BLOCKS,
+    memory.MOMENTUM,
+    memory.ADAM,
 )
 
 

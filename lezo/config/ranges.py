@@ -34,6 +34,14 @@ COUNT_OR_0 = Range(lambda v: 0 <= v <= _MOST, f"a whole number from 0 to {_MOST}
 SEED = Range(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 THIRDS = Range(lambda v: 3 <= v <= _MOST, f"a whole number from 3 to {_MOST}: a third of them comes first")
 STEPS = Range(COUNT.holds, f"{COUNT.expected} (optim=none scores without training)")
+SHARE = Range(lambda v: 0 <= v <= 1, "a number from 0 to 1")
+KEPT = Range(
+    lambda v: 0 < v <= 1, "a number above 0, at most 1: the share of the groups that is drawn each step"
+)
+INDICES = Range(
+    lambda v: isinstance(v, list) and all(type(i) is int for i in v),
+    "a list of block numbers, such as [0,3,-1]",
+)
 SPARSITY = Range(
     lambda v: 0 <= v <= 1, "a number from 0 to 1, the fraction of decoder blocks skipped each step"
 )

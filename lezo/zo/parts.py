@@ -1,11 +1,12 @@
 """A method's parts by their names: lezo's own, and those that installed packages register.
 
-A package registers what makes a part, in one of four groups of entry points; ``settings`` are those of its `Part`.
+A package registers what makes a part, in one of five groups of entry points; ``settings`` are those of its `Part`.
 
 - ``lezo.blocks``: ``(total, **settings)`` -> `BlockChooser` of ``total`` blocks
 - ``lezo.directions``: ``(**settings)`` -> `Direction`
 - ``lezo.estimators``: ``(context, **settings)`` -> `Estimator`, which measures by what the `EstimatorContext` has
 - ``lezo.step_sizes``: ``(**settings)`` -> `StepSize`
+- ``lezo.rules``: ``(**settings)`` -> `Rule`
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ from lezo.records.files import FolderError
 from lezo.records.journal import JournalError
 from lezo.records.schema import ReplaySpec
 from lezo.tasks.registry import Registry, RegistryError
-from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
+from lezo.zo.blocks import AllBlocks, BlockChooser, GroupChooser, UniformBlocks
 from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.graphs import Recorder
+from lezo.zo.methods.adalezo import AdaLezo
+from lezo.zo.methods.adam import Adam
+from lezo.zo.methods.cycle import GivenBlocks, LisaBlocks
+from lezo.zo.methods.momentum import Momentum
 from lezo.zo.packing_check import probe_for
 from lezo.zo.probe import Estimator, PlainProbe, TwoSided
+from lezo.zo.rule import Rule, Sgd
 from lezo.zo.step import Stopwatch
 from lezo.zo.step_size import Constant, Linear, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
@@ -90,17 +96,30 @@ def _maker(name: str, value: Any) -> Maker:
     return value  # type: ignore[no-any-return]
 
 
-BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
+_CHOOSERS = {
+    "all": AllBlocks,
+    "uniform": UniformBlocks,
+    "lisa": LisaBlocks,
+    "given": GivenBlocks,
+    "adalezo": AdaLezo,
+}
+BLOCKS = Registry[Maker]("lezo.blocks", _CHOOSERS, _maker)
 DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
 ESTIMATORS = Registry[Maker](
     "lezo.estimators", {"two-sided": EstimatorContext.probe, "metric": EstimatorContext.metric}, _maker
 )
 STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _maker)
+RULES = Registry[Maker]("lezo.rules", {"sgd": Sgd, "momentum": Momentum, "adam": Adam}, _maker)
 
 
-def blocks_of(composition: Composition | None, total: int) -> BlockChooser:
-    """What chooses of ``total`` blocks; all, where there is no zeroth-order method. Raises PartError."""
-    return _part(BLOCKS, composition.blocks, total) if composition else AllBlocks(total)  # type: ignore[no-any-return]
+def blocks_of(composition: Composition | None, layout: Layout) -> BlockChooser:
+    """What chooses of a model's blocks; all, where there is no zeroth-order method. Raises PartError."""
+    if composition is None:
+        return AllBlocks(len(layout.blocks))
+    blocks: BlockChooser = _part(BLOCKS, composition.blocks, len(layout.blocks))
+    if isinstance(blocks, GroupChooser):
+        return blocks.over(layout.groups, step_size_of(composition).share)
+    return blocks
 
 
 def direction_of(composition: Composition) -> Direction:
@@ -116,6 +135,11 @@ def estimator_of(composition: Composition, context: EstimatorContext) -> Estimat
 def step_size_of(composition: Composition) -> StepSize:
     """How far a step goes. Raises PartError."""
     return _part(STEP_SIZES, composition.step_size)  # type: ignore[no-any-return]
+
+
+def rule_of(composition: Composition) -> Rule:
+    """What moves theta; its memory is empty. Raises PartError."""
+    return _part(RULES, composition.rule)  # type: ignore[no-any-return]
 
 
 def uniform(sparsity: float) -> Composition:
@@ -138,6 +162,7 @@ def refuse_unknown(recipe: ReplaySpec, file: Path) -> None:
     try:
         parts = composition_of(recipe)
         _ = BLOCKS[parts.blocks.name], DIRECTIONS[parts.direction.name], STEP_SIZES[parts.step_size.name]
+        _ = RULES[parts.rule.name]
     except (PartError, RegistryError) as error:
         raise JournalError(f"{file}: its method cannot be made here: {error}") from None
 
@@ -151,9 +176,10 @@ def updates_of(recipe: ReplaySpec, model: nn.Module, layout: Layout) -> SeededUp
     return SeededUpdate(
         model,
         layout,
-        blocks_of(parts, len(layout.blocks)),
+        blocks_of(parts, layout),
         direction=direction_of(parts),
         step_size=step_size_of(parts),
+        rule=rule_of(parts),
         seed=recipe.seed,
         decay=recipe.decay,
         rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",
