@@ -8,6 +8,7 @@ import torch
 
 from lezo.data.pack import candidate_batch
 from lezo.model.adapter import Adapter, attach
+from lezo.model.forward import Network
 from lezo.model.layout import layout
 from lezo.model.loss import total
 from lezo.noise import directions, seeds
@@ -26,8 +27,10 @@ from lezo.zo.streams import Streams
 from lezo.zo.zeroth_order import SeededUpdate, ZerothOrder
 from tests.lezo.small_models import CPU, Bowl, examples, small_model, weights
 
+ALL = Constant().share
 
-def over(chooser, model, share=Constant().share):
+
+def over(chooser, model, share=ALL):
     return chooser.over(layout(model).groups, share)
 
 
@@ -77,8 +80,6 @@ def test_the_fast_probe_skips_embeddings_and_head_as_the_plain_one_does(name, gr
     groups = [group for group in groups if group in found.groups]
     names = [name for group in groups for name in found.of(group)]
     fast = StreamProbe(Streams(model, found, Stopwatch(CPU)))
-    from lezo.model.forward import Network
-
     plain = PlainProbe(model, lambda _, parts: total(Network(model), parts))
     expected = plain(batch, names, seed=5, eps=0.1)
     assert expected[0] != expected[1]
