@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lezo.config.methods import METHODS, NO_METHOD, Part
+from lezo.config.methods import METHODS, NO_METHOD, Part, Schedule, ZerothOrderConfig
 from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets, DType, Home, RunConfig
 from lezo.tasks import TASKS, Task
 from lezo.tasks.registry import NAME, RegistryError
@@ -197,6 +197,21 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         reason = f"{config.optim.name} needs weights that small gradients can change"
         yield f"model.dtype=float16: {reason}; expected auto, float32 or bfloat16"
     yield from config.method.problems(config.optim)
+    yield from _step_problems(config)
+
+
+def _step_problems(config: RunConfig) -> Iterator[str]:
+    """A schedule without steps of its own, and settings of every zeroth-order method that this one does not look at."""
+    optim: Any = config.optim
+    steps, compose = config.train.steps, config.method.compose
+    if optim.schedule is not Schedule.constant and optim.warmup >= steps:
+        yield f"optim.warmup={optim.warmup}: expected fewer than the {steps} steps of optim.schedule={optim.schedule.name}"
+    elif compose is not None:
+        usual = {one.name: one.default for one in fields(ZerothOrderConfig)}
+        for name in ("schedule", "warmup", "clip", "probes"):
+            without = replace(optim, **{name: usual[name]})
+            if without != optim and compose(without, steps) == compose(optim, steps):
+                yield f"optim.{name}={getattr(optim, name)}: {optim.name} makes nothing of it; leave it out"
 
 
 def _peft_problems(config: RunConfig) -> Iterator[str]:

@@ -26,6 +26,11 @@ _BY_HASH = (
 )  # what lies there is compared by its hash instead
 UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
 _MAY_GROW = ("train.steps", "train.max_seconds")
+_LATER: dict[str, dict[str, Any]] = {
+    "optim.eps": {"optim.schedule": "constant", "optim.warmup": 0, "optim.clip": None, "optim.probes": 1},
+    "optim.clip_norm": {"optim.warmup": 0},
+}
+"""Settings that groups got later, by one that they always had, and the values that leave runs of before as they were."""
 
 
 def config_hash(yaml: str) -> str:
@@ -44,7 +49,12 @@ def shared_hash(yaml: str) -> str:
 
 
 def _hash_without(yaml: str, parents: tuple[str, ...]) -> str:
-    kept = {key: value for key, value in settings(yaml).items() if not within(key, parents)}
+    values, later = settings(yaml), _later(_values(yaml))
+    kept = {
+        key: value
+        for key, value in values.items()
+        if not within(key, parents) and (key not in later or value != later[key])
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -79,8 +89,17 @@ def differences(before: str, now: str) -> list[str]:
 
 
 def settings(yaml: str) -> dict[str, Any]:
-    """The configuration's values by their dotted keys; sizes that it leaves open are the published ones."""
-    return {**_values(yaml), **open_sizes(yaml)}
+    """The configuration's values by their dotted keys; sizes that it leaves open are the published ones.
+
+    Settings that were added after it was written have the values that mean the same.
+    """
+    values = _values(yaml)
+    return {**_later(values), **values, **open_sizes(yaml)}
+
+
+def _later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that its groups got later, at the values that change nothing: no hash knows of these."""
+    return {key: value for mark, added in _LATER.items() if mark in values for key, value in added.items()}
 
 
 def open_sizes(yaml: str) -> dict[str, int]:
@@ -111,8 +130,8 @@ def within(key: str, parents: Sequence[str]) -> bool:
 
 
 def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """A linear schedule spreads over all steps: there another number of them is another run."""
-    if key == "train.steps" and old.get("optim.schedule") == "linear":
+    """A schedule that ends spreads over all steps: there another number of them is another run."""
+    if key == "train.steps" and old.get("optim.schedule") in ("linear", "cosine"):
         return False
     before, now = old.get(key), new.get(key)
     return now is None or (before is not None and now > before)

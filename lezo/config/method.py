@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from lezo.config.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, SPARSITY, ranged
+from lezo.config.ranges import COUNT_OR_0, FRACTION, NOT_NEGATIVE, POSITIVE, PROBES, SPARSITY, ranged
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Composition:
 
     @property
     def is_lezo(self) -> bool:
-        """Whether it is LeZO, or MeZO, which skips nothing; also with the metric as objective."""
+        """Whether it is LeZO, or MeZO, which skips nothing; also with the metric as objective. One probe, all of lr."""
         usual = Composition(self.blocks, estimator=self.estimator)
         return (
             self == usual
             and self.blocks.name in ("all", "uniform")
-            and self.estimator.name in ("two-sided", "metric")
+            and self.estimator in (Part("two-sided"), Part("metric"))
         )
 
     def plain(self) -> dict[str, Any]:
@@ -64,8 +64,11 @@ class Composition:
 
 
 class Schedule(Enum):
+    """The learning rate over the steps after the warm-up: as it is, or down to nothing after the last."""
+
     constant = "constant"
     linear = "linear"
+    cosine = "cosine"
 
 
 class Rounding(Enum):
@@ -95,6 +98,7 @@ class FirstOrderConfig(OptimConfig):
     weight_decay: float = ranged(0.0, NOT_NEGATIVE)
     momentum: float = ranged(0.0, FRACTION)
     schedule: Schedule = Schedule.constant
+    warmup: int = ranged(0, COUNT_OR_0)
     clip_norm: float | None = ranged(None, POSITIVE)
     dropout: float | None = ranged(None, FRACTION)
 
@@ -103,7 +107,9 @@ class FirstOrderConfig(OptimConfig):
 class ZerothOrderConfig(OptimConfig):
     """optim=mezo, and what every zeroth-order method has.
 
-    ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference).
+    ``rounding``: how an update of 16-bit weights is rounded (fp32 weights know no difference). ``warmup``: steps in which the
+    learning rate grows to its full size. ``clip``: slopes along z are at most so large, up or down. ``probes``: directions a
+    step, of whose slopes it takes the mean.
     """
 
     lr: float | None = ranged(None, POSITIVE)
@@ -111,6 +117,10 @@ class ZerothOrderConfig(OptimConfig):
     weight_decay: float = ranged(0.0, NOT_NEGATIVE)
     rounding: Rounding = Rounding.nearest
     objective: Objective = Objective.loss
+    schedule: Schedule = Schedule.constant
+    warmup: int = ranged(0, COUNT_OR_0)
+    clip: float | None = ranged(None, POSITIVE)
+    probes: int = ranged(1, PROBES)
 
 
 @dataclass
@@ -144,7 +154,7 @@ class Method:
     - ``own_demos``: each test example has demonstrations of its own. ``fits_head``: the head is fitted first.
     - ``rate``: which of a model's default learning rates it takes.
     - ``sparsity``: the fraction of blocks it skips, if that is no setting.
-    - ``forwards``: settings -> how often a step runs its batch, if not twice (first order: once).
+    - ``forwards``: settings -> how often a step runs its batch, if not twice for each probe (first order: once).
     - ``family``: one name for methods that differ in sparsity only.
     - ``published``: its name in the papers' tables.
     - ``problems``: settings -> what is wrong with them beyond each one's range.
@@ -182,7 +192,7 @@ class Method:
         """How often a step runs its batch."""
         if self.forwards is not None:
             return self.forwards(optim)
-        return 2 if self.zeroth_order else 1
+        return 2 * optim.probes if isinstance(optim, ZerothOrderConfig) else 1
 
 
 def method_name(optim: str, peft: str) -> str:
@@ -191,8 +201,24 @@ def method_name(optim: str, peft: str) -> str:
 
 
 def objective(optim: ZerothOrderConfig) -> Part:
-    """The estimator of optim.objective, at theta +- eps z."""
-    return Part("metric" if optim.objective is Objective.metric else "two-sided")
+    """The estimator of optim.objective, at theta +- eps z of optim.probes directions."""
+    several = {"probes": optim.probes} if optim.probes != 1 else {}
+    return Part("metric" if optim.objective is Objective.metric else "two-sided", several)
+
+
+def step_size(optim: FirstOrderConfig | ZerothOrderConfig, steps: int, name: str = "scheduled") -> Part:
+    """The step size of optim.schedule, optim.warmup and optim.clip; "constant" where there are none of them.
+
+    ``name``: the part that takes them. ``steps``: of the run, of which only a schedule that ends knows.
+    """
+    settings: dict[str, Any] = {}
+    if optim.schedule is not Schedule.constant:
+        settings |= {"schedule": optim.schedule.value, "steps": steps}
+    if optim.warmup:
+        settings["warmup"] = optim.warmup
+    if isinstance(optim, ZerothOrderConfig) and optim.clip is not None:
+        settings["clip"] = optim.clip
+    return Part(name, settings) if settings or name != "scheduled" else Part("constant")
 
 
 def drawn_blocks(optim: LezoConfig | SparseConfig) -> Part:

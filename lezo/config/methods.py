@@ -28,6 +28,7 @@ from lezo.config.method import (
     method_name,
     no_problems,
     objective,
+    step_size,
 )
 from lezo.config.optim import adalezo, cycle, memory
 from lezo.tasks.registry import Registry
@@ -48,15 +49,17 @@ __all__ = [
     "method_name",
     "no_problems",
     "objective",
+    "step_size",
 ]
 
 
 def _mezo(optim: ZerothOrderConfig, steps: int) -> Composition:
-    return Composition(estimator=objective(optim))
+    return Composition(estimator=objective(optim), step_size=step_size(optim, steps))
 
 
 def _lezo(optim: LezoConfig, steps: int) -> Composition:
-    return Composition(Part("uniform", {"sparsity": optim.sparsity}), estimator=objective(optim))
+    blocks = Part("uniform", {"sparsity": optim.sparsity})
+    return Composition(blocks, estimator=objective(optim), step_size=step_size(optim, steps))
 
 
 def _adamw(optim: FirstOrderConfig) -> Iterator[str]:

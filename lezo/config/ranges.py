@@ -33,6 +33,7 @@ COUNT = Range(lambda v: 1 <= v <= _MOST, f"a whole number from 1 to {_MOST}")
 COUNT_OR_0 = Range(lambda v: 0 <= v <= _MOST, f"a whole number from 0 to {_MOST}")
 SEED = Range(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 THIRDS = Range(lambda v: 3 <= v <= _MOST, f"a whole number from 3 to {_MOST}: a third of them comes first")
+PROBES = Range(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000")
 STEPS = Range(COUNT.holds, f"{COUNT.expected} (optim=none scores without training)")
 SHARE = Range(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 KEPT = Range(

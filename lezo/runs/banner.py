@@ -10,7 +10,7 @@ from typing import Any
 
 from lezo import __version__
 from lezo.config.compose import quoted
-from lezo.config.methods import FirstOrderConfig, Part, ZerothOrderConfig, method_name
+from lezo.config.methods import FirstOrderConfig, Part, Schedule, ZerothOrderConfig, method_name
 from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
@@ -157,10 +157,19 @@ def _optimizer(config: RunConfig, plan: Plan) -> str:
             others = f"; blocks {parts.blocks}, direction {parts.direction}, losses {parts.estimator}"
             others += f", step size {parts.step_size}"
             others += "" if parts.rule == Part("sgd") else f", rule {parts.rule}"
-        return f"{optim.name}: lr {optim.lr:g}, eps {optim.eps:g}; {skipped(plan)}{metric}{others}"
+        rate = _rate(optim) if optim.schedule is not Schedule.constant or optim.warmup else f"lr {optim.lr:g}"
+        clip = "" if optim.clip is None else f", |g| at most {optim.clip:g}"
+        several = "" if optim.probes == 1 else f"; {optim.probes} directions a step"
+        settings = f"{rate}, eps {optim.eps:g}{clip}{several}"
+        return f"{optim.name}: {settings}; {skipped(plan)}{metric}{others}"
     assert isinstance(optim, FirstOrderConfig)
     clip = "" if optim.clip_norm is None else f", gradient norm at most {optim.clip_norm:g}"
-    return f"{optim.name}: lr {optim.lr:g} {optim.schedule.value}{clip}; every block, through gradients"
+    return f"{optim.name}: {_rate(optim)}{clip}; every block, through gradients"
+
+
+def _rate(optim: FirstOrderConfig | ZerothOrderConfig) -> str:
+    warmup = f" after {optim.warmup} steps of warm-up" if optim.warmup else ""
+    return f"lr {optim.lr:g} {optim.schedule.value}{warmup}"
 
 
 def _training(config: RunConfig, plan: Plan) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lezo.config.identity import run_hash
-from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig
+from lezo.config.methods import Composition, FirstOrderConfig, ZerothOrderConfig, step_size
 from lezo.config.schema import Home, RunConfig
 from lezo.data.batches import Batches, BatchKind, Share
 from lezo.model.adapter import Adapter, Attached
@@ -39,7 +39,6 @@ from lezo.zo.graphs import CudaGraphs, Recordings
 from lezo.zo.packing_check import network_for
 from lezo.zo.parts import EstimatorContext, direction_of, estimator_of, rule_of, step_size_of
 from lezo.zo.step import Optimizer, Stopwatch
-from lezo.zo.step_size import Constant, Linear
 from lezo.zo.zeroth_order import ZerothOrder
 
 
@@ -272,7 +271,7 @@ def make_optimizer(
         lr=optim.lr,
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
-        step_size=Linear(config.train.steps) if optim.schedule is Schedule.linear else Constant(),
+        step_size=step_size_of(Composition(step_size=step_size(optim, config.train.steps))),
         clip_norm=optim.clip_norm,
         dropout=optim.dropout != 0,
         seed=config.seed,

@@ -34,11 +34,12 @@ from lezo.zo.methods.adalezo import AdaLezo
 from lezo.zo.methods.adam import Adam
 from lezo.zo.methods.cycle import GivenBlocks, LisaBlocks
 from lezo.zo.methods.momentum import Momentum
+from lezo.zo.methods.several import Several
 from lezo.zo.packing_check import probe_for
 from lezo.zo.probe import Estimator, PlainProbe, TwoSided
 from lezo.zo.rule import Rule, Sgd
 from lezo.zo.step import Stopwatch
-from lezo.zo.step_size import Constant, Linear, StepSize
+from lezo.zo.step_size import Constant, Linear, Scheduled, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
 
 
@@ -96,6 +97,14 @@ def _maker(name: str, value: Any) -> Maker:
     return value  # type: ignore[no-any-return]
 
 
+def _two_sided(context: EstimatorContext, probes: int = 1) -> Estimator:
+    return context.probe() if probes == 1 else Several(context.probe(), probes)
+
+
+def _metric(context: EstimatorContext, probes: int = 1) -> Estimator:
+    return context.metric() if probes == 1 else Several(context.metric(), probes)
+
+
 _CHOOSERS = {
     "all": AllBlocks,
     "uniform": UniformBlocks,
@@ -105,10 +114,10 @@ _CHOOSERS = {
 }
 BLOCKS = Registry[Maker]("lezo.blocks", _CHOOSERS, _maker)
 DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
-ESTIMATORS = Registry[Maker](
-    "lezo.estimators", {"two-sided": EstimatorContext.probe, "metric": EstimatorContext.metric}, _maker
+ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": _two_sided, "metric": _metric}, _maker)
+STEP_SIZES = Registry[Maker](
+    "lezo.step_sizes", {"constant": Constant, "linear": Linear, "scheduled": Scheduled}, _maker
 )
-STEP_SIZES = Registry[Maker]("lezo.step_sizes", {"constant": Constant, "linear": Linear}, _maker)
 RULES = Registry[Maker]("lezo.rules", {"sgd": Sgd, "momentum": Momentum, "adam": Adam}, _maker)
 
 

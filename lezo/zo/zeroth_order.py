@@ -20,7 +20,7 @@ from lezo.zo.direction import GAUSSIAN, Direction
 from lezo.zo.probe import Estimator
 from lezo.zo.rule import Move, Rule, Sgd
 from lezo.zo.step import Optimizer, StepReport, Stopwatch
-from lezo.zo.step_size import Constant, StepSize
+from lezo.zo.step_size import Clipping, Constant, StepSize
 
 
 class SeededUpdate:
@@ -200,12 +200,15 @@ class ZerothOrder(Optimizer):
 
     def move(self, step: int, losses: Tensor) -> StepReport:
         """Update by what `measure` found, where all is finite, in the losses' precision: c_i = rate * slope_i / q."""
-        slopes = self.estimator.slopes(losses, self.eps)
-        rate = self.lr * self.update.step_size(step, slopes)
+        measured, sizes = self.estimator.slopes(losses, self.eps), self.update.step_size
+        slopes = sizes.clipped(measured) if isinstance(sizes, Clipping) else measured
+        rate = self.lr * sizes(step, slopes)
         coefficients = rate / len(slopes) * slopes
         with self.watch("update"):
             self.update.apply(step, coefficients)
-        read = [losses, slopes, coefficients]
+        read = [losses, measured, coefficients]
+        if slopes is not measured:
+            read.append(slopes.mean().reshape(1))
         if isinstance(rate, Tensor):
             read.append(rate.reshape(1))
         values = torch.cat([part.to(losses.dtype) for part in read]).tolist()
@@ -213,6 +216,8 @@ class ZerothOrder(Optimizer):
         losses_read, slopes_read, (c, *more) = values[:n], values[n : n + q], values[n + q : n + 2 * q]
         self.update.learn(step, (c, *more))
         measures = {"g": sum(slopes_read) / q, "lr": values[-1] if isinstance(rate, Tensor) else rate}
+        if slopes is not measured:
+            measures["g_clipped"] = values[n + 2 * q]
         measures |= self.estimator.measures(losses_read)
         applied = all(map(math.isfinite, (c, *more)))
         return StepReport(sum(losses_read) / n, applied, measures, c, self.watch.lap(), more=tuple(more))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lezo.config.method import Composition, Method, Part, ZerothOrderConfig, objective
+from lezo.config.method import Composition, Method, Part, ZerothOrderConfig, objective, step_size
 from lezo.config.ranges import FRACTION, KEPT, POSITIVE, SHARE, ranged
 
 
@@ -26,7 +26,9 @@ class AdaLezoConfig(ZerothOrderConfig):
 def _compose(optim: AdaLezoConfig, steps: int) -> Composition:
     settings = {"keep": optim.keep, "tau": optim.tau, "gamma": optim.gamma, "alpha": optim.alpha}
     return Composition(
-        Part("adalezo", {**settings, "clip": optim.importance_clip}), estimator=objective(optim)
+        Part("adalezo", {**settings, "clip": optim.importance_clip}),
+        estimator=objective(optim),
+        step_size=step_size(optim, steps),
     )
 
 

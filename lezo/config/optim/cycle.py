@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lezo.config.method import Composition, Method, Part, ZerothOrderConfig, objective
+from lezo.config.method import Composition, Method, Part, ZerothOrderConfig, objective, step_size
 from lezo.config.ranges import COUNT, INDICES, ranged
 
 
@@ -26,12 +26,16 @@ class BlocksConfig(ZerothOrderConfig):
 
 
 def _lisa(optim: LisaConfig, steps: int) -> Composition:
-    return Composition(Part("lisa", {"keep": optim.keep, "period": optim.period}), estimator=objective(optim))
+    return Composition(
+        Part("lisa", {"keep": optim.keep, "period": optim.period}),
+        estimator=objective(optim),
+        step_size=step_size(optim, steps),
+    )
 
 
 def _blocks(optim: BlocksConfig, steps: int) -> Composition:
     settings = {"blocks": [*optim.blocks], "non_block": optim.non_block}
-    return Composition(Part("given", settings), estimator=objective(optim))
+    return Composition(Part("given", settings), estimator=objective(optim), step_size=step_size(optim, steps))
 
 
 LISA = Method("zo-lisa", LisaConfig, compose=_lisa)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lezo.config.method import Composition, Method, Part, SparseConfig, drawn_blocks, objective
+from lezo.config.method import Composition, Method, Part, SparseConfig, drawn_blocks, objective, step_size
 from lezo.config.ranges import FRACTION, POSITIVE, ranged
 
 
@@ -26,13 +26,21 @@ class AdamConfig(SparseConfig):
 
 def _momentum(optim: MomentumConfig, steps: int) -> Composition:
     return Composition(
-        drawn_blocks(optim), estimator=objective(optim), rule=Part("momentum", {"beta": optim.beta})
+        drawn_blocks(optim),
+        estimator=objective(optim),
+        step_size=step_size(optim, steps),
+        rule=Part("momentum", {"beta": optim.beta}),
     )
 
 
 def _adam(optim: AdamConfig, steps: int) -> Composition:
     settings = {"lr": optim.lr, "beta1": optim.beta1, "beta2": optim.beta2, "adam_eps": optim.adam_eps}
-    return Composition(drawn_blocks(optim), estimator=objective(optim), rule=Part("adam", settings))
+    return Composition(
+        drawn_blocks(optim),
+        estimator=objective(optim),
+        step_size=step_size(optim, steps),
+        rule=Part("adam", settings),
+    )
 
 
 MOMENTUM = Method("zo-momentum", MomentumConfig, compose=_momentum, family="zo-momentum")

@@ -79,10 +79,35 @@ def test_every_change_is_named() -> None:
     ]
 
 
-def test_a_linear_schedule_cannot_grow() -> None:
-    linear = ("optim=fo-sgd", "optim.schedule=linear")
-    first, more = yaml(groups=linear), yaml("train.steps=200", groups=linear)
+@pytest.mark.parametrize("optim", ["fo-sgd", "lezo"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_that_ends_cannot_grow(optim: str, schedule: str) -> None:
+    groups = (f"optim={optim}", f"optim.schedule={schedule}")
+    first, more = yaml(groups=groups), yaml("train.steps=200", groups=groups)
     assert differences(first, more) == ["train.steps was 100 and is 200"]
+
+
+LATER = ("schedule", "warmup", "clip", "probes")
+
+
+@pytest.mark.parametrize(("optim", "later"), [("lezo", LATER), ("fo-sgd", ("warmup",))])
+def test_settings_that_came_later_are_no_other_run_where_they_change_nothing(
+    optim: str, later: tuple[str, ...]
+) -> None:
+    now = yaml(groups=(f"optim={optim}",))
+    tree = OmegaConf.create(now)
+    for name in later:
+        del tree.optim[name]
+    before = OmegaConf.to_yaml(tree)
+    assert (config_hash(before), run_hash(before)) == (config_hash(now), run_hash(now))
+    assert differences(before, now) == differences(now, before) == []
+    assert settings(before) == settings(now)
+    for name, other in (("schedule", "cosine"), ("warmup", 3), ("clip", 1.0), ("probes", 2)):
+        if name in later:
+            changed = yaml(f"optim.{name}={other}", groups=(f"optim={optim}",))
+            usual = "unset" if name == "clip" else settings(now)[f"optim.{name}"]
+            assert differences(before, changed) == [f"optim.{name} was {usual} and is {other}"]
+            assert run_hash(changed) != run_hash(before)
 
 
 def test_a_job_is_named_by_what_it_is_and_its_hash() -> None:
