@@ -62,7 +62,7 @@ def test_blocks_that_the_model_lacks_are_refused_with_their_number(lezo_run: Run
         (["optim=adalezo", "peft=prefix"], "at most 1 of 8 groups (8 blocks)"),
         (["optim=zo-blocks", "optim.blocks=[3,-1]"], "blocks 3, 7 of 8 and what is outside them"),
         (["optim=zo-lisa"], "2 of 8 blocks, drawn anew every 20 steps"),
-        (["optim=zo-adam"], "rule adam lr=0.0003 beta1=0.9 beta2=0.999 adam_eps=1e-08"),
+        (["optim=zo-adam"], "rule adam lr=0.0009 beta1=0.9 beta2=0.999 adam_eps=1e-08"),
         (["optim=zo-momentum"], "lr 3e-05"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
