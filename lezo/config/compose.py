@@ -215,15 +215,15 @@ def _rates(rates: Mapping[str, float], *, _root_: DictConfig) -> float | None:
     return rates.get(_root_.optim.name)
 
 
+def _times(value: float | None, factor: float) -> float | None:
+    """A default as a multiple of another, without the last digits of binary products."""
+    return None if value is None else float(f"{value * factor:.12g}")
+
+
 def _installed() -> str:
     """For the help: what other packages have registered, a line; nothing where there are none."""
     options = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
     return f"\n  of installed packages: {' '.join(options)}" if options else ""
-
-
-def _times(factor: float, rate: float | None) -> float | None:
-    """A method's rate as a multiple of the model's for MeZO, where it has one."""
-    return None if rate is None else factor * rate
 
 
 def register_schema() -> None:

@@ -30,7 +30,7 @@ from lezo.config.method import (
     objective,
     step_size,
 )
-from lezo.config.optim import exzo, fzoo
+from lezo.config.optim import adalezo, cycle, exzo, fzoo, memory
 from lezo.tasks.registry import Registry
 
 __all__ = [
@@ -77,6 +77,11 @@ _OWN = (
     Method("lezo", LezoConfig, compose=_lezo, family="lezo", published="LeZO"),
     exzo.METHOD,
     fzoo.METHOD,
+    adalezo.METHOD,
+    cycle.LISA,
+    cycle.BLOCKS,
+    memory.MOMENTUM,
+    memory.ADAM,
 )
 
 

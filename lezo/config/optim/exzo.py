@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lezo.config.method import Composition, Method, Objective, Part, ZerothOrderConfig, step_size
-from lezo.config.ranges import SHARE, ranged
+from lezo.config.ranges import KEPT, ranged
 
 
 @dataclass
 class ExzoConfig(ZerothOrderConfig):
     """optim=exzo. ``top``: the fraction of decoder blocks that move, the last ones; the others run once for both signs."""
 
-    top: float = ranged(1 / 3, SHARE)
+    top: float = ranged(1 / 3, KEPT)
 
 
 def _compose(optim: ExzoConfig, steps: int) -> Composition:
