@@ -15,7 +15,7 @@ from lezo.config.ranges import COUNT_OR_0, FRACTION, NOT_NEGATIVE, POSITIVE, PRO
 
 @dataclass(frozen=True)
 class Part:
-    """One of a method's four parts by its registered name, and its settings: what JSON has."""
+    """One of a method's parts by its registered name, and its settings: what JSON has."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -26,12 +26,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Composition:
-    """A zeroth-order method: which blocks a step moves, along what, by what, how far. By default MeZO."""
+    """A zeroth-order method: which blocks a step moves, along what, by what, how far, by what rule. By default MeZO."""
 
     blocks: Part = Part("all")
     direction: Part = Part("gaussian")
     estimator: Part = Part("two-sided")
     step_size: Part = Part("constant")
+    rule: Part = Part("sgd")
 
     @property
     def is_lezo(self) -> bool:
@@ -44,16 +45,19 @@ class Composition:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As a journal's header has it, and gives it back."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        """As a journal's header has it, and gives it back. SGD goes without saying, as it did before there were rules."""
+        parts = {
+            kind: part for kind, part in asdict(self).items() if (kind, part) != ("rule", asdict(Part("sgd")))
+        }
+        return json.loads(json.dumps(parts))  # type: ignore[no-any-return]
 
     @classmethod
     def of(cls, plain: Any) -> Composition:
         """From what `plain` made. Raises ValueError for anything else."""
         try:
             parts = {key: Part(str(part["name"]), {**part["settings"]}) for key, part in plain.items()}
-            if parts.keys() != {one.name for one in fields(cls)}:
-                raise ValueError("other parts than the four")
+            if parts.keys() | {"rule"} != {one.name for one in fields(cls)}:
+                raise ValueError("other parts than those of a method")
             return cls(**parts)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"not a composition of a method ({error})") from None
@@ -147,7 +151,7 @@ class Method:
     A method with neither ``compose`` nor ``algorithm`` takes no step; it scores.
 
     - ``schema``: the dataclass of its settings, an `OptimConfig`, for a zeroth-order method a `ZerothOrderConfig`.
-    - ``compose``: (settings, steps of the run) -> the four parts of a zeroth-order method.
+    - ``compose``: (settings, steps of the run) -> the parts of a zeroth-order method.
     - ``algorithm``: torch's optimizer of a first-order method.
     - ``own_demos``: each test example has demonstrations of its own. ``fits_head``: the head is fitted first.
     - ``rate``: which of a model's default learning rates it takes.

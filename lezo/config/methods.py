@@ -30,6 +30,7 @@ from lezo.config.method import (
     objective,
     step_size,
 )
+from lezo.config.optim import adalezo, cycle, exzo, fzoo, memory
 from lezo.tasks.registry import Registry
 
 __all__ = [
@@ -74,6 +75,13 @@ _OWN = (
     Method("fo-adamw", FirstOrderConfig, algorithm="adamw", rate="fo_adamw", published="FT", problems=_adamw),
     Method("mezo", ZerothOrderConfig, compose=_mezo, sparsity=0.0, family="lezo", published="MeZO"),
     Method("lezo", LezoConfig, compose=_lezo, family="lezo", published="LeZO"),
+    exzo.METHOD,
+    fzoo.METHOD,
+    adalezo.METHOD,
+    cycle.LISA,
+    cycle.BLOCKS,
+    memory.MOMENTUM,
+    memory.ADAM,
 )
 
 

@@ -35,6 +35,12 @@ SEED = Range(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 THIRDS = Range(lambda v: 3 <= v <= _MOST, f"a whole number from 3 to {_MOST}: a third of them comes first")
 PROBES = Range(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000")
 STEPS = Range(COUNT.holds, f"{COUNT.expected} (optim=none scores without training)")
+SHARE = Range(lambda v: 0 <= v <= 1, "a number from 0 to 1")
+KEPT = Range(lambda v: 0 < v <= 1, "a number above 0, at most 1")
+INDICES = Range(
+    lambda v: isinstance(v, list) and all(type(i) is int for i in v),
+    "a list of block numbers, such as [0,3,-1]",
+)
 SPARSITY = Range(
     lambda v: 0 <= v <= 1, "a number from 0 to 1, the fraction of decoder blocks skipped each step"
 )

@@ -30,11 +30,17 @@ Share = tuple[int, int]
 
 
 class MicroBatches(list[Any]):
-    """A rank's micro-batches of a step: ``of`` so many, whose mean loss is over ``weight`` examples or answer tokens."""
+    """A rank's micro-batches of a step: ``of`` so many, whose mean loss is over ``weight`` examples or answer tokens.
 
-    def __init__(self, mine: Sequence[Any], of: int, weight: int) -> None:
+    ``examples``: how many the step has; ``most``: those of each micro-batch but the last. ``firsts``: of this rank's
+    micro-batches the number of the first example.
+    """
+
+    def __init__(
+        self, mine: Sequence[Any], of: int, weight: int, *, examples: int, most: int, firsts: Sequence[int]
+    ) -> None:
         super().__init__(mine)
-        self.of, self.weight = of, weight
+        self.of, self.weight, self.examples, self.most, self.firsts = of, weight, examples, most, firsts
 
 
 class Batches:
@@ -92,9 +98,16 @@ class Batches:
     def make(self, step: int) -> MicroBatches:
         """The batch of ``step``, prepared now."""
         examples, size = self.examples_of(step), self.micro_batch_size
-        chunks = [examples[at : at + size] for at in range(0, len(examples), size)]
-        mine = [self._collate(chunk) for chunk in chunks[self._share]]
-        return MicroBatches(mine, len(chunks), self._weighs(examples))
+        firsts = range(0, len(examples), size)
+        mine = [self._collate(examples[at : at + size]) for at in firsts[self._share]]
+        return MicroBatches(
+            mine,
+            len(firsts),
+            self._weighs(examples),
+            examples=len(examples),
+            most=min(size, len(examples)),
+            firsts=firsts[self._share],
+        )
 
 
 def _answer_tokens(examples: Sequence[Encoded]) -> int:

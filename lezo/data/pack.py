@@ -50,7 +50,8 @@ class Batch:
     ``input_ids``, ``position_ids``: (rows, length) int64; ``mask``: (rows, 1, length, length) bool, True
     where attention may look; None where each sequence has a row of its own, and ``places`` say where that is
     read. ``words``: (distinct,) int64, the ids that occur, and ``word_index``: (rows, length) int64, which of
-    them is at each place. ``read``: (reads,) int64, the distinct places row * length + column whose hidden
+    them is at each place. ``owner``: (rows, length) int64, whose place it is: the example's number (padding: 0).
+    ``read``: (reads,) int64, the distinct places row * length + column whose hidden
     states predict answer tokens. For each answer token, (tokens,) int64: ``token_read``, which of the reads
     predicts it; ``target``, its id; ``token_sequence``, ``token_place``, which sequence's answer it is in and
     where. ``answer_lens``, ``example``, ``candidate``: (sequences,) int64. ``gold``: (examples,) int64.
@@ -65,6 +66,7 @@ class Batch:
     mask: Tensor | None
     words: Tensor
     word_index: Tensor
+    owner: Tensor
     read: Tensor
     token_read: Tensor
     target: Tensor
@@ -114,7 +116,8 @@ def pack(
     sequences = [(u, k) for u, (_, chosen) in enumerate(requests) for k in chosen]
     apart = [(requests[u][0], [k]) for u, k in sequences]
     units = [_unit(example, chosen) for example, chosen in (apart if plain else requests)]
-    grid = _Grid(units, _rows([len(unit.ids) for unit in units], device, plain), pad)
+    owners = [u for u, _ in sequences] if plain else range(len(requests))
+    grid = _Grid(units, owners, _rows([len(unit.ids) for unit in units], device, plain), pad)
     answers = _answers(requests, sequences, units, grid.starts)
     own = _places(answers["read"], grid.shape[1]) if plain else {"piece": grid.piece, "root": grid.root}
     tensors = moved({**grid.seen(), **answers, **own}, device)
@@ -169,13 +172,13 @@ def _unit(example: Encoded, chosen: Sequence[int]) -> _Unit:
 
 
 class _Grid:
-    """Rows filled with units, flat. ``starts``: each unit's first place.
+    """Rows filled with units, flat. ``starts``: each unit's first place; ``owners``: the example of each unit.
 
     Of each place: ``ids``, ``positions``, its ``piece`` (a shared beginning or a branch) and ``root``, the piece
     that is its unit's shared beginning (padding: -1).
     """
 
-    def __init__(self, units: Sequence[_Unit], rows: Rows, pad: int) -> None:
+    def __init__(self, units: Sequence[_Unit], owners: Sequence[int], rows: Rows, pad: int) -> None:
         self.shape = len(rows[0]), rows[1]
         self.starts = np.empty(len(units), np.int64)
         for row, filled in enumerate(rows[0]):
@@ -190,13 +193,14 @@ class _Grid:
             pad, where, np.fromiter(chain.from_iterable(unit.ids for unit in units), np.int64)
         )
         self.positions = self._filled(0, where, firsts[piece] + within)
+        self.owner = self._filled(0, where, np.asarray(owners)[unit])
         self.piece, self.root = self._filled(-1, where, piece), self._filled(-1, where, roots[unit])
 
     def seen(self) -> dict[str, Numbers]:
         """The fields of a `Batch` that the forward reads first."""
         words, index = np.unique(self.ids, return_inverse=True)
         fields = {"input_ids": self.ids, "position_ids": self.positions, "words": words}
-        return {**fields, "word_index": index.reshape(self.shape)}
+        return {**fields, "word_index": index.reshape(self.shape), "owner": self.owner}
 
     def _filled(self, empty: int, where: Numbers, values: Numbers) -> Numbers:
         filled = np.full(self.shape, empty)

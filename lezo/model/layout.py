@@ -21,15 +21,32 @@ class Layout:
     """The names of a model's trainable tensors: those of each block, and those outside the blocks; tied ones once.
 
     ``modules``: the names of the blocks. Outside OPT's decoder blocks are embeddings, projections and the final norm.
+    ``embeddings``: those outside that are tables of words or positions, which a head may be tied to.
+
+    Where what is outside is chosen too, group -1 is the embeddings, group len(blocks) all else outside.
     """
 
     non_block: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
     modules: tuple[str, ...]
+    embeddings: tuple[str, ...] = ()
 
     def active(self, chosen: Iterable[int]) -> tuple[str, ...]:
         """The tensors outside the blocks and those of the chosen blocks."""
         return self.non_block + tuple(name for block in chosen for name in self.blocks[block])
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """All groups that have tensors, in ascending order."""
+        return tuple(group for group in range(-1, len(self.blocks) + 1) if self.of(group))
+
+    def of(self, group: int) -> tuple[str, ...]:
+        """A group's tensors."""
+        if group == -1:
+            return self.embeddings
+        if group == len(self.blocks):
+            return tuple(name for name in self.non_block if name not in self.embeddings)
+        return self.blocks[group]
 
 
 def layout(model: nn.Module, modules: Sequence[str] | None = None) -> Layout:
@@ -41,7 +58,11 @@ def layout(model: nn.Module, modules: Sequence[str] | None = None) -> Layout:
     rest = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     parameters = [list(model.get_submodule(module).parameters()) for module in modules]
     blocks = tuple(tuple(rest.pop(id(p)) for p in block if id(p) in rest) for block in parameters)
-    return Layout(tuple(rest.values()), blocks, modules)
+    tables = {
+        id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
+    }
+    embeddings = tuple(name for key, name in rest.items() if key in tables)
+    return Layout(tuple(rest.values()), blocks, modules, embeddings)
 
 
 def layout_of(model: nn.Module, blocks: Sequence[str | nn.Module]) -> Layout:

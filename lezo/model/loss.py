@@ -48,14 +48,27 @@ def total(network: Network, batches: Sequence[Batch], ranks: Ranks = ALONE) -> T
 
 def loss(network: Network, batch: Batch) -> Tensor:
     """The batch's mean loss, (streams,) fp32 (fp64 for a model in fp64)."""
-    sums = answer_scores(network, batch, normalised=not batch.columns_only)
     if batch.kind == "lm":
-        return -sums.sum(1) / batch.weight
+        return -answer_scores(network, batch).sum(1) / batch.weight
+    return _choices(network, batch).mean(1)
+
+
+def losses(network: Network, batch: Batch) -> Tensor:
+    """Each example's share of `loss`, which is their sum: (streams, examples), dtype as there."""
+    if batch.kind == "candidates":
+        return _choices(network, batch) / batch.weight
+    sums = answer_scores(network, batch)  # one sequence an example
+    return -sums / batch.weight
+
+
+def _choices(network: Network, batch: Batch) -> Tensor:
+    """The cross-entropy of each example's candidates, by their mean log-probabilities: (streams, examples)."""
+    sums = answer_scores(network, batch, normalised=not batch.columns_only)
     means = sums / batch.answer_lens
     scores = means.new_full((len(means), len(batch.gold), batch.most), -torch.inf)
     scores = scores.index_put((_streams(means), batch.example, batch.candidate), means)
     chosen = scores.gather(2, batch.gold[None, :, None].expand(len(means), -1, 1)).squeeze(2)
-    return (scores.logsumexp(2) - chosen).mean(1)
+    return scores.logsumexp(2) - chosen
 
 
 def answer_scores(network: Network, batch: Batch, *, normalised: bool = True) -> Tensor:

@@ -48,6 +48,7 @@ def perturb(
     rows: Tensor | None = None,
     dtype: torch.dtype | None = None,
     out: tuple[Tensor, Tensor] | None = None,
+    draw: int = philox.NORMALS,
 ) -> tuple[Tensor, Tensor]:
     """theta + eps z and theta - eps z from one draw of z(seed, name), for SPSA (arXiv 2305.17333, Definition 1); theta is only read.
 
@@ -57,6 +58,7 @@ def perturb(
     rows: (k,) int64, on theta's device, rows of a 2-D theta; the results are then (k, columns), each row with
     the bits that it has in the whole. On CUDA rows out of range are not noticed.
     out: two contiguous tensors of the results' shape and dtype to write into and return. ValueError if they are not.
+    draw: what z is, here and in the other functions: philox.NORMALS, or philox.SIGNS (`lezo.noise.rademacher`).
     """
     theta = theta.detach().contiguous()
     if rows is not None and (theta.dim() != 2 or rows.dim() != 1 or rows.dtype != torch.int64):
@@ -70,12 +72,14 @@ def perturb(
     if plus.numel():
         chosen = None if rows is None else rows.contiguous()
         copies = Copies(theta, _key(seed, name), chosen, plus, minus)
-        _backend(theta).perturbations([[copies]], _scalar(eps, theta))[0]()
+        _backend(theta).perturbations([[copies]], _scalar(eps, theta), draw)[0]()
     return plus, minus
 
 
 @torch.no_grad()
-def perturbations(groups: Sequence[Sequence[Pair]], seed: int, eps: float) -> list[Callable[[], None]]:
+def perturbations(
+    groups: Sequence[Sequence[Pair]], seed: int, eps: float, *, draw: int = philox.NORMALS
+) -> list[Callable[[], None]]:
     """For each group of tensors a call that perturbs them all, as `perturb` does each; on CUDA in one launch a dtype.
 
     What the calls need is sent to the device now, so that they may be made in any order and in any stream.
@@ -90,7 +94,7 @@ def perturbations(groups: Sequence[Sequence[Pair]], seed: int, eps: float) -> li
                 by_group.setdefault(number, []).append(copies)
     for by_group in kinds.values():
         theta = next(iter(by_group.values()))[0].theta
-        made = _backend(theta).perturbations(list(by_group.values()), _scalar(eps, theta))
+        made = _backend(theta).perturbations(list(by_group.values()), _scalar(eps, theta), draw)
         for number, call in zip(by_group, made, strict=True):
             calls[number].append(call)
     return [partial(_make_all, made) for made in calls]
@@ -104,6 +108,7 @@ def update_(
     decay: float,
     *,
     rounding: Literal["nearest", "stochastic"] = "nearest",
+    draw: int = philox.NORMALS,
 ) -> None:
     """theta <- theta - (c z + d theta) in place, with z(seed, name): the update of MeZO (arXiv 2305.17333, Algorithm 1).
 
@@ -113,7 +118,7 @@ def update_(
 
     c = d = 0 leaves theta's bits as they are, and so does a c that is not finite: the step of a loss that was not.
     """
-    update_all_({name: theta}, seed, coefficient, {name: decay}, rounding=rounding)
+    update_all_({name: theta}, seed, coefficient, {name: decay}, rounding=rounding, draw=draw)
 
 
 @torch.no_grad()
@@ -124,6 +129,7 @@ def update_all_(
     decays: Mapping[str, float],
     *,
     rounding: Literal["nearest", "stochastic"] = "nearest",
+    draw: int = philox.NORMALS,
 ) -> None:
     """`update_` of all ``thetas``, by their names, each with its own decay; on CUDA in one launch a dtype.
 
@@ -143,7 +149,7 @@ def update_all_(
             elsewhere.append((theta, flat))
     for steps in kinds.values():
         theta = steps[0].theta
-        _backend(theta).update(steps, _copied(coefficient, theta), rounding == "stochastic")
+        _backend(theta).update(steps, _copied(coefficient, theta), rounding == "stochastic", draw)
     for theta, flat in elsewhere:
         theta.copy_(flat)
 
@@ -182,8 +188,8 @@ def _checked(buffer: Tensor, shape: torch.Size, dtype: torch.dtype, name: str) -
 class Backend(NamedTuple):
     """Perturbs and updates many tensors of one device and dtype; see `lezo.noise.philox`, whose bits all have."""
 
-    perturbations: Callable[[Sequence[Sequence[Copies]], float], list[Callable[[], None]]]
-    update: Callable[[Sequence[Step], Tensor, bool], None]
+    perturbations: Callable[[Sequence[Sequence[Copies]], float, int], list[Callable[[], None]]]
+    update: Callable[[Sequence[Step], Tensor, bool, int], None]
 
 
 def _backend(theta: Tensor) -> Backend:

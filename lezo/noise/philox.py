@@ -4,13 +4,16 @@
 (e % 1024) // 256 and place e % 256. Group = 256 chunk + place. One call of Philox-4x32-10 (Salmon et al. 2011)
 with the counter (group, stream, 0, 0) and the 63-bit key, low word first, gives a group four words, one for each
 lane. So 256 groups in a row fill a chunk in four contiguous stretches. Stream 0 makes z, stream 1 the bits of
-stochastic rounding.
+stochastic rounding, stream 2 signs.
 
 **Normals.** Words x0 and x1 give lanes 0 and 1 by Box-Muller, x2 and x3 give lanes 2 and 3: r cos a and r sin a with
 r = sqrt(-2 ln u). The first word is u = fp32(x) 2^-32 + 2^-33. The second is the angle a = 2 pi x / 2^32: adding an
 eighth of a turn, the two top bits are the quadrant, and the rest, recentred, is an angle t of at most pi/4.
 ln u comes from u = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), and a polynomial in f; cos t and sin t from
 polynomials in t^2.
+
+**Signs.** A Rademacher z takes one bit an element: 32 chunks in a row share 256 groups of stream 2, group = 256
+(chunk // 32) + place, and chunk takes bit chunk % 32 of the lane's word; z is -1 where it is set, else 1.
 
 **Bits.** Only operations that IEEE 754 and integers pin down: fp32 products and sums in the order written here,
 each rounded (no fused multiply-add), and a correctly rounded square root; no division and no library function.
@@ -29,7 +32,8 @@ from torch import Tensor
 from lezo.noise.operands import Copies, Step
 
 CHUNK, LANE = 1024, 256
-NORMALS, ROUNDING = 0, 1  # streams
+NORMALS, ROUNDING, SIGNS = 0, 1, 2  # streams
+PACKED = 32  # chunks whose signs are bits of the same words
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -126,6 +130,24 @@ def _normals(key: int, elements: Tensor) -> Tensor:
     return torch.where(lane % 2 == 0, cos, sin)
 
 
+def signs(key: int, elements: Tensor) -> Tensor:
+    """z(key) of any int64 ``elements`` by one bit each: -1 or 1, as fp32 in their shape."""
+    return torch.cat([_signs(key, part) for part in torch.split(elements.flatten(), SLICE)]).view(
+        elements.shape
+    )
+
+
+def _signs(key: int, elements: Tensor) -> Tensor:
+    chunk, (_, lane) = elements // CHUNK, _place(elements)
+    x = torch.stack(words(key, SIGNS, chunk // PACKED * LANE + elements % LANE))
+    return 1.0 - 2.0 * (x.gather(0, lane[None])[0] >> chunk % PACKED & 1).to(torch.float32)
+
+
+def drawn(key: int, elements: Tensor, draw: int) -> Tensor:
+    """z(key) of any int64 ``elements``, by the stream that makes it: NORMALS or SIGNS."""
+    return normals(key, elements) if draw == NORMALS else signs(key, elements)
+
+
 def random_bits(key: int, elements: Tensor) -> Tensor:
     """The 32 bits that round each of ``elements`` stochastically, as int64."""
     group, lane = _place(elements)
@@ -137,36 +159,40 @@ def compute_dtype(theta: Tensor) -> torch.dtype:
     return torch.promote_types(theta.dtype, torch.float32)
 
 
-def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callable[[], None]]:
+def perturbations(
+    groups: Sequence[Sequence[Copies]], eps: float, draw: int = NORMALS
+) -> list[Callable[[], None]]:
     """What makes the copies of each group: plus <- theta + eps z, minus <- theta - eps z; slowly, as a reference."""
 
     def make(group: Sequence[Copies]) -> None:
         for copies in group:
-            _perturb(*copies, eps)
+            _perturb(*copies, eps, draw)
 
     return [partial(make, group) for group in groups]
 
 
-def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
+def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool, draw: int = NORMALS) -> None:
     """theta <- theta - (c z + d theta) of all; bit-identical where c = d = 0 or c is not finite. Slowly, as a reference."""
     for step in steps:
-        _update(*step, coefficient, stochastic)
+        _update(*step, coefficient, stochastic, draw)
 
 
-def _perturb(theta: Tensor, key: int, rows: Tensor | None, plus: Tensor, minus: Tensor, eps: float) -> None:
+def _perturb(
+    theta: Tensor, key: int, rows: Tensor | None, plus: Tensor, minus: Tensor, eps: float, draw: int
+) -> None:
     elements = torch.arange(theta.numel(), device=theta.device).view(theta.shape)
     if rows is not None:
         theta, elements = theta[rows], elements[rows]
     wide = theta.to(compute_dtype(theta))
-    step = normals(key, elements).to(wide.dtype) * eps
+    step = drawn(key, elements, draw).to(wide.dtype) * eps
     plus.copy_(wide + step)
     minus.copy_(wide - step)
 
 
-def _update(theta: Tensor, key: int, decay: float, coefficient: Tensor, stochastic: bool) -> None:
+def _update(theta: Tensor, key: int, decay: float, coefficient: Tensor, stochastic: bool, draw: int) -> None:
     elements = torch.arange(theta.numel(), device=theta.device).view(theta.shape)
     wide = theta.to(compute_dtype(theta))
-    step = normals(key, elements).to(wide.dtype) * coefficient.to(wide.dtype) + wide * decay
+    step = drawn(key, elements, draw).to(wide.dtype) * coefficient.to(wide.dtype) + wide * decay
     new = wide - step
     new = stochastically_rounded(new, theta.dtype, random_bits(key, elements)) if stochastic else new
     still = ((coefficient == 0) & (decay == 0)) | ~coefficient.isfinite()

@@ -123,7 +123,7 @@ class ReplaySpec:
     ``decay``: what each update takes off weights that decay, lr * weight_decay. ``peft``: an `Adapter`'s
     settings, None where the model itself was trained.
 
-    ``composition``: the four parts of the method by name, with their settings (`lezo.config.methods.Composition`); None in
+    ``composition``: the parts of the method by name, with their settings (`lezo.config.methods.Composition`); None in
     older journals: blocks drawn uniformly, ``sparsity`` of them skipped, along Gaussian directions.
 
     ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.zo.optimizers`), which

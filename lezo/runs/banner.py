@@ -10,7 +10,7 @@ from typing import Any
 
 from lezo import __version__
 from lezo.config.compose import quoted
-from lezo.config.methods import FirstOrderConfig, Schedule, ZerothOrderConfig, method_name
+from lezo.config.methods import FirstOrderConfig, Part, Schedule, ZerothOrderConfig, method_name
 from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
@@ -85,8 +85,10 @@ def model_name(config: RunConfig) -> str:
 
 
 def skipped(plan: Plan) -> str:
-    """What LeZO leaves out, in the words that cannot be misread."""
+    """What LeZO leaves out, in the words that cannot be misread; what another chooser of blocks says of itself."""
     total = len(plan.layout.blocks)
+    if type(plan.blocks).__str__ not in (object.__str__, type(plan.blocks).__repr__):
+        return str(plan.blocks)
     return f"{total - plan.blocks.keep} of {total} blocks skipped each step"
 
 
@@ -154,6 +156,7 @@ def _optimizer(config: RunConfig, plan: Plan) -> str:
         if parts is not None and not parts.is_lezo:  # by their names in the journal
             others = f"; blocks {parts.blocks}, direction {parts.direction}, losses {parts.estimator}"
             others += f", step size {parts.step_size}"
+            others += "" if parts.rule == Part("sgd") else f", rule {parts.rule}"
         rate = _rate(optim) if optim.schedule is not Schedule.constant or optim.warmup else f"lr {optim.lr:g}"
         clip = "" if optim.clip is None else f", |g| at most {optim.clip:g}"
         several = "" if optim.probes == 1 else f"; {optim.probes} directions a step"
@@ -223,6 +226,7 @@ def _blocks(config: RunConfig, plan: Plan) -> str:
 def _memory(config: RunConfig, plan: Plan) -> str:
     expected = plan.memory
     parts = {"weights": expected.weights, "update": expected.update, "activations": expected.activations}
+    parts |= {"the rule's memory": expected.state} if expected.state else {}
     sizes = ", ".join(f"{name} {size(taken)}" for name, taken in parts.items())
     beside = "" if plan.device.type == "cuda" else ", beside Python and libraries"
     fewer = f"; {plan.prompts_at_once} prompts are generated for at a time, as many as fit, not {config.eval.batch_size}"

@@ -30,14 +30,14 @@ from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.format import size
 from lezo.records.schema import Header, Provenance, ReplaySpec
-from lezo.runs.plan import Plan, shares_of
+from lezo.runs.plan import Plan, copied_bytes, shares_of
 from lezo.runs.prepare import adapter_of
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.data_parallel import DataParallel
 from lezo.zo.first_order import FirstOrder
 from lezo.zo.graphs import CudaGraphs, Recordings
 from lezo.zo.packing_check import network_for
-from lezo.zo.parts import EstimatorContext, direction_of, estimator_of, step_size_of
+from lezo.zo.parts import EstimatorContext, direction_of, estimator_of, rule_of, step_size_of
 from lezo.zo.step import Optimizer, Stopwatch
 from lezo.zo.zeroth_order import ZerothOrder
 
@@ -148,7 +148,8 @@ def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str
     how = "one sequence a row by the model's own forward"
     if config.method.zeroth_order:
         kept = plan.blocks.keep if plan.visits is None else min(plan.blocks.keep, 1)
-        copies = [_copies(model, own, kept) for own in shares_of(plan.layout, plan.placement)]
+        shares = shares_of(plan.layout, plan.placement)
+        copies = [_copies(model, plan.layout, own, plan.blocks, kept) for own in shares]
         pairs = zip(plan.memories, copies, strict=True)
         plan = replace(plan, memories=tuple(replace(memory, update=update) for memory, update in pairs))
         whose = "all active tensors" if plan.visits is None else "a block's active tensors at a time"
@@ -157,11 +158,11 @@ def _in_plain_rows(config: RunConfig, plan: Plan, model: Any) -> tuple[Plan, str
     return plan, how + (", not compiled" if config.model.compile else "")
 
 
-def _copies(model: Any, tensors: Layout, keep: int) -> int:
+def _copies(model: Any, whole: Layout, tensors: Layout, blocks: BlockChooser, keep: int) -> int:
     """Bytes of a copy of all that moves of ``tensors`` in a step, and of both copies of the largest."""
     names = tensors.active(range(min(keep, len(tensors.blocks))))
-    sizes: list[int] = [model.get_parameter(name).nbytes for name in names]
-    return sum(sizes) + max(sizes, default=0)
+    largest: int = max((model.get_parameter(name).nbytes for name in names), default=0)
+    return copied_bytes(model, whole, tensors, blocks, keep) + largest
 
 
 def make_header(yaml: str, config: RunConfig, loaded: LoadedModel) -> Header:
@@ -254,6 +255,7 @@ def make_optimizer(
             estimator_of(parts, context),
             direction=direction,
             step_size=step_size_of(parts),
+            rule=rule_of(parts),
             lr=optim.lr,
             eps=optim.eps,
             weight_decay=optim.weight_decay,

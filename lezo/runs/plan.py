@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,23 +25,28 @@ from lezo.model.load import ModelError, skeleton
 from lezo.model.place import Place
 from lezo.model.placement import Placement, placed
 from lezo.runs.prepare import Prepared, adapter_of, devices_of, dtype_of, prepare
-from lezo.zo.blocks import BlockChooser
-from lezo.zo.parts import blocks_of
+from lezo.zo.blocks import BlockChooser, GroupChooser, active
+from lezo.zo.parts import blocks_of, rule_of
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Expected peak bytes on a device, or on all of them, by what takes them; ``free``: what a device has for them."""
+    """Expected peak bytes on a device, or on all of them, by what takes them; ``free``: what a device has for them.
+
+    ``update``: perturbed copies and places of recorded forwards, or gradients and optimizer state. ``state``: what the rule of
+    a zeroth-order method remembers, and what it takes beside that.
+    """
 
     weights: int
-    update: int  # perturbed copies and places of recorded forwards, or gradients and optimizer state
+    update: int
     activations: int
     free: float = math.inf
+    state: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.update + self.activations
+        return self.weights + self.update + self.activations + self.state
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,9 @@ class Plan:
     @property
     def memory(self) -> Memory:
         """Of all devices together."""
-        each = [(m.weights, m.update, m.activations) for m in self.memories]
-        return Memory(*map(sum, zip(*each, strict=True)))
+        each = [(m.weights, m.update, m.activations, m.state) for m in self.memories]
+        weights, update, activations, state = map(sum, zip(*each, strict=True))
+        return Memory(weights, update, activations, state=state)
 
     @property
     def dtype_name(self) -> str:
@@ -125,11 +131,16 @@ def make_plan(config: RunConfig) -> Plan:
     if adapter is not None:
         attach(meta_model, adapter)
     tensors = layout(meta_model)
-    blocks = blocks_of(config.composition, len(tensors.blocks))
-    if config.trains and not tensors.non_block and not blocks.keep:
+    blocks = blocks_of(config.composition, tensors)
+    if config.trains and not blocks.keep and not active(tensors, blocks, blocks(0, 0)):
+        moving = (
+            f"optim.sparsity={config.sparsity:g}: skips all"
+            if config.sparsity
+            else "optim: moves none of the"
+        )
+        ways = "a lower sparsity" if config.sparsity else "some block, or what is outside, to move"
         raise ModelError(
-            f"optim.sparsity={config.sparsity:g}: skips all {len(tensors.blocks)} blocks, and peft="
-            f"{config.peft.name} trains nothing outside them; expected a lower sparsity"
+            f"{moving} {len(tensors.blocks)} blocks, and peft={config.peft.name} trains nothing outside them; expected {ways}"
         )
     shares = shares_of(tensors, placement)
     shape, rows = parts.model_config.get_text_config(), config.eval.batch_size
@@ -143,10 +154,15 @@ def make_plan(config: RunConfig) -> Plan:
         recorded = devices[0].type == "cuda" and config.replays_blocks
         lanes = min(len(devices), -(-min(config.train.batch_size, len(train)) // count))
         for place, (size, own) in enumerate(zip(sizes, shares, strict=True)):
-            update = _update_bytes(config, meta_model, own, blocks) + recorded * size.recorded(longest)
+            update = _update_bytes(config, meta_model, own, tensors, blocks) + recorded * size.recorded(
+                longest
+            )
+            state = _state_bytes(config, meta_model, own, bool(at_home) and devices[0].type == "cuda")
             forward = size.training(longest, gradients=config.first_order, skips=skips)
-            steps[place] = replace(steps[place], update=lanes * update, activations=lanes * forward)
-    rooms = [step.free - step.weights - step.update for step in steps]
+            steps[place] = replace(
+                steps[place], update=lanes * update, activations=lanes * forward, state=state
+            )
+    rooms = [step.free - step.weights - step.update - step.state for step in steps]
     fitting = [_fitting(size, [dev, test], rows, room) for size, room in zip(sizes, rooms, strict=True)]
     prompts_at_once = min(fitting)
     evaluations = [max(_evaluations(size, [dev, test], rows, prompts_at_once)) for size in sizes]
@@ -172,7 +188,7 @@ def make_plan(config: RunConfig) -> Plan:
             for step, evaluation in zip(steps, evaluations, strict=True)
         ),
         forwards=_forwards(config, train, dev, test, prompts_at_once),
-        visits=_visits(config, at_home, blocks, len(train), placement.home) if at_home else None,
+        visits=_visits(config, at_home, blocks, len(train), placement.home, dtype) if at_home else None,
     )
 
 
@@ -185,6 +201,7 @@ def shares_of(tensors: Layout, placement: Placement) -> list[Layout]:
             () if place else tensors.non_block,
             tuple(tensors.blocks[i] for i in own),
             tuple(tensors.modules[i] for i in own),
+            () if place else tensors.embeddings,
         )
         for place, own in enumerate(chosen)
     ]
@@ -204,12 +221,22 @@ def _at_home(config: RunConfig, meta_model: Any, device: torch.device) -> list[i
 
 
 def _visits(
-    config: RunConfig, at_home: Sequence[int], blocks: BlockChooser, rows: int, device: torch.device
+    config: RunConfig,
+    at_home: Sequence[int],
+    blocks: BlockChooser,
+    rows: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Visits:
     """A forward over each micro-batch is a visit of all blocks; an update one of those that move, unless adapters do."""
     drawn = min(config.train.batch_size, rows)
     forwards = -(-drawn // (config.train.micro_batch_size or drawn or 1)) if config.trains else 1
     moving = blocks.keep * sum(at_home) // len(at_home) if config.trains and config.peft.name == "none" else 0
+    if (
+        config.composition is not None and device.type == "cuda"
+    ):  # what a rule remembers of a block comes along
+        weight = torch.empty(1, dtype=dtype, device="meta")
+        moving += moving * rule_of(config.composition).state_bytes([weight]) // weight.itemsize
     if config.model.home is Home.disk:
         return Visits(sum(at_home), forwards * sum(at_home) + moving, moving, DISK_RATE, "assumed")
     rate = copy_rate(device)
@@ -352,10 +379,34 @@ def _free(device: torch.device) -> float:
     return 0.95 * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
-def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: BlockChooser) -> int:
+def _state_bytes(config: RunConfig, meta_model: Any, tensors: Layout, visiting: bool) -> int:
+    """What a rule remembers of a device's ``tensors``, and takes beside; ``visiting``: blocks, whose memory is theirs, visit."""
+    if config.composition is None:
+        return 0
+    away = visiting and config.peft.name == "none"
+    named = [
+        meta_model.get_parameter(name) for name in tensors.active(range(0 if away else len(tensors.blocks)))
+    ]
+    rule = rule_of(config.composition)
+    return rule.state_bytes(named) + rule.scratch_bytes(named)
+
+
+def copied_bytes(model: Any, whole: Layout, tensors: Layout, blocks: BlockChooser, keep: int) -> int:
+    """Bytes of a copy of all that a step moves at most, ``keep`` blocks, of the ``tensors`` of one device."""
+    own = {name: int(model.get_parameter(name).nbytes) for name in tensors.active(range(len(tensors.blocks)))}
+    if isinstance(blocks, GroupChooser):
+        sizes = {g: sum(own.get(name, 0) for name in whole.of(g)) for g in whole.groups}
+        return blocks.most(sizes)
+    each = sorted((sum(own[name] for name in block) for block in tensors.blocks), reverse=True)
+    return sum(each[:keep]) + sum(own[name] for name in tensors.non_block)
+
+
+def _update_bytes(
+    config: RunConfig, meta_model: Any, tensors: Layout, whole: Layout, blocks: BlockChooser
+) -> int:
     """Two copies of the largest block or tensor outside, or one of all; or gradients and the optimizer's moments.
 
-    Of embeddings and head only the rows in use are copied.
+    Of embeddings and head only the rows in use are copied. ``tensors``: of a device, of the ``whole``.
     """
     named: dict[str, Tensor] = dict(meta_model.named_parameters())
     if config.first_order:
@@ -364,12 +415,26 @@ def _update_bytes(config: RunConfig, meta_model: Any, tensors: Layout, blocks: B
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
     sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
-        kept = min(blocks.keep, 1) if config.model.home is not Home.device else min(blocks.keep, len(sizes))
-        return kept * max(sizes, default=0) + sum(named[name].nbytes for name in tensors.non_block)
+        keep = min(blocks.keep, 1) if config.model.home is not Home.device else blocks.keep
+        return copied_bytes(meta_model, whole, tensors, blocks, keep)
     by_rows = [m.weight for m in (meta_model.get_input_embeddings(), meta_model.get_output_embeddings()) if m]
-    outside = [named[name] for name in tensors.non_block]
-    whole = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]
-    return 2 * max([*sizes, *whole], default=0)
+    outside = [named[name] for name in tensors.non_block if _may_move(whole, blocks, name)]
+    entire = [theta.nbytes for theta in outside if all(theta is not weight for weight in by_rows)]
+    return 2 * max([*sizes, *entire], default=0) + _spare(config, named, tensors, blocks)
+
+
+def _spare(config: RunConfig, named: Mapping[str, Tensor], tensors: Layout, blocks: BlockChooser) -> int:
+    """Of one-sided probes, the place of one more copy of the largest tensor: that of the sides that are not asked for."""
+    if config.composition is None or config.composition.estimator.name != "one-sided":
+        return 0
+    names = tensors.active(range(min(blocks.keep, len(tensors.blocks))))
+    return max((named[name].nbytes for name in names), default=0)
+
+
+def _may_move(tensors: Layout, blocks: BlockChooser, name: str) -> bool:
+    """Whether some step moves this tensor outside the blocks."""
+    group = -1 if name in tensors.embeddings else len(tensors.blocks)
+    return not isinstance(blocks, GroupChooser) or blocks.most({group: 1}) > 0
 
 
 def _forwards(

@@ -1,11 +1,12 @@
-"""Which blocks take part in a step: all (MeZO), some drawn uniformly (LeZO), or from an installed package."""
+"""Which blocks take part in a step: all (MeZO), some drawn uniformly (LeZO), or as `lezo.zo.methods` or a package has it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from lezo.model.layout import Layout
 from lezo.noise import seeds
 
 
@@ -30,6 +31,38 @@ class Learner(Protocol):
 
     def observe(self, step: int, blocks: Sequence[int], coefficients: Sequence[float]) -> None:
         """In step ``step`` the ``blocks`` moved by ``coefficients``, one a direction; not finite where it was skipped."""
+
+
+@runtime_checkable
+class GroupChooser(Protocol):
+    """A `BlockChooser` that also says whether what is outside the blocks takes part: it returns groups of a `Layout`.
+
+    Group -1 is the embeddings, tied head included, group len(blocks) all else outside the blocks.
+    """
+
+    def over(self, groups: Sequence[int], share: Callable[[int], float]) -> BlockChooser:
+        """The one that chooses of these groups: those in which the model has something to train, in ascending order.
+
+        ``share``: a step's share of the learning rate, by its number (`lezo.zo.step_size.StepSize.share`).
+        """
+
+    def most(self, sizes: Mapping[int, int]) -> int:
+        """The most that a step moves of groups of these sizes."""
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A `BlockChooser` that gives each block, or group, of a step a factor by which its update is multiplied."""
+
+    def factors(self, step: int, seed: int) -> Mapping[int, float]:
+        """Of all blocks, or groups, that it chooses for step ``step``."""
+
+
+def active(layout: Layout, blocks: BlockChooser, chosen: Sequence[int]) -> tuple[str, ...]:
+    """The names of the tensors that take part where ``blocks`` has ``chosen``."""
+    if isinstance(blocks, GroupChooser):
+        return tuple(name for group in chosen for name in layout.of(group))
+    return layout.active(chosen)
 
 
 @runtime_checkable

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lezo.model.layout import Layout
 from lezo.noise import directions
 from lezo.noise.directions import Pair
 
@@ -64,6 +65,35 @@ class Grouped(Protocol):
         rounding: Literal["nearest", "stochastic"] = "nearest",
     ) -> None:
         """`Direction.update_` of all."""
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """A `Direction` that is zero on some tensors, which then neither move nor decay."""
+
+    def layout(self, model: nn.Module, tensors: Layout) -> Layout:
+        """Of the tensors those that move. Raises ModelError where there are none."""
+
+
+@runtime_checkable
+class Joint(Protocol):
+    """A `Direction` that makes a step's update along all of its directions at once."""
+
+    def update_along_(
+        self,
+        thetas: Mapping[str, Tensor],
+        seeds: Sequence[int],
+        coefficients: Tensor,
+        decays: Mapping[str, float],
+        *,
+        rounding: Literal["nearest", "stochastic"] = "nearest",
+    ) -> None:
+        """theta <- theta - (sum of c_i z(seed_i) + d theta) of all, rounded once; nothing where a c is not finite."""
+
+
+def moving(direction: Direction, model: nn.Module, tensors: Layout) -> Layout:
+    """Of the tensors those on which z is not zero."""
+    return direction.layout(model, tensors) if isinstance(direction, Partial) else tensors
 
 
 def perturbations(

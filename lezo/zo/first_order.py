@@ -14,9 +14,9 @@ from lezo.data.batches import MicroBatches
 from lezo.noise import seeds
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.zo.probe import seeded
+from lezo.zo.rule import decays
 from lezo.zo.step import StepReport, Stopwatch
 from lezo.zo.step_size import Constant, StepSize
-from lezo.zo.zeroth_order import decays
 
 Contributions = Callable[[Any], Iterator[Tensor]]
 """A rank's micro-batches -> their parts of the mean loss, each of one fp32 value."""

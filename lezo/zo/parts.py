@@ -1,11 +1,12 @@
 """A method's parts by their names: lezo's own, and those that installed packages register.
 
-A package registers what makes a part, in one of four groups of entry points; ``settings`` are those of its `Part`.
+A package registers what makes a part, in one of five groups of entry points; ``settings`` are those of its `Part`.
 
 - ``lezo.blocks``: ``(total, **settings)`` -> `BlockChooser` of ``total`` blocks
 - ``lezo.directions``: ``(**settings)`` -> `Direction`
-- ``lezo.estimators``: ``(context, **settings)`` -> `Estimator`, which measures by what the `EstimatorContext` has
+- ``lezo.estimators``: ``(context, **settings)`` -> `Estimator`, which measures by what a `Site` has, the `EstimatorContext`
 - ``lezo.step_sizes``: ``(**settings)`` -> `StepSize`
+- ``lezo.rules``: ``(**settings)`` -> `Rule`
 """
 
 from __future__ import annotations
@@ -21,17 +22,27 @@ from lezo.config.method import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.noise.rademacher import Rademacher
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.files import FolderError
 from lezo.records.journal import JournalError
 from lezo.records.schema import ReplaySpec
 from lezo.tasks.registry import Registry, RegistryError
-from lezo.zo.blocks import AllBlocks, BlockChooser, UniformBlocks
-from lezo.zo.direction import GAUSSIAN, Direction
+from lezo.zo.blocks import AllBlocks, BlockChooser, GroupChooser, UniformBlocks
+from lezo.zo.direction import GAUSSIAN, Direction, moving
 from lezo.zo.graphs import Recorder
+from lezo.zo.methods.adalezo import AdaLezo
+from lezo.zo.methods.adam import Adam
+from lezo.zo.methods.cycle import GivenBlocks, LisaBlocks
+from lezo.zo.methods.deviation import Deviation
+from lezo.zo.methods.example_wise import ExampleWise, RankOneOfLinear
+from lezo.zo.methods.last_blocks import LastBlocks
+from lezo.zo.methods.momentum import Momentum
+from lezo.zo.methods.one_sided import OneSided
 from lezo.zo.methods.several import Several
 from lezo.zo.packing_check import probe_for
-from lezo.zo.probe import Estimator, PlainProbe, TwoSided
+from lezo.zo.probe import Estimator, PlainProbe, Site, TwoSided
+from lezo.zo.rule import Rule, Sgd
 from lezo.zo.step import Stopwatch
 from lezo.zo.step_size import Constant, Linear, Scheduled, StepSize
 from lezo.zo.zeroth_order import SeededUpdate
@@ -59,20 +70,25 @@ class EstimatorContext:
     recordings: Recorder | None = None
     ranks: Ranks = ALONE
 
-    def probe(self) -> TwoSided:
-        """The fast probe of the batches' loss at theta +- eps z."""
+    def probe(self, direction: Direction | None = None) -> TwoSided:
+        """The fast probe of the batches' loss at theta +- eps z, z of another ``direction`` than the updates'."""
         return probe_for(
             self.network,
             self.layout,
             self.watch,
-            direction=self.direction,
+            direction=direction or self.direction,
             compiled=self.compiled,
             recordings=self.recordings,
             ranks=self.ranks,
         )
 
-    def loss(self, batch: Any) -> Tensor:
-        """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks."""
+    def examples(self) -> ExampleWise:
+        """The probe of each example's loss along a direction of its own. Raises ModelError where rows are not packed."""
+        tensors = moving(self.direction, self.network.model, self.layout)
+        return ExampleWise.of(self.network, tensors, self.watch, self.ranks, self.recordings)
+
+    def loss(self, batch: Any, *, seed: int = 0) -> Tensor:
+        """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks. It draws nothing."""
         return total(self.network, batch, self.ranks)
 
     def metric(self) -> TwoSided:
@@ -80,6 +96,22 @@ class EstimatorContext:
         error = self.error
         assert error is not None  # such batches come with what judges them
         return PlainProbe(self.network.model, lambda _, batch: error(batch), self.direction)
+
+
+@dataclass(frozen=True)
+class ClosureContext:
+    """What an estimator is given to measure with in a loop of one's own: a batch is a closure that runs ``module``."""
+
+    module: nn.Module
+    direction: Direction = GAUSSIAN
+
+    def probe(self, direction: Direction | None = None) -> PlainProbe:
+        """The probe of what a closure returns, at theta +- eps z."""
+        return PlainProbe(self.module, lambda _, closure: closure(), direction or self.direction)
+
+    def loss(self, batch: Any, *, seed: int = 0) -> Tensor:
+        """What a closure returns at theta itself, ()."""
+        return self.probe().at_theta(batch, seed=seed)
 
 
 Maker = Callable[..., Any]
@@ -91,25 +123,58 @@ def _maker(name: str, value: Any) -> Maker:
     return value  # type: ignore[no-any-return]
 
 
-def _two_sided(context: EstimatorContext, probes: int = 1) -> Estimator:
+def _two_sided(context: Site, probes: int = 1) -> Estimator:
     return context.probe() if probes == 1 else Several(context.probe(), probes)
+
+
+def _deviation(**settings: Any) -> StepSize:
+    return Deviation(Scheduled(**settings))
 
 
 def _metric(context: EstimatorContext, probes: int = 1) -> Estimator:
     return context.metric() if probes == 1 else Several(context.metric(), probes)
 
 
-BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
-DIRECTIONS = Registry[Maker]("lezo.directions", {"gaussian": lambda: GAUSSIAN}, _maker)
-ESTIMATORS = Registry[Maker]("lezo.estimators", {"two-sided": _two_sided, "metric": _metric}, _maker)
-STEP_SIZES = Registry[Maker](
-    "lezo.step_sizes", {"constant": Constant, "linear": Linear, "scheduled": Scheduled}, _maker
-)
+_CHOOSERS: dict[str, Maker] = {
+    "all": AllBlocks,
+    "uniform": UniformBlocks,
+    "lisa": LisaBlocks,
+    "given": GivenBlocks,
+    "last": LastBlocks,
+    "adalezo": AdaLezo,
+}
+_DIRECTIONS: dict[str, Maker] = {
+    "gaussian": lambda: GAUSSIAN,
+    "rademacher": Rademacher,
+    "rank-one": RankOneOfLinear,
+}
+_ESTIMATORS: dict[str, Maker] = {
+    "two-sided": _two_sided,
+    "metric": _metric,
+    "one-sided": OneSided,
+    "example-wise": EstimatorContext.examples,
+}
+_STEP_SIZES: dict[str, Maker] = {
+    "constant": Constant,
+    "linear": Linear,
+    "scheduled": Scheduled,
+    "deviation": _deviation,
+}
+BLOCKS = Registry[Maker]("lezo.blocks", _CHOOSERS, _maker)
+DIRECTIONS = Registry[Maker]("lezo.directions", _DIRECTIONS, _maker)
+ESTIMATORS = Registry[Maker]("lezo.estimators", _ESTIMATORS, _maker)
+STEP_SIZES = Registry[Maker]("lezo.step_sizes", _STEP_SIZES, _maker)
+RULES = Registry[Maker]("lezo.rules", {"sgd": Sgd, "momentum": Momentum, "adam": Adam}, _maker)
 
 
-def blocks_of(composition: Composition | None, total: int) -> BlockChooser:
-    """What chooses of ``total`` blocks; all, where there is no zeroth-order method. Raises PartError."""
-    return _part(BLOCKS, composition.blocks, total) if composition else AllBlocks(total)  # type: ignore[no-any-return]
+def blocks_of(composition: Composition | None, layout: Layout) -> BlockChooser:
+    """What chooses of a model's blocks; all, where there is no zeroth-order method. Raises PartError."""
+    if composition is None:
+        return AllBlocks(len(layout.blocks))
+    blocks: BlockChooser = _part(BLOCKS, composition.blocks, len(layout.blocks))
+    if isinstance(blocks, GroupChooser):
+        return blocks.over(layout.groups, step_size_of(composition).share)
+    return blocks
 
 
 def direction_of(composition: Composition) -> Direction:
@@ -117,7 +182,7 @@ def direction_of(composition: Composition) -> Direction:
     return _part(DIRECTIONS, composition.direction)  # type: ignore[no-any-return]
 
 
-def estimator_of(composition: Composition, context: EstimatorContext) -> Estimator:
+def estimator_of(composition: Composition, context: Site) -> Estimator:
     """What measures. Raises PartError."""
     return _part(ESTIMATORS, composition.estimator, context)  # type: ignore[no-any-return]
 
@@ -125,6 +190,11 @@ def estimator_of(composition: Composition, context: EstimatorContext) -> Estimat
 def step_size_of(composition: Composition) -> StepSize:
     """How far a step goes. Raises PartError."""
     return _part(STEP_SIZES, composition.step_size)  # type: ignore[no-any-return]
+
+
+def rule_of(composition: Composition) -> Rule:
+    """What moves theta; its memory is empty. Raises PartError."""
+    return _part(RULES, composition.rule)  # type: ignore[no-any-return]
 
 
 def uniform(sparsity: float) -> Composition:
@@ -147,6 +217,7 @@ def refuse_unknown(recipe: ReplaySpec, file: Path) -> None:
     try:
         parts = composition_of(recipe)
         _ = BLOCKS[parts.blocks.name], DIRECTIONS[parts.direction.name], STEP_SIZES[parts.step_size.name]
+        _ = RULES[parts.rule.name]
     except (PartError, RegistryError) as error:
         raise JournalError(f"{file}: its method cannot be made here: {error}") from None
 
@@ -160,9 +231,10 @@ def updates_of(recipe: ReplaySpec, model: nn.Module, layout: Layout) -> SeededUp
     return SeededUpdate(
         model,
         layout,
-        blocks_of(parts, len(layout.blocks)),
+        blocks_of(parts, layout),
         direction=direction_of(parts),
         step_size=step_size_of(parts),
+        rule=rule_of(parts),
         seed=recipe.seed,
         decay=recipe.decay,
         rounding="stochastic" if recipe.rounding == "stochastic" else "nearest",

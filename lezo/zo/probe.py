@@ -38,6 +38,22 @@ class Estimator(Protocol):
         return {}
 
 
+class Site(Protocol):
+    """What an estimator is made from: it measures by these alone, in a run as in a loop of one's own.
+
+    ``direction``: the z that updates go along.
+    """
+
+    @property
+    def direction(self) -> Direction: ...
+
+    def probe(self, direction: Direction | None = None) -> TwoSided:
+        """The probe of the batches' loss at theta +- eps z, z of another ``direction`` than the updates'."""
+
+    def loss(self, batch: Any, *, seed: int = 0) -> Tensor:
+        """A batch's loss at theta itself, (), in fp32 or wider. What it draws from torch's generators is as in a probe of z(seed)."""
+
+
 class TwoSided(Estimator):
     """Losses at theta + eps z and theta - eps z, (2,), or such pairs of several directions one after the other."""
 
@@ -99,6 +115,11 @@ class PlainProbe(TwoSided):
                 return self._at({**self._moved(here, sign, seed, eps), **kept}, batch, seed)
 
         return torch.stack([side(0, kept), side(1, {})])
+
+    @torch.no_grad()
+    def at_theta(self, batch: Any, *, seed: int) -> Tensor:
+        """The loss at theta itself, (): draws alike, and leaves running statistics alone."""
+        return self._at({id(buffer): buffer.clone() for buffer in self._statistics()}, batch, seed)
 
     def _moved(self, active: Sequence[Slot], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
         """Perturbed copies by the identity of what they stand in for."""

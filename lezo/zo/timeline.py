@@ -20,7 +20,8 @@ class Timeline:
     """Brings ``model`` to its weights after any step; it begins ``at`` step 0, the base weights.
 
     ``rebase`` brings the base weights back. ``updates`` makes a journal's updates again: None where
-    there is no journal, as in a first-order run, and then only steps with a checkpoint can be reached.
+    there is no journal, as in a first-order run, and then only steps with a checkpoint can be reached. What its rule
+    remembers (`lezo.zo.rule`) goes with the weights: empty at the base, a checkpoint's own, renewed by each update.
     """
 
     def __init__(self, model: nn.Module, rebase: Callable[[], None], updates: SeededUpdate | None) -> None:
@@ -64,10 +65,12 @@ class Timeline:
         """Go to the nearest state before ``step`` that is at hand: the present one, a checkpoint or the base."""
         nearest = max((c for c in checkpoints if c.step <= step), key=lambda c: c.step, default=None)
         if nearest is not None and not (nearest.step <= self.at <= step):
-            _take(self.model, nearest, optimizer)
+            _take(self.model, nearest, optimizer or self.updates)
             self.at = nearest.step
         elif self.at > step:
             self.rebase()
+            if self.updates is not None:
+                self.updates.restore({})
             self.at = 0
 
 
@@ -78,7 +81,7 @@ def model_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _take(model: nn.Module, checkpoint: Checkpoint, optimizer: Optimizer | None) -> None:
+def _take(model: nn.Module, checkpoint: Checkpoint, optimizer: Optimizer | SeededUpdate | None) -> None:
     """Copy a checkpoint's tensors into the model and the optimizer."""
     expected = f"remove the folder {checkpoint.path} to go on from an earlier one"
     if (damage := checkpoint.damage()) is not None:
@@ -96,5 +99,11 @@ def _take(model: nn.Module, checkpoint: Checkpoint, optimizer: Optimizer | None)
             raise FolderError(f"{checkpoint.path}: {key} is not a tensor of this model; {expected}")
     if missing:
         raise FolderError(f"{checkpoint.path}: lacks {min(missing)}; {expected}")
-    if optimizer is not None:
+    if optimizer is None:
+        return
+    if optimizer.state() and not state:
+        raise FolderError(f"{checkpoint.path}: lacks the optimizer's memory; {expected}")
+    try:
         optimizer.restore(state)
+    except ValueError as error:
+        raise FolderError(f"{checkpoint.path}: not the optimizer's memory ({error}); {expected}") from None

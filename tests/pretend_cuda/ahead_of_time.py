@@ -3,7 +3,7 @@
     python -m tests.pretend_cuda.ahead_of_time 80 90 [all]
 
 prints {"triton": version, "kernels": {"sm_90 update fp16 ...": {"contracted": [instructions], "spilled": bytes}}}.
-"all": also of the variants for tensors that begin anywhere those of other dtypes than fp16.
+"all": also of the variants for tensors that begin anywhere those of other dtypes than fp16, and all that draw signs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
                 types = {"tensors_table": "*i64", "tensors": "i32", "eps": "fp32"}
                 fixed = {"DTYPE": dtype, "WIDE": wide, "ALIGNED": aligned, "COLUMNS": perturb.COLUMNS}
                 words = f"perturb {name}{' and fp32' * wide}{'' if aligned else ', not aligned'}"
-                yield words, perturb._perturb, types, fixed  # private to its launcher
+                for signs in (False, True):  # private to its launcher
+                    yield words + ", signs" * signs, perturb._perturb, types, {**fixed, "SIGNS": signs}
     for name, dtype in kinds.items():
         for stochastic in (False, True):
             for aligned in (True, False):
@@ -59,7 +60,8 @@ def variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
                     "COLUMNS": update.COLUMNS,
                 }
                 words = f"update {name}{', stochastic' * stochastic}{'' if aligned else ', not aligned'}"
-                yield words, update._update, types, fixed
+                for signs in (False, True):
+                    yield words + ", signs" * signs, update._update, types, {**fixed, "SIGNS": signs}
 
 
 def compiled(kernel: Any, types: dict[str, str], fixed: dict[str, Any], arch: int) -> Any:
@@ -108,7 +110,13 @@ def contracted(ptx: str) -> list[str]:
 
 def chosen(words: list[str]) -> list[Any]:
     """The variants that the words ask for."""
-    return [found for found in variants() if "all" in words or "fp16" in found[0] or found[3]["ALIGNED"]]
+    few = [found for found in variants() if "fp16" in found[0] or found[3]["ALIGNED"]]
+    return [*variants()] if "all" in words else [found for found in few if not _spared(found[0])]
+
+
+def _spared(name: str) -> bool:
+    """Of signs, which take fewer operations than normals, one variant of each kernel is enough."""
+    return "signs" in name and name not in ("perturb fp16 and fp32, signs", "update fp16, stochastic, signs")
 
 
 def kernels(*words: str) -> dict[str, dict[str, Any]]:

@@ -67,8 +67,8 @@ def _perturbing(gpu: PretendGpu, launch: Any) -> Any:
 
 
 def _updating(gpu: PretendGpu, update: Any) -> Any:
-    def updated(steps: Any, coefficient: torch.Tensor, stochastic: bool) -> None:
-        update(steps, coefficient, stochastic)
+    def updated(steps: Any, coefficient: torch.Tensor, *rest: Any) -> None:
+        update(steps, coefficient, *rest)
         gpu.order.given([coefficient], [step.theta for step in steps])
 
     return updated

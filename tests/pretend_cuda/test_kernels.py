@@ -48,7 +48,7 @@ def test_every_kind_of_kernel_compiles_and_is_exact() -> None:
     with pretend_driver.compiling(pretend_driver.defined_once()):
         found = {"kernels": kernels("80")}
     assert_exact(found)
-    assert len(found["kernels"]) == 15
+    assert len(found["kernels"]) == 17
 
 
 @pytest.mark.parametrize(

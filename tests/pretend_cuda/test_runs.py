@@ -82,6 +82,19 @@ def test_adapters(on_gpu: OnGpu, family: Family, name: str, adapter: str, optim:
     assert_right(*on_gpu(*family(name, optim), f"peft={adapter}", "task=copa"))
 
 
+@pytest.mark.parametrize(
+    ("optim", "words"),
+    [
+        ("fzoo", ["optim.probes=4", "optim.sparsity=0.5", "train.micro_batch_size=2"]),
+        ("mezo", ["optim.probes=2", "optim.clip=1.0", "optim.schedule=cosine", "optim.warmup=1"]),
+    ],
+)
+def test_methods_of_other_parts(on_gpu: OnGpu, family: Family, optim: str, words: list[str]) -> None:
+    ran, gpu = on_gpu(*family("opt", optim), *words)
+    assert_right(ran, gpu)
+    assert not gpu.steps_masks_made
+
+
 def test_the_metric_as_objective_and_calibrated_scores(on_gpu: OnGpu, family: Family) -> None:
     """Every evaluation of the metric waits for its scores, so nothing is said of waits."""
     words = ["optim.objective=metric", "eval.calibration=sfc", "task=sst2"]

@@ -27,6 +27,7 @@ from lezo.noise.operands import Copies, Step
 
 Float = np.float32
 SMALL = 1 << 15  # elements: below, a tensor is done before a thread has started
+SIGNS = philox.SIGNS
 NEAREST, FP16, BF16 = 0, 1, 2  # the grids of stochastic rounding; NEAREST leaves the rounding to torch
 
 # numba freezes globals as constants of their own type, and widens a product of two types: hence all these.
@@ -37,6 +38,7 @@ UNIT, HALF_UNIT, LN2, TURN = Float(2.0**-32), Float(2.0**-33), Float(philox.LN2)
 L0, L1, L2, L3, L4, L5, L6, L7 = map(Float, philox.LOG)
 S0, S1, S2 = map(Float, philox.SIN)
 C0, C1, C2 = map(Float, philox.COS)
+SIGN, ONES = np.uint32(1 << 31), np.uint32(0x3F800000)  # of fp32: the sign, and the rest of 1
 ONE, MINUS_HALF, MINUS_TWO = Float(1), Float(-0.5), Float(-2)
 FP16_NORMAL, STEP, STEPS = Float(2.0**-14), Float(2.0**-24), Float(2.0**24)  # fp16 below it goes in STEPs
 
@@ -93,18 +95,39 @@ def _normals(key, chunk, x, z):
 
 
 @compiled
-def _perturb(key, starts, width, theta, eps, plus, minus):
+def _signs(key, chunk, before, x, z):
+    """z (4, 256) float32 <- the chunk's signs; x (4, 256) uint32 <- their words, unless chunk ``before`` has the same."""
+    if before < 0 or before // 32 != chunk // 32:
+        _words(key, 2, chunk // 32, x)
+    bit = np.uint32(31 - chunk % 32)
+    flat, out = x.reshape(1024), z.reshape(1024).view(np.uint32)
+    for i in range(1024):
+        out[i] = (np.uint32(flat[i] << bit) & SIGN) | ONES
+
+
+@compiled
+def _drawn(draw, key, chunk, before, x, z):
+    """z (4, 256) float32 <- the chunk's z; ``x`` is as chunk ``before``, the latest with this key, left it (-1: none)."""
+    if draw == SIGNS:
+        _signs(key, chunk, before, x, z)
+    else:
+        _normals(key, chunk, x, z)
+
+
+@compiled
+def _perturb(draw, key, starts, width, theta, eps, plus, minus):
     """plus, minus (n,) <- theta (n,) +- eps z, in rows of ``width``; row i is elements starts[i], ...
 
     All float32, or (theta, eps, plus, minus) all float64.
     """
     x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
-    flat = z.reshape(1024)
+    flat, before = z.reshape(1024), -1
     for row in range(len(starts)):
         first, here = starts[row], row * width
         last = first + min(width, len(theta) - here)
         for chunk in range(first // 1024, (last + 1023) // 1024):
-            _normals(key, chunk, x, z)
+            _drawn(draw, key, chunk, before, x, z)
+            before = chunk
             low, high = max(first, chunk * 1024), min(last, chunk * 1024 + 1024)
             a, b = here + low - first, here + high - first
             _plus_minus(flat[low - chunk * 1024 :], theta[a:b], eps, plus[a:b], minus[a:b])
@@ -118,23 +141,25 @@ def _plus_minus(z, theta, eps, plus, minus):
 
 
 @compiled
-def _update(key, first, theta, coefficient, decay, grid):
+def _update(draw, key, first, theta, coefficient, decay, grid):
     """theta (n,) <- theta - (c z + d theta), elements first, ...; first is a multiple of 1024.
 
     All float32, or (theta, coefficient, decay) all float64. With ``grid`` FP16 or BF16 theta is rounded
     stochastically to numbers of that dtype.
     """
     x, z = np.empty((4, 256), np.uint32), np.empty((4, 256), np.float32)
+    bits, before = np.empty((4, 256), np.uint32), -1
     for low in range(0, len(theta), 1024):
-        _normals(key, (first + low) // 1024, x, z)
+        _drawn(draw, key, (first + low) // 1024, before, x, z)
+        before = (first + low) // 1024
         part = theta[low : low + 1024]
         _step(z.reshape(1024), part, coefficient, decay)
         if grid != NEAREST:
-            _words(key, 1, (first + low) // 1024, x)
+            _words(key, 1, (first + low) // 1024, bits)
             if grid == FP16:
-                _round_fp16(x.reshape(1024), part)
+                _round_fp16(bits.reshape(1024), part)
             else:
-                _round_bf16(x.reshape(1024), part)
+                _round_bf16(bits.reshape(1024), part)
 
 
 @compiled
@@ -176,7 +201,7 @@ def _pointer(context, address):
 
 
 @compiled
-def _perturb_whole(table, first, last, eps):
+def _perturb_whole(draw, table, first, last, eps):
     """plus <- theta +- eps z of the chunks from ``first`` to ``last``, counted over all tensors of ``table``.
 
     Its rows: the tensor's first chunk, addresses of theta, plus and minus, key, number of elements; all fp32.
@@ -186,14 +211,16 @@ def _perturb_whole(table, first, last, eps):
         theta = carray(_pointer(theta_at), size, np.float32)
         plus = carray(_pointer(plus_at), size, np.float32)
         minus = carray(_pointer(minus_at), size, np.float32)
+        before = -1
         for chunk in range(max(first - start, 0), min(last - start, (size + 1023) // 1024)):
             low, high = chunk * 1024, min(chunk * 1024 + 1024, size)
-            _normals(key, chunk, x, z)
+            _drawn(draw, key, chunk, before, x, z)
+            before = chunk
             _plus_minus(z.reshape(1024), theta[low:high], eps, plus[low:high], minus[low:high])
 
 
 @compiled
-def _update_whole(table, decays, first, last, coefficient):
+def _update_whole(draw, table, decays, first, last, coefficient):
     """theta <- theta - (c z + d theta) of the chunks from ``first`` to ``last``, counted over all tensors of ``table``.
 
     Its rows: the tensor's first chunk, address of theta, key, number of elements; all fp32, and so are c and d.
@@ -203,23 +230,25 @@ def _update_whole(table, decays, first, last, coefficient):
         theta = carray(_pointer(table[row, 1]), size, np.float32)
         low, high = max(first - start, 0) * 1024, min((last - start) * 1024, size)
         if low < high:
-            _update(key, low, theta[low:high], coefficient, decays[row], NEAREST)
+            _update(draw, key, low, theta[low:high], coefficient, decays[row], NEAREST)
 
 
-def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callable[[], None]]:
+def perturbations(
+    groups: Sequence[Sequence[Copies]], eps: float, draw: int = philox.NORMALS
+) -> list[Callable[[], None]]:
     """What makes the copies of each group: plus <- theta + eps z, minus <- theta - eps z."""
-    return [partial(_perturb_group, group, eps) for group in groups]
+    return [partial(_perturb_group, group, eps, draw) for group in groups]
 
 
-def _perturb_group(group: Sequence[Copies], eps: float) -> None:
+def _perturb_group(group: Sequence[Copies], eps: float, draw: int) -> None:
     whole = [copies for copies in group if _is_whole(copies)]
     for copies in group:
         if not _is_whole(copies):
-            _perturb_one(copies, eps)
+            _perturb_one(copies, eps, draw)
     if whole:
         addresses = [[tensor.data_ptr() for tensor in (c.theta, c.plus, c.minus)] for c in whole]
         table, chunks = _table([[*a, c.key, c.theta.numel()] for a, c in zip(addresses, whole, strict=True)])
-        _share(lambda first, last: _perturb_whole(table, first, last, Float(eps)), chunks, philox.CHUNK)
+        _share(lambda first, last: _perturb_whole(draw, table, first, last, Float(eps)), chunks, philox.CHUNK)
 
 
 def _is_whole(copies: Copies) -> bool:
@@ -233,21 +262,21 @@ def _table(rows: list[list[int]]) -> tuple[Any, int]:
     return table, int(starts[-1])
 
 
-def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
+def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool, draw: int = philox.NORMALS) -> None:
     """theta <- theta - (c z + d theta) of all; bit-identical where c = d = 0 or c is not finite."""
     c = coefficient.item()
     moving = [step for step in steps if math.isfinite(c) and (c != 0 or step.decay != 0)]
     whole = [step for step in moving if step.theta.dtype == torch.float32]
     for step in moving:
         if step.theta.dtype != torch.float32:
-            _update_one(step, c, stochastic)
+            _update_one(step, c, stochastic, draw)
     if whole:
         table, chunks = _table([[theta.data_ptr(), key, theta.numel()] for theta, key, _ in whole])
         decays = np.array([step.decay for step in whole], np.float32)
-        _share(lambda a, b: _update_whole(table, decays, a, b, Float(c)), chunks, philox.CHUNK)
+        _share(lambda a, b: _update_whole(draw, table, decays, a, b, Float(c)), chunks, philox.CHUNK)
 
 
-def _perturb_one(copies: Copies, eps: float) -> None:
+def _perturb_one(copies: Copies, eps: float, draw: int) -> None:
     """Of rows, or of a tensor that is not fp32 or whose copies are not."""
     theta, key, rows, plus, minus = copies
     chosen = (theta if rows is None else theta.index_select(0, rows)).to(philox.compute_dtype(theta))
@@ -258,14 +287,14 @@ def _perturb_one(copies: Copies, eps: float) -> None:
 
     def work(first: int, last: int) -> None:
         here = slice(first * width, last * width)
-        _perturb(key, starts[first:last], width, read[here], read.dtype.type(eps), up[here], down[here])
+        _perturb(draw, key, starts[first:last], width, read[here], read.dtype.type(eps), up[here], down[here])
 
     _share(work, len(starts), width)
     for out, result in zip((plus, minus), wide, strict=True):
         out.copy_(result)
 
 
-def _update_one(step: Step, c: float, stochastic: bool) -> None:
+def _update_one(step: Step, c: float, stochastic: bool, draw: int) -> None:
     """Of a tensor that is not fp32."""
     theta, key, decay = step
     wide = theta.to(philox.compute_dtype(theta))
@@ -275,7 +304,7 @@ def _update_one(step: Step, c: float, stochastic: bool) -> None:
 
     def work(first: int, last: int) -> None:
         start = first * philox.CHUNK
-        _update(key, start, flat[start : last * philox.CHUNK], number(c), number(decay), grid)
+        _update(draw, key, start, flat[start : last * philox.CHUNK], number(c), number(decay), grid)
 
     _share(work, -(-theta.numel() // philox.CHUNK), philox.CHUNK)
     if wide is not theta:

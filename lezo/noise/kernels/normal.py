@@ -112,6 +112,31 @@ def normals(key, group):
 
 
 @triton.jit
+def signs(key, group):
+    """The four lanes of signs of each uint32 ``group``, -1 or 1: a bit of words that 32 chunks share."""
+    chunk = group >> 8
+    x0, x1, x2, x3 = words(key, 2, ((chunk >> 5) << 8) | (group & 255))
+    place = 31 - (chunk & 31)
+    return _sign(x0, place), _sign(x1, place), _sign(x2, place), _sign(x3, place)
+
+
+@triton.jit
+def _sign(word, place):
+    """1 with the sign of the bit of ``word`` that ``place`` steps up bring to the top."""
+    return (((word << place) & 0x80000000) | 0x3F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def drawn(key, group, SIGNS: tl.constexpr):
+    """The four lanes of z of each uint32 ``group``."""
+    if SIGNS:
+        z0, z1, z2, z3 = signs(key, group)
+    else:
+        z0, z1, z2, z3 = normals(key, group)
+    return z0, z1, z2, z3
+
+
+@triton.jit
 def groups_from(chunk, GROUPS: tl.constexpr):
     """The groups of chunk, chunk + 1, ... (uint32), and their elements of lane 0, counted from the chunk's start."""
     i = tl.arange(0, GROUPS)

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lezo.noise import philox
 from lezo.noise.kernels import normal, table
-from lezo.noise.kernels.normal import groups_from, normals
+from lezo.noise.kernels.normal import drawn, groups_from
 from lezo.noise.kernels.table import row_of
 from lezo.noise.operands import Copies
 
@@ -28,6 +29,7 @@ def _perturb(
     DTYPE: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
+    SIGNS: tl.constexpr,
     COLUMNS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
@@ -35,7 +37,8 @@ def _perturb(
 
     A row of the results is ``columns`` elements that begin anywhere in a chunk, so its ``pieces``, of GROUPS groups
     and a program each, begin with that chunk. With rows, it is row rows[i] of theta; else theta is one row.
-    WIDE: some results are fp32, others of DTYPE. ALIGNED: rows begin and end where wide accesses may.
+    WIDE: some results are fp32, others of DTYPE. ALIGNED: rows begin and end where wide accesses may. SIGNS: z is of
+    signs, not of normals.
     """
     program = tl.program_id(0)
     entry = tensors_table + row_of(program, tensors_table, tensors, COLUMNS) * COLUMNS
@@ -55,7 +58,7 @@ def _perturb(
     wide_high = tl.where(tl.load(entry + 8) != 0, high, 0)  # of results in fp32
     if ALIGNED:
         wide_high = tl.multiple_of(wide_high, 8)
-    z0, z1, z2, z3 = normals(key, group)
+    z0, z1, z2, z3 = drawn(key, group, SIGNS)
     _lane(theta, plus, minus, at, offset, low, high, wide_high, z0 * eps, DTYPE, WIDE, ALIGNED)
     _lane(theta, plus, minus, at, offset + 256, low, high, wide_high, z1 * eps, DTYPE, WIDE, ALIGNED)
     _lane(theta, plus, minus, at, offset + 512, low, high, wide_high, z2 * eps, DTYPE, WIDE, ALIGNED)
@@ -95,7 +98,9 @@ def _store(plus, minus, at, offset, mask, near, step, DTYPE: tl.constexpr, ALIGN
     tl.store(minus + offset, (near - step).to(DTYPE), mask)
 
 
-def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callable[[], None]]:
+def perturbations(
+    groups: Sequence[Sequence[Copies]], eps: float, draw: int = philox.NORMALS
+) -> list[Callable[[], None]]:
     """A launch for each group. All groups' thetas are on one device and of one dtype: fp32, fp16 or bf16.
 
     A result is of theta's dtype or fp32; eps is an fp32 number. Groups may be launched in any order, in any stream
@@ -105,12 +110,14 @@ def perturbations(groups: Sequence[Sequence[Copies]], eps: float) -> list[Callab
     uploaded = table.upload([row for rows, *_ in tables for row in rows], device)
     parts = uploaded.split([len(rows) for rows, *_ in tables])
     return [
-        partial(_launch, group, own, programs, aligned, eps)
+        partial(_launch, group, own, programs, aligned, eps, draw)
         for group, own, (_, programs, aligned) in zip(groups, parts, tables, strict=True)
     ]
 
 
-def _launch(group: Sequence[Copies], rows: Tensor, programs: int, aligned: bool, eps: float) -> None:
+def _launch(
+    group: Sequence[Copies], rows: Tensor, programs: int, aligned: bool, eps: float, draw: int
+) -> None:
     theta = group[0].theta
     with torch.cuda.device_of(theta):
         _perturb[(programs,)](
@@ -120,6 +127,7 @@ def _launch(group: Sequence[Copies], rows: Tensor, programs: int, aligned: bool,
             DTYPES[theta.dtype],
             any(copies.plus.dtype != theta.dtype for copies in group),
             aligned,
+            draw == philox.SIGNS,
             COLUMNS,
             normal.GROUPS,
             **normal.LAUNCH,

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lezo.noise import philox
 from lezo.noise.kernels import normal, table
-from lezo.noise.kernels.normal import groups_from, normals, words
+from lezo.noise.kernels.normal import drawn, groups_from, words
 from lezo.noise.kernels.perturb import DTYPES
 from lezo.noise.kernels.table import row_of
 from lezo.noise.operands import Step
@@ -28,13 +29,15 @@ def _update(
     DTYPE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     ALIGNED: tl.constexpr,
+    SIGNS: tl.constexpr,
     COLUMNS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
     """theta <- theta - (c z + d theta), in fp32, rounded once; nothing is written where c = d = 0 or c is not finite.
 
     A tensor's program i: GROUPS groups, from the i-th stretch of as many. STOCHASTIC: up or down, so that the mean is
-    exact. theta is of ``DTYPE``. ALIGNED: it begins where wide accesses may.
+    exact. theta is of ``DTYPE``. ALIGNED: it begins where wide accesses may. SIGNS:
+    z is of signs, not of normals.
     """
     program = tl.program_id(0)
     entry = tensors_table + row_of(program, tensors_table, tensors, COLUMNS) * COLUMNS
@@ -46,7 +49,7 @@ def _update(
     limit = tl.minimum(tl.load(entry + 3) - chunk * 1024, GROUPS * 4).to(tl.int32)
     moves = ((c != 0) | (decay != 0)) & (tl.abs(c) < float("inf"))  # false for NaN too
     limit = tl.where(moves, limit, 0)
-    z0, z1, z2, z3 = normals(key, group)
+    z0, z1, z2, z3 = drawn(key, group, SIGNS)
     x0, x1, x2, x3 = words(key, 1, group) if STOCHASTIC else (group, group, group, group)
     if ALIGNED:
         theta, limit = tl.multiple_of(theta, 16), tl.multiple_of(limit, 8)
@@ -87,7 +90,7 @@ def _rounded(x, bits, dtype: tl.constexpr):
     return tl.where((pattern & 0x7F800000) != 0x7F800000, moved, x)
 
 
-def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None:
+def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool, draw: int = philox.NORMALS) -> None:
     """theta <- theta - (c z + d theta) of all; bit-identical where c = d = 0 or c is not finite.
 
     All thetas are on one device and of one dtype: fp32, fp16 or bf16. c = ``coefficient``, one fp32 number there.
@@ -108,6 +111,7 @@ def update(steps: Sequence[Step], coefficient: Tensor, stochastic: bool) -> None
             DTYPES[theta.dtype],
             stochastic,
             not odd,
+            draw == philox.SIGNS,
             COLUMNS,
             normal.GROUPS,
             **normal.LAUNCH,

@@ -1,1 +1,1 @@
-"""Parts of single methods, a file each; `lezo.zo.parts` knows them by name."""
+"""The parts of zeroth-order methods beyond MeZO and LeZO, one file a part, each citing what it follows."""

@@ -76,6 +76,17 @@ RANGES = [
     ("optim.warmup", [0, 5000], [-1], WHOLE_0),
     ("optim.probes", [1, 1000], [0, 1001], "a whole number from 1 to 1000"),
     ("optim.dropout", [0.0, None], [1.0], BELOW_1),
+    ("optim.keep", [0.01, 1.0], [0.0, 1.1, NAN], "the share of the groups that is drawn each step"),
+    ("optim.tau", [0.1], [0.0, NAN], ABOVE_0),
+    ("optim.gamma", [0.0, 1.0], [-0.1, 1.1], "a number from 0 to 1"),
+    ("optim.alpha", [0.0, 0.9], [1.0, -0.1], BELOW_1),
+    ("optim.importance_clip", [4.0, None], [0.0, NAN], ABOVE_0),
+    ("optim.period", [1], [0], WHOLE_1),
+    ("optim.blocks", [[], [0, 3, -1]], [3, ["a"], [0.5], [True]], "a list of block numbers"),
+    ("optim.beta", [0.0, 0.9], [1.0, -0.1], BELOW_1),
+    ("optim.beta1", [0.0, 0.9], [1.0, -0.1], BELOW_1),
+    ("optim.beta2", [0.0, 0.999], [1.0, -0.1], BELOW_1),
+    ("optim.adam_eps", [1e-8], [0.0, NAN], ABOVE_0),
     ("train.steps", [1, 10**9], [0, -3, 10**9 + 1, 10**12], WHOLE_1),
     ("train.batch_size", [1], [0], WHOLE_1),
     ("train.micro_batch_size", [1, None], [0], WHOLE_1),
@@ -123,9 +134,11 @@ def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
     )
     if any(key.startswith("peft.") for key in changes):
         config.peft = PrefixConfig("prefix") if "peft.tokens" in changes else LoraConfig("lora")
-    for key in ("momentum", "clip_norm", "dropout"):
-        if f"optim.{key}" in changes:
-            config.optim = FirstOrderConfig(name="fo-sgd", lr=1e-3)
+    for key in (key.removeprefix("optim.") for key in changes if key.startswith("optim.")):
+        if not hasattr(config.optim, key):  # of another method
+            method = next(one for one in METHODS.values() if hasattr(one.schema(), key))
+            config.optim = method.schema(name=method.name)
+            config.optim.lr = 1e-3  # type: ignore[attr-defined]
     for key, value in changes.items():
         *path, last = key.split(".")
         owner: Any = config
@@ -292,5 +305,5 @@ def test_a_problem_is_one_line_of_bounded_length() -> None:
 def test_a_composition_is_lezo_only_with_all_of_its_parts() -> None:
     assert Composition().is_lezo
     assert Composition(Part("uniform", {"sparsity": 0.5}), estimator=Part("metric")).is_lezo
-    for part in ("blocks", "direction", "estimator", "step_size"):
+    for part in ("blocks", "direction", "estimator", "step_size", "rule"):
         assert not Composition(**{part: Part("another")}).is_lezo, part

@@ -28,7 +28,9 @@ SHARED = [*SMALL, "train.batch_size=7", "train.micro_batch_size=2", "log=files"]
         (3, ["task=squad", "train.steps=2"]),  # scores answers' tokens, and generates
         (2, ["task=squad", "train.steps=2", "optim.objective=metric"]),
         (2, ["peft=lora"]),
+        (4, ["task=sst2", "optim=exzo"]),
         (2, ["peft=prefix"]),
+        (2, ["optim=adalezo", "optim.alpha=0.5", "peft=lora"]),
         (3, ["optim=none", "eval.calibration=sfc"]),
         (2, ["optim=lp"]),
     ],
@@ -50,9 +52,10 @@ def test_each_rank_takes_a_part_of_its_own(lezo_run: Runner) -> None:
     assert left(Path("shared"))["journal"] == left(alone.folder)["journal"]
 
 
-def test_another_number_of_ranks_goes_on_to_the_same_bits(lezo_run: Runner) -> None:
-    alone = lezo_run(*SMALL, "train.batch_size=6", "train.micro_batch_size=3", folder="alone")
-    given = [*SMALL, "train.batch_size=6", "hydra.run.dir=shared", "resume=auto"]
+@pytest.mark.parametrize("method", [[], ["optim=zo-adam", "train.checkpoint_every=1"]], ids=" ".join)
+def test_another_number_of_ranks_goes_on_to_the_same_bits(method: list[str], lezo_run: Runner) -> None:
+    alone = lezo_run(*SMALL, *method, "train.batch_size=6", "train.micro_batch_size=3", folder="alone")
+    given = [*SMALL, *method, "train.batch_size=6", "hydra.run.dir=shared", "resume=auto"]
     for ranks, steps in ((2, 2), (3, 3), (1, 4)):
         assert run_by(ranks, [*given, f"train.steps={steps}"]) == 0
     steps = [

@@ -21,7 +21,10 @@ from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.runs.loop import train_row
 from lezo.zo.blocks import UniformBlocks
 from lezo.zo.first_order import FirstOrder
+from lezo.zo.methods.adam import Adam
+from lezo.zo.methods.momentum import Momentum
 from lezo.zo.probe import PlainProbe
+from lezo.zo.rule import Sgd
 from lezo.zo.timeline import Timeline, model_state
 from lezo.zo.zeroth_order import ZerothOrder
 from tests.lezo.refusals import refused
@@ -41,6 +44,8 @@ def two_point(model: nn.Module, **settings: Any) -> ZerothOrder:
         logits = forward(input_ids=torch.tensor([[0, 5, 9, 33]])).logits
         return batch * logits.float().square().mean()
 
+    rules = {None: Sgd, "momentum": Momentum, "adam": partial(Adam, 0.01)}
+    settings["rule"] = rules[settings.get("rule")]()
     probe = PlainProbe(model, objective)
     blocks = UniformBlocks(len(found.blocks), 0.5)
     return ZerothOrder(model, found, blocks, probe, **{"lr": 0.01, "eps": 1e-2, "seed": 3, **settings})
@@ -94,6 +99,10 @@ class Trained:
         (3, torch.float64, {"weight_decay": 0.5}),
         (3, torch.float16, {}),
         (3, torch.bfloat16, {"rounding": "stochastic"}),
+        (None, torch.float32, {"rule": "momentum", "weight_decay": 0.5}),
+        (3, torch.bfloat16, {"rule": "momentum", "rounding": "stochastic"}),
+        (3, torch.float32, {"rule": "adam", "weight_decay": 0.5}),
+        (None, torch.float16, {"rule": "adam"}),
     ],
     ids=str,
 )
@@ -111,6 +120,33 @@ def test_any_step_comes_back_bit_for_bit(
     for step in (5, 0, 8, 6, 7, 2):  # back and forth
         run.bring_to(step)
         assert run.is_at(step)
+
+
+@pytest.mark.parametrize("rule", ["momentum", "adam"])
+def test_another_process_goes_on_from_any_checkpoint_with_its_memory(rule: str, tmp_path: Path) -> None:
+    run = Trained(tmp_path, torch.float32, 3, rule=rule)
+    for step in (5, 7, 8):  # from the checkpoints 3 and 6
+        model = small_model("opt")
+        updates = two_point(model, rule=rule).update
+        timeline = Timeline(model, lambda: None, updates)
+        made: list[int] = []
+        timeline.bring_to(step, run.journal, find_checkpoints(run.folder), progress=made.append)
+        assert made[0] == step // 3 * 3 + 1
+        assert all(torch.equal(theta, run.after[step][name]) for name, theta in weights(model).items())
+
+
+@pytest.mark.parametrize("lost", ["optimizer.", "optimizer.m.", "optimizer.moves"])
+def test_a_checkpoint_without_the_rules_memory_is_refused(lost: str, tmp_path: Path) -> None:
+    run = Trained(tmp_path, torch.float32, 6, rule="momentum")
+    assert run.timeline.updates is not None
+    state = {f"optimizer.{key}": value for key, value in run.timeline.updates.state().items()}
+    state |= {f"model.{name}": theta for name, theta in weights(run.model).items()}
+    state = {key: value for key, value in state.items() if not key.startswith(lost)}
+    keep = {"every": None, "keep": 9, "at_evaluations": True, "best": lambda: None}
+    Checkpoints(run.folder, ORIGIN, lambda: state, **keep).save(7)  # type: ignore[arg-type]
+    run.bring_to(2)
+    with refused(FolderError, f"{run.folder / 'step-7'}: ", "remove the folder"):
+        run.bring_to(7)
 
 
 def test_it_goes_the_shortest_way(tmp_path: Path) -> None:

@@ -37,13 +37,14 @@ def assert_perturbs_alike(
     *,
     rows: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    draw: int = philox.NORMALS,
 ) -> None:
     """Both results, and theta is left alone."""
     before = theta.clone()
     shape = theta.shape if rows is None else (len(rows), theta.shape[1])
     results = [torch.full(shape, 7.0, dtype=dtype or theta.dtype, device=theta.device) for _ in range(4)]
     for made, copies in ((perturbations, results[:2]), (philox.perturbations, results[2:])):
-        made([[Copies(theta, KEY, rows, *copies)]], philox.fp32(1e-3))[0]()
+        made([[Copies(theta, KEY, rows, *copies)]], philox.fp32(1e-3), draw)[0]()
     assert same_bits(results[0], results[2])
     assert same_bits(results[1], results[3])
     assert not torch.equal(results[0], results[1])
@@ -51,12 +52,18 @@ def assert_perturbs_alike(
 
 
 def assert_updates_alike(
-    update: Callable[..., None], theta: Tensor, *, stochastic: bool, c: float = 3e-3, decay: float = 0.01
+    update: Callable[..., None],
+    theta: Tensor,
+    *,
+    stochastic: bool,
+    c: float = 3e-3,
+    decay: float = 0.01,
+    draw: int = philox.NORMALS,
 ) -> None:
     given, expected = theta.clone(), theta.clone()
     coefficient = torch.tensor(c, device=theta.device)
-    update([Step(given, KEY, philox.fp32(decay))], coefficient, stochastic)
-    philox.update([Step(expected, KEY, philox.fp32(decay))], coefficient, stochastic)
+    update([Step(given, KEY, philox.fp32(decay))], coefficient, stochastic, draw)
+    philox.update([Step(expected, KEY, philox.fp32(decay))], coefficient, stochastic, draw)
     assert same_bits(given, expected)
     assert not torch.equal(given, theta)
 
@@ -82,7 +89,9 @@ SHAPES = [(1,), (3, 1000), (1024,), (2500,), (40, 64)]
 """Of tensors that share a launch: one element, a size that no wide access divides, whole chunks and parts of some."""
 
 
-def assert_perturbs_many_alike(perturbations: Callable[..., Any], dtype: torch.dtype, device: str) -> None:
+def assert_perturbs_many_alike(
+    perturbations: Callable[..., Any], dtype: torch.dtype, device: str, draw: int = philox.NORMALS
+) -> None:
     """Several tensors in several groups, made in another order; every other result in fp32, one of rows."""
 
     def groups() -> Iterator[list[Copies]]:
@@ -99,14 +108,16 @@ def assert_perturbs_many_alike(perturbations: Callable[..., Any], dtype: torch.d
 
     given, expected = list(groups()), list(groups())
     for made, copies in ((perturbations, given), (philox.perturbations, expected)):
-        for call in reversed(made(copies, philox.fp32(1e-3))):
+        for call in reversed(made(copies, philox.fp32(1e-3), draw)):
             call()
     for found, right in zip(sum(given, []), sum(expected, []), strict=True):
         assert same_bits(found.plus, right.plus) and same_bits(found.minus, right.minus)
         assert not torch.equal(found.plus, found.minus)
 
 
-def assert_updates_many_alike(update: Callable[..., None], dtype: torch.dtype, device: str) -> None:
+def assert_updates_many_alike(
+    update: Callable[..., None], dtype: torch.dtype, device: str, draw: int = philox.NORMALS
+) -> None:
     """Several tensors, of which some decay."""
 
     def steps() -> list[Step]:
@@ -115,6 +126,6 @@ def assert_updates_many_alike(update: Callable[..., None], dtype: torch.dtype, d
 
     given, expected = steps(), steps()
     for made, those in ((update, given), (philox.update, expected)):
-        made(those, torch.tensor(3e-3, device=device), False)
+        made(those, torch.tensor(3e-3, device=device), False, draw)
     for found, right in zip(given, expected, strict=True):
         assert same_bits(found.theta, right.theta)

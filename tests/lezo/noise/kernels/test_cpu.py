@@ -71,7 +71,7 @@ def test_elements_beyond_31_bits_are_the_twins():
     first = 2**33 + 700
     theta, plus, minus = np.zeros((3, 2000), np.float32)
     # private: tensors of that many elements, whose end it is about, are too large to make
-    cpu._perturb(KEY, np.array([first]), 2000, theta, np.float32(1), plus, minus)
+    cpu._perturb(philox.NORMALS, KEY, np.array([first]), 2000, theta, np.float32(1), plus, minus)
     expected = philox.normals(KEY, torch.arange(first, first + 2000))
     assert torch.equal(torch.from_numpy(plus), expected)
     assert torch.equal(torch.from_numpy(minus), -expected)
@@ -108,6 +108,26 @@ def test_many_tensors_agree_with_the_twin(dtype, on_threads):
     if dtype != torch.float64:  # whose copies are no narrower
         assert_perturbs_many_alike(on_threads(cpu.perturbations), dtype, "cpu")
     assert_updates_many_alike(on_threads(cpu.update), dtype, "cpu")
+
+
+LONG = 33 * 1024 + 5
+"""Beyond the chunks whose signs are bits of the same words."""
+
+
+@pytest.mark.parametrize("size", [1, 1025, LONG])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_draws_signs_as_the_twin(size, dtype, on_threads):
+    theta = weights(size, dtype=dtype)
+    assert_perturbs_alike(on_threads(cpu.perturbations), theta, draw=philox.SIGNS)
+    for stochastic in (False, True):
+        assert_updates_alike(on_threads(cpu.update), theta, stochastic=stochastic, draw=philox.SIGNS)
+
+
+def test_draws_signs_of_rows_and_of_many_tensors_as_the_twin(on_threads):
+    theta, rows = weights(70, 1000, dtype=torch.float32), torch.tensor([69, 0, 3, 3, *range(10, 50)])
+    assert_perturbs_alike(on_threads(cpu.perturbations), theta, rows=rows, draw=philox.SIGNS)
+    assert_perturbs_many_alike(on_threads(cpu.perturbations), torch.float32, "cpu", philox.SIGNS)
+    assert_updates_many_alike(on_threads(cpu.update), torch.float32, "cpu", philox.SIGNS)
 
 
 def test_what_cannot_be_cached_is_compiled_all_the_same(monkeypatch):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lezo.noise import philox
 from tests.lezo.noise.kernels.agreement import (
     DTYPES,
     assert_perturbs_alike,
@@ -49,3 +50,12 @@ def test_tensors_that_begin_anywhere_agree(perturb, device):
     """Where no wide access may be made."""
     theta = weights(5001, dtype=torch.float16, device=device)[1:]
     assert_perturbs_alike(perturb, theta)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_signs_agree_with_the_twin(perturb, device, dtype):
+    """Beyond the chunks that share words, and of rows that begin within one."""
+    assert_perturbs_alike(perturb, weights(33 * 1024 + 5, dtype=dtype, device=device), draw=philox.SIGNS)
+    theta = weights(40, 1500, dtype=dtype, device=device)
+    rows = torch.tensor([39, 0, 3], device=device)
+    assert_perturbs_alike(perturb, theta, rows=rows, dtype=torch.float32, draw=philox.SIGNS)

@@ -60,3 +60,10 @@ def test_tensors_that_begin_anywhere_agree(update, device):
     for made, theta in ((update, given), (philox.update, expected)):
         made([Step(theta[1:], KEY, 0.0)], torch.tensor(3e-3, device=device), False)
     assert same_bits(given, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_signs_agree_with_the_twin(update, device, dtype):
+    theta = weights(33 * 1024 + 5, dtype=dtype, device=device)
+    assert_updates_alike(update, theta, stochastic=True, draw=philox.SIGNS)
+    assert_updates_many_alike(update, dtype, device, philox.SIGNS)
