@@ -85,8 +85,9 @@ def test_runs_that_two_recipes_of_the_evidence_ask_for_are_the_same() -> None:
 def test_a_comparison_is_fair_to_all_methods() -> None:
     found = [job.composed.config for job in jobs(["+experiment=compare", "seed=0"])]
     spent = {config.train.steps * config.method.forwards_a_step(config.optim) for config in found}
-    assert max(spent) == 1000 and min(spent) > 1000 - 3
+    assert max(spent) == 1000 and min(spent) > 1000 - 10
     assert {-(-config.train.steps // config.train.eval_every) for config in found} == {10}
+    assert {config.optim.name for config in found} > {"fo-sgd", "mezo", "lezo"}
     rates: dict[str, list[float]] = {}
     for config in found:
         rates.setdefault(config.optim.name, []).append(getattr(config.optim, "lr", 0.0))
@@ -98,7 +99,7 @@ def test_without_m_a_recipe_is_one_run() -> None:
     assert (config.model.name, config.optim.name, config.train.eval_every) == ("opt-30b", "lezo", 20000)
 
 
-PLANNED = ["opt-30b-lezo", "opt-13b-first-order", "opt-13b-icl", "opt-30b-prefix"]
+PLANNED = ["opt-30b-lezo", "opt-13b-first-order", "opt-13b-icl", "opt-30b-prefix", "adalezo-opt-6.7b"]
 
 
 @pytest.mark.parametrize("recipe", PLANNED)

@@ -87,6 +87,12 @@ LORA = {"optim__eps": 0.01, "peft__rank": 8, "peft__alpha": 16, "peft__targets":
             "3.7 (MeZO paper (arXiv 2305.17333), Table 1)",
         ),
         ({"optim__name": "fo-adamw", "peft__name": "lora"}, "-"),
+        ({"optim__name": "adalezo"}, "71.72 ± 0.83 (AdaLeZO paper (arXiv 2604.18264), Table 6)"),
+        (
+            {"optim__name": "adalezo", "model__name": "llama-2-7b", "optim__keep": 0.4},
+            "66.19 (AdaLeZO paper (arXiv 2604.18264), Table 5); here optim.keep 0.4",
+        ),
+        ({"optim__name": "adalezo", "peft__name": "lora"}, "-"),
     ],
 )
 def test_each_method_has_its_own(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
