@@ -204,12 +204,14 @@ def _numbered(group: Group, number: int, grid: Sequence[Group]) -> Group:
     numbered = replace(group, number=number)
     if len(grid) < 2:
         return numbered
-    rates, own = (
-        [_number(one.settings.get("optim.lr", "")) for one in grid],
-        _number(group.settings["optim.lr"]),
-    )
-    edge = {max(rates): "highest", min(rates): "lowest"}.get(own, "") if len(grid) > 2 else ""
+    rates = [_rate(one) for one in grid]
+    ends = {max(rates): "highest", min(rates): "lowest"} if len(grid) > 2 else {}
+    edge = ends.get(_rate(group), "")
     return replace(numbered, rates=len(grid), best=group is grid[0], edge=edge)
+
+
+def _rate(group: Group) -> float:
+    return _number(group.settings.get("optim.lr", ""))
 
 
 def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Iterator[Group]:

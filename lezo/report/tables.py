@@ -81,7 +81,11 @@ def step_seconds(group: Group) -> Spread | None:
 
 
 def _of_groups(groups: Sequence[Group], columns: Sequence[str]) -> Rows:
-    return [(group, [_OF_GROUP[name](group) for name in columns]) for group in groups]
+    return [(group, _cells(group, columns)) for group in groups]
+
+
+def _cells(group: Group, columns: Sequence[str]) -> list[Cell]:
+    return [_OF_GROUP[name](group) for name in columns]
 
 
 def _of_runs(runs: Sequence[tuple[Group, Run]], columns: Sequence[str]) -> Rows:
@@ -104,36 +108,22 @@ def _results(groups: Sequence[Group]) -> Table:
 
 def _side_by_side(groups: Sequence[Group], targets: Targets) -> Table:
     """Of each task and model with several methods, what each came to at the rate that its dev losses chose."""
-    columns = (
-        "test %",
-        "finished",
-        "dev loss",
-        "forwards",
-        *_TARGET_COLUMNS,
-        "seconds a step",
-        *_PEAK_COLUMNS,
-        "learning rate",
-    )
-    rows: list[tuple[Group, Sequence[Cell]]] = []
+    own = ("test %", "finished", "dev loss", "forwards", "seconds a step")
+    columns, rows, aims = (*own, *_TARGET_COLUMNS, *_PEAK_COLUMNS, "learning rate"), [], {}
     for names, members in by_task(groups).items():
-        chosen = sorted((g for g in members if g.best and g.finished), key=_loss)
+        chosen = sorted((group for group in members if group.best and group.finished), key=_loss)
         if len({group.method for group in chosen}) > 1:
-            rows += [(group, _beside_others(group, targets[names])) for group in chosen]
-    aims = _aims(
-        {names: aim for names, aim in targets.items() if any(names == (g.title, g.model) for g, _ in rows)}
-    )
-    return _table("methods", "Methods side by side", columns, rows, _SIDE_BY_SIDE, _FORWARDS, *aims)
+            aims[names] = targets[names]
+            rows += [
+                (g, [*_cells(g, own), *_to_target(g, aims[names]), *_peaks(g), _chosen(g)]) for g in chosen
+            ]
+    notes = [_SIDE_BY_SIDE, _FORWARDS, *_aims(aims)]
+    return _table("methods", "Methods side by side", columns, rows, *notes)
 
 
 def _loss(group: Group) -> float:
     """What methods are ordered by."""
     return math.inf if group.dev_loss is None else group.dev_loss.mean
-
-
-def _beside_others(group: Group, target: Target | None) -> list[Cell]:
-    before, after = ("test %", "finished", "dev loss", "forwards"), ("seconds a step",)
-    cells = [_OF_GROUP[name](group) for name in before], [_OF_GROUP[name](group) for name in after]
-    return [*cells[0], *_to_target(group, target), *cells[1], *_peaks(group), _chosen(group)]
 
 
 def _cautions(groups: Sequence[Group]) -> list[str]:
@@ -164,16 +154,7 @@ def _published_row(score: Published) -> list[Cell]:
 def _speed(groups: Sequence[Group], targets: Targets) -> Table:
     own = ("seconds a step", "forwards a step")
     trained = [group for group in groups if group.runs[0].trains]
-    rows = [
-        (
-            group,
-            [
-                *(_OF_GROUP[name](group) for name in own),
-                *_to_target(group, targets[group.title, group.model]),
-            ],
-        )
-        for group in trained
-    ]
+    rows = [(g, [*_cells(g, own), *_to_target(g, targets[g.title, g.model])]) for g in trained]
     notes = [_TO_TARGET, _FORWARDS, *_aims(targets)]
     return _table("speed", "Speed: a step, and the way to the target", (*own, *_TARGET_COLUMNS), rows, *notes)
 
