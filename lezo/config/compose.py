@@ -208,6 +208,11 @@ def _method(*, _root_: DictConfig) -> str:
     return f"{_root_.optim.name}{adapter}"
 
 
+def _times(value: float | None, factor: float) -> float | None:
+    """A default as a multiple of another, without the last digits of binary products."""
+    return None if value is None else float(f"{value * factor:.12g}")
+
+
 def _installed() -> str:
     """For the help: what other packages have registered, a line; nothing where there are none."""
     options = [f"{group}={name}" for group, names in REGISTERED.items() for name in names.installed()]
@@ -216,7 +221,7 @@ def _installed() -> str:
 
 def register_schema() -> None:
     """Make known to Hydra what the files of conf/ name: typed schemas, and how jobs and folders are named."""
-    for name, resolver in (("job", _job), ("method", _method), ("installed", _installed)):
+    for name, resolver in (("job", _job), ("method", _method), ("installed", _installed), ("times", _times)):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
     store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))

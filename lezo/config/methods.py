@@ -30,7 +30,7 @@ from lezo.config.method import (
     objective,
     step_size,
 )
-from lezo.config.optim import fzoo
+from lezo.config.optim import fzoo, lozo
 from lezo.tasks.registry import Registry
 
 __all__ = [
@@ -76,6 +76,7 @@ _OWN = (
     Method("mezo", ZerothOrderConfig, compose=_mezo, sparsity=0.0, family="lezo", published="MeZO"),
     Method("lezo", LezoConfig, compose=_lezo, family="lezo", published="LeZO"),
     fzoo.METHOD,
+    lozo.METHOD,
 )
 
 

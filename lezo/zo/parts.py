@@ -21,6 +21,7 @@ from lezo.config.method import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.noise.low_rank import LowRank
 from lezo.noise.rademacher import Rademacher
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.files import FolderError
@@ -124,7 +125,7 @@ def _metric(context: EstimatorContext, probes: int = 1) -> Estimator:
 
 BLOCKS = Registry[Maker]("lezo.blocks", {"all": AllBlocks, "uniform": UniformBlocks}, _maker)
 DIRECTIONS = Registry[Maker](
-    "lezo.directions", {"gaussian": lambda: GAUSSIAN, "rademacher": Rademacher}, _maker
+    "lezo.directions", {"gaussian": lambda: GAUSSIAN, "rademacher": Rademacher, "low-rank": LowRank}, _maker
 )
 ESTIMATORS = Registry[Maker](
     "lezo.estimators", {"two-sided": _two_sided, "metric": _metric, "one-sided": OneSided}, _maker

@@ -16,6 +16,7 @@ from lezo.config.methods import (
     OptimConfig,
     Part,
 )
+from lezo.config.optim.lozo import LozoConfig
 from lezo.config.schema import (
     PEFT_SCHEMAS,
     Calibration,
@@ -74,6 +75,8 @@ RANGES = [
     ("optim.clip_norm", [1.0, None], [0.0], ABOVE_0),
     ("optim.clip", [1.0, None], [0.0, NAN], ABOVE_0),
     ("optim.warmup", [0, 5000], [-1], WHOLE_0),
+    ("optim.rank", [1], [0], WHOLE_1),
+    ("optim.period", [1], [0], WHOLE_1),
     ("optim.probes", [1, 1000], [0, 1001], "a whole number from 1 to 1000"),
     ("optim.dropout", [0.0, None], [1.0], BELOW_1),
     ("train.steps", [1, 10**9], [0, -3, 10**9 + 1, 10**12], WHOLE_1),
@@ -123,6 +126,8 @@ def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
     for key in ("momentum", "clip_norm", "dropout"):
         if f"optim.{key}" in changes:
             config.optim = FirstOrderConfig(name="fo-sgd", lr=1e-3)
+    if changes.keys() & {"optim.rank", "optim.period"}:
+        config.optim = LozoConfig(name="lozo", lr=1e-3)
     for key, value in changes.items():
         *path, last = key.split(".")
         owner: Any = config
