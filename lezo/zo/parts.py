@@ -22,6 +22,7 @@ from lezo.config.method import Composition, Part
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.noise.low_rank import LowRank
 from lezo.noise.rademacher import Rademacher
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.files import FolderError
@@ -146,6 +147,7 @@ _CHOOSERS: dict[str, Maker] = {
 _DIRECTIONS: dict[str, Maker] = {
     "gaussian": lambda: GAUSSIAN,
     "rademacher": Rademacher,
+    "low-rank": LowRank,
     "rank-one": RankOneOfLinear,
 }
 _ESTIMATORS: dict[str, Maker] = {
