@@ -11,14 +11,18 @@ A package registers what makes a part, in one of five groups of entry points; ``
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lezo.config.method import Composition, Part
+from lezo.config.checks import out_of_range
+from lezo.config.method import Composition as Composition
+from lezo.config.method import Part
+from lezo.config.methods import METHODS
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
@@ -88,6 +92,26 @@ class EstimatorContext:
         return PlainProbe(self.network.model, lambda _, batch: error(batch), self.direction)
 
 
+@dataclass(frozen=True)
+class LoopContext:
+    """What an estimator measures by in a loop of one's own, where a batch is a closure (see `EstimatorContext`)."""
+
+    model: nn.Module
+    layout: Layout
+    direction: Direction
+    watch: Stopwatch
+
+    def probe(self) -> TwoSided:
+        """The closure at theta +- eps z."""
+        return PlainProbe(self.model, lambda model, closure: closure(), self.direction)
+
+    @torch.no_grad()
+    def loss(self, batch: Callable[[], Any], seed: int = 0) -> Tensor:
+        """The closure at theta itself, (), in fp32 or wider; ``seed``: of what it draws from torch's generators."""
+        probe = PlainProbe(self.model, lambda model, closure: closure(), self.direction)
+        return probe.at_theta(batch, seed)
+
+
 Maker = Callable[..., Any]
 
 
@@ -136,7 +160,7 @@ def direction_of(composition: Composition) -> Direction:
     return _part(DIRECTIONS, composition.direction)  # type: ignore[no-any-return]
 
 
-def estimator_of(composition: Composition, context: EstimatorContext) -> Estimator:
+def estimator_of(composition: Composition, context: EstimatorContext | LoopContext) -> Estimator:
     """What measures. Raises PartError."""
     return _part(ESTIMATORS, composition.estimator, context)  # type: ignore[no-any-return]
 
@@ -154,6 +178,45 @@ def rule_of(composition: Composition) -> Rule:
 def uniform(sparsity: float) -> Composition:
     """LeZO: blocks drawn uniformly, all else as MeZO has it, and MeZO at sparsity 0."""
     return Composition(Part("uniform", {"sparsity": sparsity}))
+
+
+_OF_LOOP = ("name", "lr", "eps", "weight_decay", "rounding", "objective", "schedule", "warmup")
+
+
+@dataclass(frozen=True)
+class LoopMethod:
+    """A zeroth-order method for a loop of one's own: its name, and those of its settings that are not the default's."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def composition(self, lr: float) -> Composition:
+        """Its parts, at this learning rate. ValueError for what `method` refuses."""
+        found = METHODS.get(self.name)
+        if found is None or found.compose is None:
+            known = sorted(name for name, one in METHODS.items() if one.compose is not None)
+            raise ValueError(f"method {self.name!r}: expected one of {', '.join(known)}")
+        known = [one.name for one in fields(found.schema) if one.name not in _OF_LOOP]
+        if unknown := [name for name in self.settings if name not in known]:
+            own = "lr, eps, weight_decay and rounding are the optimizer's, a schedule the loop's"
+            raise ValueError(
+                f"{self.name} has no setting {unknown[0]!r}; expected {', '.join(known)} ({own})"
+            )
+        optim = found.schema(name=self.name, **{"lr": lr, **self.settings})  # type: ignore[arg-type]
+        if problems := [*out_of_range(optim), *found.problems(optim)]:
+            raise ValueError(f"{self.name}: {problems[0]}")
+        return found.compose(optim, 1)
+
+
+def method(name: str, **settings: Any) -> LoopMethod:
+    """A method of `lezo.LeZO` or `lezo.ZOTrainer`, by its name in ``optim=`` and the settings that docs/methods.md has for it.
+
+    ``lezo.method("adalezo", keep=0.4)``. Learning rate, eps, weight decay and rounding are the optimizer's arguments, and a
+    schedule is the loop's. ValueError for an unknown name or setting, and for a value out of its range.
+    """
+    made = LoopMethod(name, settings)
+    made.composition(1.0)
+    return made
 
 
 def composition_of(recipe: ReplaySpec) -> Composition:

@@ -100,6 +100,11 @@ class PlainProbe(TwoSided):
 
         return torch.stack([side(0, kept), side(1, {})])
 
+    @torch.no_grad()
+    def at_theta(self, batch: Any, seed: int) -> Tensor:
+        """The loss at theta itself, (), in fp32 or wider, with the draws of a probe of this seed."""
+        return self._at({}, batch, seed)
+
     def _moved(self, active: Sequence[Slot], sign: int, seed: int, eps: float) -> dict[int, Tensor]:
         """Perturbed copies by the identity of what they stand in for."""
         thetas = [(name, module.get_parameter(leaf)) for name, module, leaf in active]
