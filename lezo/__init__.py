@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lezo.zo.journaled import apply_journal as apply_journal
     from lezo.zo.optimizers import LeZO as LeZO
     from lezo.zo.optimizers import MeZO as MeZO
+    from lezo.zo.parts import method as method
     from lezo.zo.probe import PlainProbe as PlainProbe
     from lezo.zo.step import StepReport as StepReport
     from lezo.zo.trainer import ZOTrainer as ZOTrainer
@@ -41,6 +42,7 @@ _HOMES = {
     "StepReport": "lezo.zo.step",
     "ZOTrainer": "lezo.zo.trainer",
     "apply_journal": "lezo.zo.journaled",
+    "method": "lezo.zo.parts",
     "normal": "lezo.noise.directions",
     "perturb": "lezo.noise.directions",
     "read_journal": "lezo.records.journal",

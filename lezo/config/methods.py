@@ -30,7 +30,7 @@ from lezo.config.method import (
     objective,
     step_size,
 )
-from lezo.config.optim import adalezo, cycle, exzo, fzoo, memory
+from lezo.config.optim import adalezo, cycle, exzo, fzoo, lozo, memory
 from lezo.tasks.registry import Registry
 
 __all__ = [
@@ -82,6 +82,7 @@ _OWN = (
     cycle.BLOCKS,
     memory.MOMENTUM,
     memory.ADAM,
+    lozo.METHOD,
 )
 
 

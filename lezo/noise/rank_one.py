@@ -63,7 +63,7 @@ def _counters(
     number = torch.cat([torch.arange(n) for n in calls])
     name = torch.tensor([name for name, *_ in parts]).repeat_interleave(torch.tensor(calls))
     side = torch.tensor([side for _, side, _ in parts]).repeat_interleave(torch.tensor(calls))
-    c0, c1, c2, c3 = (n[None].to(device) for n in (number, torch.full_like(number, SIGNS), name, side))
+    c0, c1, c2, c3 = (sent(n[None], device) for n in (number, torch.full_like(number, SIGNS), name, side))
     return c0, c1, c2, c3
 
 

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from lezo.model.hashes import weights_hash
 from lezo.model.layout import Layout, layout_of, refuse_no_module
@@ -19,18 +20,32 @@ from lezo.records.environment import code_version
 from lezo.records.journal import Journal, JournalError, JournalFile, read_journal
 from lezo.records.rows import TrainRow
 from lezo.records.schema import Header, Provenance, ReplaySpec
-from lezo.zo.parts import refuse_unknown, uniform, updates_of
+from lezo.zo.parts import Composition, composition_of, refuse_unknown, updates_of
 from lezo.zo.step import StepReport
 from lezo.zo.timeline import Timeline
 from lezo.zo.zeroth_order import SeededUpdate
 
 
-def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | None = None) -> int:
+class GoesOn(Protocol):
+    """An optimizer of a user's own loop, as `lezo.LeZO` is."""
+
+    def go_on(self, steps: int, state: Mapping[str, Tensor], past: Sequence[Sequence[float]]) -> None:
+        """Be after ``steps`` steps, whose coefficients were ``past``, with ``state`` for the rule's memory."""
+
+
+def apply_journal(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    optimizer: GoesOn | None = None,
+) -> int:
     """Bring ``model`` from a journal's base weights to those after ``step`` (None: the last), bit for bit.
 
     Returns the step. No forward is made. The model is as it was when the journal began: built alike, the same
     weights, the same tensors trainable. A journal keeps parameters only: buffers, such as the running statistics
-    of BatchNorm, stay as they are.
+    of BatchNorm, stay as they are. ``optimizer``: the model's, which is to go on from there: it gets the step's number, and what
+    its method remembers or has learned by then.
 
     Raises JournalError for a damaged file, other base weights, other trainable tensors, and the journal of a
     lezo-run; FolderError for a step that it does not reach.
@@ -51,7 +66,10 @@ def apply_journal(model: nn.Module, path: str | os.PathLike[str], step: int | No
         expected = f"sha256 {base[:12]}, the journal's are {journal.header.origin.weights[:12]}"
         _refuse(file, [f"these are not its base weights ({expected}): apply it to the model as it began"])
     wanted = journal.step if step is None else step
-    Timeline(model, lambda: None, updates_of(recipe, model, layout)).bring_to(wanted, journal, [])
+    updates = updates_of(recipe, model, layout)
+    Timeline(model, lambda: None, updates).bring_to(wanted, journal, [])
+    if optimizer is not None:
+        optimizer.go_on(wanted, updates.state(), [r.values for r in journal.steps(0, wanted)])
     return wanted
 
 
@@ -63,20 +81,22 @@ class LoopJournal:
         self._journal: Journal | None = None
         self._recipe: ReplaySpec | None = None
 
-    def expect(self, step: int, update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> None:
+    def expect(
+        self, step: int, update: SeededUpdate, blocks: Sequence[str], composition: Composition
+    ) -> None:
         """Be ready for the record of step ``step``, counted from 0, which ``update`` is about to make.
 
         At step 0 a journal begins, and the present weights are its base. Later it is gone on with behind the record
         before. Raises JournalError where it is there at step 0, or is not there later, is another's, or does not
         reach the step; and where settings have changed since it began.
         """
-        recipe = _recipe(update, blocks, sparsity)
+        recipe = _recipe(update, blocks, composition)
         if self._journal is None:
             self._journal = _new(self.file, update, recipe) if step == 0 else self._reopened(step, update)
             weakref.finalize(self, self._journal.close)
         self._recipe = self._recipe or recipe
         before, now = asdict(self._recipe), asdict(recipe)
-        del now["composition"]  # which follows from sparsity, and which old journals lack
+        before["composition"] = composition_of(self._recipe).plain()  # old journals lack it
         changes = [f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key]]
         if changes:
             why = "one journal has one of each (decay is lr * weight_decay: with a changing lr, set weight_decay=0)"
@@ -113,7 +133,7 @@ def _new(file: Path, update: SeededUpdate, recipe: ReplaySpec) -> Journal:
     return Journal(file, Header(origin, recipe))
 
 
-def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> ReplaySpec:
+def _recipe(update: SeededUpdate, blocks: Sequence[str], composition: Composition) -> ReplaySpec:
     return ReplaySpec(
         model=type(update.model).__name__,
         path=None,
@@ -122,11 +142,11 @@ def _recipe(update: SeededUpdate, blocks: Sequence[str], sparsity: float) -> Rep
         random_weights=False,
         tokenizer=None,
         seed=update.seed,
-        sparsity=sparsity,
+        sparsity=composition.blocks.settings.get("sparsity", 0.0),
         decay=update.decay,
         rounding=update.rounding,
         blocks=list(blocks),
-        composition=uniform(sparsity).plain(),
+        composition=composition.plain(),
     )
 
 

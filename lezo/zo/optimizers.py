@@ -12,10 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from lezo.model.layout import Layout, layout_of, refuse_no_module, trainable, trainable_blocks
-from lezo.zo.blocks import UniformBlocks
+from lezo.zo.blocks import Learner, UniformBlocks
 from lezo.zo.journaled import LoopJournal
-from lezo.zo.probe import PlainProbe
-from lezo.zo.step import StepReport
+from lezo.zo.methods.adam import Adam
+from lezo.zo.parts import (
+    ClosureContext,
+    Composition,
+    LoopMethod,
+    PartError,
+    blocks_of,
+    direction_of,
+    estimator_of,
+    rule_of,
+    step_size_of,
+    uniform,
+)
+from lezo.zo.parts import (
+    method as method_named,
+)
+from lezo.zo.step import StepReport, Stopwatch
 from lezo.zo.zeroth_order import ZerothOrder
 
 Closure = Callable[[], Tensor | float]
@@ -40,7 +55,9 @@ class LeZO(torch.optim.Optimizer):
     loss in fp32.
 
     ``model``: any module; its tensors with requires_grad, as they are at the start, are trained, tied ones once.
-    ``sparsity``: the share of blocks skipped in a step, 0 to 1. ``blocks``: modules of the model or their names, none
+    ``sparsity``: the share of blocks skipped in a step, 0 to 1; None 0.75. ``method``: another method of lezo-run in the place of
+    LeZO, by its name or, with settings, as ``lezo.method("adalezo", keep=0.4)``; sparsity is then one of its settings. What
+    it remembers or has learned is in ``state_dict()``. ``blocks``: modules of the model or their names, none
     inside another; None: those of its longest list of modules (``opt.blocks`` says which). ``weight_decay`` spares
     tensors of one dimension. ``rounding``: "stochastic" keeps the small updates of 16-bit weights. ``journal``: a file
     that gets 20 bytes a step, from which `lezo.apply_journal` makes the weights after any step again. ``across``: with
@@ -60,7 +77,8 @@ class LeZO(torch.optim.Optimizer):
         lr: float,
         *,
         eps: float = 1e-3,
-        sparsity: float = 0.75,
+        sparsity: float | None = None,
+        method: str | LoopMethod | None = None,
         blocks: Sequence[str | nn.Module] | None = None,
         weight_decay: float = 0.0,
         rounding: Literal["nearest", "stochastic"] = "nearest",
@@ -69,10 +87,15 @@ class LeZO(torch.optim.Optimizer):
         across: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         refuse_no_module(model, f"lezo.{type(self).__name__}")
+        if method is not None and sparsity is not None:
+            given = f"sparsity={sparsity} and method={method!r}"
+            raise ValueError(f"{given}: a method has its own, as in lezo.method('zo-adam', sparsity=0.5)")
+        if isinstance(method, str):
+            method = method_named(method)
         settings: dict[str, Any] = {
             "lr": lr,
             "eps": eps,
-            "sparsity": sparsity,
+            "sparsity": (0.75 if method is None else 0.0) if sparsity is None else sparsity,
             "weight_decay": weight_decay,
             "seed": seed,
             "rounding": rounding,
@@ -80,10 +103,12 @@ class LeZO(torch.optim.Optimizer):
         }
         if not lr > 0:
             raise ValueError(f"lr={lr}: expected a number above 0")
+        if method is not None:
+            settings["method"] = [method.name, dict(method.settings)]
         parameters = list(trainable(model).values())
         self.model = model
         if blocks is None:  # where nothing is skipped, nothing need be told apart
-            blocks = trainable_blocks(model) if sparsity else ()
+            blocks = () if _moves_all(settings) else trainable_blocks(model)
         self.layout = layout_of(model, blocks)
         self.blocks = self.layout.modules
         _refuse(settings, self.layout)
@@ -91,7 +116,12 @@ class LeZO(torch.optim.Optimizer):
         self._probed: Tensor | None = None
         self._across = across
         self._journal = None if journal is None else LoopJournal(Path(journal))
+        self._made: tuple[Any, ZerothOrder] | None = None
+        self._past: list[
+            tuple[float, ...]
+        ] = []  # all steps' coefficients, where a chooser of blocks learns from them
         super().__init__(parameters, settings)
+        self._zeroth_order()  # refuses now what it would refuse at the first step
 
     @property
     def shared(self) -> bool:
@@ -100,13 +130,36 @@ class LeZO(torch.optim.Optimizer):
 
     @property
     def steps(self) -> int:
-        """How many were taken, skipped updates included. Set it to go on with weights that are those after a step."""
+        """How many were taken, skipped updates included. Set it to go on with weights that are those after a step.
+
+        ValueError for a method that remembers earlier steps: see `lezo.apply_journal`, whose ``optimizer`` goes on with them.
+        """
         return int(self._settings["steps"])
 
     @steps.setter
     def steps(self, steps: int) -> None:
+        zeroth_order = self._zeroth_order()
+        if steps and steps != self.steps and (zeroth_order.state() or self._learns):
+            raise ValueError(
+                f"steps={steps}: the method remembers earlier steps, which a number does not bring back; expected "
+                "lezo.apply_journal(model, journal, optimizer=opt), or opt.load_state_dict(...)"
+            )
+        if not steps:
+            self.go_on(0, {}, [])
         self._settings["steps"] = steps
         self._restart()
+
+    def go_on(self, steps: int, state: Mapping[str, Tensor], past: Sequence[Sequence[float]]) -> None:
+        """Be after ``steps`` steps, whose coefficients were ``past``, with ``state`` for the rule's memory.
+
+        ValueError where the state is another rule's.
+        """
+        self._settings["steps"] = steps
+        self._restart()
+        update = self._zeroth_order().update
+        update.restore(state)
+        self._past = [tuple(values) for values in past] if self._learns else []
+        update.relearn(enumerate(self._past))
 
     def probe(self, closure: Closure) -> Tensor:
         """Measure the loss at theta +- eps z: returns the mean of the two, (), in fp32 or wider, on the device.
@@ -135,8 +188,10 @@ class LeZO(torch.optim.Optimizer):
         losses = self._probed if self._across is None else self._across(self._probed)
         zeroth_order = self._zeroth_order()
         if self._journal is not None:
-            self._journal.expect(self.steps, zeroth_order.update, self.blocks, self._settings["sparsity"])
+            self._journal.expect(self.steps, zeroth_order.update, self.blocks, _composition(self._settings))
         self.last, self._probed = zeroth_order.move(self.steps, losses), None
+        if self._learns:
+            self._past.append(self.last.coefficients)
         self._settings["steps"] += 1
         if self._journal is not None:
             self._journal.trained(self.steps, self.last)
@@ -147,10 +202,29 @@ class LeZO(torch.optim.Optimizer):
         self._probed = None
         super().zero_grad(set_to_none)
 
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """Step count, seed and settings; of a method that remembers earlier steps also its memory, as tensors."""
+        update = self._zeroth_order().update
+        told = {"rule": {key: value.clone() for key, value in update.state().items()}}
+        if self._learns:
+            told["past"] = torch.tensor(self._past, dtype=torch.float64)  # type: ignore[assignment]
+        return super().state_dict() | {key: value for key, value in told.items() if len(value)}
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
-        """Take step count, seed and settings of ``state_dict``. The weights are the model's own state."""
-        super().load_state_dict(dict(state_dict))
-        self._restart()
+        """Take step count, seed and settings of ``state_dict``, and memory. The weights are the model's own state.
+
+        ValueError where the memory is not the method's, or is lacking.
+        """
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        rule, past = state_dict.get("rule", {}), state_dict.get("past", ())
+        self._made = None
+        if self.steps and (
+            (self._zeroth_order().state() and not rule) or (self._learns and len(past) < self.steps)
+        ):
+            raise ValueError(
+                "the state lacks what the method remembers of earlier steps; expected that of state_dict()"
+            )
+        self.go_on(self.steps, rule, [[float(c) for c in values] for values in past])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused: a step has one learning rate."""
@@ -170,20 +244,49 @@ class LeZO(torch.optim.Optimizer):
         if self._journal is not None:
             self._journal.close()
 
+    @property
+    def _learns(self) -> bool:
+        """Whether blocks are chosen by what earlier steps came to."""
+        return isinstance(self._zeroth_order().update.blocks, Learner)
+
     def _zeroth_order(self) -> ZerothOrder:
-        """The step by the present settings."""
-        now = self._settings
+        """The step by the present settings; made once for a method, a seed and a kind of weights."""
+        now, theta = self._settings, next(iter(self.param_groups[0]["params"]))
         _refuse(now, self.layout)
+        key = now.get("method"), now["sparsity"], now["seed"], theta.dtype, theta.device
+        if self._made is None or self._made[0] != key:
+            self._made = key, self._new()
+        made, lr = self._made[1], float(now["lr"])
+        made.lr, made.eps = lr, now["eps"]
+        made.update.decay, made.update.rounding = lr * now["weight_decay"], now["rounding"]
+        if isinstance(made.update.rule, Adam):
+            made.update.rule.lr = lr
+        return made
+
+    def _new(self) -> ZerothOrder:
+        now, parts = self._settings, _composition(self._settings)
+        try:
+            blocks, direction = blocks_of(parts, self.layout), direction_of(parts)
+            estimator = estimator_of(parts, ClosureContext(self.model, direction))
+        except PartError as error:
+            raise ValueError(str(error)) from None
+        if not self.layout.non_block and not blocks.keep:
+            raise ValueError(
+                f"the method moves none of the {len(self.blocks)} blocks, and there is nothing else to train"
+            )
+        watch = Stopwatch(next(self.model.parameters()).device)
         return ZerothOrder(
             self.model,
             self.layout,
-            UniformBlocks(len(self.blocks), now["sparsity"]),
-            PlainProbe(self.model, lambda model, closure: closure()),
+            blocks,
+            estimator,
+            direction=direction,
+            step_size=step_size_of(parts),
+            rule=rule_of(parts),
             lr=float(now["lr"]),
             eps=now["eps"],
-            weight_decay=now["weight_decay"],
-            rounding=now["rounding"],
             seed=now["seed"],
+            watch=watch,
         )
 
 
@@ -214,6 +317,21 @@ class MeZO(LeZO):
             journal=journal,
             across=across,
         )
+
+
+def _composition(settings: Mapping[str, Any]) -> Composition:
+    """The parts of the method: LeZO's, where none is named."""
+    if (given := settings.get("method")) is None:
+        return uniform(settings["sparsity"])
+    return LoopMethod(given[0], given[1]).composition(float(settings["lr"]))
+
+
+def _moves_all(settings: Mapping[str, Any]) -> bool:
+    """Whether no block is told from another."""
+    parts = _composition(settings)
+    return parts.blocks.name == "all" or (
+        parts.blocks.name == "uniform" and not parts.blocks.settings["sparsity"]
+    )
 
 
 def _refuse(settings: Mapping[str, Any], layout: Layout) -> None:

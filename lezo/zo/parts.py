@@ -11,17 +11,21 @@ A package registers what makes a part, in one of five groups of entry points; ``
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from lezo.config.method import Composition, Part
+from lezo.config.checks import out_of_range
+from lezo.config.method import Composition as Composition
+from lezo.config.method import Part
+from lezo.config.methods import METHODS
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
 from lezo.model.loss import total
+from lezo.noise.low_rank import LowRank
 from lezo.noise.rademacher import Rademacher
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.files import FolderError
@@ -127,6 +131,14 @@ def _two_sided(context: Site, probes: int = 1) -> Estimator:
     return context.probe() if probes == 1 else Several(context.probe(), probes)
 
 
+def _example_wise(context: Site) -> ExampleWise:
+    if not isinstance(context, EstimatorContext):
+        raise PartError(
+            "exzo moves each example of a packed batch otherwise, which a closure cannot; choose another method"
+        )
+    return context.examples()
+
+
 def _deviation(**settings: Any) -> StepSize:
     return Deviation(Scheduled(**settings))
 
@@ -146,13 +158,14 @@ _CHOOSERS: dict[str, Maker] = {
 _DIRECTIONS: dict[str, Maker] = {
     "gaussian": lambda: GAUSSIAN,
     "rademacher": Rademacher,
+    "low-rank": LowRank,
     "rank-one": RankOneOfLinear,
 }
 _ESTIMATORS: dict[str, Maker] = {
     "two-sided": _two_sided,
     "metric": _metric,
     "one-sided": OneSided,
-    "example-wise": EstimatorContext.examples,
+    "example-wise": _example_wise,
 }
 _STEP_SIZES: dict[str, Maker] = {
     "constant": Constant,
@@ -200,6 +213,45 @@ def rule_of(composition: Composition) -> Rule:
 def uniform(sparsity: float) -> Composition:
     """LeZO: blocks drawn uniformly, all else as MeZO has it, and MeZO at sparsity 0."""
     return Composition(Part("uniform", {"sparsity": sparsity}))
+
+
+_OF_LOOP = ("name", "lr", "eps", "weight_decay", "rounding", "objective", "schedule", "warmup")
+
+
+@dataclass(frozen=True)
+class LoopMethod:
+    """A zeroth-order method for a loop of one's own: its name, and those of its settings that are not the default's."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def composition(self, lr: float) -> Composition:
+        """Its parts, at this learning rate. ValueError for what `method` refuses."""
+        found = METHODS.get(self.name)
+        if found is None or found.compose is None:
+            known = sorted(name for name, one in METHODS.items() if one.compose is not None)
+            raise ValueError(f"method {self.name!r}: expected one of {', '.join(known)}")
+        known = [one.name for one in fields(found.schema) if one.name not in _OF_LOOP]
+        if unknown := [name for name in self.settings if name not in known]:
+            own = "lr, eps, weight_decay and rounding are the optimizer's, a schedule the loop's"
+            raise ValueError(
+                f"{self.name} has no setting {unknown[0]!r}; expected {', '.join(known)} ({own})"
+            )
+        optim = found.schema(name=self.name, **{"lr": lr, **self.settings})  # type: ignore[arg-type]
+        if problems := [*out_of_range(optim), *found.problems(optim)]:
+            raise ValueError(f"{self.name}: {problems[0]}")
+        return found.compose(optim, 1)
+
+
+def method(name: str, **settings: Any) -> LoopMethod:
+    """A method of `lezo.LeZO` or `lezo.ZOTrainer`, by its name in ``optim=`` and the settings that docs/methods.md has for it.
+
+    ``lezo.method("adalezo", keep=0.4)``. Learning rate, eps, weight decay and rounding are the optimizer's arguments, and a
+    schedule is the loop's. ValueError for an unknown name or setting, and for a value out of its range.
+    """
+    made = LoopMethod(name, settings)
+    made.composition(1.0)
+    return made
 
 
 def composition_of(recipe: ReplaySpec) -> Composition:

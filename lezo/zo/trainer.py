@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from lezo.zo.optimizers import LeZO
+from lezo.zo.parts import LoopMethod
 
 
 class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
     """A Trainer that fine-tunes with forward passes only. Its other arguments, and what it does, are Trainer's.
 
-    ``args`` gives learning rate, its schedule, weight decay and seed; ``sparsity`` (0: MeZO), ``eps``, ``blocks``,
+    ``args`` gives learning rate, its schedule, weight decay and seed; ``sparsity`` (0: MeZO), ``method``, ``eps``, ``blocks``,
     ``rounding`` and ``journal`` are those of `lezo.LeZO`. ``zo`` is the optimizer, once training has begun. Scheduler,
     evaluation, checkpoints and going on from them work as ever: a run that is resumed makes the same bits. Batches of
     gradient_accumulation_steps are probed at one z, and make one update. Losses are computed by ``compute_loss``
@@ -37,14 +38,20 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         self,
         *args: Any,
         eps: float = 1e-3,
-        sparsity: float = 0.75,
+        sparsity: float | None = None,
+        method: str | LoopMethod | None = None,
         blocks: Sequence[str | nn.Module] | None = None,
         rounding: Literal["nearest", "stochastic"] = "nearest",
         journal: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.zo_settings: dict[str, Any] = {"eps": eps, "sparsity": sparsity, "blocks": blocks}
+        self.zo_settings: dict[str, Any] = {
+            "eps": eps,
+            "sparsity": sparsity,
+            "method": method,
+            "blocks": blocks,
+        }
         self.zo_settings |= {"rounding": rounding, "journal": journal}
         _refuse(self)
         self.zo: LeZO | None = self.optimizer
