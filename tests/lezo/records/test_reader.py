@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lezo.config.compose import compose
+from lezo.config.methods import METHODS
 from lezo.records.reader import Reader, Run, read_run, run_folders
 from tests.lezo.run_folders import config, finished, result, rows, write
 
@@ -195,3 +197,13 @@ def test_forwards_are_counted_by_the_method_and_its_settings(tmp_path: Path) -> 
     damaged = config(optim__name="mezo", optim__eps="many")
     assert read_run(write(tmp_path / "damaged", damaged, rows())).forwards_a_step is None
     assert read_run(write(tmp_path / "alone", ended=result(optim="mezo"))).forwards_a_step is None
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_written_configuration_says_what_a_step_costs(name: str, tmp_path: Path) -> None:
+    composed = compose([f"optim={name}"])
+    (tmp_path / "config.yaml").write_text(composed.yaml)
+    (tmp_path / "metrics.jsonl").touch()
+    method = composed.config.method
+    cost = method.forwards_a_step(composed.config.optim) if method.trains else None
+    assert read_run(tmp_path).forwards_a_step == cost
