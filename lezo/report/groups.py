@@ -120,7 +120,10 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     families = gathered(runs, lambda run: (run.title, run.model, run.method))
     groups = [group for names in sorted(families) for group in _by_setting(*names, families[names])]
     grids = {key: _by_dev_loss(grid) for key, grid in gathered(groups, _but_rate).items()}
-    numbers = {name: number for number, name in enumerate(gathered(groups, _name))}
+    first = sorted(
+        groups, key=lambda group: _rejected(group, grids[_but_rate(group)])
+    )  # get colours of their own
+    numbers = {name: number for number, name in enumerate(gathered(first, _name))}
     return [_numbered(group, numbers[_name(group)], grids[_but_rate(group)]) for group in groups]
 
 
@@ -207,7 +210,12 @@ def _numbered(group: Group, number: int, grid: Sequence[Group]) -> Group:
     rates = [_rate(one) for one in grid]
     ends = {max(rates): "highest", min(rates): "lowest"} if len(grid) > 2 else {}
     edge = ends.get(_rate(group), "")
-    return replace(numbered, rates=len(grid), best=group is grid[0], edge=edge)
+    return replace(numbered, rates=len(grid), best=not _rejected(group, grid), edge=edge)
+
+
+def _rejected(group: Group, grid: Sequence[Group]) -> bool:
+    """Whether another group of the grid is the one to report."""
+    return len(grid) > 1 and group is not grid[0]
 
 
 def _rate(group: Group) -> float:

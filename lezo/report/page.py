@@ -71,7 +71,7 @@ def _unbroken(text: str) -> str:
 def _curves(title: str, model: str, groups: Sequence[Group], plots: Sequence[Plot]) -> str:
     if not plots:
         return ""
-    legend = "\n".join(map(_legend, groups))
+    legend = "\n".join(map(_legend, sorted(groups, key=lambda group: group.number)))
     figures = "\n".join(
         f'<figure role="img" aria-label="{_text(plot.title)}">{plot.svg}</figure>' for plot in plots
     )

@@ -92,7 +92,8 @@ def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
     for over, (what, curve, marked) in product(_AXES, kinds):
         if any(_points(group.runs, curve, _AXES[over]) for group in groups):
             yield _curves(what, groups, curve, over, marked=marked)
-    timed = [(group, phases) for group in groups if (phases := mean_phases(group))]
+    numbered = sorted(groups, key=lambda group: group.number)
+    timed = [(group, phases) for group in numbered if (phases := mean_phases(group))]
     if timed:
         yield _bars(timed)
     values: list[tuple[str, float, Callable[[Group], Spread | None]]] = [

@@ -102,6 +102,13 @@ def test_of_a_rate_that_is_not_chosen_only_faint_lines_are_drawn(tmp_path: Path)
         settings = config(optim__name="mezo", optim__lr=rate)
         write(tmp_path / str(rate), settings, rows((0.7, loss)), result(dev_loss=loss))
     assert _shapes(tmp_path) == ([1, 1], 0)
+    finished(tmp_path / "other", optim__name="lezo")
+    numbers = {(group.method, group.best): group.number for group in groups_of(tmp_path)}
+    assert numbers == {
+        ("lezo", True): 0,
+        ("mezo", True): 1,
+        ("mezo", False): 2,
+    }  # the chosen have the first colours
 
 
 def test_points_against_sparsity_have_their_settings_colours_with_adapters_beside(tmp_path: Path) -> None:
