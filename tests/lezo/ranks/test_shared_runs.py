@@ -28,6 +28,8 @@ SHARED = [*SMALL, "train.batch_size=7", "train.micro_batch_size=2", "log=files"]
         (3, ["task=squad", "train.steps=2"]),  # scores answers' tokens, and generates
         (2, ["task=squad", "train.steps=2", "optim.objective=metric"]),
         (2, ["peft=lora"]),
+        (2, ["optim=fzoo", "optim.probes=2"]),
+        (2, ["optim=lozo", "optim.probes=2", "optim.period=3"]),
         (2, ["peft=prefix"]),
         (3, ["optim=none", "eval.calibration=sfc"]),
         (2, ["optim=lp"]),
