@@ -57,11 +57,11 @@ class LowRank:
         """theta + eps z and theta - eps z, each rounded once; with ``rows`` of those rows alone."""
         if theta.dim() < 2:
             return directions.perturb(theta, seed, name, eps, rows=rows, dtype=dtype, out=out)
-        chosen = theta if rows is None else theta[rows]
+        chosen = (theta if rows is None else theta[rows]).contiguous()
         wanted = dtype or theta.dtype
         plus, minus = out or (torch.empty_like(chosen, dtype=wanted), torch.empty_like(chosen, dtype=wanted))
         for part, z in self._slices(theta, seed, name, _SLICE, rows):
-            wide, step = _rows(chosen.contiguous())[part].to(z.dtype), z * _scalar(eps, theta)
+            wide, step = _rows(chosen)[part].to(z.dtype), z * _scalar(eps, theta)
             _rows(plus)[part] = wide + step
             _rows(minus)[part] = wide - step
         return plus, minus

@@ -89,6 +89,7 @@ def test_adapters(on_gpu: OnGpu, family: Family, name: str, adapter: str, optim:
         ("exzo", ["optim.top=0.5", "train.micro_batch_size=2"]),
         ("adalezo", []),
         ("zo-adam", ["optim.sparsity=0.5"]),
+        ("lozo", ["optim.period=2", "optim.rounding=stochastic"]),
         ("mezo", ["optim.probes=2", "optim.clip=1.0", "optim.schedule=cosine", "optim.warmup=1"]),
     ],
 )

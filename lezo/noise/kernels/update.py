@@ -36,8 +36,8 @@ def _update(
     """theta <- theta - (c z + d theta), in fp32, rounded once; nothing is written where c = d = 0 or c is not finite.
 
     A tensor's program i: GROUPS groups, from the i-th stretch of as many. STOCHASTIC: up or down, so that the mean is
-    exact. theta is of ``DTYPE``. ALIGNED: it begins where wide accesses may. SIGNS:
-    z is of signs, not of normals.
+    exact. theta is of ``DTYPE``. ALIGNED: it begins where wide accesses may. SIGNS: z is
+    of signs, not of normals.
     """
     program = tl.program_id(0)
     entry = tensors_table + row_of(program, tensors_table, tensors, COLUMNS) * COLUMNS

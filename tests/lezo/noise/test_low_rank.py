@@ -135,6 +135,12 @@ def test_a_view_that_is_not_contiguous_is_updated_where_it_is() -> None:
     made().update_(moved.T, SEED, "w", torch.tensor(0.3), 0.0)
     made().update_(expected, SEED, "w", torch.tensor(0.3), 0.0)
     assert torch.equal(moved.T, expected)
+    for found, right in zip(
+        made().perturb(theta.T, SEED, "w", 0.1),
+        made().perturb(theta.T.contiguous(), SEED, "w", 0.1),
+        strict=True,
+    ):
+        assert torch.equal(found, right)
 
 
 def test_settings_that_make_none_are_refused() -> None:

@@ -29,6 +29,8 @@ SHARED = [*SMALL, "train.batch_size=7", "train.micro_batch_size=2", "log=files"]
         (2, ["task=squad", "train.steps=2", "optim.objective=metric"]),
         (2, ["peft=lora"]),
         (4, ["task=sst2", "optim=exzo"]),
+        (2, ["optim=fzoo", "optim.probes=2"]),
+        (2, ["optim=lozo", "optim.probes=2", "optim.period=3"]),
         (2, ["peft=prefix"]),
         (2, ["optim=adalezo", "optim.alpha=0.5", "peft=lora"]),
         (3, ["optim=none", "eval.calibration=sfc"]),

@@ -175,3 +175,18 @@ def test_an_odd_number_of_probes_is_refused_and_forwards_are_counted() -> None:
     assert METHODS["fzoo"].passes(optim) == 9
     with pytest.raises(PartError, match="probes=3"):
         estimator_of(Composition(estimator=Part("one-sided", {"probes": 3})), ClosureContext(Bowl()))
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ([], 5e-3),
+        (["model=opt-13b"], 5e-5),
+        (["model=opt-13b", "peft=lora"], 5e-4),
+    ],
+)
+def test_its_default_rate_is_five_times_adamws_which_is_the_papers_on_published_models(
+    words: list[str], rate: float
+) -> None:
+    optim: Any = compose(["optim=fzoo", *words]).config.optim
+    assert optim.lr == pytest.approx(rate)
