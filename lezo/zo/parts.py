@@ -86,10 +86,10 @@ class EstimatorContext:
             ranks=self.ranks,
         )
 
-    def examples(self) -> ExampleWise:
-        """The probe of each example's loss along a direction of its own. Raises ModelError where rows are not packed."""
+    def examples(self, probes: int) -> ExampleWise:
+        """The probe of each example's loss along directions of its own. Raises ModelError where rows are not packed."""
         tensors = moving(self.direction, self.network.model, self.layout)
-        return ExampleWise.of(self.network, tensors, self.watch, self.ranks, self.recordings)
+        return ExampleWise.of(self.network, tensors, self.watch, probes, self.ranks, self.recordings)
 
     def loss(self, batch: Any, *, seed: int = 0) -> Tensor:
         """A batch's mean loss at theta itself, (), in fp32 or wider; the same on all ranks. It draws nothing."""
@@ -131,12 +131,14 @@ def _two_sided(context: Site, probes: int = 1) -> Estimator:
     return context.probe() if probes == 1 else Several(context.probe(), probes)
 
 
-def _example_wise(context: Site) -> ExampleWise:
+def _example_wise(context: Site, probes: int = 1) -> ExampleWise:
     if not isinstance(context, EstimatorContext):
         raise PartError(
             "exzo moves each example of a packed batch otherwise, which a closure cannot; choose another method"
         )
-    return context.examples()
+    if probes < 1:
+        raise ValueError(f"probes={probes}: expected at least 1")
+    return context.examples(probes)
 
 
 def _deviation(**settings: Any) -> StepSize:

@@ -1,4 +1,4 @@
-"""optim=exzo: a rank-one direction for each example of a batch, on the last blocks (`lezo.zo.methods.example_wise`)."""
+"""optim=exzo: rank-one directions of each example of a batch, on the last blocks (`lezo.zo.methods.example_wise`)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lezo.config.method import Composition, Method, Objective, Part, ZerothOrderConfig, step_size
-from lezo.config.ranges import KEPT, ranged
+from lezo.config.ranges import KEPT, PROBES, ranged
 
 
 @dataclass
 class ExzoConfig(ZerothOrderConfig):
-    """optim=exzo. ``top``: the fraction of decoder blocks that move, the last ones; the others run once for both signs."""
+    """optim=exzo. ``top``: the fraction of decoder blocks that move, the last ones; those below run once for all probes."""
 
-    top: float = ranged(1 / 3, KEPT)
+    probes: int = ranged(8, PROBES)
+    top: float = ranged(0.1, KEPT)
 
 
 def _compose(optim: ExzoConfig, steps: int) -> Composition:
     return Composition(
         Part("last", {"share": optim.top}),
         Part("rank-one"),
-        Part("example-wise"),
+        Part("example-wise", {"probes": optim.probes}),
         step_size(optim, steps),
     )
 

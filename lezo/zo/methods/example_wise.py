@@ -1,17 +1,19 @@
-"""Each example of a batch has a direction of its own, and one forward of both signs measures them all.
+"""Each example of a batch has directions of its own, and one forward measures them all.
 
 A linear layer moved along eps u v^T maps x to W x + eps u (v . x), so that moving it otherwise for each example costs two
-thin products over the batch, and no copy of W: MeZO's two forwards (arXiv 2305.17333, Algorithm 1) give as many
-slopes as there are examples, in place of one. With l_i the loss of example i of B,
+thin products over the batch, and no copy of W. Where only the last blocks move, all below them runs once, whatever number of
+probes follows: with p probes a step, B examples and a share f of the blocks that moves, the blocks run 1 - f + 2 p f times
+over the batch, and give p B slopes where MeZO's two forwards (arXiv 2305.17333, Algorithm 1) give one. With l_i the
+loss of example i,
 
-    g_i = (l_i(theta + eps z_i) - l_i(theta - eps z_i)) / (2 eps),    theta <- theta - lr / B sum_i g_i z_i
+    g_ij = (l_i(theta + eps z_ij) - l_i(theta - eps z_ij)) / (2 eps),    theta <- theta - lr / (p B) sum_ij g_ij z_ij
 
-is unbiased for the gradient of the mean loss as eps -> 0, for E[<G, z> z] = G. Its variance is d / B times the mean of
-|grad l_i|^2 in place of MeZO's d |grad L|^2: up to B times less where examples agree, no less where they do not.
+is unbiased for the gradient of the mean loss by the weights that move as eps -> 0, for E[<G, z> z] = G. Its variance is d / (p B)
+times the mean of |grad l_i|^2 in place of MeZO's d |grad L|^2: the p counts in full, the B where examples agree.
 Relatives: EGGROLL (arXiv 2511.16652) evaluates a population by low-rank directions in one batch; GRZO (arXiv 2606.02857) has a
 direction an example, normalised over groups, which this is not.
 
-Weights of linear layers within blocks move, nothing else. Below the first block that moves both signs are one stream.
+Weights of linear layers within blocks move, nothing else.
 """
 
 from __future__ import annotations
@@ -60,11 +62,18 @@ class RankOneOfLinear(RankOne):
         return Layout((), blocks, tensors.modules)
 
 
+def _by_probe(side: Tensor, probes: int) -> Tensor:
+    """(probes, examples, size) of a (probes * examples, size) tensor, in the same memory."""
+    return side.as_strided(
+        (probes, len(side) // probes, side.shape[1]), (len(side) // probes * side.stride(0), *side.stride())
+    )
+
+
 class Signs:
     """The directions of one device's matrices, and whose place is whose: in memory that stays where it is, for recordings.
 
-    ``of``: each matrix's u, (examples, rows), and v, (examples, columns). ``shares``: (places of both streams, examples): eps where
-    the place is the example's, -eps in the second stream, else 0. All are in the dtype of the weights.
+    ``of``: each matrix's u, (probes, examples, rows), and v, (probes, examples, columns). ``shares``: (places of both signs,
+    examples): eps where the place is the example's, -eps of the other sign, else 0. All are in the dtype of the weights.
     """
 
     def __init__(
@@ -73,18 +82,21 @@ class Signs:
         self.shapes, self.device, self.dtype = shapes, device, dtype
         self.of: dict[str, Sides] = {}
         self.shares = torch.empty(0)
-        self._drawn: dict[int, tuple[Tensor, dict[str, Sides]]] = {}  # by the number of examples
+        self._drawn: dict[tuple[int, int], tuple[Tensor, dict[str, Sides]]] = {}
         self._shares: dict[torch.Size, Tensor] = {}
 
-    def draw(self, along: Sequence[int], owner: Tensor, eps: float) -> None:
-        """Of examples whose directions have the seeds ``along``; ``owner``: (rows, length), whose each place is."""
-        new = signs(along, self.shapes, self.device)
-        if len(along) not in self._drawn:
+    def draw(self, along: Sequence[Sequence[int]], owner: Tensor, eps: float) -> None:
+        """``along``: of each probe the seeds of the examples' directions; ``owner``: (rows, length), whose each place is."""
+        probes, examples = len(along), len(along[0])
+        new = signs([seed for each in along for seed in each], self.shapes, self.device)
+        if (probes, examples) not in self._drawn:
             room = torch.empty(new.shape, dtype=self.dtype, device=self.device)
-            self._drawn[len(along)] = room, split(room, self.shapes)
-        room, self.of = self._drawn[len(along)]
+            sides = split(room, self.shapes).items()
+            of = {name: (_by_probe(u, probes), _by_probe(v, probes)) for name, (u, v) in sides}
+            self._drawn[probes, examples] = room, of
+        room, self.of = self._drawn[probes, examples]
         room.copy_(new)
-        own = torch.arange(len(along), device=owner.device) == owner.reshape(-1, 1)
+        own = torch.arange(examples, device=owner.device) == owner.reshape(-1, 1)
         share = own.to(self.device, self.dtype) * eps
         self.shares = self._fixed(torch.cat([share, -share]))
 
@@ -94,37 +106,40 @@ class Signs:
 
 
 class ExampleStreams(Network):
-    """A network at theta + eps z_i and theta - eps z_i for the rows of example i (inside ``perturbed``).
+    """A network at theta + eps z and theta - eps z of each of some probes, z another for each example (inside ``perturbed``).
 
-    Memory beyond a forward over both: the signs of the directions, a vector a side and direction of each matrix.
-    ``recordings`` makes what replays the blocks' forwards, as in `lezo.zo.streams`.
+    Its streams are both signs of the first probe, of the second, and so on. Memory beyond a forward over all: the signs of
+    the directions, a vector a side and direction of each matrix. ``recordings`` makes what replays the blocks' forwards, as in
+    `lezo.zo.streams`.
     """
 
-    streams = 2
-
     def __init__(
-        self, model: Any, layout: Layout, watch: Stopwatch, recordings: Recorder | None = None
+        self,
+        model: Any,
+        layout: Layout,
+        watch: Stopwatch,
+        probes: int = 1,
+        recordings: Recorder | None = None,
     ) -> None:
         super().__init__(model)
+        self.streams, self.probes = 2 * probes, probes
         self.watch, self._layout, self._placement = watch, layout, placement_of(model)
         self._blocks = [model.get_submodule(name) for name in layout.modules]
-        self._linears = {
-            name: model.get_submodule(name.rpartition(".")[0]) for own in layout.blocks for name in own
-        }
+        names = [name for own in layout.blocks for name in own]
+        self._linears = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
         self._shapes = {name: tuple(linear.weight.shape) for name, linear in self._linears.items()}
         self._recordings, self._recorded = recordings, dict[torch.device, Recordings]()
         self._signs: dict[tuple[str, ...], dict[torch.device, Signs]] = {}
         self._now: dict[torch.device, Signs] = {}
         self._rows = 0
-        self._twice_of: dict[int, tuple[Tensor, Tensor]] = {}
+        self._repeated: dict[int, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
     def perturbed(
-        self, active: tuple[str, ...], batch: Batch, seed: int, eps: float, first: int
+        self, active: tuple[str, ...], batch: Batch, along: Sequence[Sequence[int]], eps: float
     ) -> Iterator[None]:
-        """While it lasts, the network is two streams of ``batch``, whose first example is number ``first`` of the step."""
-        along = [seeds.direction_seed(seed, first + number) for number in range(len(batch.gold))]
-        self._now = self._signs.setdefault(active, {}) or self._made(active)
+        """While it lasts, the network is all streams of ``batch``; ``along``: seeds of directions, (probes, examples)."""
+        self._now = self._signs.get(active) or self._made(active)
         with self.watch("perturb"):
             for one in self._now.values():
                 one.draw(along, batch.owner, eps)
@@ -144,70 +159,75 @@ class ExampleStreams(Network):
         by_device: dict[torch.device, dict[str, Any]] = {}
         for name in active:
             by_device.setdefault(self._placement.device(name), {})[name] = self._shapes[name]
-        made = {device: Signs(own, device, self.model.dtype) for device, own in by_device.items()}
-        self._signs[active] = made
-        return made
+        self._signs[active] = {
+            device: Signs(own, device, self.model.dtype) for device, own in by_device.items()
+        }
+        return self._signs[active]
 
     def hidden(self, batch: Batch) -> Tensor:
-        """As ``Network.hidden``, of both streams: (2, reads, width)."""
-        self._rows, self._twice_of = len(batch.input_ids), {}
+        """As ``Network.hidden``, of all streams: (streams, reads, width)."""
+        self._rows, self._repeated = len(batch.input_ids), {}
         for recorded in self._recorded.values():
             recorded.start()
         states = self._states(batch.input_ids, batch.position_ids, self.mask(batch))
-        return states.reshape(2, batch.tokens, -1)[:, batch.read]
+        return states.reshape(self.streams, batch.tokens, -1)[:, batch.read]
 
     def _run(
         self,
         number: int,
-        both: bool,
+        apart: bool,
         active: tuple[str, ...],
         forward: Callable[..., Any],
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Block ``number`` over the rows of one stream or, from the first that moves on, of ``both``."""
-        if both:
-            args, kwargs = mapped((args, kwargs), self._twice)
+        """Block ``number`` over the batch's rows or, from the first that moves on, over those of all streams, ``apart``."""
+        if apart:
+            args, kwargs = mapped((args, kwargs), self._of_all_streams)
         if self._recordings is None:
             return forward(*args, **kwargs)
-        device, block = self._placement.device(self._layout.modules[number]), self._blocks[number]
+        device = self._placement.device(self._layout.modules[number])
         if device not in self._recorded:
             self._recorded[device] = self._recordings(device, 0)
-        own = self._now.get(device)
-        shares = None if own is None or not both else own.shares.data_ptr()
-        signs_at = None if own is None or not both else next(iter(own.of.values()))[0].data_ptr()
-        places = tuple(tensor.data_ptr() for tensor in block.parameters())
-        moves = both and not set(active).isdisjoint(self._layout.blocks[number])
-        kind = type(block), moves, self._rows
-        return self._recorded[device].run(
-            kind, (number, active, places, shares, signs_at), forward, args, kwargs
-        )
+        moves = not set(active).isdisjoint(self._layout.blocks[number])
+        places = [tensor.data_ptr() for tensor in self._blocks[number].parameters()]
+        if moves:
+            own = self._now[device]
+            places += [own.shares.data_ptr(), next(iter(own.of.values()))[0].data_ptr()]
+        kind, key = (type(self._blocks[number]), moves, self._rows), (number, active, *places)
+        return self._recorded[device].run(kind, key, forward, args, kwargs)
 
-    def _twice(self, tensor: Tensor) -> Tensor:
-        """A tensor of one stream's rows, for both; masks and the like, which blocks are handed alike, are doubled once."""
+    def _of_all_streams(self, tensor: Tensor) -> Tensor:
+        """A tensor of the batch's rows for all streams; masks and the like, which blocks are handed alike, are made once."""
         if tensor.ndim < 2 or len(tensor) != self._rows:
             return tensor
-        if id(tensor) not in self._twice_of:
-            self._twice_of[id(tensor)] = tensor, torch.cat([tensor, tensor])
-        return self._twice_of[id(tensor)][1]
+        if id(tensor) not in self._repeated:
+            repeated = tensor.repeat(self.streams, *(1 for _ in tensor.shape[1:]))
+            self._repeated[id(tensor)] = tensor, repeated
+        return self._repeated[id(tensor)][1]
 
     def _moved(self, name: str, forward: Callable[..., Any], states: Tensor) -> Tensor:
         """W x + b +- eps u (v . x), of each place by the directions of its example."""
         out: Tensor = forward(states)
         own = self._now[self._placement.device(name)]
-        u, v = own.of[name]
-        rows = states.reshape(-1, states.shape[-1])
-        if len(rows) != len(own.shares):
+        (u, v), places = own.of[name], len(own.shares)
+        if states[..., 0].numel() != self.probes * places:
             raise ModelError(
-                f"{name}: its layer gets {len(rows)} rows for {len(own.shares)} tokens (experts, say), so that none is one "
-                "example's; choose another method, such as optim=lezo"
+                f"{name}: its layer gets {states[..., 0].numel()} rows for {self.probes * places} tokens (experts, say), so that "
+                "none is one example's; choose another method, such as optim=lezo"
             )
-        along = (rows.to(v.dtype) @ v.mT) * own.shares
-        return torch.addmm(out.reshape(len(rows), -1), along.to(out.dtype), u.to(out.dtype)).view_as(out)
+        each = states.reshape(self.probes, places, -1).to(v.dtype)
+        along = (each @ v.mT) * own.shares
+        return torch.baddbmm(
+            out.reshape(self.probes, places, -1), along.to(out.dtype), u.to(out.dtype)
+        ).view_as(out)
 
 
 class ExampleWise(TwoSided):
-    """Losses of each example at theta +- eps z_i, (2 examples,): plus and minus in turns, those of the mean over the batch."""
+    """Losses of each example at theta +- eps z, (2 probes examples,): plus and minus in turns, those of the mean over the batch.
+
+    Direction ``examples probe + i`` of a step is example i's of that probe.
+    """
 
     def __init__(self, streams: ExampleStreams, ranks: Ranks = ALONE) -> None:
         self.streams, self.ranks = streams, ranks
@@ -218,6 +238,7 @@ class ExampleWise(TwoSided):
         network: Network,
         layout: Layout,
         watch: Stopwatch,
+        probes: int = 1,
         ranks: Ranks = ALONE,
         recordings: Recorder | None = None,
     ) -> ExampleWise:
@@ -227,28 +248,33 @@ class ExampleWise(TwoSided):
                 f"{type(network.model).__name__}: its rows are {network.rows}, and a direction for each example needs packed "
                 "rows; choose another method, such as optim=lezo"
             )
-        return cls(ExampleStreams(network.model, layout, watch, recordings), ranks)
+        return cls(ExampleStreams(network.model, layout, watch, probes, recordings), ranks)
 
     @torch.no_grad()
     def __call__(self, batch: MicroBatches, active: Sequence[str], *, seed: int, eps: float) -> Tensor:
         """``batch``: this rank's micro-batches; examples are numbered through all of them."""
         own = [
-            self._losses(part, active, seed, eps, first, batch)
+            self._losses(part, tuple(active), seed, eps, first, batch)
             for part, first in zip(batch, batch.firsts, strict=True)
         ]
         filled = [nn.functional.pad(found, (0, batch.most - found.shape[1])) for found in own]
         together = torch.stack(filled) if filled else self._none(batch.most)
-        each = self.ranks.gather(together, batch.of).transpose(1, 2).reshape(-1, 2)
-        return each[: batch.examples].flatten()  # only the last micro-batch may have fewer than most
+        every = self.ranks.gather(together, batch.of).transpose(0, 1).flatten(1)  # (streams, examples)
+        every = every[:, : batch.examples]  # only the last micro-batch may have fewer than most
+        return every.reshape(-1, 2, batch.examples).transpose(1, 2).flatten()
 
     def _losses(
-        self, part: Batch, active: Sequence[str], seed: int, eps: float, first: int, batch: MicroBatches
+        self, part: Batch, active: tuple[str, ...], seed: int, eps: float, first: int, batch: MicroBatches
     ) -> Tensor:
-        """(2, examples of the part): plus above minus."""
-        with self.streams.perturbed(tuple(active), part, seed, eps, first):
+        """(streams, examples of the part)."""
+        numbers = range(first, first + len(part.gold))
+        starts = range(0, self.streams.probes * batch.examples, batch.examples)
+        along = [[seeds.direction_seed(seed, start + number) for number in numbers] for start in starts]
+        with self.streams.perturbed(active, part, along, eps):
             return losses(self.streams, part) * (part.weight / batch.weight * batch.examples)
 
     def _none(self, most: int) -> Tensor:
         """Of a rank that has no micro-batch of this step."""
         weight = self.streams.head.weight
-        return torch.empty((0, 2, most), dtype=wide_dtype(weight), device=weight.device)
+        shape = 0, self.streams.streams, most
+        return torch.empty(shape, dtype=wide_dtype(weight), device=weight.device)
