@@ -117,9 +117,8 @@ class LeZO(torch.optim.Optimizer):
         self._across = across
         self._journal = None if journal is None else LoopJournal(Path(journal))
         self._made: tuple[Any, ZerothOrder] | None = None
-        self._past: list[
-            tuple[float, ...]
-        ] = []  # all steps' coefficients, where a chooser of blocks learns from them
+        # Of all steps the coefficients, where a chooser of blocks learns from them.
+        self._past: list[tuple[float, ...]] = []
         super().__init__(parameters, settings)
         self._zeroth_order()  # refuses now what it would refuse at the first step
 
@@ -323,7 +322,8 @@ def _composition(settings: Mapping[str, Any]) -> Composition:
     """The parts of the method: LeZO's, where none is named."""
     if (given := settings.get("method")) is None:
         return uniform(settings["sparsity"])
-    return LoopMethod(given[0], given[1]).composition(float(settings["lr"]))
+    lr = float(settings["lr"]) or 1.0  # nothing at a warm-up's start, where no part needs to know it
+    return LoopMethod(given[0], given[1]).composition(lr)
 
 
 def _moves_all(settings: Mapping[str, Any]) -> bool:

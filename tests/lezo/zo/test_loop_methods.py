@@ -130,6 +130,20 @@ def test_adams_learning_rate_is_the_schedulers_and_in_a_journal_one(tmp_path):
         taken(journaled, 1)
 
 
+@pytest.mark.parametrize("method", [ADALEZO, "zo-adam"], ids=["adalezo", "zo-adam"])
+def test_a_warm_up_may_begin_at_nothing(method, tmp_path):
+    journal = None if method == "zo-adam" else tmp_path / "journal"
+    optimizer = LeZO(Bowl(torch.float32), method=method, journal=journal, **SETTINGS)
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 2))
+    before = weights(optimizer.model)
+    optimizer.load_state_dict(optimizer.state_dict())
+    taken(optimizer, 1)
+    assert all(torch.equal(theta, before[name]) for name, theta in weights(optimizer.model).items())
+    scheduler.step()
+    taken(optimizer, 1)
+    assert not all(torch.equal(theta, before[name]) for name, theta in weights(optimizer.model).items())
+
+
 def test_one_optimizer_is_made_for_all_steps_of_unchanged_settings(monkeypatch):
     made = []
     real = LeZO._new
