@@ -37,9 +37,9 @@ def batches(kind: str, count: int = 5, size: int | None = None) -> Batches:
     )
 
 
-def probe(model: torch.nn.Module) -> tuple[ExampleWise, tuple[str, ...]]:
+def probe(model: torch.nn.Module, probes: int = 2) -> tuple[ExampleWise, tuple[str, ...]]:
     tensors = moving(RankOneOfLinear(), model, layout(model))
-    return ExampleWise.of(Network(model), tensors, Stopwatch(CPU)), tensors.active(range(1, 3))
+    return ExampleWise.of(Network(model), tensors, Stopwatch(CPU), probes), tensors.active(range(1, 3))
 
 
 @pytest.mark.parametrize("kind", ["candidates", "lm"])
@@ -49,17 +49,19 @@ def test_losses_are_those_of_each_example_alone_along_its_direction(name: str, k
     measure, active = probe(model)
     with torch.no_grad():
         batch = batches(kind)
-        found = measure(batch(0), active, seed=5, eps=EPS).reshape(-1, 2)
+        found = measure(batch(0), active, seed=5, eps=EPS).reshape(2, -1, 2)
         order, weight = batch.examples_of(0), batch(0).weight
         alone = PlainProbe(model, lambda _, one: loss(Network(model), one)[0], RankOneOfLinear())
         for number, example in enumerate(order):
             (one,) = Batches(
                 [example], loss=kind, seed=0, batch_size=1, micro_batch_size=None, pad=1, device=CPU
             )(0)  # type: ignore[arg-type]
-            expected = alone(one, active, seed=seeds.direction_seed(5, number), eps=EPS)
             share = one.weight / weight * len(order)
-            assert found[number].tolist() == pytest.approx((expected * share).tolist(), abs=1e-12)
-    assert found[0, 0] != found[0, 1]
+            for turn in range(2):
+                along = seeds.direction_seed(5, turn * len(order) + number)
+                expected = alone(one, active, seed=along, eps=EPS) * share
+                assert found[turn, number].tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+    assert len(found[:, 0].unique()) == 4
 
 
 @pytest.mark.parametrize("kind", ["candidates", "lm"])
@@ -67,7 +69,7 @@ def test_micro_batches_change_nothing_but_rounding(kind: str) -> None:
     model = small_model("llama", torch.float64)
     measure, active = probe(model)
     whole, parts = (measure(batches(kind, 5, size)(0), active, seed=5, eps=EPS) for size in (None, 2))
-    assert len(parts) == 10 and torch.allclose(whole, parts, atol=1e-12, rtol=0)
+    assert len(parts) == 20 and torch.allclose(whole, parts, atol=1e-12, rtol=0)
 
 
 def test_the_mean_update_is_the_gradient() -> None:
@@ -125,7 +127,7 @@ def test_only_linear_layers_of_the_last_blocks_move_and_theta_is_only_read() -> 
 def test_runs_go_on_and_are_made_again(
     lezo_run: Runner, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [*SMALL, "optim=exzo", "train.batch_size=6", "train.micro_batch_size=4", *words]
+    given = [*SMALL, "optim=exzo", "optim.probes=3", "train.batch_size=6", "train.micro_batch_size=4", *words]
     if "optim.schedule=cosine" in words:
         given.append("train.steps=4")
     whole = lezo_run(*given, folder="whole")
@@ -135,7 +137,7 @@ def test_runs_go_on_and_are_made_again(
     assert ran.code == 0, ran.err
     journals = [lezo.read_journal(one.folder / "journal.bin") for one in (whole, ran)]
     steps = [[record.values for record in journal.steps(0, 4)] for journal in journals]
-    assert steps[0] == steps[1] and [len(values) for values in steps[0]] == [6] * 4
+    assert steps[0] == steps[1] and [len(values) for values in steps[0]] == [18] * 4
     assert whole.result["weights"] == ran.result["weights"]
     call = typed("lezo-replay", replay, monkeypatch, capsys)
     code, _, err = call(str(ran.folder), "replay.verify=true", "replay.device=cpu")
@@ -145,7 +147,6 @@ def test_runs_go_on_and_are_made_again(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["optim.probes=2"], "optim.probes"),
         (["optim.objective=metric"], "optim.objective"),
         (["optim.top=0"], "optim.top"),
     ],
