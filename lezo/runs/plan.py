@@ -154,11 +154,12 @@ def make_plan(config: RunConfig) -> Plan:
         recorded = devices[0].type == "cuda" and config.replays_blocks
         lanes = min(len(devices), -(-min(config.train.batch_size, len(train)) // count))
         for place, (size, own) in enumerate(zip(sizes, shares, strict=True)):
-            update = _update_bytes(config, meta_model, own, tensors, blocks) + recorded * size.recorded(
-                longest
-            )
+            update = _update_bytes(config, meta_model, own, tensors, blocks, count)
+            update += recorded * size.recorded(longest, _streams(config))
             state = _state_bytes(config, meta_model, own, bool(at_home) and devices[0].type == "cuda")
-            forward = size.training(longest, gradients=config.first_order, skips=skips)
+            forward = size.training(
+                longest, gradients=config.first_order, skips=skips, streams=_streams(config)
+            )
             steps[place] = replace(
                 steps[place], update=lanes * update, activations=lanes * forward, state=state
             )
@@ -299,15 +300,18 @@ class ForwardSize:
         rows, width = min(chunk, int(self.config.vocab_size)), int(self.config.hidden_size)
         return streams * (rows * (width + 2 * reads) + reads * width) * 4
 
-    def recorded(self, longest: Sequence[Encoded]) -> int:
-        """The places that recorded forwards have for states and mask of both streams, as long as the run lasts."""
+    def recorded(self, longest: Sequence[Encoded], streams: int = 2) -> int:
+        """The places that recorded forwards have for states and mask of all streams, as long as the run lasts."""
         tokens, row = sum(map(unit_length, longest)), max(map(unit_length, longest))
-        return int(2 * tokens * (self.config.hidden_size + row) * self.dtype.itemsize)
+        return int(streams * tokens * (self.config.hidden_size + row) * self.dtype.itemsize)
 
-    def training(self, longest: Sequence[Encoded], *, gradients: bool, skips: bool = True) -> int:
-        """Both streams, in blocks and then at the head; or every block kept for a backward pass.
+    def training(
+        self, longest: Sequence[Encoded], *, gradients: bool, skips: bool = True, streams: int = 2
+    ) -> int:
+        """All streams, in blocks and then at the head; or every block kept for a backward pass.
 
-        A block that is skipped, where one is (``skips``), runs them at once; one that moves runs one after the other.
+        A block that is skipped, where one is (``skips``), runs them at once; one that moves runs two one after the other, but
+        more at once.
         The loss over candidates of one token reads no more of the head than their rows (see `Batch.columns_only`).
         """
         tokens = sum(map(unit_length, longest))
@@ -315,9 +319,13 @@ class ForwardSize:
         if gradients:
             return self.layers * self.kept(tokens) + self.head(1, reads, chunk=self.config.vocab_size)
         one = self.block(tokens, max(map(unit_length, longest)))
-        both = 2 * one if skips else one + 4 * tokens * self.config.hidden_size * self.dtype.itemsize
+        both = (
+            streams * one
+            if skips or streams > 2
+            else one + 4 * tokens * self.config.hidden_size * self.dtype.itemsize
+        )
         columns = all(len(e.input_ids) > 1 and set(e.answer_lens) == {1} for e in longest)
-        return int(both if columns else max(both, self.head(2, reads)))
+        return int(both if columns else max(both, self.head(streams, reads)))
 
     def evaluation(self, split: EvalSet, batch_size: int) -> int:
         """The first candidates of a split."""
@@ -401,18 +409,40 @@ def copied_bytes(model: Any, whole: Layout, tensors: Layout, blocks: BlockChoose
     return sum(each[:keep]) + sum(own[name] for name in tensors.non_block)
 
 
+def _streams(config: RunConfig) -> int:
+    """Of a step's forward: both signs, of each probe where all of them travel together."""
+    if not _by_example(config):
+        return 2
+    assert config.composition is not None
+    return 2 * int(config.composition.estimator.settings.get("probes", 1))
+
+
+def _by_example(config: RunConfig) -> bool:
+    return config.composition is not None and config.composition.estimator.name == "example-wise"
+
+
+def _signs_bytes(directions: int, matrices: Sequence[Tensor]) -> int:
+    """Directions of rank one: their signs, drawn in 32 bits before they are kept; and an update of the largest matrix, in fp32."""
+    each = sum(sum(theta.shape) * (theta.itemsize + 12) for theta in matrices)
+    return directions * each + 2 * 4 * max((theta.numel() for theta in matrices), default=0)
+
+
 def _update_bytes(
-    config: RunConfig, meta_model: Any, tensors: Layout, whole: Layout, blocks: BlockChooser
+    config: RunConfig, meta_model: Any, tensors: Layout, whole: Layout, blocks: BlockChooser, count: int
 ) -> int:
     """Two copies of the largest block or tensor outside, or one of all; or gradients and the optimizer's moments.
 
-    Of embeddings and head only the rows in use are copied. ``tensors``: of a device, of the ``whole``.
+    Of embeddings and head only the rows in use are copied. ``tensors``: of a device, of the ``whole``. ``count``: the examples of a
+    forward.
     """
     named: dict[str, Tensor] = dict(meta_model.named_parameters())
     if config.first_order:
         adamw, momentum = config.method.algorithm == "adamw", getattr(config.optim, "momentum", 0.0)
         states = 3 if adamw else 2 if momentum else 1
         return states * sum(p.nbytes for p in named.values() if p.requires_grad)
+    if _by_example(config):
+        chosen = [named[name] for block in tensors.blocks[-blocks.keep :] for name in block]
+        return _signs_bytes(_streams(config) // 2 * count, [theta for theta in chosen if theta.ndim == 2])
     sizes = [sum(named[name].nbytes for name in block) for block in tensors.blocks if blocks.keep]
     if config.minimises_metric:
         keep = min(blocks.keep, 1) if config.model.home is not Home.device else blocks.keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,4 +32,9 @@ def _problems(optim: ExzoConfig) -> Iterator[str]:
         yield "optim.objective=metric: exzo compares losses of single examples; expected loss, or another method such as mezo"
 
 
-METHOD = Method("exzo", ExzoConfig, compose=_compose, problems=_problems)
+def _forwards(optim: ExzoConfig) -> int:
+    """The blocks below run once, those that move for both signs of each probe; in whole forwards, rounded up."""
+    return math.ceil(round(1 - optim.top + 2 * optim.probes * optim.top, 6))
+
+
+METHOD = Method("exzo", ExzoConfig, compose=_compose, forwards=_forwards, problems=_problems)

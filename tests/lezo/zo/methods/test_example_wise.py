@@ -7,6 +7,7 @@ import torch
 
 import lezo
 from lezo.cli.replay import main as replay
+from lezo.config.methods import METHODS
 from lezo.data.batches import Batches, MicroBatches
 from lezo.model.forward import Network, PlainRows
 from lezo.model.layout import layout
@@ -153,6 +154,12 @@ def test_runs_go_on_and_are_made_again(
 )
 def test_what_has_no_meaning_is_refused(lezo_run: Runner, words: list[str], named: str) -> None:
     lezo_run(*SMALL, "optim=exzo", *words).refused(named, code=2)
+
+
+@pytest.mark.parametrize(("probes", "top", "forwards"), [(8, 0.1, 3), (1, 1, 2), (1, 0.5, 2), (4, 0.25, 3)])
+def test_forwards_are_counted_by_the_blocks_that_run(probes: int, top: float, forwards: int) -> None:
+    method = METHODS["exzo"]
+    assert method.passes(method.schema(probes=probes, top=top)) == forwards  # type: ignore[call-arg]
 
 
 def test_models_that_it_cannot_train_are_refused() -> None:
