@@ -219,6 +219,12 @@ def _peft_problems(config: RunConfig) -> Iterator[str]:
     name = config.peft.name
     if name == "head" and config.composition is not None and config.composition.blocks != Part("all"):
         yield "peft=head: leaves no decoder block anything to skip; expected a method that moves all blocks, such as optim=mezo"
+    if (
+        name == "prefix"
+        and config.composition is not None
+        and config.composition.direction.name == "rank-one"
+    ):
+        yield f"peft=prefix: has no matrix that {config.optim.name} could move; expected lora, none or another method such as optim=lezo"
     if config.first_order and config.model.home is not Home.device:
         reason = f"{config.optim.name} keeps gradients and moments of all blocks on the device"
         yield f"model.home={config.model.home.name}: {reason}; expected a zeroth-order one, or model.home=device"

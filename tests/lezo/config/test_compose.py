@@ -125,7 +125,7 @@ def test_the_help_names_every_option_of_every_group_and_no_other() -> None:
 
 def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
     described = HELP.split("Options (key=value)")[1].split("Results appear")[0]
-    named = set(re.findall(r"(?:^|\s)((?:[a-z]+\.)?[a-z_]+)(?==|\s)", described))
+    named = set(re.findall(r"(?:^|\s)((?:[a-z]+\.)?[a-z_0-9]+)(?==|\s)", described))
     named = {key for key in named if "." in key or key in ("seed", "dry_run", "resume", "save_model")}
     others = ("inspect.", "bench.", "model.shape", "model.lr", *NO_OPTIONS)
     elsewhere = {"model.path", *(f"{group}.name" for group in GROUPS)}  # among the groups and commands

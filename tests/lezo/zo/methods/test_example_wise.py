@@ -150,6 +150,8 @@ def test_runs_go_on_and_are_made_again(
     [
         (["optim.objective=metric"], "optim.objective"),
         (["optim.top=0"], "optim.top"),
+        (["peft=prefix"], "peft=prefix"),
+        (["peft=head"], "peft=head"),
     ],
 )
 def test_what_has_no_meaning_is_refused(lezo_run: Runner, words: list[str], named: str) -> None:
