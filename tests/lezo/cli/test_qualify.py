@@ -20,7 +20,7 @@ from lezo.cli.qualify import HELP, main
 from lezo.config.compose import compose
 from lezo.noise import directions
 from lezo.runs.session import run
-from lezo.zo import zeroth_order
+from lezo.zo import rule
 from tests.lezo.sweeps.forked import Forked
 from tests.lezo.whole_runs import try_rows_once, typed
 
@@ -126,7 +126,7 @@ def test_an_update_that_replay_does_not_make_again_fails(
     qualify: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The steps' own updates are larger than those that their journal makes."""
-    real, calls = zeroth_order.update_all_, [0]
+    real, calls = rule.update_all_, [0]
 
     def update(direction: Any, thetas: dict[str, torch.Tensor], *given: Any, **options: Any) -> None:
         real(direction, thetas, *given, **options)
@@ -134,7 +134,7 @@ def test_an_update_that_replay_does_not_make_again_fails(
         if calls[0] == 1:
             next(iter(thetas.values())).detach().view(torch.int16).view(-1)[0] ^= 1
 
-    monkeypatch.setattr(zeroth_order, "update_all_", update)
+    monkeypatch.setattr(rule, "update_all_", update)
     monkeypatch.setattr(work, "noise_checks", lambda device: [])
     assert qualify("qualify.sections=[steps]")[0] == 1
     lezo, mezo = page()["sections"]

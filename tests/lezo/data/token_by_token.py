@@ -34,6 +34,9 @@ def pack(
     sequences = [(u, k) for u, (_, chosen) in enumerate(requests) for k in chosen]
     lens = [requests[u][0].answer_lens[k] for u, k in sequences]
 
+    owners = [u for u, _ in sequences] if plain else [*range(len(requests))]
+    owner = torch.tensor([0 if unit < 0 else owners[unit] for unit in grid.unit.flatten().tolist()])
+
     words, word_index = grid.ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
 
     ids = partial(_numbers, device=device)
@@ -44,6 +47,7 @@ def pack(
         mask=None if plain else _mask(_moved(grid.unit, device), _moved(grid.branch, device)),
         words=_moved(words, device),
         word_index=_moved(word_index, device),
+        owner=_moved(owner.view(grid.ids.shape), device),
         read=ids(reads),
         token_read=ids(number[place] for place, _, _ in tokens),
         target=ids(target for _, target, _ in tokens),
