@@ -14,8 +14,8 @@ from lezo.config.ranges import KEPT, PROBES, ranged
 class ExzoConfig(ZerothOrderConfig):
     """optim=exzo. ``top``: the fraction of decoder blocks that move, the last ones; those below run once for all probes."""
 
-    probes: int = ranged(8, PROBES)
-    top: float = ranged(0.1, KEPT)
+    probes: int = ranged(4, PROBES)
+    top: float = ranged(0.33, KEPT)
 
 
 def _compose(optim: ExzoConfig, steps: int) -> Composition:
