@@ -233,9 +233,9 @@ def register_schema() -> None:
         ("method", _method),
         ("installed", _installed),
         ("times", _times),
+        ("rates", _rates),
     ):
         OmegaConf.register_new_resolver(f"lezo_{name}", resolver, replace=True)
-    OmegaConf.register_new_resolver("lezo_rates", _rates, replace=True)
     methods = tuple(method for name in METHODS if (method := METHODS.get(name)) is not None)
     store_options(methods, tuple(METHODS.installed()), tuple(TASKS.installed()))
 

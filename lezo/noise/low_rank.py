@@ -82,18 +82,12 @@ class LowRank:
             directions.update_(theta, seed, name, coefficient, decay, rounding=rounding)
             return
         stochastic = rounding == "stochastic" and theta.dtype.itemsize == 2
-        flat, key = _rows(theta.contiguous()), derive(seed, name)
+        flat, key = _rows(theta.contiguous()), derive(seed, name) if stochastic else None
         c = coefficient.to(theta.device, philox.compute_dtype(theta), non_blocking=True)
-        still = ~c.isfinite() | (c == 0 if decay == 0 else torch.zeros_like(c, dtype=torch.bool))
+        right = c.isfinite() & (c != 0 if decay == 0 else torch.ones_like(c, dtype=torch.bool))
         for part, z in self._slices(theta, seed, name, philox.SLICE if stochastic else _SLICE):
-            own = flat[part]
-            wide = own.to(z.dtype)
-            new = wide - (z * c + wide * _scalar(decay, theta))
-            if stochastic:
-                first = part.start * flat.shape[1]
-                places = torch.arange(first, first + own.numel(), device=theta.device).view(own.shape)
-                new = philox.stochastically_rounded(new, theta.dtype, philox.random_bits(key, places))
-            flat[part] = torch.where(still, own, new.to(theta.dtype))
+            first = part.start * flat.shape[1]
+            philox.descend_(flat[part], z * c, _scalar(decay, theta), right, key=key, first=first)
         if not theta.is_contiguous():
             theta.copy_(flat.view(theta.shape))
 

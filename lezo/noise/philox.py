@@ -32,7 +32,7 @@ from torch import Tensor
 from lezo.noise.operands import Copies, Step
 
 CHUNK, LANE = 1024, 256
-NORMALS, ROUNDING, SIGNS = 0, 1, 2  # streams
+NORMALS, ROUNDING, SIGNS, RANK_ONE = 0, 1, 2, 3  # streams; of the last see `lezo.noise.rank_one`
 PACKED = 32  # chunks whose signs are bits of the same words
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -197,6 +197,27 @@ def _update(theta: Tensor, key: int, decay: float, coefficient: Tensor, stochast
     new = stochastically_rounded(new, theta.dtype, random_bits(key, elements)) if stochastic else new
     still = ((coefficient == 0) & (decay == 0)) | ~coefficient.isfinite()
     theta.copy_(torch.where(still, theta, new.to(theta.dtype)))
+
+
+@torch.no_grad()
+def descend_(
+    theta: Tensor, step: Tensor, decay: float, right: Tensor, *, key: int | None = None, first: int = 0
+) -> None:
+    """theta <- theta - (step + decay theta) in place, each operation rounded, and once more to theta's dtype; where not ``right`` nothing.
+
+    ``step``: of theta's shape, in the dtype that steps on theta are computed in. ``key``: that of the tensor in its step, for stochastic
+    rounding of 16 bits; None to nearest. ``first``: theta's first element in the whole tensor, where it is a part.
+    """
+    wide = theta.to(step.dtype)
+    new = wide - (step + wide * decay if decay else step)
+    if key is not None and theta.dtype.itemsize == 2:
+        flat = new.flatten()
+        for start in range(0, len(flat), SLICE):
+            part = flat[start : start + SLICE]
+            elements = torch.arange(first + start, first + start + len(part), device=theta.device)
+            part.copy_(stochastically_rounded(part, theta.dtype, random_bits(key, elements)))
+        new = flat.view(new.shape)
+    theta.copy_(torch.where(right, new.to(theta.dtype), theta))
 
 
 def stochastically_rounded(x: Tensor, dtype: torch.dtype, bits: Tensor) -> Tensor:

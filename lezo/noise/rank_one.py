@@ -2,7 +2,7 @@
 
 A direction has a seed of its own (`lezo.noise.seeds.direction_seed`). The signs of a matrix's rows, u, and columns, v,
 are bits of Philox (`lezo.noise.philox`): sign e of a side is bit e % 32 of word e % 128 // 32 of the call with the counter
-(e // 128, SIGNS, name, side) and the direction's seed as key; 0 is +1. ``name``: 32 bits of a hash of the tensor's name.
+(e // 128, RANK_ONE, name, side) and the direction's seed as key; 0 is +1. ``name``: 32 bits of a hash of the tensor's name.
 
 Every element of z is +1 or -1, so that E[<G, z> z] = G for any G, as for Gaussian elements.
 """
@@ -20,7 +20,6 @@ from lezo.noise import philox
 from lezo.noise.operands import sent
 from lezo.noise.seeds import derive
 
-SIGNS = 3  # philox's stream
 CALL = 128  # bits that one call gives
 
 Sides = tuple[Tensor, Tensor]
@@ -63,7 +62,9 @@ def _counters(
     number = torch.cat([torch.arange(n) for n in calls])
     name = torch.tensor([name for name, *_ in parts]).repeat_interleave(torch.tensor(calls))
     side = torch.tensor([side for _, side, _ in parts]).repeat_interleave(torch.tensor(calls))
-    c0, c1, c2, c3 = (sent(n[None], device) for n in (number, torch.full_like(number, SIGNS), name, side))
+    c0, c1, c2, c3 = (
+        sent(n[None], device) for n in (number, torch.full_like(number, philox.RANK_ONE), name, side)
+    )
     return c0, c1, c2, c3
 
 
@@ -128,7 +129,8 @@ class RankOne:
             c, right = rounded[kind]
             u, v = drawn[name]
             step = ((u.to(c.dtype) * c[:, None]).mT @ v.to(c.dtype)).view(theta.shape)
-            _take(theta, step, seeds[0], name, decays[name], right, rounding)
+            key = derive(seeds[0], name) if rounding == "stochastic" else None
+            philox.descend_(theta, step, decays[name], right, key=key)
 
 
 def on_grid(coefficients: Tensor) -> Tensor:
@@ -142,20 +144,6 @@ def on_grid(coefficients: Tensor) -> Tensor:
         torch.ones_like(coefficients[0]), exponent + (len(coefficients) - 1).bit_length() - bits
     )
     return (coefficients / grid).round() * grid
-
-
-def _take(
-    theta: Tensor, step: Tensor, seed: int, name: str, decay: float, right: Tensor, rounding: str
-) -> None:
-    """theta <- theta - (step + decay theta), where it is ``right`` to take it."""
-    wide = theta.to(step.dtype)
-    new = wide - (step + wide * decay if decay else step)
-    if rounding == "stochastic" and theta.dtype.itemsize == 2:
-        elements = torch.arange(theta.numel(), device=theta.device).view(theta.shape)
-        new = philox.stochastically_rounded(
-            new, theta.dtype, philox.random_bits(derive(seed, name), elements)
-        )
-    theta.copy_(torch.where(right, new.to(theta.dtype), theta))
 
 
 def _drawn(seeds: Sequence[int], thetas: Mapping[str, Tensor]) -> dict[str, Sides]:

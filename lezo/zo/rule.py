@@ -69,12 +69,8 @@ class Move:
         ``step``: of theta's shape, in the dtype that steps on theta are computed in. Products and sums are rounded one by one,
         so that all devices have the same bits.
         """
-        wide = theta.to(step.dtype)
-        decay = self.decay_of(theta)
-        new = wide - (step + wide * decay if decay else step)
-        if self.rounding == "stochastic" and theta.dtype.itemsize == 2:
-            new = _rounded(new, theta.dtype, seeds.derive(self.seed, name))
-        theta.copy_(torch.where(self.finite(theta.device), new.to(theta.dtype), theta))
+        key = seeds.derive(self.seed, name) if self.rounding == "stochastic" else None
+        philox.descend_(theta, step, self.decay_of(theta), self.finite(theta.device), key=key)
 
 
 class Rule(Protocol):
@@ -116,13 +112,3 @@ class Sgd(Rule):
 def decays(theta: Tensor) -> bool:
     """Weight decay spares biases and norm gains: the tensors of one dimension."""
     return theta.ndim > 1
-
-
-def _rounded(x: Tensor, dtype: torch.dtype, key: int) -> Tensor:
-    """fp32 ``x`` on the grid of ``dtype``, stochastically, by the bits that an update of this step and tensor draws."""
-    flat = x.flatten()
-    for start in range(0, len(flat), philox.SLICE):
-        part = flat[start : start + philox.SLICE]
-        elements = torch.arange(start, start + len(part), device=x.device)
-        part.copy_(philox.stochastically_rounded(part, dtype, philox.random_bits(key, elements)))
-    return flat.view(x.shape)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lezo.noise import philox
-from lezo.noise.rank_one import SIGNS, RankOne, on_grid, sides
+from lezo.noise.rank_one import RankOne, on_grid, sides
 from lezo.noise.seeds import derive, direction_seed
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ def sign(seed: int, name: str, side: int, element: int) -> float:
     """By the definition, one at a time."""
     words = philox.philox(
         (seed & philox.LOW, seed >> 32),
-        tuple(torch.tensor([n]) for n in (element // 128, SIGNS, derive(name) & philox.LOW, side)),  # type: ignore[arg-type]
+        tuple(torch.tensor([n]) for n in (element // 128, philox.RANK_ONE, derive(name) & philox.LOW, side)),  # type: ignore[arg-type]
     )
     return 1.0 - 2.0 * ((int(words[element % 128 // 32]) >> (element % 32)) & 1)
 
