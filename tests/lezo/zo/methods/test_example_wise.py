@@ -158,7 +158,9 @@ def test_what_has_no_meaning_is_refused(lezo_run: Runner, words: list[str], name
     lezo_run(*SMALL, "optim=exzo", *words).refused(named, code=2)
 
 
-@pytest.mark.parametrize(("probes", "top", "forwards"), [(8, 0.1, 3), (1, 1, 2), (1, 0.5, 2), (4, 0.25, 3)])
+@pytest.mark.parametrize(
+    ("probes", "top", "forwards"), [(4, 0.33, 4), (8, 0.1, 3), (1, 1, 2), (1, 0.5, 2), (4, 0.25, 3)]
+)
 def test_forwards_are_counted_by_the_blocks_that_run(probes: int, top: float, forwards: int) -> None:
     method = METHODS["exzo"]
     assert method.passes(method.schema(probes=probes, top=top)) == forwards  # type: ignore[call-arg]
