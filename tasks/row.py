@@ -16,7 +16,12 @@ class Row:
     def __init__(self, columns: Any) -> None:
         if not isinstance(columns, Mapping):
             raise RowError(f"expected a JSON object, found {_shown(columns)}")
-        self._columns = columns
+        self._columns: Mapping[str, Any] = columns
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """All of it, by the columns' names."""
+        return self._columns
 
     def __contains__(self, column: str) -> bool:
         return column in self._columns

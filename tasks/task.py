@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from lezo.tasks.row import Row
+
+
+class TaskError(ValueError):
+    """Settings that describe no task; the message names them and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,17 @@ class Task(ABC):
 
     ``loss``: "candidates" is cross-entropy over the candidates' mean log-probabilities, "lm" is cross-entropy
     over the gold answer's tokens. ``generates``: the answer is decoded, not chosen. ``num_train``,
-    ``num_dev``: the rows that the published scripts draw from the train set. ``hub`` None: the task is on no
+    ``num_dev``: the rows that the published scripts draw from the train set, None all that are left. ``hub`` None: the task is on no
     hub, and its rows are always one's own (data=local).
     """
 
-    name: ClassVar[str]
-    hub: ClassVar[Hub | None] = None
-    loss: ClassVar[Literal["candidates", "lm"]] = "candidates"
-    metric: ClassVar[Literal["accuracy", "f1"]] = "accuracy"
-    generates: ClassVar[bool] = False
-    num_train: ClassVar[int] = 1000
-    num_dev: ClassVar[int] = 500
+    name: str
+    hub: Hub | None = None
+    loss: Literal["candidates", "lm"] = "candidates"
+    metric: str = "accuracy"
+    generates: bool = False
+    num_train: int | None = 1000
+    num_dev: int = 500
 
     @abstractmethod
     def examples(self, row: Row) -> Iterator[Example]:

@@ -32,6 +32,7 @@ DOORS = {
     "transformers": {"model", "zo.trainer"},
     "peft": {"model.adapter"},
     "datasets": {"data.source"},
+    "jinja2": {"tasks.prompt"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},
     "triton": {"noise.kernels"},

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lezo.config.methods import METHODS, NO_METHOD, Part, Schedule, ZerothOrderConfig
-from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DemoSets, DType, Home, RunConfig
-from lezo.tasks import TASKS, Task
+from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DType, Home, RunConfig
+from lezo.config.task import TASK_SCHEMAS, DemoSets, TaskConfig, kind_of, task_of
+from lezo.tasks import TASKS
 from lezo.tasks.registry import NAME, RegistryError
+from lezo.tasks.task import TaskError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -52,13 +55,12 @@ def out_of_range(node: Any, path: str = "") -> Iterator[str]:
 
 def _name_problems(config: RunConfig) -> Iterator[str]:
     """Names that a configuration of the user's own can say; the run folder is made of three of them."""
-    known = {"task": sorted(TASKS), "data": ["hub", "local", "sample"], "log": ["files", "wandb"]}
+    known = {"data": ["hub", "local", "sample"], "log": ["files", "wandb"]}
     for group, names in known.items():
         name = getattr(config, group).name
         if name not in names and not (group == "data" and name is None):  # which has words of its own
             yield f"{group}: name {name!r} is unknown; expected one of {', '.join(names)}"
-    if (problem := load_problem(TASKS, config.task.name)) is not None:
-        yield problem
+    yield from _task_problems(config.task)
     if (problem := load_problem(METHODS, config.optim.name)) is not None:
         yield problem
     elif config.method is NO_METHOD:
@@ -69,6 +71,24 @@ def _name_problems(config: RunConfig) -> Iterator[str]:
         expected = "at most 100 letters, digits, dots, dashes and underscores, a letter or digit first"
         problem = f"model: name {config.model.name!r} would be part of the run folder's path"
         yield f"{problem}; expected {expected}"
+
+
+def _task_problems(task: TaskConfig) -> Iterator[str]:
+    """A name that is none, or settings that describe no task."""
+    if type(task) is TaskConfig:
+        if task.name not in TASKS:
+            known = ", ".join(sorted([*TASKS, *TASK_SCHEMAS]))
+            yield f"task: name {task.name!r} is unknown; expected one of {known}"
+        elif (problem := load_problem(TASKS, task.name)) is not None:
+            yield problem
+        return
+    if task.name in TASKS or not NAME.fullmatch(task.name):
+        expected = "at most 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+        yield f"task: name {task.name!r} is a published task's or no file name; expected {expected}"
+    try:
+        task_of(task)
+    except TaskError as error:
+        yield str(error)
 
 
 def _not_of_its_settings(group: str, name: str, known: Mapping[str, Any]) -> str:
@@ -106,8 +126,9 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
 
 def _train_rows(config: RunConfig) -> int:
     """The most that are drawn."""
-    usual = TASKS.get(config.task.name, Task).num_train
-    return usual if config.task.num_train is None else config.task.num_train
+    usual = kind_of(config.task).num_train
+    most = usual if config.task.num_train is None else config.task.num_train
+    return sys.maxsize if most is None else most
 
 
 def _baseline_problems(config: RunConfig) -> Iterator[str]:
@@ -121,7 +142,7 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
     if config.method.own_demos and not own:
         other = "optim=none task.demos=K shows every example the same K"
         yield f"optim={optim.name}: expected task.demo_sets=each ({other})"
-    generates = TASKS.get(task.name, Task).generates
+    generates = kind_of(task).generates
     if config.eval.calibration is not Calibration.none and generates:
         reason = f"{task.name} generates its answers; only candidates are calibrated"
         yield f"eval.calibration={config.eval.calibration.name}: {reason}"

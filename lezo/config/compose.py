@@ -54,6 +54,7 @@ from lezo.config.schema import (
     RunConfig,
 )
 from lezo.config.shorthands import refuse_both, resolve
+from lezo.config.task import TASK_SCHEMAS
 from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig, QualifyConfig)
@@ -247,6 +248,8 @@ def store_options(methods: tuple[Method, ...], installed: tuple[str, ...], tasks
     store.store(name="lezo_schema", node=RunConfig)
     for name, kind in PEFT_SCHEMAS.items():
         store.store(group="schema/peft", name=name, node=kind)
+    for name, schema in TASK_SCHEMAS.items():
+        store.store(group="schema/task", name=name, node=schema)
     for method in methods:
         store.store(group="schema/optim", name=method.name, node=method.schema)
         if method.name in installed:  # files of conf/ and of --config-dir come before these

@@ -148,7 +148,10 @@ def _override_problem(
         return where + _unknown_key(fault, value)
     if key != override.key_or_group and within(override.key_or_group, [key]):
         return f"{where}unknown key; {key} is a value and has no keys"
-    expected = _expected(fault) if fault else expected_value(hydra_compose("run"), override.key_or_group)
+    chosen = [o.input_line or "" for o in overrides if o.key_or_group in GROUPS]  # whose keys there are
+    expected = (
+        _expected(fault) if fault else expected_value(hydra_compose("run", chosen), override.key_or_group)
+    )
     return f"{where}expected {expected}"
 
 

@@ -25,6 +25,7 @@ from lezo.config.ranges import (
     THIRDS,
     ranged,
 )
+from lezo.config.task import TaskConfig
 
 _LONGEST = 1200  # characters of a problem that are shown
 
@@ -59,13 +60,6 @@ class Home(Enum):
     disk = "disk"
 
 
-class DemoSets(Enum):
-    """Whose demonstrations: the same in every prompt, or each test example's own, as ICL is published."""
-
-    shared = "shared"
-    each = "each"
-
-
 class Calibration(Enum):
     """What is taken off a candidate's log-probability: nothing, or that after a prompt without content.
 
@@ -98,19 +92,6 @@ class BenchVariant(Enum):
     published = "published"
     mezo = "mezo"
     lezo = "lezo"
-
-
-@dataclass
-class TaskConfig:
-    """``num_train``, ``num_dev`` None: as published; of small data of one's own, see `lezo.data.sampling`."""
-
-    name: str = MISSING
-    num_train: int | None = ranged(None, COUNT_OR_0)
-    num_dev: int | None = ranged(None, COUNT_OR_0)
-    num_test: int | None = ranged(1000, COUNT)
-    data_seed: int = ranged(0, SEED)
-    demos: int = ranged(0, COUNT_OR_0)
-    demo_sets: DemoSets = DemoSets.shared
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,14 +42,14 @@ def demo_sets(
 
 
 def own_sizes(
-    rows: int, published: int, usual: tuple[int, int], num_train: int | None, num_dev: int | None
+    rows: int, published: int, usual: tuple[int | None, int], num_train: int | None, num_dev: int | None
 ) -> tuple[int, int]:
     """How many of ``rows`` train rows of one's own to train on and to take for dev; None is left open.
 
     ``usual`` as published, where there are as many rows as the ``published`` set has, or three times the dev
     set; fewer give a third of them to dev, or what a given ``num_train`` leaves, and at least one.
     """
-    train = usual[0] if num_train is None else num_train
+    train = num_train if num_train is not None else rows if usual[0] is None else usual[0]
     if num_dev is not None or rows in (0, published) or rows >= 3 * usual[1]:
         return train, usual[1] if num_dev is None else num_dev
     most = rows - num_train if num_train is not None and num_train < rows else rows
@@ -65,12 +65,25 @@ def split(
     num_test: int | None,
     data_seed: int,
     demos: int = 0,
+    dev: Sequence[Example] | None = None,
 ) -> Splits:
-    """Draw train and dev from the train rows and test from the validation rows.
+    """Draw train and dev from the train rows, dev from rows of its own where there are some, and test from the validation rows.
 
-    The dev set takes the last ``num_dev`` of what was drawn, so where rows are short it is the train
+    Else the dev set takes the last ``num_dev`` of what was drawn, so where rows are short it is the train
     set that shrinks, possibly to nothing.
     """
+    if dev is not None:
+        own = tuple(dev[i] for i in subset(len(dev), num_dev, data_seed))
+        rest = split(
+            train,
+            val,
+            num_train=num_train,
+            num_dev=0,
+            num_test=num_test,
+            data_seed=data_seed,
+            demos=demos,
+        )
+        return replace(rest, dev=own)
     drawn = subset(len(train), num_train + num_dev, data_seed)
     kept = max(len(drawn) - num_dev, 0)
     trained = [train[i] for i in drawn[:kept]]

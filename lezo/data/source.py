@@ -20,11 +20,15 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Pools:
-    """A task's train and validation rows, rendered, with a name that says where they are from."""
+    """A task's train and test rows, rendered, with a name that says where they are from.
+
+    ``val``: the test set, published as validation rows. ``dev`` None: dev rows are drawn from ``train``.
+    """
 
     train: Sequence[Example]
     val: Sequence[Example]
     origin: str
+    dev: Sequence[Example] | None = None
 
 
 def load(task: Task, source: str, *, path: str | None = None, revision: str | None = None) -> Pools:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from lezo.config.schema import Calibration, DemoSets, DType, LoraConfig, PrefixConfig, RunConfig
+from lezo.config.schema import Calibration, DType, LoraConfig, PrefixConfig, RunConfig
+from lezo.config.task import DemoSets, task_of
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.data.sampling import Splits, demo_sets, own_sizes, split
-from lezo.data.source import DataError
+from lezo.data.source import DataError, Pools
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
 from lezo.model.device import named_device, named_devices
@@ -27,7 +28,7 @@ from lezo.model.load import (
     load_tokenizer,
     positions,
 )
-from lezo.tasks import TASKS, Example, Task
+from lezo.tasks import Example, Task
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
 
     ``training`` asks for at least one training example.
     """
-    source, task = model_source(config), TASKS[config.task.name]
+    source, task = model_source(config), task_of(config.task)
     splits = _splits(config, task, training)
     model_config = load_config(source)
     text, own = model_config.get_text_config(), config.model.tokenizer
@@ -161,7 +162,7 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     data, wanted = config.data, config.task
     assert data.name is not None  # checked by config.checks
     pools = load_pools(task, data.name, path=data.path, revision=data.revision)
-    num_train, num_dev = _sizes(config, task, len(pools.train))
+    num_train, num_dev = _sizes(config, task, pools)
     own = wanted.demo_sets is DemoSets.each
     splits = split(
         pools.train,
@@ -171,6 +172,7 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
         num_test=wanted.num_test,
         data_seed=wanted.data_seed,
         demos=0 if own else wanted.demos,
+        dev=pools.dev,
     )
     rows, where = len(pools.train), f"{task.name} ({pools.origin})"
     if own and rows < wanted.demos:
@@ -192,13 +194,14 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
     return splits
 
 
-def _sizes(config: RunConfig, task: Task, rows: int) -> tuple[int, int]:
+def _sizes(config: RunConfig, task: Task, pools: Pools) -> tuple[int, int]:
     """Rows to train on and for dev: as published, but what is left open follows small data of one's own."""
-    train, dev = config.task.num_train, config.task.num_dev
-    if config.data.name == "local":
+    train, dev, rows = config.task.num_train, config.task.num_dev, len(pools.train)
+    if config.data.name == "local" and pools.dev is None:
         published = 0 if task.hub is None else task.hub.train_rows
         return own_sizes(rows, published, (task.num_train, task.num_dev), train, dev)
-    return task.num_train if train is None else train, task.num_dev if dev is None else dev
+    usual = rows if task.num_train is None else task.num_train
+    return usual if train is None else train, task.num_dev if dev is None else dev
 
 
 def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:

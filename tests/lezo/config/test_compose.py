@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from lezo.config.compose import Composed, compose, quoted
 from lezo.config.diagnosis import CONF, GROUPS
 from lezo.config.schema import ConfigError, RunConfig
+from lezo.config.task import TASK_SCHEMAS
 from tests.lezo.refusals import refused
 
 HELP = yaml.safe_load((CONF / "run.yaml").read_text())["hydra"]["help"]["template"]
@@ -112,7 +113,9 @@ def test_every_option_composes_and_is_named_like_its_file(
 
 def test_every_task_is_named_like_its_file() -> None:
     assert {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "task").iterdir()} == {
-        name: {"name": name} for name in OPTIONS["task"]
+        name: {"name": name}
+        | ({"defaults": [f"/schema/task/{name}@_here_", "_self_"]} if name in TASK_SCHEMAS else {})
+        for name in OPTIONS["task"]
     }
 
 
@@ -132,6 +135,8 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
     assert named == {key for key in _keys() if not key.startswith(others)} - elsewhere | SHORTHANDS
 
 
+# What a task that is described by settings needs to be one.
+DESCRIBED = {"prompt": ("task=prompt", "task.template=x", "task.label_column=y", "task.words={a: b, c: d}")}
 SHORTHANDS = {
     "train.forwards",
     "train.evaluations",
@@ -145,6 +150,7 @@ def _keys() -> set[str]:
     """Every key of the schema, of all the optimizers and adapters together."""
     chosen = [(f"optim={optim}",) for optim in OPTIONS["optim"]]
     chosen += [(f"peft={peft}", "optim=mezo") for peft in OPTIONS["peft"]]
+    chosen += [DESCRIBED[task] for task in TASK_SCHEMAS]
     return {
         f"{group}.{key}" if isinstance(value, dict) else str(group)
         for tree in (yaml.safe_load(composed(*overrides).yaml) for overrides in chosen)

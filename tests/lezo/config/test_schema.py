@@ -21,7 +21,6 @@ from lezo.config.schema import (
     Calibration,
     ConfigError,
     DataConfig,
-    DemoSets,
     DType,
     Home,
     LogConfig,
@@ -30,9 +29,9 @@ from lezo.config.schema import (
     PeftConfig,
     PrefixConfig,
     RunConfig,
-    TaskConfig,
     WandbMode,
 )
+from lezo.config.task import DemoSets, TaskConfig
 from tests.lezo.refusals import names
 
 SGD, ADAMW = (FirstOrderConfig(name=name, lr=0.1) for name in ("fo-sgd", "fo-adamw"))

@@ -1,0 +1,63 @@
+"""Tasks by settings: the papers' by name, and those that a configuration describes itself. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from lezo.config.ranges import COUNT, COUNT_OR_0, SEED, ranged
+from lezo.tasks import TASKS, Task
+from lezo.tasks.prompt import PromptTask
+
+
+class DemoSets(Enum):
+    """Whose demonstrations: the same in every prompt, or each test example's own, as ICL is published."""
+
+    shared = "shared"
+    each = "each"
+
+
+@dataclass
+class TaskConfig:
+    """``num_train``, ``num_dev`` None: as published; of small data of one's own, see `lezo.data.sampling`."""
+
+    name: str = MISSING
+    num_train: int | None = ranged(None, COUNT_OR_0)
+    num_dev: int | None = ranged(None, COUNT_OR_0)
+    num_test: int | None = ranged(1000, COUNT)
+    data_seed: int = ranged(0, SEED)
+    demos: int = ranged(0, COUNT_OR_0)
+    demo_sets: DemoSets = DemoSets.shared
+
+
+@dataclass
+class PromptConfig(TaskConfig):
+    """task=prompt, or a name of the user's own: a template of the prompt, and a column of its label. See `PromptTask`."""
+
+    template: str | None = None
+    label_column: str | None = None
+    words: Any = None  # a mapping of labels to words; as one, Hydra would take no new keys
+
+
+TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"prompt": PromptConfig}
+"""Settings of tasks that are described by them; all others are names of `TASKS`."""
+
+
+def task_of(config: TaskConfig) -> Task:
+    """The task that the settings name or describe. Raises TaskError where they describe none, KeyError for an unknown name."""
+    if isinstance(config, PromptConfig):
+        return PromptTask(
+            config.name, template=config.template, label_column=config.label_column, words=config.words
+        )
+    return TASKS[config.name]
+
+
+def kind_of(config: TaskConfig) -> Task | type[Task]:
+    """The same, or what tasks are by default, for whoever asks before the settings are checked."""
+    try:
+        return task_of(config)
+    except (KeyError, ValueError):
+        return Task
