@@ -149,7 +149,7 @@ class Card:
         test, metric = self.result.get("test"), self.result.get("metric")
         if test is None or metric is None or not self.are_the_results:
             return None
-        data = {"dataset_type": self.task, **hub, "dataset_name": self.result.get("title")}
+        data = {"dataset_type": self.task, **hub, "dataset_name": self.result.get("title") or self.task}
         return [
             EvalResult(
                 task_type="text-generation",
