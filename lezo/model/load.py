@@ -224,15 +224,22 @@ def _read_again(model: nn.Module, source: Source, config: Any) -> str:
     return weights_hash(model)
 
 
-def save_model(write: Callable[[Path], object], tokenizer: Any, folder: Path) -> None:
+CARD = "README.md"
+
+
+def save_model(
+    write: Callable[[Path], object], tokenizer: Any, folder: Path, card: str | None = None
+) -> None:
     """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder, on disk, or none.
 
-    ``write`` writes the model, or an adapter of one, to a folder. Raises ModelError where they cannot be written; what was there then stays.
+    ``write`` writes the model, or an adapter of one, to a folder. ``card``: what the model says of itself, its CARD. Raises ModelError where they cannot be written; what was there then stays.
     """
     try:
         with replaced_folder(folder) as partial:
             write(partial)
             tokenizer.save_pretrained(partial)
+            if card is not None:
+                (partial / CARD).write_text(card, encoding="utf-8")
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # tokenizers says that the disk is full with a plain one

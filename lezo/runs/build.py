@@ -80,12 +80,12 @@ class BaseModel:
         else:
             rebase(self.model, self.source, self.config, self.seed, weights)
 
-    def save(self, folder: Path) -> None:
-        """Write the model, or its adapter, for `from_pretrained`, tokenizer included."""
+    def save(self, folder: Path, card: str) -> None:
+        """Write the model, or its adapter, for `from_pretrained`, with its tokenizer and model card."""
         write = self.model.save_pretrained
         if self.adapter is not None:
             write = partial(self.adapter.save, base=self.source.path, revision=self.source.revision)
-        save_model(write, self.tokenizer, folder)
+        save_model(write, self.tokenizer, folder, card)
 
 
 @dataclass(frozen=True)

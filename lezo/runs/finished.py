@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lezo.config.identity import settings
 from lezo.model.hashes import weights_hash
 from lezo.model.linear_probe import fit_head
 from lezo.records.files import FolderError
@@ -13,6 +14,7 @@ from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
 from lezo.runs.begin import Request, show_plan
 from lezo.runs.build import load_model, make_header, provenance
+from lezo.runs.card import Card
 from lezo.runs.console import print_table
 from lezo.runs.plan import Plan
 from lezo.runs.restore import bring_back
@@ -64,8 +66,9 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
     loaded = load_model(config, plan, request.out.print, path / PREFIX_START, path)
     header = make_header(request.composed.yaml, config, loaded)
     refuse_other_provenance(path, result.get("origin"), header.origin)
+    step = int(result["best_step"] or result["steps"])
     if config.trains:
-        bring_back(loaded, header, path, int(result["best_step"] or result["steps"]), request)
+        bring_back(loaded, header, path, step, request)
     if config.fits_head:
         fit_head(loaded.network, plan.train, batch_size=config.eval.batch_size, pad=plan.parts.pad)
     if (weights := weights_hash(loaded.model)) != result.get("weights"):
@@ -73,4 +76,5 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
         raise FolderError(
             f"{path}: cannot write the model of this run: {reason}; the device or torch is another"
         )
-    loaded.base.save(folder.model)
+    card = Card(header, step, weights, plan.parts.encoder.before, result, settings(request.composed.yaml))
+    loaded.base.save(folder.model, card.text())

@@ -123,7 +123,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     path = own or source.path
     tokenizer = load_tokenizer(path, None if own else source.revision)
     _check_answers_tokenize(path, tokenizer, task, splits)
-    before, after = _around(path, config.model.bos, text, tokenizer)
+    before, after = around(path, config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
     length = _max_length(source.path, model_config, task, adapter.positions if adapter else 0)
     pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
@@ -236,7 +236,7 @@ Around = tuple[tuple[int, ...], tuple[int, ...]]
 """The ids that stand before and after every text."""
 
 
-def _around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> Around:
+def around(path: str, given: int | None, model_config: Any, tokenizer: Any) -> Around:
     """What the tokenizer puts around a text, but before it ``given`` (model.bos) or, for OPT, 0."""
     if given is not None and given >= model_config.vocab_size:
         raise ModelError(

@@ -25,6 +25,7 @@ from lezo.model.load import TINY, ModelError, Source, load_config, load_tokenize
 from lezo.model.place import Place
 from lezo.model.placement import Placement, placed
 from lezo.noise import seeds
+from lezo.records import reader
 from lezo.records.files import FolderError
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, MODEL, PREFIX_START, RESULT
 from lezo.records.format import size, table
@@ -34,6 +35,8 @@ from lezo.records.schema import Header, ReplaySpec, Result
 from lezo.records.strict import read_result, read_rows
 from lezo.runs import console
 from lezo.runs.build import BaseModel, place_of_blocks
+from lezo.runs.card import Card
+from lezo.runs.prepare import around
 from lezo.runs.resume import events_of_journal, events_of_rows
 from lezo.zo.parts import refuse_unknown, updates_of
 from lezo.zo.timeline import Timeline
@@ -81,18 +84,33 @@ class Replay:
         self.timeline = Timeline(self.base.model, rebase, updates)
 
     def write(self) -> None:
-        """Write the model of the wanted step for `from_pretrained`, tokenizer included."""
+        """Write the model of the wanted step for `from_pretrained`, with its tokenizer and model card."""
         start = time.perf_counter()
         self._bring_to(self.step)
-        self.base.save(self.target)
+        weights = weights_hash(self.base.model)
+        self.base.save(self.target, self._card(weights).text())
         rows = {
             "model": str(self.target),
             "step": f"{self.step} of {self.journal.step}",
-            "weights": f"sha256 {weights_hash(self.base.model)}",
+            "weights": f"sha256 {weights}",
             "journal": f"{size(self.file.stat().st_size)}, {len(self.journal.records)} records",
             "time": f"{time.perf_counter() - start:.1f} s",
         }
         console.print_table(self.out, table(rows, f"replayed {self.file}"))
+
+    def _card(self, weights: str) -> Card:
+        """What the model says of itself: what the journal knows, and the run's files where they are beside it."""
+        header, file = self.journal.header, self.folder / CONFIG
+        known = _settings(file) if _run_hash(file) == header.origin.config else {}
+        result = reader.read_result(self.folder, [])
+        if (result.get("origin") or {}).get("config") != header.origin.config:  # of another run, or none
+            result = {}
+        path, text = self.base.source.path, self.base.config.get_text_config()
+        try:
+            before, _ = around(path, known.get("model.bos"), text, self.base.tokenizer)
+        except ModelError:  # the run was told, and the journal was not
+            before = ()
+        return Card(header, self.step, weights, before, result, known)
 
     def problems(self) -> Iterator[str]:
         """What is not right with the run; loading has checked the records and the base weights already."""

@@ -7,8 +7,9 @@ from contextlib import closing
 from functools import partial
 
 from lezo.config.compose import Composed
+from lezo.config.identity import settings
 from lezo.ranks.ranks import ALONE, RankError, Ranks
-from lezo.records.files import FolderError
+from lezo.records.files import FolderError, finite
 from lezo.records.folder import RESULT, RunFolder
 from lezo.records.rows import TestRow
 from lezo.runs import banner
@@ -22,6 +23,7 @@ from lezo.runs.begin import (
     show_plan,
     with_sizes_of_folder,
 )
+from lezo.runs.card import Card
 from lezo.runs.console import console, print_table
 from lezo.runs.finished import plan_of_finished, show_finished
 from lezo.runs.loop import DivergedError, Progress, dev_row, train
@@ -119,7 +121,7 @@ def test(session: Session, weights: str, *, step: int = 0, last: bool = True) ->
 def train_model(session: Session) -> None:
     """Go on from where the earlier sessions ended to the last step, and back to the best one."""
     progress, together = session.progress, session.together
-    settings, stop = session.config.train, session.request.stop
+    limits, stop = session.config.train, session.request.stop
     with together.training(), closing(History(session)) as history:
         history.go_back()
         try:
@@ -129,10 +131,10 @@ def train_model(session: Session) -> None:
                 partial(together.evaluate, "dev"),
                 [*history.sinks(), *session.displays],
                 progress,
-                steps=settings.steps,
-                eval_every=settings.eval_every,
-                max_seconds=settings.max_seconds,
-                max_bad_steps=min(settings.max_bad_steps, settings.steps),
+                steps=limits.steps,
+                eval_every=limits.eval_every,
+                max_seconds=limits.max_seconds,
+                max_bad_steps=min(limits.max_bad_steps, limits.steps),
                 held=stop.held,
             )
         except KeyboardInterrupt:
@@ -148,9 +150,22 @@ def train_model(session: Session) -> None:
 def keep_model(session: Session) -> None:
     """Write the model where it is wanted; no other stays in its place."""
     if session.config.save_model:
-        session.loaded.base.save(session.folder.model)
+        session.loaded.base.save(session.folder.model, card_of(session).text())
     else:
         session.folder.drop_model()  # that of an earlier end, which somebody replayed meanwhile
+
+
+def card_of(session: Session) -> Card:
+    """What the model of a session that has ended says of itself."""
+    request, progress = session.request, session.progress
+    return Card(
+        session.header,
+        progress.best_step or progress.step,
+        progress.weights,
+        session.plan.parts.encoder.before,
+        finite(result_of(request, Ending("finished"), session.plan, session)),
+        settings(request.composed.yaml),
+    )
 
 
 def end(
