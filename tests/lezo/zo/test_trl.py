@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 import lezo
 from lezo.model.load import TINY
+from tests.lezo.examples import run_example
 from tests.lezo.refusals import refused
 
 with warnings.catch_warnings():
@@ -126,3 +127,8 @@ def test_what_cannot_be_a_zeroth_order_trainer_is_refused(tmp_path):
         type("Late", (trl.SFTTrainer, lezo.ZOStep), {})
     with refused(ValueError, "fp16=True", "ZOSFT"):
         trainer(tmp_path, args={"fp16": True})
+
+
+def test_the_pages_example_does_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_example("trl")
