@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lezo
@@ -18,6 +19,7 @@ def run_example(library: str) -> None:
     batch["labels"] = batch["input_ids"].clone()
     names = {
         "lezo": lezo,
+        "torch": torch,
         "AutoModelForCausalLM": AutoModelForCausalLM,
         "folder": TINY,
         "tokenizer": tokenizer,
