@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lezo.zo.parts import method as method
     from lezo.zo.probe import PlainProbe as PlainProbe
     from lezo.zo.step import StepReport as StepReport
+    from lezo.zo.trainer import ZOStep as ZOStep
     from lezo.zo.trainer import ZOTrainer as ZOTrainer
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOMES = {
     "MeZO": "lezo.zo.optimizers",
     "PlainProbe": "lezo.zo.probe",
     "StepReport": "lezo.zo.step",
+    "ZOStep": "lezo.zo.trainer",
     "ZOTrainer": "lezo.zo.trainer",
     "apply_journal": "lezo.zo.journaled",
     "method": "lezo.zo.parts",

@@ -164,9 +164,32 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
         yield f"model.home_dir={model.home_dir}: only model.home=disk has a file; add model.home=disk"
     if model.devices is not None and model.home is not Home.device:
         yield f"model.home={model.home.name}: blocks visit one device, and model.devices spreads them; leave out one of them"
+    yield from _quantization_problems(config)
     for key, path in (("model.path", model.path), ("model.tokenizer", model.tokenizer)):
         if path is not None and (problem := _path_problem(path)) is not None:
             yield f"{key}={path}: {problem}"
+
+
+def _quantization_problems(config: RunConfig) -> Iterator[str]:
+    """What weights that are to be quantised, as they are read, do not go with."""
+    if (wanted := config.model.quantization) not in ("8bit", "4bit"):
+        return
+    if config.model.random_weights:
+        yield f"model.quantization={wanted}: random weights are made, not read; leave out model.random_weights"
+    yield from (f"model.quantization={wanted}: {problem}" for problem in quantised_problems(config))
+
+
+def quantised_problems(config: RunConfig) -> Iterator[str]:
+    """What a base whose weights stay quantised does not go with: it is never written to, and stays where it is read."""
+    model, peft = config.model, config.peft.name
+    if config.needs_examples and peft not in ("lora", "prefix"):
+        moved = "fits the head" if config.fits_head else "moves the weights themselves"
+        yield f"peft={peft} {moved}, and quantised ones have no room for small steps; expected peft=lora or peft=prefix"
+    for key, given in (("home", model.home is not Home.device), ("devices", model.devices is not None)):
+        if given:
+            yield f"quantised weights are on one device, as a whole; leave out model.{key}"
+    if model.compile:
+        yield "quantised layers are not compiled; leave out model.compile"
 
 
 def _several_devices_problems(config: RunConfig) -> Iterator[str]:

@@ -49,6 +49,7 @@ DEVICES = Range(
     lambda v: v == "auto" or (isinstance(v, list) and _are_devices(v)),
     "auto or a list of different CUDA devices, such as [cuda:0,cuda:1]",
 )
+QUANTIZATION = Range(lambda v: v in ("none", "8bit", "4bit"), "none, 8bit or 4bit")
 NAMES = Range(lambda v: v and all(isinstance(name, str) for name in v), "a list of names")
 TEXTS = Range(lambda v: all(isinstance(text, str) for text in v), "a list of texts")
 

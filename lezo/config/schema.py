@@ -19,6 +19,7 @@ from lezo.config.ranges import (
     DEVICES,
     NAMES,
     POSITIVE,
+    QUANTIZATION,
     SEED,
     STEPS,
     TEXTS,
@@ -134,7 +135,8 @@ class PrefixConfig(PeftConfig):
 @dataclass
 class ModelConfig:
     """``devices``: None, "auto", or a list of devices over which the blocks are placed. ``home_dir``: folder of the file that holds
-    the blocks of home=disk while a run lasts; None the run's own. ``shape``: what transformers' configuration of the model says
+    the blocks of home=disk while a run lasts; None the run's own. ``quantization``: of plain weights as they are read, by
+    bitsandbytes. ``shape``: what transformers' configuration of the model says
     of sizes, its ``model_type`` that of an OPT where there is none, for random weights without a download.
     """
 
@@ -151,6 +153,7 @@ class ModelConfig:
     cuda_graphs: bool = True
     home: Home = Home.device
     home_dir: str | None = None
+    quantization: str = ranged("none", QUANTIZATION)
     lr: LearningRates = field(default_factory=LearningRates)
     lora_lr: LearningRates = field(default_factory=LearningRates)
     prefix_lr: LearningRates = field(default_factory=LearningRates)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from lezo.data.encode import Encoded
 from lezo.model.home import home_of
+from lezo.model.quantised import scales
 
 PIECE = 2**24  # bytes of a device's tensor that are in host memory at a time
 
 
 def weights_hash(model: nn.Module, known: Mapping[Tensor, str] | None = None) -> str:
-    """Of every parameter's name, dtype, shape and bits; tied ones count once.
+    """Of every parameter's name, dtype, shape and bits, and of the scales of quantised ones; tied ones count once.
 
     Some gigabytes a second: parameters are hashed side by side, of a device's some megabytes a thread in host memory.
     ``known``: the `tensor_hash` of parameters that need not be read again.
@@ -35,7 +36,8 @@ def weights_hash(model: nn.Module, known: Mapping[Tensor, str] | None = None) ->
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:
         digests.update(zip(unknown, threads.map(hashed, unknown), strict=True))
-    return named_hash((name, digests[parameter]) for name, parameter in named)
+    scaled = [(name, tensor_hash(scale)) for name, scale in scales(model)]
+    return named_hash([*((name, digests[parameter]) for name, parameter in named), *scaled])
 
 
 @torch.no_grad()

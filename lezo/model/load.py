@@ -23,6 +23,7 @@ from lezo.model.home import Home, home_of
 from lezo.model.layout import decoder, decoder_blocks
 from lezo.model.place import Place
 from lezo.model.placement import Placement, follow
+from lezo.model.quantised import kept_bits, loading_options, refuse_quantising, use_dequantised
 from lezo.model.tensor_stream import holders, outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
@@ -47,12 +48,16 @@ TINY = Path(__file__).parent / "tiny"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder, a GGUF file or a hub id with a revision, and, without a download, its published shape."""
+    """Where a model is: a folder, a GGUF file or a hub id with a revision, and, without a download, its published shape.
+
+    ``quantization``: a key of `lezo.model.quantised.BITS`, where its plain weights are quantised as they are read.
+    """
 
     path: str
     revision: str | None = None
     shape: Mapping[str, Any] | None = None
     random_weights: bool = False
+    quantization: str | None = None
 
 
 def load_config(source: Source) -> Any:
@@ -74,6 +79,7 @@ def load_config(source: Source) -> Any:
         _refuse_other_kinds(source.path, config)
         _refuse_kernels(source.path, config)
     if not source.random_weights:
+        refuse_quantising(source.path, source.quantization, config)
         refuse_quantised(source.path, config)
     return _language_model(config)
 
@@ -113,7 +119,7 @@ def dequantised(source: Source, config: Any) -> str | None:
     if is_gguf(source.path):
         with reading("the weights of", source.path):
             return f"gguf {stored_as(source.path)}"
-    return quantised(config)
+    return None if kept_bits(None, config) else quantised(config)
 
 
 def load(source: Source, config: Any, *, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
@@ -147,7 +153,7 @@ def load_hashed(
     with reading("the weights of", source.path):
         files = _files(source, config)
         try:
-            model, info, hashed, home = _read(files, config, dtype, placement, place)
+            model, info, hashed, home = _read(files, source, config, dtype, placement, place)
         except (RuntimeError, NotImplementedError):
             _refuse_shapes(source.path, files, config)
             raise
@@ -165,9 +171,20 @@ def _files(source: Source, config: Any) -> WeightFiles:
 
 
 def _read(
-    files: WeightFiles, config: Any, dtype: torch.dtype, placement: Placement, place: Place
+    files: WeightFiles,
+    source: Source,
+    config: Any,
+    dtype: torch.dtype,
+    placement: Placement,
+    place: Place,
 ) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str], Home | None]:
     """Tensor by tensor where that is all there is to it; else through host memory, as transformers does it."""
+    if kept_bits(source.quantization, config) is not None:
+        model, info = read_weights(
+            files, config, dtype, loading_options(source.quantization, dtype, placement.home)
+        )
+        use_dequantised(model)
+        return model, info, {}, None
     if (outlined := outline(files, config, dtype)) is None:
         return *read_weights(files, config, dtype), {}, None
     home = place.home(outlined.model, placement)

@@ -105,13 +105,19 @@ def place_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield folder, {"gguf_file": link.name}
 
 
-def read_weights(files: WeightFiles, config: Any, dtype: torch.dtype) -> tuple[Any, Mapping[str, Any]]:
+def read_weights(
+    files: WeightFiles, config: Any, dtype: torch.dtype, quantising: Mapping[str, Any] | None = None
+) -> tuple[Any, Mapping[str, Any]]:
     """The model of the files, and what transformers says of tensors missing, left over or of another shape.
+
+    ``quantising``: what else it is told, where the weights stay quantised (`lezo.model.quantised`).
 
     Raises ModelError for a pickle that is damaged or holds more than tensors, else what transformers raises.
     """
     options: dict[str, Any] = {"use_safetensors": files.kind == "safetensors", "weights_only": True}
-    if quantised(config):
+    if quantising is not None:
+        options |= quantising
+    elif quantised(config):
         options["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
     elif files.kind == "gguf" and hasattr(transformers, "GgufConfig"):  # else they may stay in blocks
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -134,7 +140,7 @@ def read_weights(files: WeightFiles, config: Any, dtype: torch.dtype) -> tuple[A
         raise
     if info["missing_keys"]:
         _refuse_damaged(files)
-    if files.kind != "safetensors":
+    if files.kind != "safetensors" and quantising is None:
         _own_memory(model)
     return model, info
 
@@ -238,9 +244,9 @@ def quantised(config: Any) -> str | None:
 def refuse_quantised(path: str, config: Any) -> None:
     """Raise ModelError, with the method's name, for weights that are quantised and stay so, or need an extra to be read."""
     method = quantised(config)
-    if method not in (None, "fp8"):  # which transformers turns into plain weights on every device
+    if method not in (None, "bitsandbytes", "fp8"):  # the last of which becomes plain weights on every device
         raise ModelError(f"{path}: the weights are quantised ({method}); {_PLAIN}")
-    if method is not None and find_spec("accelerate") is None:
+    if method == "fp8" and find_spec("accelerate") is None:
         raise ModelError(
             f"{path}: the weights are quantised ({method}); pip install 'lezo[fp8]' to read them"
         )
@@ -253,7 +259,10 @@ def refuse_packed(path: str, unexpected: Iterable[str]) -> None:
             raise ModelError(f"{path}: the weights are quantised ({method}: {name}); {_PLAIN}")
 
 
-_PLAIN = "steps are taken in plain weights: expected those it was made of, a .gguf file or fp8"
+_PLAIN = (
+    "expected the plain weights that they were made of (model.quantization=4bit peft=lora takes few bits of them), or those of "
+    "bitsandbytes, a .gguf file or fp8"
+)
 
 
 def stored_as(path: str) -> str:

@@ -166,7 +166,10 @@ def read_journal(path: str | os.PathLike[str]) -> JournalFile:
 
 
 def _start(header: Header) -> bytes:
-    text = json.dumps(asdict(header), sort_keys=True).encode()
+    content = asdict(header)
+    if header.recipe.quantization is None:  # headers of before did not know of it
+        del content["recipe"]["quantization"]
+    text = json.dumps(content, sort_keys=True).encode()
     start = MAGIC + _LENGTH.pack(len(text)) + text
     return start + _CHECKSUM.pack(zlib.crc32(start))
 

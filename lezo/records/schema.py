@@ -128,6 +128,8 @@ class ReplaySpec:
 
     ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.zo.optimizers`), which
     also made the model; None for a run, whose blocks are the decoder's.
+
+    ``quantization``: how the base's plain weights were quantised as they were read; None, and not said: not at all.
     """
 
     model: str
@@ -143,6 +145,7 @@ class ReplaySpec:
     peft: dict[str, Any] | None = None
     blocks: list[str] | None = None
     composition: dict[str, Any] | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     if plan.parts.dequantised:
         weights = f", weights dequantised from {plan.parts.dequantised}"
+    if plan.parts.bits:
+        weights = f", linear layers frozen in {plan.parts.bits} bits (bitsandbytes)"
     sizes = f"{count(plan.parameters)} parameters, {len(plan.layout.blocks)} decoder blocks"
     where = f"{plan.dtype_name} on {_devices(plan)}{weights}"
     return f"{model_name(config)}: {sizes}, {where}; {_around(plan)}"

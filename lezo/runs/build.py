@@ -25,13 +25,14 @@ from lezo.model.load import Source, load_hashed, rebase, save_model, set_dropout
 from lezo.model.loss import contributions
 from lezo.model.place import Place
 from lezo.model.placement import Placement
+from lezo.model.quantised import quantised_layers
 from lezo.noise.seeds import VERSION
 from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.format import size
 from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.runs.plan import Plan, copied_bytes, shares_of
-from lezo.runs.prepare import adapter_of
+from lezo.runs.prepare import adapter_of, quantization_of
 from lezo.zo.blocks import BlockChooser
 from lezo.zo.data_parallel import DataParallel
 from lezo.zo.first_order import FirstOrder
@@ -237,7 +238,7 @@ def make_optimizer(
         assert isinstance(optim, ZerothOrderConfig) and optim.lr is not None  # checked by config.checks
         watch, direction = Stopwatch(device), direction_of(parts)
         error = None if evaluator is None else partial(one_minus_metric, evaluator)
-        replays = device.type == "cuda" and config.replays_blocks
+        replays = device.type == "cuda" and config.replays_blocks and not any(quantised_layers(model))
         context = EstimatorContext(
             network,
             layout,
@@ -318,4 +319,5 @@ def replay_spec(config: RunConfig) -> ReplaySpec:
         rounding=optim.rounding.value if isinstance(optim, ZerothOrderConfig) else "nearest",
         peft=None if adapter is None else adapter.settings(),
         composition=None if config.composition is None else config.composition.plain(),
+        quantization=quantization_of(config),
     )

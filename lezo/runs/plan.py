@@ -24,6 +24,7 @@ from lezo.model.linear_probe import refuse_long_answers
 from lezo.model.load import ModelError, skeleton
 from lezo.model.place import Place
 from lezo.model.placement import Placement, placed
+from lezo.model.quantised import stored_bytes
 from lezo.runs.prepare import Prepared, adapter_of, devices_of, dtype_of, prepare
 from lezo.zo.blocks import BlockChooser, GroupChooser, active
 from lezo.zo.parts import blocks_of, rule_of
@@ -128,6 +129,8 @@ def make_plan(config: RunConfig) -> Plan:
     placement = placed(meta_model, devices)
     parameters = sum(p.numel() for p in meta_model.parameters())
     at_home = _at_home(config, meta_model, placement.home)
+    stored = stored_bytes(meta_model, parts.bits)
+    _freeze(stored)
     if adapter is not None:
         attach(meta_model, adapter)
     tensors = layout(meta_model)
@@ -145,7 +148,7 @@ def make_plan(config: RunConfig) -> Plan:
     shares = shares_of(tensors, placement)
     shape, rows = parts.model_config.get_text_config(), config.eval.batch_size
     sizes = [ForwardSize(shape, dtype, len(own.blocks), place == 0) for place, own in enumerate(shares)]
-    held = _weights(meta_model, placement)
+    held = _weights(meta_model, placement, stored)
     held[0] += 2 * max(at_home, default=0) - sum(at_home)  # two of them are on the device at a time
     steps = [Memory(n, 0, 0, _free(d)) for n, d in zip(held, devices, strict=True)]
     if config.trains:
@@ -208,11 +211,18 @@ def shares_of(tensors: Layout, placement: Placement) -> list[Layout]:
     ]
 
 
-def _weights(meta_model: nn.Module, placement: Placement) -> list[int]:
-    """Bytes of weights on each device."""
+def _freeze(stored: Mapping[nn.Parameter, int]) -> None:
+    """As they are when they are loaded."""
+    for parameter in stored:
+        parameter.requires_grad_(False)
+
+
+def _weights(meta_model: nn.Module, placement: Placement, stored: Mapping[nn.Parameter, int]) -> list[int]:
+    """Bytes of weights on each device; ``stored``: of those that are quantised, which one at a time is dequantised."""
     held = [0] * len(placement.devices)
     for name, parameter in meta_model.named_parameters():
-        held[placement.place(name)] += parameter.nbytes
+        held[placement.place(name)] += stored.get(parameter, parameter.nbytes)
+    held[0] += max((parameter.nbytes for parameter in stored), default=0)
     return held
 
 

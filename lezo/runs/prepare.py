@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lezo.config.checks import quantised_problems
 from lezo.config.schema import Calibration, DType, LoraConfig, PrefixConfig, RunConfig
 from lezo.config.task import DemoSets, task_of
 from lezo.data.dataset import EvalSet
@@ -28,6 +29,7 @@ from lezo.model.load import (
     load_tokenizer,
     positions,
 )
+from lezo.model.quantised import kept_bits
 from lezo.tasks import Example, Task
 
 
@@ -35,7 +37,8 @@ from lezo.tasks import Example, Task
 class Prepared:
     """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
-    ``dequantised``: how the weights are stored that become plain ones as they are read.
+    ``dequantised``: how the weights are stored that become plain ones as they are read. ``bits``: of each weight of linear
+    layers that stays quantised (`lezo.model.quantised`).
     """
 
     task: Task
@@ -47,6 +50,7 @@ class Prepared:
     pad: int
     calibration: Calibration
     dequantised: str | None
+    bits: int | None = None
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on.
@@ -119,6 +123,9 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     source, task = model_source(config), task_of(config.task)
     splits = _splits(config, task, training)
     model_config = load_config(source)
+    bits = kept_bits(source.quantization, model_config)
+    if bits is not None and (problems := list(quantised_problems(config))):
+        raise ModelError(f"{source.path}: a base of {bits}-bit weights: {'; '.join(problems)}")
     text, own = model_config.get_text_config(), config.model.tokenizer
     path = own or source.path
     tokenizer = load_tokenizer(path, None if own else source.revision)
@@ -137,6 +144,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),
+        bits=bits,
     )
 
 
@@ -145,7 +153,13 @@ def model_source(config: RunConfig) -> Source:
     model = config.model
     path = str(TINY) if model.name == "tiny" else model.path
     assert path is not None  # checked by config.checks
-    return Source(os.path.expanduser(path), model.revision, model.shape, model.random_weights)
+    given = os.path.expanduser(path), model.revision, model.shape, model.random_weights
+    return Source(*given, quantization_of(config))
+
+
+def quantization_of(config: RunConfig) -> str | None:
+    """How plain weights are quantised as they are read, if at all."""
+    return None if config.model.quantization == "none" else config.model.quantization
 
 
 def adapter_of(config: RunConfig) -> Adapter | None:

@@ -246,7 +246,9 @@ def _model_folder(folder: Path, step: int) -> str:
 
 def _source(recipe: ReplaySpec, base: str | None) -> Source:
     path = os.path.expanduser(base or recipe.path or (str(TINY) if recipe.model == "tiny" else ""))
-    return Source(path, None if base else recipe.revision, recipe.shape, recipe.random_weights)
+    return Source(
+        path, None if base else recipe.revision, recipe.shape, recipe.random_weights, recipe.quantization
+    )
 
 
 def _dtype(file: Path, name: str) -> torch.dtype:

@@ -1,11 +1,12 @@
-"""MeZO and LeZO in Hugging Face's Trainer: probes where it has backward passes, and all else stays its own."""
+"""MeZO and LeZO in Hugging Face's Trainer and its heirs: probes where they have backward passes, and all else stays their own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,14 @@ from transformers import Trainer
 from lezo.zo.optimizers import LeZO
 from lezo.zo.parts import LoopMethod
 
+_Trainer: Any = Trainer if TYPE_CHECKING else object  # whose methods the mixin calls
 
-class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
-    """A Trainer that fine-tunes with forward passes only. Its other arguments, and what it does, are Trainer's.
+
+class ZOStep(_Trainer):  # type: ignore[misc] # transformers is untyped
+    """Makes a trainer of Trainer's kind fine-tune with forward passes only: ``class ZOSFT(lezo.ZOStep, trl.SFTTrainer): pass``.
+
+    Its other arguments, and what it does, are the trainer's. It stands first among the bases. The trainer's ``training_step``
+    must come to the same for the same batch, however often it is called; what the trainer counts of batches it counts of forwards.
 
     ``args`` gives learning rate, its schedule, weight decay and seed; ``sparsity`` (0: MeZO), ``method``, ``eps``, ``blocks``,
     ``rounding`` and ``journal`` are those of `lezo.LeZO`. ``zo`` is the optimizer, once training has begun. Scheduler,
@@ -29,10 +35,16 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
     make the same update; there is no DistributedDataParallel, whose buffers are for gradients. The first writes the journal.
 
     Raises ValueError for what needs gradients or is not done here: fp16=True, several GPUs in one process, DeepSpeed,
-    FSDP, an optimizer that is not `lezo.LeZO`; with several processes also for one that has no ``across``.
+    FSDP, a trainer that generates as it trains, an optimizer that is not `lezo.LeZO`; with several processes also for one that has no ``across``.
     """
 
     optimizer: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.training_step is not ZOStep.training_step and "training_step" not in vars(cls):
+            bases = ", ".join(base.__name__ for base in cls.__bases__)
+            raise TypeError(f"class {cls.__name__}({bases}): expected lezo.ZOStep before the trainer")
 
     def __init__(
         self,
@@ -57,7 +69,7 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         self.zo: LeZO | None = self.optimizer
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Trainer's, with nothing in the place of the backward pass, and the model as it is in all processes."""
+        """The trainer's, with nothing in the place of the backward pass, and the model as it is in all processes."""
         super().create_accelerator_and_postprocess()
         self.accelerator.backward = lambda loss, **_: None
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
@@ -92,22 +104,50 @@ class ZOTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         return self.accelerator.gather(losses[None]).mean(0)  # type: ignore[no-any-return]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trainer's, at theta + eps z and theta - eps z; the update is the optimizer's step, which Trainer takes."""
+        """The trainer's, at theta + eps z and theta - eps z; the update is the optimizer's step, which it takes itself."""
         assert self.zo is not None
         return self.zo.probe(partial(super().training_step, *args, **kwargs))
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, in eval mode."""
-        model.eval()
-        return super().compute_loss(model, *args, **kwargs)
+        """The trainer's, in eval mode."""
+        with _in_eval_mode(model, self.model):
+            return super().compute_loss(model, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Trainer's, with what the latest step measured in the place of a gradient's norm."""
+        """The trainer's, with what the latest step measured in the place of a gradient's norm."""
         if "loss" in logs and self.zo is not None and self.zo.last is not None:
             last = self.zo.last
             logs = {name: value for name, value in logs.items() if name != "grad_norm"}
             logs |= {"projected_gradient": last.measures["g"], "update_skipped": float(not last.applied)}
         super().log(logs, *args, **kwargs)
+
+
+class ZOTrainer(ZOStep, Trainer):  # type: ignore[misc] # transformers is untyped
+    """A Trainer that fine-tunes with forward passes only; see `ZOStep`."""
+
+
+@contextmanager
+def _in_eval_mode(*roots: nn.Module) -> Iterator[None]:
+    """While it lasts, forwards of the first run in eval mode. Between them ``training`` of these modules is what it was, and
+    after it too: TRL's trainers ask it whether what they measure belongs to training or to an evaluation.
+    """
+    training = roots[-1].training
+
+    def said(value: bool) -> None:
+        for root in roots:
+            root.training = value
+
+    roots[0].eval()
+    said(training)
+    hooks = (
+        roots[0].register_forward_pre_hook(lambda *_: said(False), prepend=True),
+        roots[0].register_forward_hook(lambda *_: said(training), always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _refuse(trainer: Any) -> None:
@@ -123,7 +163,12 @@ def _refuse(trainer: Any) -> None:
         (
             args.world_size > 1 and isinstance(optimizer, LeZO) and not optimizer.shared,
             f"{args.world_size} processes and an optimizer without across",
-            "give it one (see lezo.LeZO), or none: ZOTrainer makes it",
+            "give it one (see lezo.LeZO), or none: it is made then",
+        ),
+        (
+            hasattr(trainer, "_buffered_inputs"),  # TRL's GRPO, RLOO and distillation
+            "a trainer that generates as it trains",
+            "one whose batches are its data, such as SFTTrainer: a step measures the same batch twice",
         ),
         (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled, "DeepSpeed or FSDP", "train without it"),
         (
@@ -139,4 +184,4 @@ def _refuse(trainer: Any) -> None:
         ),
     ):
         if refused:
-            raise ValueError(f"{what}: ZOTrainer cannot do that; {expected}")
+            raise ValueError(f"{what}: {type(trainer).__name__} cannot do that; {expected}")

@@ -19,7 +19,7 @@ from lezo.cli import run
 from lezo.ranks import pulse
 from lezo.ranks.ranks import Joined
 from tests.lezo.ranks.threads import left
-from tests.lezo.ranks.trainer_of_ranks import trained
+from tests.lezo.ranks.trainer_of_ranks import accelerated, trained
 from tests.lezo.whole_runs import SMALL, Runner
 
 RANKED = [*SMALL, "train.batch_size=6", "log=files", "resume=auto"]
@@ -159,6 +159,22 @@ def test_trainers_processes_make_the_same_update() -> None:
     assert both[0]["weights"] == both[1]["weights"]
     assert both[0]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert [each["journal"] for each in both] == [alone["journal"]] * 2
+
+
+def test_accelerates_processes_make_the_same_update() -> None:
+    """As Trainer's do: the model is prepared, and so are loader and optimizer."""
+
+    def work() -> None:
+        for state in (AcceleratorState, PartialState):
+            state._reset_state()  # of this process, which is alone
+        Path(f"said-{os.environ['RANK']}").write_text(json.dumps(accelerated(4)))
+
+    children = forked(2, work, "out.log")
+    assert list(map(ended, children)) == [0, 0], Path("out.log").read_text()
+    alone, both = accelerated(8), [json.loads(Path(f"said-{rank}").read_text()) for rank in (0, 1)]
+    assert both[0] == both[1]
+    assert both[0]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert both[0]["steps"] == alone["steps"] == 4
 
 
 def test_a_sweeps_jobs_are_made_by_ranks_of_their_own(lezo_run: Runner) -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from transformers import OPTForCausalLM, TrainingArguments
+from transformers import OPTForCausalLM, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import lezo
 from lezo.zo.optimizers import LeZO
-from lezo.zo.trainer import ZOTrainer
+from lezo.zo.trainer import ZOStep, ZOTrainer
 from tests.lezo.refusals import refused
 from tests.lezo.small_models import VOCABULARY, opt_config
 
@@ -223,3 +223,38 @@ def test_an_optimizer_of_one_process_is_refused_where_there_are_several(tmp_path
     made = model()
     with refused(ValueError, "2 processes", "across"):
         trainer(tmp_path, made, optimizers=(LeZO(made, lr=1e-3), None))
+
+
+def test_a_trainer_that_generates_as_it_trains_is_refused(tmp_path):
+    class Generating(ZOTrainer):
+        def __init__(self, *args, **kwargs):
+            self._buffered_inputs = None  # as TRL's have it
+            super().__init__(*args, **kwargs)
+
+    with refused(ValueError, "Generating", "generates as it trains", "SFTTrainer"):
+        Generating(model=model(), args=arguments(tmp_path), train_dataset=rows())
+
+
+def test_the_mixin_stands_before_the_trainer():
+    with refused(TypeError, "class Late(Trainer, ZOStep)", "lezo.ZOStep before the trainer"):
+        type("Late", (Trainer, ZOStep), {})
+
+
+def test_between_forwards_the_model_says_that_it_trains(tmp_path):
+    """As other trainers ask it; in a forward it does not, and after an evaluation it does not either."""
+    seen = []
+
+    class Watched(ZOTrainer):
+        def compute_loss(self, model, *args, **kwargs):
+            loss = super().compute_loss(model, *args, **kwargs)
+            seen.append(model.training)
+            return loss
+
+    made = Watched(
+        model=model(), args=arguments(tmp_path, max_steps=1), train_dataset=rows(), eval_dataset=rows(8)
+    )
+    inside = []
+    made.model.register_forward_pre_hook(lambda *_: inside.append(made.model.training))
+    made.train()
+    made.evaluate()
+    assert (seen, inside[:2]) == ([True, True, False], [False, False])
