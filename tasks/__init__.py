@@ -19,13 +19,20 @@ from lezo.tasks.wsc import WSC
 _ALL = (SST2(), RTE(), CB(), BoolQ(), WSC(), WIC(), MultiRC(), Copa(), ReCoRD(), SQuAD(), DROP())
 
 
+def as_task(value: Any) -> Task:
+    """A task, or its class, as a task. Raises TypeError for anything else."""
+    task = value() if isinstance(value, type) and issubclass(value, Task) else value
+    if not isinstance(task, Task):
+        raise TypeError("expected a lezo.tasks.Task, or its class")
+    return task
+
+
 def _task(name: str, value: Any) -> Task:
-    task = value() if isinstance(value, type) else value
-    if not isinstance(task, Task) or task.name != name:
+    if (task := as_task(value)).name != name:
         raise TypeError(f"expected a lezo.tasks.Task, or its class, whose name is {name!r}")
     return task
 
 
 TASKS = Registry[Task]("lezo.tasks", {task.name: task for task in _ALL}, _task)
 
-__all__ = ["TASKS", "Example", "Task"]
+__all__ = ["TASKS", "Example", "Task", "as_task"]

@@ -2,7 +2,7 @@
 
 A package registers by an entry point in its metadata, which stands there since somebody installed it. A name
 that a configuration, a journal or a data folder says is only ever looked up here: nothing is imported by what
-a file says.
+a file says, but for module:Name in a configuration's task.class and task.metric (see `lezo.tasks.installed`).
 """
 
 from __future__ import annotations

@@ -26,10 +26,18 @@ class Row:
     def __contains__(self, column: str) -> bool:
         return column in self._columns
 
+    def value(self, column: str) -> Any:
+        """The column as it is."""
+        return self._value(column)
+
+    def wrong(self, column: str, expected: str) -> RowError:
+        """The error to raise of a column that is not as ``expected``."""
+        return _wrong(column, self._value(column), expected)
+
     def text(self, column: str) -> str:
         """The column as text."""
         value: str = self._typed(column, str, "text")
-        if not _whole(value):
+        if not is_whole(value):
             raise _wrong(column, value, "text of whole characters")
         return value
 
@@ -59,7 +67,7 @@ class Row:
             raise _wrong(column, values, "a list of texts")
         if not values:
             raise _wrong(column, values, "at least one text")
-        if not all(map(_whole, values)):
+        if not all(map(is_whole, values)):
             raise _wrong(column, values, "texts of whole characters")
         return list(values)
 
@@ -91,7 +99,7 @@ def _wrong(column: str, value: Any, expected: str) -> RowError:
     return RowError(f"column {column!r} is {_shown(value)}, expected {expected}")
 
 
-def _whole(text: str) -> bool:
+def is_whole(text: str) -> bool:
     r"""Whether no half of a surrogate pair, as "\ud800", stands alone: no tokenizer and no file takes it."""
     try:
         text.encode()

@@ -56,7 +56,9 @@ class Task(ABC):
     """Renders one release or hub row to examples, and says how they are trained and judged.
 
     ``loss``: "candidates" is cross-entropy over the candidates' mean log-probabilities, "lm" is cross-entropy
-    over the gold answer's tokens. ``generates``: the answer is decoded, not chosen. ``num_train``,
+    over the gold answer's tokens. ``metric``: see `lezo.tasks.metrics`. ``generates``: the answer is decoded, not
+    chosen, up to the first of ``stop``, texts of which a trained answer ends with the first; with none it ends with the
+    tokenizer's end token. ``num_train``,
     ``num_dev``: the rows that the published scripts draw from the train set, None all that are left. ``hub`` None: the task is on no
     hub, and its rows are always one's own (data=local).
     """
@@ -66,6 +68,7 @@ class Task(ABC):
     loss: Literal["candidates", "lm"] = "candidates"
     metric: str = "accuracy"
     generates: bool = False
+    stop: tuple[str, ...] = ("\n",)
     num_train: int | None = 1000
     num_dev: int = 500
 

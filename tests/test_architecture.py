@@ -32,7 +32,7 @@ DOORS = {
     "transformers": {"model", "zo.trainer"},
     "peft": {"model.adapter"},
     "datasets": {"data.source"},
-    "jinja2": {"tasks.prompt"},
+    "jinja2": {"tasks.template"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},
     "triton": {"noise.kernels"},

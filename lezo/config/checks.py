@@ -82,9 +82,11 @@ def _task_problems(task: TaskConfig) -> Iterator[str]:
         elif (problem := load_problem(TASKS, task.name)) is not None:
             yield problem
         return
-    if task.name in TASKS or not NAME.fullmatch(task.name):
+    if task.name in TASKS:
+        yield f"task: name {task.name!r} is that of a task that lezo has; expected another one for settings of your own"
+    elif not NAME.fullmatch(task.name):
         expected = "at most 100 letters, digits, dots, dashes and underscores, a letter or digit first"
-        yield f"task: name {task.name!r} is a published task's or no file name; expected {expected}"
+        yield f"task: name {task.name!r} would be part of the run folder's path; expected {expected}"
     try:
         task_of(task)
     except TaskError as error:

@@ -82,10 +82,11 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
     Override errors are reported one at a time, values out of range and bad combinations all at once.
     """
     parsed = parse(overrides)
+    described = any(f"task={name}" in overrides for name in TASK_SCHEMAS)
     for override in parsed:
         if override.is_sweep_override():
             raise ConfigError([f"{override.input_line}: several values; add -m to run one job for each"])
-        _refuse_names(override)
+        _refuse_names(override, named=described)
     with _composition(parsed, config_dir) as tree:
         refuse_both(tree, {override.key_or_group for override in parsed})
         hydra = tree.hydra
@@ -136,7 +137,12 @@ def refuse_missing(config_dir: str | None) -> None:
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Each override by Hydra's grammar. Raises ConfigError with the first that is not one."""
     parser = OverridesParser.create()
-    return [_parsed(parser, text) for text in overrides]
+    return [_parsed(parser, as_field(text)) for text in overrides]
+
+
+def as_field(text: str) -> str:
+    """``task.class``, which no dataclass can have as a field, by the name of that field."""
+    return re.sub(r"^task\.class=", "task.python=", text)
 
 
 def _parsed(parser: OverridesParser, text: str) -> Override:
@@ -335,8 +341,8 @@ def _refuse_additions(override: Override, config_dir: str | None) -> None:
         raise ConfigError([f"{text}: a key that lezo does not know would have no effect; leave out the '+'"])
 
 
-def _refuse_names(override: Override) -> None:
-    """A group's choice is one of the files there, and its name is that file's."""
+def _refuse_names(override: Override, *, named: bool) -> None:
+    """A group's choice is one of the files there, and its name is that file's; ``named``: but for the task, which settings describe."""
     text, value = override.input_line, override.value()
     group, _, key = override.key_or_group.partition(".")
     if group not in GROUPS:
@@ -345,6 +351,8 @@ def _refuse_names(override: Override) -> None:
         raise ConfigError([f"{text}: {problem}"])
     if not key and ".." in str(value).split("/"):
         raise ConfigError([f"{text}: expected an option of {group}, not a path to elsewhere"])
+    if named and override.key_or_group == "task.name":
+        return
     if key == "name" or isinstance(value, dict) and "name" in value:
         options = options_of(group, None)
         close = difflib.get_close_matches(str(value).lower(), options, n=1)

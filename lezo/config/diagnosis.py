@@ -20,6 +20,7 @@ from yaml import MarkedYAMLError, YAMLError
 from lezo.config.identity import within
 from lezo.config.methods import METHODS, OptimConfig
 from lezo.config.schema import ConfigError, PeftConfig
+from lezo.config.task import TaskConfig
 from lezo.tasks import TASKS
 from lezo.tasks.registry import Registry
 
@@ -122,6 +123,8 @@ def _file_hint(file: Path, fault: OmegaConfBaseException) -> str | None:
     if group in ("optim", "peft") and fault.object_type in (OptimConfig, PeftConfig):
         given = f"defaults: [/schema/{group}/NAME@_here_, _self_]"
         return f"{key}: unknown key; expected {given}, which gives it those of NAME"
+    if group == "task" and fault.object_type is TaskConfig:
+        return f"{key}: unknown key; expected defaults: [prompt, _self_], which gives it those of task=prompt"
     return None
 
 

@@ -29,7 +29,8 @@ _MAY_GROW = ("train.steps", "train.max_seconds")
 _LATER: dict[str, dict[str, Any]] = {
     "optim.eps": {"optim.schedule": "constant", "optim.warmup": 0, "optim.clip": None, "optim.probes": 1},
     "optim.clip_norm": {"optim.warmup": 0},
-    "model.name": {"model.quantization": "none"},
+    "eval.batch_size": {"eval.max_new_tokens": 50},
+    "model.dtype": {"model.max_length": None, "model.quantization": "none"},
 }
 """Settings that groups got later, by one that they always had, and the values that leave runs of before as they were."""
 

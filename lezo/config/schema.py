@@ -136,7 +136,7 @@ class PrefixConfig(PeftConfig):
 class ModelConfig:
     """``devices``: None, "auto", or a list of devices over which the blocks are placed. ``home_dir``: folder of the file that holds
     the blocks of home=disk while a run lasts; None the run's own. ``quantization``: of plain weights as they are read, by
-    bitsandbytes. ``shape``: what transformers' configuration of the model says
+    bitsandbytes. ``max_length``: tokens of prompt and answer; None 2048, or what positions the model has. ``shape``: what transformers' configuration of the model says
     of sizes, its ``model_type`` that of an OPT where there is none, for random weights without a download.
     """
 
@@ -148,6 +148,7 @@ class ModelConfig:
     device: str = ranged("auto", DEVICE)
     devices: Any = ranged(None, DEVICES)
     bos: int | None = ranged(None, COUNT_OR_0)
+    max_length: int | None = ranged(None, COUNT)
     random_weights: bool = False
     compile: bool = False
     cuda_graphs: bool = True
@@ -198,6 +199,7 @@ class TrainConfig:
 class EvalConfig:
     batch_size: int = ranged(32, COUNT)
     calibration: Calibration = Calibration.none
+    max_new_tokens: int = ranged(50, COUNT)
 
 
 @dataclass

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
 from lezo.config.ranges import COUNT, COUNT_OR_0, SEED, ranged
-from lezo.tasks import TASKS, Task
-from lezo.tasks.prompt import PromptTask
+from lezo.tasks import TASKS, Task, as_task
+from lezo.tasks.installed import installed
+from lezo.tasks.metrics import metric_of
+from lezo.tasks.prompt import prompt_task
+from lezo.tasks.task import TaskError
 
 
 class DemoSets(Enum):
@@ -35,24 +38,54 @@ class TaskConfig:
 
 @dataclass
 class PromptConfig(TaskConfig):
-    """task=prompt, or a name of the user's own: a template of the prompt, and a column of its label. See `PromptTask`."""
+    """task=prompt, or a name of the user's own: a template of the prompt, and a column of its label or answer.
+
+    See docs/tasks.md. ``words``, ``choices_column`` and ``stop`` take one value, several, or a mapping of them.
+    """
 
     template: str | None = None
     label_column: str | None = None
     words: Any = None  # a mapping of labels to words; as one, Hydra would take no new keys
+    choices_column: Any = None
+    answer_column: str | None = None
+    stop: Any = None
+    blank_prompt: str | None = None
+    metric: str | None = None
 
 
-TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"prompt": PromptConfig}
+@dataclass
+class PythonConfig(TaskConfig):
+    """task=python. ``python``: ``module:Name`` of an installed `Task`; on a command line it is task.class."""
+
+    python: str | None = None
+
+
+TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"prompt": PromptConfig, "python": PythonConfig}
 """Settings of tasks that are described by them; all others are names of `TASKS`."""
 
 
 def task_of(config: TaskConfig) -> Task:
     """The task that the settings name or describe. Raises TaskError where they describe none, KeyError for an unknown name."""
     if isinstance(config, PromptConfig):
-        return PromptTask(
-            config.name, template=config.template, label_column=config.label_column, words=config.words
-        )
+        own = {one.name for one in fields(config)} - {one.name for one in fields(TaskConfig)}
+        return prompt_task(config.name, **{key: getattr(config, key) for key in own})
+    if isinstance(config, PythonConfig):
+        return _python_task(config)
     return TASKS[config.name]
+
+
+def _python_task(config: PythonConfig) -> Task:
+    """An installed package's own, by the configuration's name."""
+    if config.python is None:
+        raise TaskError("task.class: expected module:Name, a lezo.tasks.Task of an installed package")
+    found = installed("task.class", config.python)
+    try:
+        task = as_task(found)
+    except Exception as error:  # what others' classes do when they are called
+        raise TaskError(f"task.class={config.python}: {error}") from error
+    task.name = config.name
+    metric_of(task.metric, generates=task.generates)
+    return task
 
 
 def kind_of(config: TaskConfig) -> Task | type[Task]:

@@ -46,13 +46,15 @@ class Encoder:
     ``tokenizer`` maps a list of texts to lists of ids without special tokens; ``before`` and ``after`` are
     those that stand around each text. An end token ``after`` is no part of an answer: counted from the last
     token, as published for tokenizers that add none, a one-word answer's score would be that of the end token
-    alone. A prompt to continue has nothing after it.
+    alone. A prompt to continue has nothing after it. ``end`` is part of every answer: how a text ends that no other text
+    ends.
     """
 
     tokenizer: Callable[[list[str]], list[list[int]]]
     before: tuple[int, ...]
     max_length: int
     after: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
 
     def candidates(self, examples: Sequence[Example], demos: Sequence[Example] = ()) -> list[Encoded]:
         """Every candidate in full. Raises EncodeError where an answer has no tokens or does not fit."""
@@ -80,10 +82,11 @@ class Encoder:
             yield index, example, [next(flat) for _ in group]
 
     def _encoded(self, index: int, example: Example, ids: list[list[int]]) -> Encoded:
-        prompt, plain, full = ids[0], ids[1::2], ids[2::2]
-        lens = tuple(len(answer) - len(prompt) for answer in plain)
-        for answer, size in zip(example.answers, lens, strict=True):
+        prompt, plain, full = ids[0], ids[1::2], [[*text, *self.end] for text in ids[2::2]]
+        own = [len(answer) - len(prompt) for answer in plain]
+        for answer, size in zip(example.answers, own, strict=True):
             self._check_answer(index, answer, size)
+        lens = tuple(size + len(self.end) for size in own)
         sequences = tuple(self._fitted(sequence) for sequence in full)
         for sequence, size in zip(sequences, lens, strict=True):
             self._check_prompt(index, sequence[: len(sequence) - size])
@@ -99,10 +102,10 @@ class Encoder:
             ways = "a row with an answer in it, another model.tokenizer, or a task whose answers it knows"
             problem = f"the answer {_shortened(answer)} adds no token to its prompt with this tokenizer"
             raise EncodeError(f"example {index}: {problem}; expected at least one ({ways})")
-        if size > self.max_length - max(len(self.before), 1):
+        if size + len(self.end) > self.max_length - max(len(self.before), 1):
             before = len(self.before) if len(self.before) > 1 else "at least one"
             room = f"with {before} before it the model holds {self.max_length}"
-            expected = "expected a shorter answer or a model with more positions"
+            expected = "expected a shorter answer or a model with more positions (model.max_length)"
             raise EncodeError(
                 f"example {index}: the answer {_shortened(answer)} has {size} tokens, and {room}; {expected}"
             )

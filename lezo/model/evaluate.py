@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from lezo.data.dataset import EvalSet
-from lezo.data.encode import Encoded
+from lezo.data.encode import MAX_NEW_TOKENS, Encoded
 from lezo.data.pack import pack
 from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, continued
 from lezo.model.loss import answer_scores
 from lezo.ranks.ranks import ALONE, Ranks, share
-from lezo.tasks.metrics import TEXT_METRICS, accuracy
+from lezo.tasks.metrics import Metric, metric_of
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -28,7 +28,8 @@ R = TypeVar("R")
 class Evaluation:
     """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
 
-    ``score``: the metric's mean, 0..1. ``predictions``: one record an example, in the split's order.
+    ``score``: the metric's, 0..1 but for those of installed packages. ``predictions``: one record an example, in the
+    split's order, with a score of its own where the metric of generated texts has one.
     """
 
     loss: float | None
@@ -40,8 +41,9 @@ class Evaluation:
 class Evaluator:
     """Scores a split in batches of at most ``batch_size`` sequences; the result does not depend on it.
 
-    ``decode`` turns ids into text without special tokens. A generated text ends with its first newline, or before an
-    id of ``stop``; ``mode`` says which prompts go on side by side, ``prompts_at_once`` how many, if not ``batch_size``.
+    ``decode`` turns ids into text without special tokens. A generated text ends with the first of ``stop_texts``, before an
+    id of ``stop``, or after ``max_new_tokens``; ``mode`` says which prompts go on side by side, ``prompts_at_once`` how
+    many, if not ``batch_size``.
     ``ranks`` share the forwards, and each has the whole result.
     """
 
@@ -56,6 +58,8 @@ class Evaluator:
     mode: GenerationMode = GenerationMode()
     prompts_at_once: int | None = None
     ranks: Ranks = ALONE
+    stop_texts: Sequence[str] = ("\n",)
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     @torch.no_grad()
     def __call__(self, split: EvalSet) -> Evaluation:
@@ -63,8 +67,19 @@ class Evaluator:
         sums = self._answer_log_probs(split.scored)
         loss = self._loss(split.scored, sums) if split.scored else None
         records = self._generated(split.prompts) if split.prompts else self._chosen(split, sums)
-        predictions = [record for record, _ in records]
-        return Evaluation(loss, sum(score for _, score in records) / len(records), predictions)
+        return Evaluation(loss, self.judge([split], records), records)
+
+    def judge(self, parts: Sequence[EvalSet], records: Sequence[dict[str, Any]]) -> float:
+        """The metric's score of the parts' predictions."""
+        golds = [_accepted(example) for part in parts for example in part.prompts or part.scored]
+        return self._metric(any(part.prompts for part in parts))([r["prediction"] for r in records], golds)
+
+    def judges_each(self, part: EvalSet) -> bool:
+        """Whether the metric scores one answer at a time, so that parts' scores have a mean."""
+        return self._metric(bool(part.prompts)).each is not None
+
+    def _metric(self, generates: bool) -> Metric:
+        return metric_of(self.metric, generates=generates)
 
     def _answer_log_probs(self, examples: Sequence[Encoded]) -> list[list[float]]:
         """Each candidate's summed log-probability."""
@@ -95,19 +110,17 @@ class Evaluator:
         losses = [_cross_entropy(_means(e, s), e.gold[0]) for e, s in zip(examples, sums, strict=True)]
         return sum(losses) / len(losses)
 
-    def _chosen(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[tuple[dict[str, Any], float]]:
+    def _chosen(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
         """By the mean log-probability of a candidate's tokens; calibrated, by their sum less the blank prompt's."""
         if split.blanks:
             pairs = zip(sums, self._blank_sums(split.blanks), strict=True)
             all_scores = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
         else:
             all_scores = [_means(e, s) for e, s in zip(split.scored, sums, strict=True)]
-        records = []
-        for example, scores in zip(split.scored, all_scores, strict=True):
-            chosen = _best(scores)
-            record = {"index": example.index, "scores": scores, "prediction": chosen, "gold": gold(example)}
-            records.append((record, accuracy(chosen, example.gold)))
-        return records
+        return [
+            {"index": example.index, "scores": scores, "prediction": _best(scores), "gold": gold(example)}
+            for example, scores in zip(split.scored, all_scores, strict=True)
+        ]
 
     def _blank_sums(self, blanks: Sequence[Encoded]) -> list[list[float]]:
         """As `_answer_log_probs`; equal ones, which are all of most tasks, are scored once."""
@@ -115,18 +128,19 @@ class Evaluator:
         sums = dict(zip(distinct, self._answer_log_probs(list(distinct.values())), strict=True))
         return [sums[blank.input_ids] for blank in blanks]
 
-    def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
-        texts: dict[int, str] = {}
+    def _generated(self, prompts: Sequence[Encoded]) -> list[dict[str, Any]]:
+        texts: dict[int, tuple[str, str]] = {}
         chunks = list(self._batches(prompts))
         for chunk, found in zip(chunks, self._shared(chunks, self._continued), strict=True):
             texts.update(zip([p.index for p in chunk], found, strict=True))
-        judge = TEXT_METRICS[self.metric]
+        judge = self._metric(True).each
         records = []
         for prompt in prompts:
-            text = texts[prompt.index]
-            score = judge(text.strip(), prompt.references)
-            record = {"index": prompt.index, "text": text, "prediction": text.strip(), "score": score}
-            records.append(({**record, "gold": gold(prompt)}, score))
+            answer, end = texts[prompt.index]
+            record = {"index": prompt.index, "text": answer + end, "prediction": answer.strip()}
+            if judge is not None:
+                record["score"] = judge(answer.strip(), prompt.references)
+            records.append({**record, "gold": gold(prompt)})
         return records
 
     def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
@@ -136,25 +150,41 @@ class Evaluator:
         groups = [order] if self.mode.padded else [list(same) for _, same in groupby(order, _length)]
         return (chunk for group in groups for chunk in _chunks(group, size))
 
-    def _continued(self, prompts: Sequence[Encoded]) -> list[str]:
-        """What the model goes on with, up to the first newline or end of text."""
-        ids, model = [prompt.input_ids[0] for prompt in prompts], self.network.model
-        rows = continued(model, ids, pad=self.pad, ends=self._ends, cached=self.mode.cached)
+    def _continued(self, prompts: Sequence[Encoded]) -> list[tuple[str, str]]:
+        """What the model goes on with, up to the end of text or one of ``stop_texts``, and that one."""
+        rows = continued(
+            self.network.model,
+            [prompt.input_ids[0] for prompt in prompts],
+            pad=self.pad,
+            ends=self._ends,
+            cached=self.mode.cached,
+            most=self.max_new_tokens,
+        )
         return [self._text(row) for row in rows]
 
-    def _text(self, ids: Sequence[int]) -> str:
-        line, newline, _ = self.decode([i for i in ids if i not in self.stop]).partition("\n")
-        return line + newline
+    def _text(self, ids: Sequence[int]) -> tuple[str, str]:
+        text = self.decode([i for i in ids if i not in self.stop])
+        found = [(text.index(stop), stop) for stop in self.stop_texts if stop in text]
+        end, stop = min(found, default=(len(text), ""))
+        return text[:end], stop
 
     @cached_property
-    def _ends(self) -> Callable[[int], bool]:
-        """Whether an id ends a text: a newline may be one of several characters in it."""
-        return cache(lambda token: token in self.stop or "\n" in self.decode([token]))
+    def _ends(self) -> Callable[[Sequence[int]], bool]:
+        """Whether the last of a text's ids end it: a stop text may be part of one, or spread over as many as it has bytes."""
+        longest = max((len(stop.encode()) for stop in self.stop_texts), default=1)
+        seen = 1 if longest == 1 else longest + 1  # of some tokenizers the first loses its space
+        stops = cache(lambda ids: any(stop in self.decode([*ids]) for stop in self.stop_texts))
+        return lambda ids: ids[-1] in self.stop or stops(tuple(ids[-seen:]))
 
 
-def one_minus_metric(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:
+def one_minus_metric(evaluator: Evaluator, parts: Sequence[EvalSet]) -> float:
     """One minus the score over all parts, each of which counts by its size: an objective without a gradient."""
-    return 1 - sum(evaluator(part).score * len(part) for part in parts) / sum(map(len, parts))
+    found = [evaluator(part) for part in parts]
+    if not all(map(evaluator.judges_each, parts)):
+        return 1 - evaluator.judge(parts, [record for one in found for record in one.predictions])
+    return 1 - sum(one.score * len(part) for one, part in zip(found, parts, strict=True)) / sum(
+        map(len, parts)
+    )
 
 
 def score_chunks(examples: Sequence[Encoded], batch_size: int) -> Iterator[list[tuple[int, Sequence[int]]]]:
@@ -179,6 +209,10 @@ def gold(example: Encoded) -> int | list[int] | list[str]:
     if example.references:
         return list(example.references)
     return example.gold[0] if len(example.gold) == 1 else list(example.gold)
+
+
+def _accepted(example: Encoded) -> Sequence[Any]:
+    return example.references or example.gold
 
 
 def _best(scores: Sequence[float]) -> int | None:

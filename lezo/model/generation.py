@@ -34,16 +34,18 @@ def continued(
     prompts: Sequence[Sequence[int]],
     *,
     pad: int,
-    ends: Callable[[int], bool],
+    ends: Callable[[Sequence[int]], bool],
     cached: bool = True,
+    most: int = MAX_NEW_TOKENS,
 ) -> list[list[int]]:
-    """Each prompt's likeliest next id, and so on: 50 of them, or up to the first that ``ends``, which is the last.
+    """Each prompt's likeliest next id, and so on: ``most`` of them, or up to the first with which they ``ends``.
 
     Shorter prompts are filled up with ``pad`` on the left, masked.
     """
-    output = _generated(model, prompts, pad, _Ends(ends), max_new_tokens=MAX_NEW_TOKENS, use_cache=cached)
-    rows = output.sequences[:, max(map(len, prompts)) :].tolist()
-    return [row[: next((i for i, token in enumerate(row, 1) if ends(token)), None)] for row in rows]
+    start = max(map(len, prompts))
+    output = _generated(model, prompts, pad, _Ends(ends, start), max_new_tokens=most, use_cache=cached)
+    rows = output.sequences[:, start:].tolist()
+    return [row[: next((i for i in range(1, len(row)) if ends(row[:i])), None)] for row in rows]
 
 
 @torch.no_grad()
@@ -100,12 +102,12 @@ def _without_settings(model: Any) -> Iterator[None]:
 
 
 class _Ends(StoppingCriteria):  # type: ignore[misc]
-    """A row is done when its last id ends it; the ids of rows that go on beside it are nobody's."""
+    """A row is done when its ids from ``start`` on end it; those of rows that go on beside it are nobody's."""
 
-    def __init__(self, ends: Callable[[int], bool]) -> None:
-        self._ends = ends
+    def __init__(self, ends: Callable[[Sequence[int]], bool], start: int) -> None:
+        self._ends, self._start = ends, start
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """Which rows are done: (rows,) bool."""
-        done = [self._ends(token) for token in input_ids[:, -1].tolist()]
+        done = [self._ends(row) for row in input_ids[:, self._start :].tolist()]
         return torch.tensor(done, device=input_ids.device)

@@ -200,6 +200,8 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int, ranks: Ranks =
         mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
         prompts_at_once=min(batch_size, plan.prompts_at_once),
         ranks=ranks,
+        stop_texts=task.stop,
+        max_new_tokens=plan.parts.max_new_tokens,
     )
 
 

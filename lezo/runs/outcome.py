@@ -23,10 +23,11 @@ from lezo.runs import banner
 from lezo.runs.begin import Request, Session
 from lezo.runs.loop import DivergedError, Progress
 from lezo.runs.plan import Plan
+from lezo.tasks.metrics import MetricError
 from lezo.zo.parts import PartError
 
 # Expected errors: a message, no traceback.
-EXPECTED = (DataError, ModelError, EncodeError, PartError, DivergedError, FolderError, RankError)
+EXPECTED = (DataError, ModelError, EncodeError, PartError, MetricError, DivergedError, FolderError, RankError)
 
 
 @dataclass(frozen=True)

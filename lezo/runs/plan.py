@@ -147,7 +147,8 @@ def make_plan(config: RunConfig) -> Plan:
         )
     shares = shares_of(tensors, placement)
     shape, rows = parts.model_config.get_text_config(), config.eval.batch_size
-    sizes = [ForwardSize(shape, dtype, len(own.blocks), place == 0) for place, own in enumerate(shares)]
+    new = config.eval.max_new_tokens
+    sizes = [ForwardSize(shape, dtype, len(own.blocks), place == 0, new) for place, own in enumerate(shares)]
     held = _weights(meta_model, placement, stored)
     held[0] += 2 * max(at_home, default=0) - sum(at_home)  # two of them are on the device at a time
     steps = [Memory(n, 0, 0, _free(d)) for n, d in zip(held, devices, strict=True)]
@@ -276,13 +277,14 @@ def copy_rate(device: torch.device) -> float:
 class ForwardSize:
     """Expected bytes of a forward on a device that has ``layers`` blocks; ``config``: the language model's own.
 
-    ``is_home``: whether all outside the blocks is there too.
+    ``is_home``: whether all outside the blocks is there too. ``new``: ids that a generated answer has at most.
     """
 
     config: Any
     dtype: torch.dtype
     layers: int
     is_home: bool = True
+    new: int = MAX_NEW_TOKENS
 
     def block(self, tokens: int, longest: int) -> int:
         """A block's widest moment, without gradients: four widths (what entered model and block, normed), the feed-forward's.
@@ -354,7 +356,7 @@ class ForwardSize:
             return 0
         rows, longest = min(batch_size, len(lengths)), max(lengths)
         first = self.block(rows * longest, longest) + self._cached(rows * longest)
-        last = self._cached(rows * (longest + MAX_NEW_TOKENS))
+        last = self._cached(rows * (longest + self.new))
         logits = self.is_home * rows * int(self.config.vocab_size) * (self.dtype.itemsize + 4)
         return max(first, last + last // (2 * self.layers) + logits)
 

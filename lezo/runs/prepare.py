@@ -38,7 +38,7 @@ class Prepared:
     """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
     ``dequantised``: how the weights are stored that become plain ones as they are read. ``bits``: of each weight of linear
-    layers that stays quantised (`lezo.model.quantised`).
+    layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of a generated answer.
     """
 
     task: Task
@@ -50,6 +50,7 @@ class Prepared:
     pad: int
     calibration: Calibration
     dequantised: str | None
+    max_new_tokens: int = MAX_NEW_TOKENS
     bits: int | None = None
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
@@ -132,7 +133,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     _check_answers_tokenize(path, tokenizer, task, splits)
     before, after = around(path, config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
-    length = _max_length(source.path, model_config, task, adapter.positions if adapter else 0)
+    length = _max_length(config, source.path, model_config, task, adapter.positions if adapter else 0)
     pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
     return Prepared(
         task=task,
@@ -140,11 +141,12 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
-        encoder=Encoder(partial(_ids, tokenizer), before, length, after),
+        encoder=Encoder(partial(_ids, tokenizer), before, length, after, _end(path, task, tokenizer)),
         pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),
         bits=bits,
+        max_new_tokens=config.eval.max_new_tokens,
     )
 
 
@@ -218,23 +220,34 @@ def _sizes(config: RunConfig, task: Task, pools: Pools) -> tuple[int, int]:
     return usual if train is None else train, task.num_dev if dev is None else dev
 
 
-def _max_length(path: str, model_config: Any, task: Task, taken: int) -> int:
+def _max_length(config: RunConfig, path: str, model_config: Any, task: Task, taken: int) -> int:
     """How many tokens prompt and answer may have beside ``taken``, a prefix's, and a generated answer's."""
-    most = min(MAX_LENGTH, positions(model_config) or MAX_LENGTH)
-    length = most - taken - (MAX_NEW_TOKENS if task.generates else 0)
+    wanted, has, new = config.model.max_length, positions(model_config), config.eval.max_new_tokens
+    if wanted is not None and has is not None and wanted > has:
+        raise ModelError(f"model.max_length={wanted}: {path} has {has} positions; expected at most those")
+    most = wanted or min(MAX_LENGTH, has or MAX_LENGTH)
+    length = most - taken - (new if task.generates else 0)
     if length < 2:
-        spent = f", of which a generated answer takes {MAX_NEW_TOKENS}" if task.generates else ""
+        spent = f", of which a generated answer takes {new} (eval.max_new_tokens)" if task.generates else ""
         spent += f" and the prefix (peft.tokens) {taken}" if taken else ""
-        raise ModelError(
-            f"{path}: the model has {most} positions{spent}; expected room for a prompt and an answer"
-        )
+        what = f"the model has {most} positions" if wanted is None else f"model.max_length={wanted}"
+        raise ModelError(f"{path}: {what}{spent}; expected room for a prompt and an answer")
     return length
+
+
+def _end(path: str, task: Task, tokenizer: Any) -> tuple[int, ...]:
+    """What ends a trained answer where no text does: the tokenizer's end token."""
+    if not task.generates or task.stop:
+        return ()
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{path}: the tokenizer has no end token, and task.stop no text that ends an answer")
+    return (int(tokenizer.eos_token_id),)
 
 
 def _check_answers_tokenize(path: str, tokenizer: Any, task: Task, splits: Splits) -> None:
     """A tokenizer that loses the task's own words would score others in their place, unseen."""
     role = "which ends a generated answer" if task.generates else "an answer of the task"
-    words = {"\n"} if task.generates else set[str]()
+    words = {*task.stop} if task.generates else set[str]()
     if task.loss == "candidates":
         words = {word for example in splits.test for word in example.answers}
     for word in sorted(words):

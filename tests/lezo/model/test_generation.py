@@ -1,6 +1,6 @@
 """Greedy continuations equal those of plain unpadded forwards, whatever the model and the settings beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,15 +32,7 @@ END = 2
 LIMIT = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def short() -> Iterator[None]:
-    """Continuations of eight ids, not 50."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lezo.model.generation.MAX_NEW_TOKENS", LIMIT)
-        yield
-
-
-def never(_: int) -> bool:
+def never(_: Sequence[int]) -> bool:
     return False
 
 
@@ -95,7 +87,7 @@ def test_settings_beside_the_weights_change_nothing_and_stay(
     for name, value in SETTINGS[kind].items():
         setattr(theirs, name, value)
     monkeypatch.setattr(llama, "generation_config", theirs)
-    assert continued(llama, PROMPTS, pad=0, ends=never) == expected
+    assert continued(llama, PROMPTS, pad=0, ends=never, most=LIMIT) == expected
     assert llama.generation_config is theirs
     assert {name: getattr(theirs, name) for name in SETTINGS[kind]} == SETTINGS[kind]
 
@@ -140,6 +132,7 @@ def evaluator(model: Any, mode: GenerationMode, **changes: Any) -> Evaluator:
         "device": CPU,
         "decode": lambda ids: "".join(f" t{i}" for i in ids),
         "stop": {END},
+        "max_new_tokens": LIMIT,
     }
     return Evaluator(**settings | changes, mode=mode)
 
@@ -176,7 +169,9 @@ def test_a_cache_that_changes_the_numbers_is_left_out(llama: Any, monkeypatch: p
     monkeypatch.setattr(type(llama), "forward", forward)
     mode = widest_mode(llama, pad=1)
     assert mode == GenerationMode(False, False, False)
-    assert continued(llama, PROMPTS[:1], pad=1, ends=never, cached=False) == [plain(llama, PROMPTS[0])]
+    assert continued(llama, PROMPTS[:1], pad=1, ends=never, cached=False, most=LIMIT) == [
+        plain(llama, PROMPTS[0])
+    ]
 
 
 @pytest.mark.parametrize("mode", [GenerationMode(), GenerationMode(False), GenerationMode(False, False)])

@@ -1,0 +1,83 @@
+"""A prompt as a Jinja template of a row's columns, in Jinja's sandbox: a template can print, and do nothing else."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lezo.tasks.row import Row, RowError, is_whole
+from lezo.tasks.task import TaskError
+
+_ESCAPED = re.compile(r"(?<!\\)\\([nt])")
+
+
+def unescaped(text: str) -> str:
+    r"""The text with ``\n`` and ``\t``, which a command line passes on as they are, as newline and tab."""
+    return _ESCAPED.sub(lambda found: {"n": "\n", "t": "\t"}[found[1]], text)
+
+
+class Template:
+    """The template that the setting ``key`` gives. Its names are a row's columns, and ``row`` is all of them."""
+
+    def __init__(self, key: str, text: str) -> None:
+        """Raises TaskError with line and column where the text is no template."""
+        self._key, source = key, unescaped(text)
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateSyntaxError as error:
+            where = f"line {error.lineno}, column {_column(source, error)}"
+            raise TaskError(f"{key}: not a Jinja template ({where}: {error.message})") from None
+        self._names = meta.find_undeclared_variables(_environment().parse(source)) - {"row"}
+
+    def text(self, row: Row) -> str:
+        """The row's text. Raises RowError where a column is missing, an expression fails, or nothing is left to read."""
+        try:
+            text = self._template.render({"row": row.columns, **row.columns})
+        except UndefinedError as error:
+            raise self._problem(self._missing(row) or str(error)) from None
+        except Exception as error:  # whatever an expression can raise
+            raise self._problem(f"{type(error).__name__}: {error}") from None
+        if not is_whole(text):
+            raise self._problem("expected text of whole characters")
+        if not text.strip():
+            raise self._problem("makes nothing but white space of this row")
+        return text
+
+    def _missing(self, row: Row) -> str | None:
+        missing = ", ".join(sorted(self._names - set(row.columns)))
+        return f"no column {missing}; the row has {', '.join(map(str, row.columns))}" if missing else None
+
+    def _problem(self, problem: str) -> RowError:
+        return RowError(f"{self._key}: {problem}")
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, finalize=_printed
+    )
+
+
+def _printed(value: Any) -> Any:
+    """An empty cell prints as nothing."""
+    return "" if value is None else value
+
+
+def _column(source: str, error: TemplateSyntaxError) -> int:
+    """Where on its line the error shows first: Jinja says no more than the line."""
+    lines = source.split("\n")
+    start = sum(len(line) + 1 for line in lines[: error.lineno - 1])
+    ends = range(start + 1, start + len(lines[error.lineno - 1]) + 1)
+    return next((end - start for end in ends if _message(source[:end]) == error.message), len(ends))
+
+
+def _message(source: str) -> str | None:
+    try:
+        _environment().parse(source)
+    except TemplateSyntaxError as error:
+        return error.message
+    return None
