@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -35,6 +36,15 @@ def f1(prediction: str, references: Sequence[str]) -> float:
 def accuracy(prediction: int | None, gold: Sequence[int]) -> float:
     """1.0 where the chosen candidate is among the right ones; None chose none."""
     return float(prediction in gold)
+
+
+PERPLEXITY = "perplexity"
+"""The exponential of the mean loss of a token: 1 at best, lower is better, and no fraction as all others are."""
+
+
+def perplexity(loss: float) -> float:
+    """Of a loss in nats a token; of one beyond all sense, or NaN, infinity."""
+    return math.exp(loss) if loss < 200 else math.inf
 
 
 TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {"f1": f1, "em": exact_match}
