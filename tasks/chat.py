@@ -101,5 +101,5 @@ def _in_order(turns: Sequence[Turn]) -> list[Turn]:
             )
     kept = [*turns[: first + (len(turns) - first) // 2 * 2]]
     if len(kept) == first:
-        raise RowError(f"none of the {len(turns)} turns is the assistant's; expected one to learn from")
+        raise RowError("no turn is the assistant's; expected one to learn from")
     return kept

@@ -137,7 +137,9 @@ def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
         first = scored[0] if scored else len(ids)
         shown = tokenizer.decode(ids[:first]) if k == 0 else f"  candidate {k}: ..."
         behind = tokenizer.decode(example.after)
-        lines.append(f"{shown}{_marked(ids, first, scored, tokenizer)}{behind}  [{len(ids)} tokens, {size} scored]")
+        lines.append(
+            f"{shown}{_marked(ids, first, scored, tokenizer)}{behind}  [{len(ids)} tokens, {size} scored]"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from lezo.config.ranges import COUNT, COUNT_OR_0, SEED, ranged
 from lezo.tasks import TASKS, Task
+from lezo.tasks.chat import ChatTask
 from lezo.tasks.prompt import PromptTask
 
 
@@ -42,7 +43,26 @@ class PromptConfig(TaskConfig):
     words: Any = None  # a mapping of labels to words; as one, Hydra would take no new keys
 
 
-TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"prompt": PromptConfig}
+class Turns(Enum):
+    """Which of the assistant's turns are learnt from."""
+
+    all = "all"
+    last = "last"
+
+
+@dataclass
+class ChatConfig(TaskConfig):
+    """task=chat: conversations. ``system``: a system message for those that have none. ``chat_template``: None the tokenizer's own,
+    "plain", or a file. ``generate``: to how many test conversations the trained model's reply is written. See `ChatTask`.
+    """
+
+    system: str | None = None
+    turns: Turns = Turns.all
+    chat_template: str | None = None
+    generate: int = ranged(0, COUNT_OR_0)
+
+
+TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"prompt": PromptConfig, "chat": ChatConfig}
 """Settings of tasks that are described by them; all others are names of `TASKS`."""
 
 
@@ -52,6 +72,8 @@ def task_of(config: TaskConfig) -> Task:
         return PromptTask(
             config.name, template=config.template, label_column=config.label_column, words=config.words
         )
+    if isinstance(config, ChatConfig):
+        return ChatTask(config.name, system=config.system)
     return TASKS[config.name]
 
 

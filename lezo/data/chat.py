@@ -20,7 +20,7 @@ Span = tuple[int, int]
 
 PLAIN = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content | trim }}"
-    "{% if message.role == 'assistant' %}{{ eos_token or '' }}{% endif %}\n{% endfor %}"
+    "{% if message.role == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """task.chat_template=plain: "User: ..." and "Assistant: ..." in lines, the tokenizer's end token behind the assistant's."""
@@ -116,8 +116,12 @@ class Chat:
             if last
             else "the chat template shows it otherwise once others follow it"
         )
-        ways = "another task.chat_template=FILE" + ("" if last else ", or task.turns=last to score the last turn alone")
-        raise ChatError(f"turn {place + 1}, the assistant's, does not stand in the whole as the model would say it: {reason}; expected {ways}")
+        ways = "another task.chat_template=FILE" + (
+            "" if last else ", or task.turns=last to score the last turn alone"
+        )
+        raise ChatError(
+            f"turn {place + 1}, the assistant's, does not stand in the whole as the model would say it: {reason}; expected {ways}"
+        )
 
     def _around(self, turns: Sequence[Turn], place: int) -> tuple[str, str]:
         """What is before and behind the words of a turn, while it is the last. Raises ChatError."""
@@ -143,7 +147,9 @@ class Chat:
         if (gone := len(rendered.ids) - room) <= 0:
             return rendered
         first = 0 if self.before else 1
-        spans = [(max(start - gone, first), end - gone) for start, end in rendered.spans if end - gone > first]
+        spans = [
+            (max(start - gone, first), end - gone) for start, end in rendered.spans if end - gone > first
+        ]
         return replace(rendered, ids=rendered.ids[gone:], spans=tuple(spans), cut=True)
 
     def _behind(self, rendered: Rendered, dropped: int) -> Rendered:

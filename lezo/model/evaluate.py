@@ -18,7 +18,7 @@ from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, continued
 from lezo.model.loss import answer_scores
 from lezo.ranks.ranks import ALONE, Ranks, share
-from lezo.tasks.metrics import TEXT_METRICS, accuracy
+from lezo.tasks.metrics import PERPLEXITY, TEXT_METRICS, accuracy, perplexity
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -28,7 +28,7 @@ R = TypeVar("R")
 class Evaluation:
     """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
 
-    ``score``: the metric's mean, 0..1. ``predictions``: one record an example, in the split's order.
+    ``score``: the metric's mean, 0..1, or the perplexity. ``predictions``: one record an example, in the split's order.
     """
 
     loss: float | None
@@ -62,6 +62,8 @@ class Evaluator:
         """Loss, score and predictions of the split, which holds at least one example."""
         sums = self._answer_log_probs(split.scored)
         loss = self._loss(split.scored, sums) if split.scored else None
+        if self.metric == PERPLEXITY and loss is not None:
+            return Evaluation(loss, perplexity(loss), self._learnt(split, sums))
         records = self._generated(split.prompts) if split.prompts else self._chosen(split, sums)
         predictions = [record for record, _ in records]
         return Evaluation(loss, sum(score for _, score in records) / len(records), predictions)
@@ -109,6 +111,18 @@ class Evaluator:
             records.append((record, accuracy(chosen, example.gold)))
         return records
 
+    def _learnt(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+        """Of each conversation its loss, in nats a token, and of the first ones what the model would have said."""
+        replies = self._texts(split.samples)
+        records: list[dict[str, Any]] = []
+        for example, (total,) in zip(split.scored, sums, strict=True):
+            tokens = example.answer_lens[0]
+            records.append({"index": example.index, "loss": -total / tokens, "tokens": tokens})
+        for sample, record in zip(split.samples, records, strict=False):
+            prompt = self.decode(sample.input_ids[0])
+            record |= {"prompt": prompt, "reply": replies[sample.index], "reference": sample.references[0]}
+        return records
+
     def _blank_sums(self, blanks: Sequence[Encoded]) -> list[list[float]]:
         """As `_answer_log_probs`; equal ones, which are all of most tasks, are scored once."""
         distinct = {blank.input_ids: blank for blank in blanks}
@@ -116,10 +130,7 @@ class Evaluator:
         return [sums[blank.input_ids] for blank in blanks]
 
     def _generated(self, prompts: Sequence[Encoded]) -> list[tuple[dict[str, Any], float]]:
-        texts: dict[int, str] = {}
-        chunks = list(self._batches(prompts))
-        for chunk, found in zip(chunks, self._shared(chunks, self._continued), strict=True):
-            texts.update(zip([p.index for p in chunk], found, strict=True))
+        texts = self._texts(prompts)
         judge = TEXT_METRICS[self.metric]
         records = []
         for prompt in prompts:
@@ -129,6 +140,14 @@ class Evaluator:
             records.append(({**record, "gold": gold(prompt)}, score))
         return records
 
+    def _texts(self, prompts: Sequence[Encoded]) -> dict[int, str]:
+        """What the model goes on with, by the prompts' indices."""
+        texts: dict[int, str] = {}
+        chunks = list(self._batches(prompts))
+        for chunk, found in zip(chunks, self._shared(chunks, self._continued), strict=True):
+            texts.update(zip([p.index for p in chunk], found, strict=True))
+        return texts
+
     def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
         """The batches of a generation, the longest prompts first."""
         order, most = sorted(prompts, key=_length, reverse=True), self.prompts_at_once or self.batch_size
@@ -137,19 +156,29 @@ class Evaluator:
         return (chunk for group in groups for chunk in _chunks(group, size))
 
     def _continued(self, prompts: Sequence[Encoded]) -> list[str]:
-        """What the model goes on with, up to the first newline or end of text."""
+        """What the model goes on with, up to the end of text or, but in a conversation, the first newline."""
         ids, model = [prompt.input_ids[0] for prompt in prompts], self.network.model
         rows = continued(model, ids, pad=self.pad, ends=self._ends, cached=self.mode.cached)
         return [self._text(row) for row in rows]
 
     def _text(self, ids: Sequence[int]) -> str:
-        line, newline, _ = self.decode([i for i in ids if i not in self.stop]).partition("\n")
+        text = self.decode([i for i in ids if i not in self.stop])
+        if self._in_lines:
+            return text
+        line, newline, _ = text.partition("\n")
         return line + newline
 
     @cached_property
     def _ends(self) -> Callable[[int], bool]:
         """Whether an id ends a text: a newline may be one of several characters in it."""
+        if self._in_lines:
+            return self.stop.__contains__
         return cache(lambda token: token in self.stop or "\n" in self.decode([token]))
+
+    @property
+    def _in_lines(self) -> bool:
+        """Whether a generated text may have several."""
+        return self.metric == PERPLEXITY
 
 
 def one_minus_metric(evaluator: Callable[[EvalSet], Evaluation], parts: Sequence[EvalSet]) -> float:

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from lezo.config.schema import Calibration, DType, LoraConfig, PrefixConfig, RunConfig
-from lezo.config.task import DemoSets, task_of
+from lezo.config.task import ChatConfig, DemoSets, Turns, task_of
+from lezo.data.chat import Chat
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.data.sampling import Splits, demo_sets, own_sizes, split
 from lezo.data.source import DataError, Pools
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
+from lezo.model.chat import PLAIN_NAME, chat_of
 from lezo.model.device import named_device, named_devices
 from lezo.model.load import (
     TINY,
@@ -35,7 +37,8 @@ from lezo.tasks import Example, Task
 class Prepared:
     """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
-    ``dequantised``: how the weights are stored that become plain ones as they are read.
+    ``dequantised``: how the weights are stored that become plain ones as they are read. ``replies``: test conversations that
+    the model is asked to answer.
     """
 
     task: Task
@@ -47,6 +50,7 @@ class Prepared:
     pad: int
     calibration: Calibration
     dequantised: str | None
+    replies: int = 0
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on.
@@ -72,7 +76,7 @@ class Prepared:
         encoded = self._checked(self.each(self._for_score, self.splits.test))
         if self.task.generates:
             return EvalSet((), encoded)
-        return EvalSet(encoded, (), self._blanks(self.splits.test))
+        return EvalSet(encoded, (), self._blanks(self.splits.test), self._samples())
 
     @property
     def demos(self) -> int:
@@ -99,6 +103,13 @@ class Prepared:
         if self.calibration is Calibration.sfc:
             return self._checked(self.encoder.candidates(blank))
         return self._checked(self.each(self.encoder.candidates, blank))
+
+    def _samples(self) -> list[Encoded]:
+        """The first test conversations as questions, with room for an answer."""
+        if not self.replies:
+            return []
+        short = replace(self.encoder, max_length=max(self.encoder.max_length - MAX_NEW_TOKENS, 2))
+        return self._checked(short.prompts(self.splits.test[: self.replies]))
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
@@ -133,10 +144,25 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
-        encoder=Encoder(partial(_ids, tokenizer), before, length, after),
+        encoder=Encoder(
+            partial(_ids, tokenizer), before, length, after, _chat(config, path, tokenizer, before)
+        ),
         pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),
+        replies=config.task.generate if isinstance(config.task, ChatConfig) else 0,
+    )
+
+
+def _chat(config: RunConfig, path: str, tokenizer: Any, before: tuple[int, ...]) -> Chat | None:
+    """How conversations become ids; the embedded model's, which has no template, are plain."""
+    task = config.task
+    if not isinstance(task, ChatConfig):
+        return None
+    template = task.chat_template or (PLAIN_NAME if config.model.name == "tiny" else None)
+    given = config.model.bos is not None
+    return chat_of(
+        path, tokenizer, template=template, before=before, given=given, every=task.turns is Turns.all
     )
 
 
