@@ -130,6 +130,15 @@ def _scored(
     return score
 
 
+PERPLEXITY = "perplexity"
+"""The exponential of the mean loss of a token: 1 at best, lower is better, and no fraction as all others are."""
+
+
+def perplexity(loss: float) -> float:
+    """Of a loss in nats a token; of one beyond all sense, or NaN, infinity."""
+    return math.exp(loss) if loss < 200 else math.inf
+
+
 def _token_f1(prediction: str, reference: str) -> float:
     predicted, expected = normalised(prediction).split(), normalised(reference).split()
     shared = sum((Counter(predicted) & Counter(expected)).values())

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lezo.tasks.metrics import metric_of
+from lezo.tasks.metrics import PERPLEXITY, metric_of
 from lezo.tasks.row import Row, RowError
 from lezo.tasks.task import Example, Task, TaskError
 from lezo.tasks.template import Template, unescaped
@@ -62,7 +62,8 @@ class PromptTask(Task):
 
     def __init__(self, name: str, prompt: Template, metric: str | None) -> None:
         self.name, self._prompt, self.metric = name, prompt, metric or self.usual_metric
-        metric_of(self.metric, generates=self.generates)
+        if self.metric != PERPLEXITY:
+            metric_of(self.metric, generates=self.generates)
 
     def examples(self, row: Row) -> Iterator[Example]:
         yield self._example(row, self._prompt.text(row))
@@ -149,7 +150,10 @@ class MultipleChoice(PromptTask):
 
 
 class Generation(PromptTask):
-    """``answer_column``: a text, or a list of accepted ones, of which the first is trained on."""
+    """``answer_column``: a text, or a list of accepted ones, of which the first is trained on.
+
+    Judged by perplexity, nothing is generated.
+    """
 
     loss = "lm"
     usual_metric = "f1"
@@ -165,7 +169,7 @@ class Generation(PromptTask):
     ) -> None:
         """Raises TaskError for a metric that does not fit."""
         super().__init__(name, prompt, metric)
-        self._column, self.stop = answer_column, stop
+        self._column, self.stop, self.generates = answer_column, stop, metric != PERPLEXITY
 
     def _example(self, row: Row, prompt: str) -> Example:
         value = row.value(self._column)

@@ -14,6 +14,17 @@ class TaskError(ValueError):
     """Settings that describe no task; the message names them and what was expected."""
 
 
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Who says what in a conversation."""
+
+    role: Role
+    content: str
+
+
 @dataclass(frozen=True)
 class Example:
     """One question in words.
@@ -23,6 +34,9 @@ class Example:
     A generated answer has a single gold continuation in ``answers`` and every accepted text in
     ``references``. ``blank`` is the prompt without its content, for surface-form calibration; None where the
     task has none.
+
+    ``turns``: of a conversation, which the model's chat template puts into words; its last is the assistant's, and the
+    one of ``answers``.
     """
 
     prompt: str
@@ -30,6 +44,7 @@ class Example:
     gold: tuple[int, ...]
     references: tuple[str, ...] = ()
     blank: str | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)

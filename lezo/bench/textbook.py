@@ -169,8 +169,10 @@ def candidate_rows(examples: Sequence[Encoded], *, lm: bool, pad: int, device: t
     kept = [(example.gold[0],) if lm else range(len(example.input_ids)) for example in examples]
     chosen = [(example, k) for example, ks in zip(examples, kept, strict=True) for k in ks]
     ids, mask = padded([example.input_ids[k] for example, k in chosen], pad, MULTIPLE)
-    sizes = torch.tensor([example.answer_lens[k] for example, k in chosen])
-    scored = torch.arange(ids.shape[1] - 1, 0, -1) <= sizes[:, None]
+    scored = torch.zeros(ids.shape[0], ids.shape[1] - 1, dtype=torch.bool)
+    for row, (example, k) in enumerate(chosen):  # a target is a place to the left of its token
+        left = ids.shape[1] - len(example.input_ids[k]) - 1
+        scored[row, [left + place for place in example.scored(k)]] = True
     gold = None if lm else torch.tensor([example.gold[0] for example in examples]).to(device)
     return Rows(ids.to(device), mask.to(device), scored.to(device), tuple(map(len, kept)), gold)
 

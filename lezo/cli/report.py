@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ Options
   report.watch         whether to go on writing          [false]
   report.every         seconds between, when watching    [5]
   report.target_loss   a dev loss to come down to        [of each task and model: the lowest all finished runs reach]
-  report.target_score  a dev score, 0..1, to come up to
+  report.target_score  a dev score, 0..1, to come up to, or a dev perplexity, above 1, to come down to
 """
 
 
@@ -66,8 +67,9 @@ def _problems(options: ReportConfig) -> Iterator[str]:
     """What is wrong with values that have the right type."""
     if options.every < 1:
         yield f"report.every={options.every}: expected at least 1 second"
-    if options.target_score is not None and not 0 <= options.target_score <= 1:
-        yield f"report.target_score={options.target_score}: expected a fraction from 0 to 1"
+    if options.target_score is not None and not 0 <= options.target_score < math.inf:
+        expected = "expected a fraction from 0 to 1, or a perplexity above 1"
+        yield f"report.target_score={options.target_score}: {expected}"
     if options.target_score is not None and options.target_loss is not None:
         yield "report.target_loss, report.target_score: expected one target; leave out the other"
 

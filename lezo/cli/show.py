@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from lezo.cli.run import command_line, complain
@@ -28,7 +28,8 @@ Commands to copy
 Options
   inspect.n=3         examples of each split, in the order in which they were sampled
   inspect.json=false  one JSON object a line: split, index, demos, input_ids, option_lens, gold; after, where
-                      the tokenizer puts tokens after a text: the last of input_ids, not scored
+                      the tokenizer puts tokens after a text: the last of input_ids, not scored; of a conversation
+                      spans, the scored places, and dropped, how many of its oldest turns were left out
   Groups and all other options are those of lezo-run (lezo-run --help).
 """
 
@@ -117,6 +118,8 @@ def as_record(split: str, example: Encoded, demos: int) -> dict[str, Any]:
         "input_ids": [[*ids, *example.after] for ids in example.input_ids],
         "option_lens": list(example.answer_lens),
         "gold": gold(example),
+        **({"spans": list(map(list, example.spans))} if example.spans else {}),
+        **({"dropped": example.dropped} if example.dropped else {}),
         **({"after": list(example.after)} if example.after else {}),
     }
 
@@ -125,15 +128,30 @@ def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
     """The example in words: the prompt, and each candidate's scored tokens between guillemets."""
     from lezo.model.evaluate import gold
 
-    cut = " (cut from the left)" if example.truncated else ""
-    lines = [f"--- {split} {example.index}: gold {gold(example)!r}{cut}"]
+    cut = f" (its {example.dropped} oldest turns left out)" if example.dropped else ""
+    cut += " (cut from the left)" if example.truncated else ""
+    right = "" if example.spans else f": gold {gold(example)!r}"
+    lines = [f"--- {split} {example.index}{right}{cut}"]
     for k, (ids, size) in enumerate(zip(example.input_ids, example.answer_lens, strict=True)):
-        prompt, answer = ids[: len(ids) - size], ids[len(ids) - size :]
-        marked = "".join(f"«{tokenizer.decode([token])}»" for token in answer)
-        shown = tokenizer.decode(prompt) if k == 0 else f"  candidate {k}: ..."
+        scored = example.scored(k)
+        first = scored[0] if scored else len(ids)
+        shown = tokenizer.decode(ids[:first]) if k == 0 else f"  candidate {k}: ..."
         behind = tokenizer.decode(example.after)
-        lines.append(f"{shown}{marked}{behind}  [{len(ids)} tokens, {size} scored]")
+        lines.append(
+            f"{shown}{_marked(ids, first, scored, tokenizer)}{behind}  [{len(ids)} tokens, {size} scored]"
+        )
     return "\n".join(lines) + "\n"
+
+
+def _marked(ids: Sequence[int], first: int, scored: Sequence[int], tokenizer: Any) -> str:
+    """The tokens from the first scored one on: each scored one between guillemets, what is between them in one piece."""
+    runs = groupby(range(first, len(ids)), {*scored}.__contains__)
+    return "".join(
+        "".join(f"«{tokenizer.decode([ids[place]])}»" for place in run)
+        if is_scored
+        else tokenizer.decode([ids[place] for place in run])
+        for is_scored, run in runs
+    )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from typing import Any
 
 from lezo.config.methods import METHODS, NO_METHOD, Part, Schedule, ZerothOrderConfig
 from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DType, Home, RunConfig
-from lezo.config.task import TASK_SCHEMAS, DemoSets, TaskConfig, kind_of, task_of
+from lezo.config.task import TASK_SCHEMAS, ChatConfig, DemoSets, TaskConfig, kind_of, task_of
 from lezo.tasks import TASKS
+from lezo.tasks.metrics import PERPLEXITY
 from lezo.tasks.registry import NAME, RegistryError
 from lezo.tasks.task import TaskError
 
@@ -27,6 +28,7 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
     _refuse_other_settings(config)
     problems = [*out_of_range(config), *_name_problems(config)]
     problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
+    problems += [*_chat_problems(config)]
     if weights:
         problems += _training_problems(config)
     if problems:
@@ -152,6 +154,27 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
         yield "eval.calibration=icl_sfc: expected task.demos of at least 1 (sfc needs none)"
     if config.fits_head and config.task.num_train == 0:
         yield f"task.num_train=0: optim={optim.name} fits the head to at least 1 row of each answer"
+
+
+def _chat_problems(config: RunConfig) -> Iterator[str]:
+    """What conversations have no place for, and an objective that perplexity is none of."""
+    task = config.task
+    if config.minimises_metric and kind_of(task).metric == PERPLEXITY:
+        reason = "1 - perplexity is no objective, and a lower loss is a lower perplexity"
+        yield f"optim.objective=metric: {reason}; leave it out"
+    if not isinstance(task, ChatConfig):
+        return
+    if task.demos:
+        yield f"task.demos={task.demos}: a conversation has no demonstrations; put them into its turns, or task.system"
+    if config.eval.calibration is not Calibration.none:
+        yield f"eval.calibration={config.eval.calibration.name}: conversations have no candidates to calibrate; leave it out"
+    if config.fits_head:
+        yield f"optim={config.optim.name}: fits the head to one-word answers, and a conversation has none; expected another method"
+    if task.system is not None and not task.system.strip():
+        yield "task.system: is empty; expected a message, or leave it out"
+    template = task.chat_template
+    if template not in (None, "plain") and not path_is(Path.is_file, template):
+        yield f"task.chat_template={template}: no such file; expected a file with a Jinja template, or plain"
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:

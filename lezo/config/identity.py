@@ -23,6 +23,7 @@ _BY_HASH = (
     "model.path",
     "model.tokenizer",
     "data.path",
+    "task.chat_template",
 )  # what lies there is compared by its hash instead
 UP_TO_ROUNDING = ("train.micro_batch_size", "eval.batch_size")  # the way out where memory ran out
 _MAY_GROW = ("train.steps", "train.max_seconds")

@@ -323,7 +323,7 @@ class ReplayConfig:
 
 @dataclass
 class ReportConfig:
-    """For lezo-report. ``target_loss``, ``target_score`` (0..1): the target; None what all runs reached."""
+    """For lezo-report. ``target_loss``, ``target_score`` (0..1, or a perplexity above 1): the target; None what all runs reached."""
 
     out: str = "."
     watch: bool = False

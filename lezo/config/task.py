@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from lezo.config.ranges import COUNT, COUNT_OR_0, SEED, ranged
 from lezo.tasks import TASKS, Task, as_task
+from lezo.tasks.chat import ChatTask
 from lezo.tasks.installed import installed
 from lezo.tasks.metrics import metric_of
 from lezo.tasks.prompt import prompt_task
@@ -60,7 +61,30 @@ class PythonConfig(TaskConfig):
     python: str | None = None
 
 
-TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"prompt": PromptConfig, "python": PythonConfig}
+class Turns(Enum):
+    """Which of the assistant's turns are learnt from."""
+
+    all = "all"
+    last = "last"
+
+
+@dataclass
+class ChatConfig(TaskConfig):
+    """task=chat: conversations. ``system``: a system message for those that have none. ``chat_template``: None the tokenizer's own,
+    "plain", or a file. ``generate``: to how many test conversations the trained model's reply is written. See `ChatTask`.
+    """
+
+    system: str | None = None
+    turns: Turns = Turns.all
+    chat_template: str | None = None
+    generate: int = ranged(0, COUNT_OR_0)
+
+
+TASK_SCHEMAS: dict[str, type[TaskConfig]] = {
+    "prompt": PromptConfig,
+    "python": PythonConfig,
+    "chat": ChatConfig,
+}
 """Settings of tasks that are described by them; all others are names of `TASKS`."""
 
 
@@ -71,6 +95,8 @@ def task_of(config: TaskConfig) -> Task:
         return prompt_task(config.name, **{key: getattr(config, key) for key in own})
     if isinstance(config, PythonConfig):
         return _python_task(config)
+    if isinstance(config, ChatConfig):
+        return ChatTask(config.name, system=config.system)
     return TASKS[config.name]
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lezo.data.chat import Chat, ChatError, Rendered, Span
 from lezo.data.prompting import with_demos
 from lezo.tasks import Example
+from lezo.tasks.task import Turn
 
 MAX_LENGTH = 2048
 MAX_NEW_TOKENS = 50
@@ -28,6 +30,9 @@ class Encoded:
     to continue). ``gold``: the right candidates, the first being the one to train on. ``after``: what the
     tokenizer puts after each text. It is shown and never run: a causal model scores the answer before it sees
     any of it.
+
+    ``spans``: of a conversation, which has one sequence, the places of the answer's tokens, where they are not its last;
+    the sequence ends with the last of them. ``dropped``: how many of its oldest turns were left out, so that it fits.
     """
 
     index: int
@@ -37,6 +42,15 @@ class Encoded:
     references: tuple[str, ...] = ()
     truncated: bool = False
     after: tuple[int, ...] = ()
+    spans: tuple[Span, ...] = ()
+    dropped: int = 0
+
+    def scored(self, candidate: int) -> list[int]:
+        """The places of the tokens in a candidate's sequence that are its answer's."""
+        if self.spans:
+            return [place for span in self.spans for place in range(*span)]
+        end = len(self.input_ids[candidate])
+        return [*range(end - self.answer_lens[candidate], end)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class Encoder:
     those that stand around each text. An end token ``after`` is no part of an answer: counted from the last
     token, as published for tokenizers that add none, a one-word answer's score would be that of the end token
     alone. A prompt to continue has nothing after it. ``end`` is part of every answer: how a text ends that no other text
-    ends.
+    ends. ``chat``: how conversations become ids, where there are any.
     """
 
     tokenizer: Callable[[list[str]], list[list[int]]]
@@ -55,16 +69,21 @@ class Encoder:
     max_length: int
     after: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
+    chat: Chat | None = None
 
     def candidates(self, examples: Sequence[Example], demos: Sequence[Example] = ()) -> list[Encoded]:
         """Every candidate in full. Raises EncodeError where an answer has no tokens or does not fit."""
+        if self.chat is not None:
+            return [self._conversation(index, example) for index, example in enumerate(examples)]
         return [
             self._encoded(index, example, texts)
             for index, example, texts in self._tokenized(examples, lambda e: _texts(e, demos))
         ]
 
     def prompts(self, examples: Sequence[Example], demos: Sequence[Example] = ()) -> list[Encoded]:
-        """The prompts alone, to be continued."""
+        """The prompts alone, to be continued. Raises EncodeError where one has no tokens."""
+        if self.chat is not None:
+            return [self._question(index, example) for index, example in enumerate(examples)]
         encoded = []
         for index, example, (ids,) in self._tokenized(examples, lambda e: [with_demos(demos, e.prompt)]):
             kept = self._fitted(ids)
@@ -72,6 +91,37 @@ class Encoder:
             cut = len(kept) < len(ids) + len(self.before)
             encoded.append(Encoded(index, (kept,), (0,), (0,), example.references, cut))
         return encoded
+
+    def _conversation(self, index: int, example: Example) -> Encoded:
+        assert self.chat is not None
+        found = self._rendered(index, example, self.chat.conversation)
+        size = sum(end - start for start, end in found.spans)
+        if size < 1:
+            text = _shortened(example.answers[0])
+            raise EncodeError(
+                f"example {index}: the answer {text} adds no token to its conversation with this tokenizer; expected at "
+                "least one (a row with an answer in it, or another model.tokenizer)"
+            )
+        return Encoded(
+            *(index, (found.ids,), (size,), (0,), (), found.cut, found.after),
+            spans=found.spans,
+            dropped=found.dropped,
+        )
+
+    def _question(self, index: int, example: Example) -> Encoded:
+        assert self.chat is not None
+        found = self._rendered(index, example, self.chat.question)
+        self._check_prompt(index, found.ids)
+        return Encoded(index, (found.ids,), (0,), (0,), example.answers, found.cut, dropped=found.dropped)
+
+    def _rendered(
+        self, index: int, example: Example, encode: Callable[[Sequence[Turn], int], Rendered]
+    ) -> Rendered:
+        try:
+            return encode(example.turns, self.max_length)
+        except ChatError as error:
+            asked = next(turn.content for turn in example.turns if turn.role == "user")
+            raise EncodeError(f"example {index} (it begins with {_shortened(asked)}): {error}") from None
 
     def _tokenized(
         self, examples: Sequence[Example], texts: Callable[[Example], list[str]]

@@ -217,17 +217,17 @@ def _answers(
     requests: Sequence[Request], sequences: Sequence[tuple[int, int]], units: Sequence[_Unit], starts: Numbers
 ) -> dict[str, Numbers]:
     """The fields of a `Batch` about answers. ``sequences``: of each its request and candidate."""
-    encoded = [(requests[u][0].input_ids[k], requests[u][0].answer_lens[k]) for u, k in sequences]
-    lens = np.array([size for _, size in encoded])
+    encoded = [(requests[u][0].input_ids[k], requests[u][0].scored(k)) for u, k in sequences]
+    lens = np.array([len(scored) for _, scored in encoded])
     token_sequence, token_place = _counted(lens)
-    length, shared, start, branch = np.array(_predicted_from(units, starts))[token_sequence].T
-    place = length - lens[token_sequence] + token_place
+    shared, start, branch = np.array(_predicted_from(units, starts))[token_sequence].T
+    place = np.fromiter(chain.from_iterable(scored for _, scored in encoded), np.int64) - 1
     read, token_read = np.unique(np.where(place < shared, start, branch) + place, return_inverse=True)
     example, candidate = np.array(sequences).T
     return {
         "read": read,
         "token_read": token_read,
-        "target": np.array([token for ids, size in encoded for token in ids[-size:]]),
+        "target": np.array([ids[place] for ids, scored in encoded for place in scored]),
         "token_sequence": token_sequence,
         "token_place": token_place,
         "answer_lens": lens,
@@ -237,15 +237,15 @@ def _answers(
     }
 
 
-def _predicted_from(units: Sequence[_Unit], starts: Numbers) -> list[tuple[int, int, int, int]]:
-    """Of each sequence its length, how much of it is shared, and where it would begin if it stood whole, once to hold the
-    shared part and once to hold its branch.
+def _predicted_from(units: Sequence[_Unit], starts: Numbers) -> list[tuple[int, int, int]]:
+    """Of each sequence how much of it is shared, and where it would begin if it stood whole, once to hold the shared part and
+    once to hold its branch.
     """
     found = []
     for start, unit in zip(starts.tolist(), units, strict=True):
         branch = start
         for length in unit.lengths:
-            found.append((length, unit.shared, start, branch))
+            found.append((unit.shared, start, branch))
             branch += length - unit.shared
     return found
 

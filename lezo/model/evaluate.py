@@ -18,7 +18,7 @@ from lezo.model.forward import Network
 from lezo.model.generation import GenerationMode, continued
 from lezo.model.loss import answer_scores
 from lezo.ranks.ranks import ALONE, Ranks, share
-from lezo.tasks.metrics import Metric, metric_of
+from lezo.tasks.metrics import PERPLEXITY, Metric, metric_of, perplexity
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -28,8 +28,8 @@ R = TypeVar("R")
 class Evaluation:
     """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
 
-    ``score``: the metric's, 0..1 but for those of installed packages. ``predictions``: one record an example, in the
-    split's order, with a score of its own where the metric of generated texts has one.
+    ``score``: the metric's, 0..1 but for those of installed packages and the perplexity. ``predictions``: one record an
+    example, in the split's order, with a score of its own where the metric of generated texts has one.
     """
 
     loss: float | None
@@ -66,6 +66,8 @@ class Evaluator:
         """Loss, score and predictions of the split, which holds at least one example."""
         sums = self._answer_log_probs(split.scored)
         loss = self._loss(split.scored, sums) if split.scored else None
+        if self.metric == PERPLEXITY and loss is not None:
+            return Evaluation(loss, perplexity(loss), self._learnt(split, sums))
         records = self._generated(split.prompts) if split.prompts else self._chosen(split, sums)
         return Evaluation(loss, self.judge([split], records), records)
 
@@ -122,6 +124,18 @@ class Evaluator:
             for example, scores in zip(split.scored, all_scores, strict=True)
         ]
 
+    def _learnt(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+        """Of each conversation its loss, in nats a token, and of the first ones what the model would have said."""
+        replies = self._texts(split.samples)
+        records: list[dict[str, Any]] = []
+        for example, (total,) in zip(split.scored, sums, strict=True):
+            tokens = example.answer_lens[0]
+            records.append({"index": example.index, "loss": -total / tokens, "tokens": tokens})
+        for sample, record in zip(split.samples, records, strict=False):
+            prompt = self.decode(sample.input_ids[0])
+            record |= {"prompt": prompt, "reply": replies[sample.index][0], "reference": sample.references[0]}
+        return records
+
     def _blank_sums(self, blanks: Sequence[Encoded]) -> list[list[float]]:
         """As `_answer_log_probs`; equal ones, which are all of most tasks, are scored once."""
         distinct = {blank.input_ids: blank for blank in blanks}
@@ -129,11 +143,7 @@ class Evaluator:
         return [sums[blank.input_ids] for blank in blanks]
 
     def _generated(self, prompts: Sequence[Encoded]) -> list[dict[str, Any]]:
-        texts: dict[int, tuple[str, str]] = {}
-        chunks = list(self._batches(prompts))
-        for chunk, found in zip(chunks, self._shared(chunks, self._continued), strict=True):
-            texts.update(zip([p.index for p in chunk], found, strict=True))
-        judge = self._metric(True).each
+        texts, judge = self._texts(prompts), self._metric(True).each
         records = []
         for prompt in prompts:
             answer, end = texts[prompt.index]
@@ -142,6 +152,14 @@ class Evaluator:
                 record["score"] = judge(answer.strip(), prompt.references)
             records.append({**record, "gold": gold(prompt)})
         return records
+
+    def _texts(self, prompts: Sequence[Encoded]) -> dict[int, tuple[str, str]]:
+        """What the model goes on with and what ended it, by the prompts' indices."""
+        texts: dict[int, tuple[str, str]] = {}
+        chunks = list(self._batches(prompts))
+        for chunk, found in zip(chunks, self._shared(chunks, self._continued), strict=True):
+            texts.update(zip([p.index for p in chunk], found, strict=True))
+        return texts
 
     def _batches(self, prompts: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
         """The batches of a generation, the longest prompts first."""

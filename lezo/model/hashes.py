@@ -83,9 +83,14 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def examples_hash(splits: Iterable[Iterable[Encoded]]) -> str:
-    """Of encoded examples: ids, answers, gold and references, in their order."""
+    """Of encoded examples: ids, answers, gold and references, in their order; of conversations what is scored too."""
+    return _of([[_fields(example) for example in examples] for examples in splits])
+
+
+def _fields(example: Encoded) -> list[Any]:
     fields = ("index", "input_ids", "answer_lens", "gold", "references")
-    return _of([[[getattr(e, field) for field in fields] for e in examples] for examples in splits])
+    spans = [example.spans] if example.spans else []  # no hash of before knows of these
+    return [*(getattr(example, field) for field in fields), *spans]
 
 
 def _of(content: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,5 +37,11 @@ def clock(seconds: float) -> str:
 
 
 def score(value: Any) -> str:
-    """A score of a result, which may not have been reached."""
-    return "-" if value is None else f"{value:.4f}"
+    """A score of a result, which may not have been reached, or be too large a perplexity for a number."""
+    return (
+        "-"
+        if value is None or not math.isfinite(value)
+        else f"{value:.4f}"
+        if value < 1000
+        else f"{value:.5g}"
+    )

@@ -28,6 +28,7 @@ from lezo.records.folder import (
 )
 from lezo.records.rows import DevRow, Row, TrainRow, row_of
 from lezo.records.schema import LARGEST, result_of
+from lezo.tasks.metrics import PERPLEXITY
 
 _APART = {CHECKPOINTS, MODEL, "wandb"}  # folders of a run that hold no runs
 _FILES = (CONFIG, METRICS, RESULT, ENVIRONMENT, TRACEBACK, LOCK)
@@ -73,6 +74,12 @@ class Run:
         """The model's name; for `model=hf` its folder or hub id."""
         name = self.setting("model.name")
         return str(self.settings.get("model.path") or name if name == "hf" else name)
+
+    @property
+    def in_perplexity(self) -> bool:
+        """Whether its scores are perplexities, lower being better; without a result as its task's settings tell."""
+        told = self.result.get("metric") or self.settings.get("task.metric")
+        return told == PERPLEXITY if told else "task.chat_template" in self.settings
 
     @property
     def optim(self) -> str:

@@ -73,14 +73,17 @@ def _measure(key: str, value: Any) -> float:
 
 
 class DevRow(Struct, frozen=True, rename={"loss": "dev_loss", "score": "dev_score"}):
-    """The dev set by the weights of ``step``: loss, None where there is none, and score, a fraction 0..1."""
+    """The dev set by the weights of ``step``: loss, None where there is none, and score, a fraction 0..1 or a perplexity.
+
+    A score is None where it was not finite.
+    """
 
     kind: ClassVar[str] = "dev"
 
     step: Count
     seconds: Number
     loss: Measure
-    score: Number
+    score: Measure
     eval_seconds: Number = 0.0
 
     def values(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class TestRow(Struct, frozen=True, rename={"loss": "test_loss", "score": "test_s
     step: Count
     seconds: Number
     loss: Measure
-    score: Number
+    score: Measure
     predictions: Sequence[Mapping[str, Any]] = ()
     weights: str = ""
     last: bool = False

@@ -36,7 +36,7 @@ class CheckpointFile(TypedDict):
 
 
 class Result(TypedDict, total=False):
-    """A run's result.json; null where the run did not come so far. Scores are fractions 0..1.
+    """A run's result.json; null where the run did not come so far. Scores are fractions 0..1, or perplexities.
 
     One of an earlier lezo may lack keys, one of a later lezo has more.
     """

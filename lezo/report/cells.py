@@ -50,6 +50,11 @@ def percent(fraction: Spread | None) -> Cell:
     return _mean(100 * fraction.mean, std, "{:.1f}".format)
 
 
+def perplexity(value: Spread | None) -> Cell:
+    """A perplexity: "12.35 ± 0.21"."""
+    return NOTHING if value is None else _mean(value.mean, value.std, "{:.2f}".format)
+
+
 def mean(values: Spread | None) -> Cell:
     """With two digits of the deviation, and as many of the mean."""
     if values is None:

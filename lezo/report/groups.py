@@ -78,6 +78,11 @@ class Group:
         return spread(run.number(key) for run in self.finished)
 
     @property
+    def in_perplexity(self) -> bool:
+        """Whether its scores are perplexities, lower being better."""
+        return any(run.in_perplexity for run in self.runs)
+
+    @property
     def dev_loss(self) -> Spread | None:
         """What learning rates are chosen by: the dev loss of each run's best step. Never a test score."""
         return self.result("dev_loss")
@@ -145,10 +150,17 @@ def sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def target(groups: Sequence[Group], loss: float | None, score: float | None) -> Target | None:
-    """What is asked for, else the lowest dev loss that all finished runs at chosen rates reach; None without any."""
-    if score is not None:
+    """What is asked for, else the lowest dev loss that all finished runs at chosen rates reach; None without any.
+
+    A score up to 1 is asked of fractions, a larger one of perplexities.
+    """
+    in_perplexity = any(group.in_perplexity for group in groups)
+    if score is not None and not in_perplexity and score <= 1:
         words = f"a dev score of {100 * score:.4g} % (report.target_score)"
-        return Target(lambda dev: dev.score >= score, words)
+        return Target(lambda dev: dev.score is not None and dev.score >= score, words)
+    if score is not None and in_perplexity and score > 1:
+        words = f"a dev perplexity of at most {score:.4g} (report.target_score)"
+        return Target(lambda dev: dev.score is not None and dev.score <= score, words)
     if loss is not None:
         return _at_most(loss, f"a dev loss of {loss:.4g} (report.target_loss)")
     chosen = [run for group in groups if group.best for run in group.finished]

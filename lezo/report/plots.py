@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, cycle, product
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ def plots(groups: Sequence[Group]) -> dict[tuple[str, str], list[Plot]]:
 def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
     """The drawings of one task and model, each with what it shows in words."""
     kinds: list[tuple[str, _Curve, bool]] = [
-        ("dev score %", lambda run: [(dev, 100 * dev.score) for dev in run.devs], True),
+        ("dev score %", partial(_dev_scores, in_perplexity=False), True),
+        ("dev perplexity", partial(_dev_scores, in_perplexity=True), True),
         ("dev loss", lambda run: [(dev, dev.loss) for dev in run.devs], True),
         ("train loss, smoothed", train_loss, False),
     ]
@@ -97,7 +99,8 @@ def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
     if timed:
         yield _bars(timed)
     values: list[tuple[str, float, Callable[[Group], Spread | None]]] = [
-        ("test score %", 100.0, lambda group: group.result("test")),
+        ("test score %", 100.0, lambda group: None if group.in_perplexity else group.result("test")),
+        ("test perplexity", 1.0, lambda group: group.result("test") if group.in_perplexity else None),
         ("seconds a step", 1.0, step_seconds),
     ]
     for what, unit, value in values:
@@ -106,6 +109,14 @@ def drawings(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
         ]
         if any(known):
             yield _against_sparsity(what, unit, list(filter(None, known)))
+
+
+def _dev_scores(run: Run, *, in_perplexity: bool) -> list[tuple[DevRow, float | None]]:
+    """Where its scores are of this kind: fractions in percent, or perplexities."""
+    if run.in_perplexity is not in_perplexity:
+        return []
+    unit = 1 if in_perplexity else 100
+    return [(dev, None if dev.score is None else unit * dev.score) for dev in run.devs]
 
 
 def _points(runs: Sequence[Run], curve: _Curve, axis: _Axis) -> list[Points]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lezo.records.reader import Run
 from lezo.records.rows import PHASES
-from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent
+from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent, perplexity
 from lezo.report.groups import Group, Spread, Target, by_task, sparsity_families, spread
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, is_lezo, rows_of
 
@@ -80,6 +80,31 @@ def step_seconds(group: Group) -> Spread | None:
     return spread(run.step_seconds for run in group.runs)
 
 
+_SCORES = {f"{what} %": f"{what} perplexity" for what in ("test", "dev", "untrained")}
+
+
+def _named(columns: Sequence[str], scored: Sequence[Group] | Sequence[Run]) -> list[str]:
+    """The columns; one of fractions has one of perplexities beside it, or in its place, where there are any."""
+    kinds = {one.in_perplexity for one in scored}
+    named: list[str] = []
+    for column in columns:
+        pair = ((column, False), (_SCORES.get(column, column), True))
+        named += [name for name, kind in pair if kind in kinds] if column in _SCORES else [column]
+    return named
+
+
+def _score(key: str, *, in_perplexity: bool) -> Callable[[Group | Run], Cell]:
+    """Of a group or run, where its scores are of this kind; else nothing."""
+    shown = perplexity if in_perplexity else percent
+
+    def cell(of: Group | Run) -> Cell:
+        if of.in_perplexity is not in_perplexity:
+            return NOTHING
+        return shown(of.result(key) if isinstance(of, Group) else spread([of.number(key)]))
+
+    return cell
+
+
 def _of_groups(groups: Sequence[Group], columns: Sequence[str]) -> Rows:
     return [(group, _cells(group, columns)) for group in groups]
 
@@ -101,14 +126,16 @@ def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: st
 def _results(groups: Sequence[Group]) -> Table:
     searched = any(group.rates > 1 for group in groups)
     scores = ("test %", "finished", "runs", "dev %", "dev loss")
-    columns = (*scores, *(("learning rate",) if searched else ()), "untrained %", "published %")
+    columns = _named(
+        (*scores, *(("learning rate",) if searched else ()), "untrained %", "published %"), groups
+    )
     notes = [_SEEDS, *([_GRID] if searched else []), *_cautions(groups)]
     return _table("results", "Results", columns, _of_groups(groups, columns), *notes)
 
 
 def _side_by_side(groups: Sequence[Group], targets: Targets) -> Table:
     """Of each task and model with several methods, what each came to at the rate that its dev losses chose."""
-    own = ("test %", "finished", "dev loss", "forwards", "seconds a step")
+    own = _named(("test %", "finished", "dev loss", "forwards", "seconds a step"), groups)
     columns, rows, aims = (*own, *_TARGET_COLUMNS, *_PEAK_COLUMNS, "learning rate"), [], {}
     for names, members in by_task(groups).items():
         chosen = sorted((group for group in members if group.best and group.finished), key=_loss)
@@ -226,8 +253,8 @@ def _gib(peaks: Iterable[float | None]) -> Cell:
 
 
 def _sparsity(groups: Sequence[Group]) -> Table:
-    columns = ("sparsity", "blocks", "finished", "test %", "dev loss", "seconds a step")
     members = [group for family in sparsity_families(groups) for group in family]
+    columns = _named(("sparsity", "blocks", "finished", "test %", "dev loss", "seconds a step"), members)
     return _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED)
 
 
@@ -248,7 +275,9 @@ def _damaged(runs: Sequence[tuple[Group, Run]]) -> Table:
 
 def _runs(runs: Sequence[tuple[Group, Run]]) -> Table:
     scores = ("test %", "dev %", "seconds")
-    columns = ("seed", "data seed", "status", "steps", "best step", *scores, "folder")
+    columns = _named(
+        ("seed", "data seed", "status", "steps", "best step", *scores, "folder"), [run for _, run in runs]
+    )
     return _table("runs", "Every run", columns, _of_runs(runs, columns))
 
 
@@ -270,13 +299,16 @@ def _chosen(group: Group) -> Cell:
 
 
 _OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
-    "test %": lambda group: percent(group.result("test")),
+    "test %": _score("test", in_perplexity=False),
+    "test perplexity": _score("test", in_perplexity=True),
     "finished": lambda group: number(len(group.finished), str),
     "runs": lambda group: number(len(group.runs), str),
-    "dev %": lambda group: percent(group.result("dev")),
+    "dev %": _score("dev", in_perplexity=False),
+    "dev perplexity": _score("dev", in_perplexity=True),
     "dev loss": lambda group: mean(group.dev_loss),
     "learning rate": _chosen,
-    "untrained %": lambda group: percent(group.result("zero_shot")),
+    "untrained %": _score("zero_shot", in_perplexity=False),
+    "untrained perplexity": _score("zero_shot", in_perplexity=True),
     "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
     "sparsity": lambda group: number(group.sparsity),
     "blocks": _blocks,
@@ -290,8 +322,10 @@ _OF_RUN: Mapping[str, Callable[[Run], Cell]] = {
     "status": lambda run: Cell(run.status),
     "steps": lambda run: number(_steps(run), str),
     "best step": lambda run: number(run.number("best_step")),
-    "test %": lambda run: percent(spread([run.number("test")])),
-    "dev %": lambda run: percent(spread([run.number("dev")])),
+    "test %": _score("test", in_perplexity=False),
+    "test perplexity": _score("test", in_perplexity=True),
+    "dev %": _score("dev", in_perplexity=False),
+    "dev perplexity": _score("dev", in_perplexity=True),
     "seconds": lambda run: number(run.number("seconds.total"), "{:.0f}".format),
     "why": lambda run: Cell(run.error or "-"),
     "folder": lambda run: Cell(run.folder),

@@ -20,12 +20,11 @@ from lezo.runs.plan import Plan
 def banner(config: RunConfig, plan: Plan, folder: Path, ranks: int = 1) -> str:
     """Task, model, optimizer, sizes, lengths, forwards, memory and folder, one a line; of a run of several ``ranks``."""
     median, longest = plan.lengths
-    cut = f"; {plan.truncated} longer than {plan.parts.encoder.max_length} cut from the left"
     rows = {
         "task": _task(config, plan),
         "rows": _rows(config, plan),
         "model": _model(config, plan),
-        "lengths": f"median {median} tokens, longest {longest}{cut if plan.truncated else ''}",
+        "lengths": f"median {median} tokens, longest {longest}{_cut(plan)}",
     }
     if plan.adapter is not None:
         rows["trained"] = f"{_adapter(plan.adapter)}: {count(plan.trained)} parameters"
@@ -107,6 +106,13 @@ def _rows(config: RunConfig, plan: Plan) -> str:
     few = f"; few rows: {dev} of them are dev, not {usual} (task.num_dev=N asks for N)"
     fewer = own and config.task.num_dev is None and 0 < dev < usual
     return f"train and dev from {train_from}, test from {test_from}{few if fewer else ''}"
+
+
+def _cut(plan: Plan) -> str:
+    """How many examples were too long, and what became of them."""
+    ways = ((plan.shortened, "by their oldest turns"), (plan.truncated, "from the left"))
+    most = plan.parts.encoder.max_length
+    return "".join(f"; {number} longer than {most} cut {way}" for number, way in ways if number)
 
 
 def _model(config: RunConfig, plan: Plan) -> str:

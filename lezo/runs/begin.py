@@ -35,6 +35,7 @@ from lezo.runs.resume import (
 )
 from lezo.runs.stop import Stop
 from lezo.runs.together import Start, Together, refuse_other_starts, share_start
+from lezo.tasks.metrics import PERPLEXITY
 from lezo.tracking.mirror import WandbMirror
 
 
@@ -165,7 +166,7 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
         folder.data(PREFIX_START, start)
     shown = ConsoleSink(request.out, config.train.steps if config.trains else None, plan.parts.task.metric)
     together = Together(ranks, config, loaded)
-    mirror = make_mirror(request, folder)
+    mirror = make_mirror(request, folder, plan.parts.task.metric)
     return Session(request, folder, loaded, header, resumed, resumed.progress(), together, shown, mirror)
 
 
@@ -195,8 +196,8 @@ def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeS
         return ResumeState()
 
 
-def make_mirror(request: Request, folder: RunFolder) -> WandbMirror | None:
-    """What sends rows to wandb, where that is wanted."""
+def make_mirror(request: Request, folder: RunFolder, metric: str) -> WandbMirror | None:
+    """What sends rows to wandb, where that is wanted; ``metric``: what scores are."""
     config, log = request.config, request.config.log
     if log.name != "wandb":
         return None
@@ -210,5 +211,10 @@ def make_mirror(request: Request, folder: RunFolder) -> WandbMirror | None:
     }
     cost = config.method.forwards_a_step(config.optim) if config.trains else None
     return WandbMirror(
-        folder.path, settings, log.mode.value, lambda text: request.out.print(f"warning: {text}"), cost=cost
+        folder.path,
+        settings,
+        log.mode.value,
+        lambda text: request.out.print(f"warning: {text}"),
+        cost=cost,
+        score=metric if metric == PERPLEXITY else "score",
     )

@@ -188,6 +188,7 @@ def provenance(yaml: str, plan: Plan, weights: str) -> Provenance:
 def make_evaluator(plan: Plan, network: Network, batch_size: int, ranks: Ranks = ALONE) -> Evaluator:
     """The evaluator of the plan's task. What runs in plain rows is not padded to generate either."""
     task, tokenizer, pad, model = plan.parts.task, plan.parts.tokenizer, plan.parts.pad, network.model
+    generates = task.generates or bool(plan.test.samples)
     return Evaluator(
         network=network,
         loss=task.loss,
@@ -196,8 +197,8 @@ def make_evaluator(plan: Plan, network: Network, batch_size: int, ranks: Ranks =
         pad=pad,
         device=plan.device,
         decode=partial(_decoded, tokenizer, frozenset(tokenizer.get_vocab().values())),
-        stop=end_tokens(model, tokenizer),
-        mode=widest_mode(model, pad=pad, padded=not network.plain) if task.generates else GenerationMode(),
+        stop=end_tokens(model, tokenizer) | turn_ends(plan),
+        mode=widest_mode(model, pad=pad, padded=not network.plain) if generates else GenerationMode(),
         prompts_at_once=min(batch_size, plan.prompts_at_once),
         ranks=ranks,
         stop_texts=task.stop,
@@ -215,6 +216,13 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     ends = [i for ids in named for i in (ids if isinstance(ids, list | tuple) else [ids]) if i is not None]
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
     return frozenset([*ends, *(i for i in newline if i in tokenizer.all_special_ids)])
+
+
+def turn_ends(plan: Plan) -> frozenset[int]:
+    """The special ids that end the turns of a chat."""
+    chat = plan.parts.encoder.chat
+    lasts = {example.input_ids[0][-1] for example in plan.test.scored} if chat is not None else set[int]()
+    return frozenset(lasts.intersection(chat.ends)) if chat is not None else frozenset()
 
 
 def _decoded(tokenizer: Any, known: frozenset[int], ids: Sequence[int]) -> str:

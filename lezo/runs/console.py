@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lezo.records.format import clock
+from lezo.records.format import clock, score
 from lezo.records.rows import DevRow, TestRow, TrainRow
 
 _COPIED = ("repeat",)  # a command with a line's end inside is another command
+_REPLIES, _LONGEST = 2, 300  # replies that are shown, and characters of each
 _LINES = 20  # progress lines a run prints where there is no terminal
 
 
@@ -78,13 +79,16 @@ class ConsoleSink:
     def evaluated(self, row: DevRow) -> None:
         """Show a dev evaluation."""
         loss = "-" if row.loss is None else f"{row.loss:.4f}"
-        self._dev = f"dev {row.score:.3f}"
+        self._dev = "dev -" if row.score is None else f"dev {row.score:.3f}"
         place = "" if self._steps is None else f"step {row.step}/{self._steps}  "
-        self._out.print(f"{place}dev_loss {loss}  dev {self._metric} {row.score:.4f}")
+        self._out.print(f"{place}dev_loss {loss}  dev {self._metric} {score(row.score)}")
 
     def tested(self, row: TestRow) -> None:
-        """Show a score on the test set."""
-        self._out.print(f"test {row.weights}: {self._metric} {row.score:.4f}")
+        """Show a score on the test set, and of replies two."""
+        self._out.print(f"test {row.weights}: {self._metric} {score(row.score)}")
+        for record in [record for record in row.predictions if "reply" in record][:_REPLIES]:
+            self._out.print(f"  asked {record['index']}  {_shown(record['prompt'])}")
+            self._out.print(f"  reply {record['index']}  {_shown(record['reply'])}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -107,6 +111,12 @@ def replaying(out: Console, step: int) -> Iterator[Callable[[int], None]]:
     with out.status(f"{what}: reading") as status:
         yield lambda at: status.update(f"{what}: at {at}") if at % 100 == 0 else None
     out.print(f"{what}: brought back in {time.perf_counter() - start:.1f} s")
+
+
+def _shown(text: str) -> str:
+    """The end of a text on one line, without anything that moves the cursor."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= _LONGEST else f"... {line[-_LONGEST:]}"
 
 
 def _bar(out: Console) -> Progress:

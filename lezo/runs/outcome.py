@@ -40,7 +40,7 @@ class Ending:
 
 
 def result_of(request: Request, ending: Ending, plan: Plan | None, session: Session | None) -> Result:
-    """The run's result, as far as it came. Scores are fractions 0..1, seconds are wall-clock."""
+    """The run's result, as far as it came. Scores are fractions 0..1 or perplexities, seconds are wall-clock."""
     config, optim = request.config, request.config.optim
     plan = session.plan if session else plan
     progress = session.progress if session else Progress()

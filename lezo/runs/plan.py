@@ -73,7 +73,8 @@ class Visits:
 class Plan:
     """Everything about a run but its weights.
 
-    ``lengths``: median and longest sequence, in tokens. ``trained``: parameters, an adapter's own included.
+    ``lengths``: median and longest sequence, in tokens. ``truncated``: examples cut from the left, ``shortened``: conversations
+    that lost their oldest turns. ``trained``: parameters, an adapter's own included.
     ``prompts_at_once``: how many a generation goes on with, eval.batch_size or as many fewer as the device has room for.
     ``memories``: of each of the placement's devices.
     """
@@ -91,6 +92,7 @@ class Plan:
     trained: int
     lengths: tuple[int, int]
     truncated: int
+    shortened: int
     prompts_at_once: int
     memories: tuple[Memory, ...]
     forwards: dict[str, int]
@@ -123,7 +125,7 @@ def make_plan(config: RunConfig) -> Plan:
     if config.fits_head:
         refuse_long_answers(train)
     dev, test = parts.dev(), parts.test()
-    examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts]
+    examples = [*train, *dev.scored, *dev.prompts, *test.scored, *test.prompts, *test.samples]
     lengths = [len(ids) for example in examples for ids in example.input_ids]
     meta_model, adapter = skeleton(parts.model_config, dtype), adapter_of(config)
     placement = placed(meta_model, devices)
@@ -171,6 +173,7 @@ def make_plan(config: RunConfig) -> Plan:
     fitting = [_fitting(size, [dev, test], rows, room) for size, room in zip(sizes, rooms, strict=True)]
     prompts_at_once = min(fitting)
     evaluations = [max(_evaluations(size, [dev, test], rows, prompts_at_once)) for size in sizes]
+    counted = [*train, *(dev.scored or dev.prompts), *(test.scored or test.prompts)]
     return Plan(
         parts=parts,
         adapter=adapter,
@@ -184,9 +187,8 @@ def make_plan(config: RunConfig) -> Plan:
         parameters=parameters,
         trained=sum(p.numel() for p in meta_model.parameters() if p.requires_grad),
         lengths=(round(statistics.median(lengths)), max(lengths)),
-        truncated=sum(
-            e.truncated for e in (*train, *(dev.scored or dev.prompts), *(test.scored or test.prompts))
-        ),
+        truncated=sum(example.truncated for example in counted),
+        shortened=sum(example.dropped > 0 for example in counted),
         prompts_at_once=prompts_at_once,
         memories=tuple(
             replace(step, activations=max(step.activations, evaluation))
@@ -351,7 +353,7 @@ class ForwardSize:
 
         Keys or values of a block stand beside those they are appended to.
         """
-        lengths = [len(prompt.input_ids[0]) for prompt in split.prompts]
+        lengths = [len(prompt.input_ids[0]) for prompt in split.prompts or split.samples]
         if not lengths:
             return 0
         rows, longest = min(batch_size, len(lengths)), max(lengths)

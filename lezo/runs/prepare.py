@@ -12,13 +12,15 @@ import torch
 
 from lezo.config.checks import quantised_problems
 from lezo.config.schema import Calibration, DType, LoraConfig, PrefixConfig, RunConfig
-from lezo.config.task import DemoSets, task_of
+from lezo.config.task import ChatConfig, DemoSets, Turns, task_of
+from lezo.data.chat import Chat
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
 from lezo.data.sampling import Splits, demo_sets, own_sizes, split
 from lezo.data.source import DataError, Pools
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
+from lezo.model.chat import PLAIN_NAME, chat_of
 from lezo.model.device import named_device, named_devices
 from lezo.model.load import (
     TINY,
@@ -31,6 +33,7 @@ from lezo.model.load import (
 )
 from lezo.model.quantised import kept_bits
 from lezo.tasks import Example, Task
+from lezo.tasks.metrics import PERPLEXITY
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Prepared:
     """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
     ``dequantised``: how the weights are stored that become plain ones as they are read. ``bits``: of each weight of linear
-    layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of a generated answer.
+    layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of a generated answer. ``replies``: test conversations that
+    the model is asked to answer.
     """
 
     task: Task
@@ -52,6 +56,7 @@ class Prepared:
     dequantised: str | None
     max_new_tokens: int = MAX_NEW_TOKENS
     bits: int | None = None
+    replies: int = 0
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on.
@@ -77,7 +82,7 @@ class Prepared:
         encoded = self._checked(self.each(self._for_score, self.splits.test))
         if self.task.generates:
             return EvalSet((), encoded)
-        return EvalSet(encoded, (), self._blanks(self.splits.test))
+        return EvalSet(encoded, (), self._blanks(self.splits.test), self._samples())
 
     @property
     def demos(self) -> int:
@@ -104,6 +109,13 @@ class Prepared:
         if self.calibration is Calibration.sfc:
             return self._checked(self.encoder.candidates(blank))
         return self._checked(self.each(self.encoder.candidates, blank))
+
+    def _samples(self) -> list[Encoded]:
+        """The first test conversations as questions, with room for an answer."""
+        if not self.replies:
+            return []
+        short = replace(self.encoder, max_length=max(self.encoder.max_length - MAX_NEW_TOKENS, 2))
+        return self._checked(short.prompts(self.splits.test[: self.replies]))
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
         """Raises ModelError where the tokenizer makes ids that the model has no embedding for."""
@@ -134,6 +146,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     before, after = around(path, config.model.bos, text, tokenizer)
     adapter = adapter_of(config)
     length = _max_length(config, source.path, model_config, task, adapter.positions if adapter else 0)
+    chat = _chat(config, path, tokenizer, before)
     pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
     return Prepared(
         task=task,
@@ -141,12 +154,32 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
-        encoder=Encoder(partial(_ids, tokenizer), before, length, after, _end(path, task, tokenizer)),
+        encoder=Encoder(
+            partial(_ids, tokenizer),
+            before,
+            length,
+            after,
+            () if chat else _end(path, task, tokenizer),
+            chat,
+        ),
         pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),
         bits=bits,
         max_new_tokens=config.eval.max_new_tokens,
+        replies=config.task.generate if isinstance(config.task, ChatConfig) else 0,
+    )
+
+
+def _chat(config: RunConfig, path: str, tokenizer: Any, before: tuple[int, ...]) -> Chat | None:
+    """How conversations become ids; the embedded model's, which has no template, are plain."""
+    task = config.task
+    if not isinstance(task, ChatConfig):
+        return None
+    template = task.chat_template or (PLAIN_NAME if config.model.name == "tiny" else None)
+    given = config.model.bos is not None
+    return chat_of(
+        path, tokenizer, template=template, before=before, given=given, every=task.turns is Turns.all
     )
 
 
@@ -237,7 +270,7 @@ def _max_length(config: RunConfig, path: str, model_config: Any, task: Task, tak
 
 def _end(path: str, task: Task, tokenizer: Any) -> tuple[int, ...]:
     """What ends a trained answer where no text does: the tokenizer's end token."""
-    if not task.generates or task.stop:
+    if task.stop or not (task.generates or task.metric == PERPLEXITY):
         return ()
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no end token, and task.stop no text that ends an answer")

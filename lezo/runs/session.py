@@ -111,7 +111,7 @@ def train_and_score(session: Session) -> None:
 def test(session: Session, weights: str, *, step: int = 0, last: bool = True) -> None:
     """Score the test set by the present weights, which ``weights`` says in words."""
     start = time.perf_counter()
-    scored = session.together.evaluate("test")
+    scored = session.together.evaluate("last test" if last else "test")
     seconds = time.perf_counter() - start
     row = TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, last, seconds)
     for sink in session.sinks:

@@ -113,7 +113,7 @@ class Together(Optimizer):
             yield
 
     def evaluate(self, split: str) -> Evaluation:
-        """The split ``dev`` or ``test`` by the present weights. Raises RankError where ranks have other weights."""
+        """The split ``dev`` or ``test`` by the present weights, or ``last test`` with what is only looked at. Raises RankError where ranks have other weights."""
         return self._all("evaluate", split)  # type: ignore[no-any-return]
 
     def step(self, step: int, batch: MicroBatches) -> StepReport:
@@ -151,7 +151,9 @@ class Together(Optimizer):
     def _evaluate(self, split: str) -> Evaluation:
         if self.ranks.size > 1:
             self._same(checksum(self.loaded.model))
-        return self._evaluator(self.plan.dev if split == "dev" else self.plan.test)
+        plan = self.plan
+        splits = {"dev": plan.dev, "test": replace(plan.test, samples=()), "last test": plan.test}
+        return self._evaluator(splits[split])
 
     def _fit_head(self) -> None:
         size, pad = self.config.eval.batch_size, self.plan.parts.pad

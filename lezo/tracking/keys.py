@@ -48,13 +48,15 @@ KEYS = (
     Key("memory/peak_gib", "GiB", "peak so far: of the GPU, without one of the process", "trained"),
     Key("dev/loss", "nats", "dev loss, which chooses the best step", best="min"),
     Key("dev/score", "0..1", "dev accuracy or F1", best="max"),
+    Key("dev/perplexity", "", "in their place where texts are learnt", best="min"),
     Key("test/loss", "nats", "test loss, before training and of the best step"),
     Key("test/score", "0..1", "test accuracy or F1, before training and of the best step"),
+    Key("test/perplexity", "", "in their place where texts are learnt"),
     Key(PREDICTIONS, "rows", f"the last test, example by example, {TABLE_ROWS} at most"),
     Key(f"{RESULT}/status", "", "finished, failed or interrupted"),
-    Key(f"{RESULT}/test", "0..1", "test score of the best step"),
-    Key(f"{RESULT}/zero_shot", "0..1", "test score before training"),
-    Key(f"{RESULT}/dev", "0..1", "dev score of the best step"),
+    Key(f"{RESULT}/test", "0..1, or perplexity", "test score of the best step"),
+    Key(f"{RESULT}/zero_shot", "0..1, or perplexity", "test score before training"),
+    Key(f"{RESULT}/dev", "0..1, or perplexity", "dev score of the best step"),
     Key(f"{RESULT}/dev_loss", "nats", "dev loss of the best step"),
     Key(f"{RESULT}/best_step", "steps", "the step of the lowest dev loss"),
     Key(f"{RESULT}/seconds/total", "seconds", "the whole run"),
@@ -83,15 +85,19 @@ def train_keys(row: Mapping[str, Any], cost: int | None = None) -> dict[str, Any
     return _present({**axes(row, cost), **own, **phases, **rest})
 
 
-def dev_keys(row: Mapping[str, Any], cost: int | None = None) -> dict[str, Any]:
-    """A dev row of metrics.jsonl. ``cost`` as in `axes`."""
-    values = {"dev/loss": row["dev_loss"], "dev/score": row["dev_score"], "time/eval": row["eval_seconds"]}
+def dev_keys(row: Mapping[str, Any], cost: int | None = None, score: str = "score") -> dict[str, Any]:
+    """A dev row of metrics.jsonl. ``cost`` as in `axes`; ``score``: what its score is called."""
+    values = {
+        "dev/loss": row["dev_loss"],
+        f"dev/{score}": row["dev_score"],
+        "time/eval": row["eval_seconds"],
+    }
     return _present({**axes(row, cost), **values})
 
 
-def test_keys(step: int, loss: float | None, score: float) -> dict[str, Any]:
-    """The test set, scored with the weights of ``step``."""
-    return _present({"step": step, "test/loss": loss, "test/score": score})
+def test_keys(step: int, loss: float | None, value: float | None, score: str = "score") -> dict[str, Any]:
+    """The test set, scored with the weights of ``step``; ``score``: what its score ``value`` is called."""
+    return _present({"step": step, "test/loss": loss, f"test/{score}": value})
 
 
 def result_keys(result: Mapping[str, Any]) -> dict[str, Any]:

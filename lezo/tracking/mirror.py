@@ -26,6 +26,7 @@ class WandbMirror:
 
     ``settings`` and ``mode`` as in `start_run`. ``patience``: the seconds that ``close`` waits for wandb to finish;
     it waits less where no server answers. ``cost``: forwards of a step, None of what takes none.
+    ``score``: what scores are called, "perplexity" where they are that.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class WandbMirror:
         *,
         patience: float = 30.0,
         cost: int | None = None,
+        score: str = "score",
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._cost = warn, patience, cost
-        self._dropped, self._failed = 0, False
+        self._score, self._dropped, self._failed = score, 0, False
         self._abandoned = False  # nobody waits for the thread any more
         self._run: Any = None
         work = partial(self._work, folder, settings, mode)
@@ -53,11 +55,11 @@ class WandbMirror:
 
     def evaluated(self, row: DevRow) -> None:
         """Mirror a dev row."""
-        self._log(keys.dev_keys(row.values(), self._cost))
+        self._log(keys.dev_keys(row.values(), self._cost, self._score))
 
     def tested(self, row: TestRow) -> None:
         """Mirror a test row; of the run's last one the predictions too."""
-        self._log(keys.test_keys(row.step, row.loss, row.score))
+        self._log(keys.test_keys(row.step, row.loss, row.score, self._score))
         if row.last:
             self._put(lambda run: run.log({keys.PREDICTIONS: _table(row)}))
 

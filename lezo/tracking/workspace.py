@@ -48,6 +48,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Accuracy": (
         *_both_ways("dev score", "dev/score"),
         Panel("test score", "bars", ("test/score", "result/zero_shot")),
+        *_both_ways("dev perplexity", "dev/perplexity"),
     ),
     "Loss": (
         *_both_ways("dev loss", "dev/loss"),

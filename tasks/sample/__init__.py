@@ -1,4 +1,4 @@
-"""What does `data=sample` hold? Small made-up sets for the eleven tasks, in the format of each task's hub."""
+"""What does `data=sample` hold? Small made-up sets for the eleven tasks, in the format of each task's hub, and conversations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from lezo.tasks.sample.inference import cb, rte
 from lezo.tasks.sample.passages import boolq, drop, multirc, record, squad
 from lezo.tasks.sample.puzzles import copa, wic, wsc
 from lezo.tasks.sample.reviews import sst2
+from lezo.tasks.sample.talks import chat
 
 MAKERS: dict[str, Callable[[Draw, int], Row]] = {
     "sst2": sst2, "rte": rte, "cb": cb, "boolq": boolq, "wsc": wsc, "wic": wic,
     "multirc": multirc, "copa": copa, "record": record, "squad": squad, "drop": drop,
+    "chat": chat,
 }  # fmt: skip
 SIZES = {"sst2": (1500, 1000), "rte": (1500, 1000), "cb": (420, 120), "copa": (420, 120)}  # train, validation
 OTHER_SIZES = (600, 200)

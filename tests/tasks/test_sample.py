@@ -24,6 +24,7 @@ COLUMNS = {
     "record": "passage query entities answers idx",
     "squad": "id title context question answers",
     "drop": "passage question answers_spans",
+    "chat": "messages id",
 }
 DIGESTS = {  # of all rows as json
     "sst2": "bece9da4fda87d99",
@@ -37,6 +38,7 @@ DIGESTS = {  # of all rows as json
     "record": "997e22417e50506c",
     "squad": "56b20c4ee8383b87",
     "drop": "7782ca843377f5f4",
+    "chat": "48e41ce30ccf4572",
 }
 SIZES = {"sst2": (1500, 1000), "rte": (1500, 1000), "cb": (420, 120), "copa": (420, 120)}
 LABELLED = [task for task, columns in COLUMNS.items() if "label" in columns]

@@ -51,7 +51,7 @@ RARE = {  # kinds of rare words; within a kind they stand for one another in the
 }
 MUDDLED = 0.9  # share of them that do
 OFTEN = {"sst2": 28, "rte": 24, "cb": 6}  # reviews and pairs are what is fine-tuned on most
-TASKS = [task for task in MAKERS for _ in range(OFTEN.get(task, 1))]
+TASKS = [task for task in FRAMES for _ in range(OFTEN.get(task, 1))]
 
 
 def text(index: int) -> str:

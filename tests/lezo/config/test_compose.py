@@ -137,6 +137,7 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
 
 # What a task that is described by settings needs to be one.
 DESCRIBED = {"prompt": ("task=prompt", "task.template=x", "task.label_column=y", "task.words={a: b, c: d}")}
+DESCRIBED["chat"] = ("task=chat",)
 SHORTHANDS = {
     "train.forwards",
     "train.evaluations",

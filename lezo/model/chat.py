@@ -1,0 +1,81 @@
+"""How does a model's tokenizer put a conversation into words? By its chat template, or one of the user's own.
+
+A template is a program in Jinja's language that lies beside a model's weights. transformers runs it in Jinja's sandbox,
+where it sees the messages and can reach neither files nor Python; it is the only thing of a model's folder that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lezo.data.chat import PLAIN, Chat, ChatError, Span
+from lezo.model.weights import ModelError
+from lezo.tasks.task import Turn
+
+PLAIN_NAME = "plain"
+_WAYS = (
+    f"expected a model tuned to chat, task.chat_template=FILE with a Jinja template, or task.chat_template={PLAIN_NAME} "
+    'for "User: ..." and "Assistant: ..." in lines'
+)
+
+
+def chat_of(
+    path: str, tokenizer: Any, *, template: str | None, before: tuple[int, ...], given: bool, every: bool
+) -> Chat:
+    """Conversations by the tokenizer's own template, or that of the file ``template``, or `PLAIN`; the tokenizer keeps it.
+
+    ``before``: what stands before every text; before a conversation only a template that is `PLAIN`, or an id that was
+    ``given`` (model.bos), has any. ``every`` as in `Chat`. Raises ModelError where there is no template, or it
+    cannot be used.
+    """
+    plain = template == PLAIN_NAME
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{path}: the tokenizer does not say where in a text its tokens are, which chat needs; expected one with a "
+            "tokenizer.json (model.tokenizer=DIR)"
+        )
+    if template is not None:
+        tokenizer.chat_template = PLAIN if plain else _read(template)
+    if not tokenizer.chat_template:
+        raise ModelError(f"{path}: the tokenizer has no chat template; {_WAYS}")
+    special = {*tokenizer.all_special_ids}
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    words = _Words(tokenizer)
+    return Chat(words.render, words.tokenize, special, before if plain or given else (), every)
+
+
+def _read(template: str) -> str:
+    try:
+        return Path(template).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise ModelError(
+            f"task.chat_template={template}: {reason}; expected a Jinja template, or {PLAIN_NAME}"
+        ) from None
+
+
+class _Words:
+    """A tokenizer's words and ids of conversations."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def render(self, turns: Sequence[Turn]) -> str:
+        """The conversation in words. Raises ChatError where the template refuses it, or stumbles."""
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception as error:  # whatever a template does
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            way = "; it may take no system message" if turns[0].role == "system" else ""
+            raise ChatError(
+                f"the chat template does not take it ({reason}{way}); expected a conversation that it takes, or another "
+                "task.chat_template=FILE"
+            ) from None
+
+    def tokenize(self, text: str) -> tuple[Sequence[int], Sequence[Span]]:
+        """Ids, and where in the text each stands."""
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return found["input_ids"], found["offset_mapping"]
