@@ -29,6 +29,7 @@ _MAY_GROW = ("train.steps", "train.max_seconds")
 _LATER: dict[str, dict[str, Any]] = {
     "optim.eps": {"optim.schedule": "constant", "optim.warmup": 0, "optim.clip": None, "optim.probes": 1},
     "optim.clip_norm": {"optim.warmup": 0},
+    "data.revision": {"data.config": None, "data.columns": None, "data.splits": None, "data.test_share": 0.2},
 }
 """Settings that groups got later, by one that they always had, and the values that leave runs of before as they were."""
 
@@ -77,7 +78,9 @@ def differences(before: str, now: str) -> list[str]:
     rounding. Paths are left to whoever compares what they hold.
     """
     old, new = settings(before), settings(now)
-    if new.get("data.name") == "local":  # there a size left open follows the rows, and a given one does not
+    if (
+        new.get("data.path") is not None
+    ):  # of one's own rows a size left open follows them, a given one does not
         old |= dict.fromkeys(open_sizes(before).keys() - open_sizes(now).keys())
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     compared = (*IGNORED, *CHANGEABLE, *_BY_HASH, *UP_TO_ROUNDING)

@@ -13,6 +13,8 @@ from omegaconf import MISSING
 
 from lezo.config.methods import METHODS, NO_METHOD, Composition, Method, OptimConfig
 from lezo.config.ranges import (
+    BETWEEN,
+    COLUMNS,
     COUNT,
     COUNT_OR_0,
     DEVICE,
@@ -20,6 +22,7 @@ from lezo.config.ranges import (
     NAMES,
     POSITIVE,
     SEED,
+    SPLITS,
     STEPS,
     TEXTS,
     THIRDS,
@@ -160,9 +163,15 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
+    """``path``: file, pattern or folder of data=local, id of data=hub; ``columns``, ``splits``: mappings, as in `Own`."""
+
     name: str | None = None
     path: str | None = None
     revision: str | None = None
+    config: str | None = None
+    columns: Any = ranged(None, COLUMNS)
+    splits: Any = ranged(None, SPLITS)
+    test_share: float = ranged(0.2, BETWEEN)
 
 
 @dataclass

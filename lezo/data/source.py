@@ -2,45 +2,77 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from lezo.tasks.row import Row, RowError
+from lezo.data.roles import Found, Own, Table, hub_tables, local_tables, tables_in
+from lezo.data.sampling import subset
+from lezo.data.tables import LINES, Placed, read
+from lezo.data.tables import DataError as DataError
+from lezo.tasks.row import MissingColumn, Row, RowError
 from lezo.tasks.sample import MAKERS as SAMPLED
 from lezo.tasks.sample import rows as sample_rows
 from lezo.tasks.task import Example, Hub, Task
-
-
-class DataError(ValueError):
-    """Rows that cannot be read; the message names file and line, what was expected and the way out."""
 
 
 @dataclass(frozen=True)
 class Pools:
     """A task's train and test rows, rendered, with a name that says where they are from.
 
-    ``val``: the test set, published as validation rows. ``dev`` None: dev rows are drawn from ``train``.
+    ``val``: the test set, published as validation rows. ``dev`` None: dev rows are drawn from ``train``. ``rows``: which
+    of them are what, in words.
     """
 
     train: Sequence[Example]
     val: Sequence[Example]
     origin: str
     dev: Sequence[Example] | None = None
+    rows: str = "train and dev from the train set, test from the validation set"
 
 
-def load(task: Task, source: str, *, path: str | None = None, revision: str | None = None) -> Pools:
-    """Read the task's pools from ``source``: sample, local (``path/<task>/{train,val}.jsonl``) or hub."""
+def load(
+    task: Task,
+    source: str,
+    *,
+    path: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    own: Own | None = None,
+) -> Pools:
+    """Read the task's pools from ``source``: sample, hub or, with a ``path``, rows of one's own. Raises DataError.
+
+    Of data=local ``path`` is a file, a pattern, or a folder, where ``path/<task>/{train,val}.jsonl`` come first; of hub it
+    is a data set's id.
+    """
+    own = own or Own()
     if source == "sample":
         return _sample(task)
     if source == "hub":
-        return _hub(task, revision)
+        return (
+            _hub(task, revision)
+            if path is None
+            else _own(task, hub_tables(path, config, revision, own.splits), path, own)
+        )
     assert path is not None  # checked by config.checks
     folder = Path(path).expanduser()
-    train, val = (_read(task, folder / task.name / f"{part}.jsonl") for part in ("train", "val"))
-    return Pools(train, val, str(folder))
+    if not own.splits and _is_published(folder, task.name):
+        train, val = (
+            _published(task, folder / task.name / f"{part}.jsonl", own) for part in ("train", "val")
+        )
+        return Pools(train, val, str(folder), rows="train and dev from train.jsonl, test from val.jsonl")
+    return _own(task, local_tables(path, own.splits), str(folder), own)
+
+
+def _is_published(folder: Path, task: str) -> bool:
+    """Whether a folder is, or is to be, laid out as <task>/train.jsonl and val.jsonl: also where there is nothing else."""
+    if not folder.is_dir():
+        return False
+    files = [folder / task / f"{part}.jsonl" for part in ("train", "val")]
+    saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
+    return any(os.path.lexists(file) for file in files) or not (saved or tables_in(folder))
 
 
 def _sample(task: Task) -> Pools:
@@ -56,43 +88,97 @@ def _one(task: Task, columns: Any) -> Example:
     return next(iter(task.examples(Row(columns))))
 
 
-def _read(task: Task, file: Path) -> list[Example]:
+def _published(task: Task, file: Path, own: Own) -> list[Example]:
     """The file's examples; every row is checked, also those that the sampling leaves out."""
-    examples: list[Example] = []
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    examples += _line_examples(task, line, f"{file}, line {number}")
-    except OSError as error:
-        expected = "expected one JSON object a line in <data.path>/<task>/{train,val}.jsonl"
-        raise DataError(f"{file}: {error.strerror or error}; {expected}") from None
+    layout = f"{LINES.expected} in <data.path>/<task>/{{train,val}}.jsonl, or other tables in <data.path>"
+    return _flat(_rendered(task, read(file, LINES, layout), Row, own), f"{file}: no rows, {LINES.expected}")
+
+
+def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
+    """Test rows are those called so; else the validation rows, as the papers have it; else a share of the train rows.
+
+    Validation rows that settings call dev are never the test set.
+    """
+    rows = {role: _checked(task, table, own) for role, table in found.tables.items()}
+    said = {role: f"{found.tables[role].shown} ({len(rows[role])} rows)" for role in rows}
+    unread = f"; not read: {', '.join(found.unread)}" if found.unread else ""
+    asked = own.splits.get("dev") is not None
+    if "test" in rows:
+        train, test = rows["train"], rows["test"]
+        words = f"test from {said['test']}"
+    elif "dev" in rows and not asked:
+        train, test = rows["train"], rows.pop("dev")
+        words = f"test from {said.pop('dev')}, as in the papers where no split is called test"
+    else:
+        train, test = _shared(rows["train"], found.tables["train"], own)
+        said["train"] = f"the other {len(train)}"
+        words = f"{len(test)} rows of {found.tables['train'].shown} drawn for test (data.test_share={own.test_share:g})"
+        return _pools(train, test, rows.get("dev"), origin, f"{words}, {_train_words(said)}{unread}")
+    return _pools(train, test, rows.get("dev"), origin, f"{_train_words(said)}, {words}{unread}")
+
+
+def _train_words(said: Mapping[str, str]) -> str:
+    if "dev" in said:
+        return f"train from {said['train']}, dev from {said['dev']}"
+    return f"train and dev from {said['train']}"
+
+
+_Rows = list[list[Example]]
+"""Examples by the row that they are of."""
+
+
+def _pools(train: _Rows, test: _Rows, dev: _Rows | None, origin: str, words: str) -> Pools:
+    flat = [[example for row in rows for example in row] for rows in (train, test, dev or [])]
+    return Pools(flat[0], flat[1], origin, None if dev is None else flat[2], words)
+
+
+def _shared(rows: _Rows, table: Table, own: Own) -> tuple[_Rows, _Rows]:
+    """Train and test rows of one table, in its order."""
+    size = round(own.test_share * len(rows))
+    if not 0 < size < len(rows):
+        left = "none to test on" if size == 0 else "none to train on"
+        way_out = "expected another share, more rows, or files for train and test"
+        raise DataError(
+            f"{table.where}: data.test_share={own.test_share:g} of {len(rows)} rows leaves {left}; {way_out}"
+        )
+    drawn = {*subset(len(rows), size, own.seed)}
+    parts = ([row for at, row in enumerate(rows) if (at in drawn) is test] for test in (False, True))
+    return next(parts), next(parts)
+
+
+def _checked(task: Task, table: Table, own: Own) -> _Rows:
+    rows = [*_rendered(task, table.rows(), table.row, own)]
+    _ = _flat(rows, f"{table.where}: no rows, {table.expected}")
+    return rows
+
+
+def _flat(rows: Iterable[list[Example]], empty: str) -> list[Example]:
+    examples = [example for row in rows for example in row]
     if not examples:
-        raise DataError(f"{file}: no rows, expected one JSON object a line")
+        raise DataError(empty)
     return examples
 
 
-def _line_examples(task: Task, line: bytes, where: str) -> list[Example]:
-    try:
-        return list(task.examples(Row(json.loads(line.decode().rstrip(), object_pairs_hook=_once))))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text at byte {error.start + 1} of the line") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise DataError(f"{where}: JSON nested too deeply") from None
-    except ValueError as error:  # a RowError, or a number with more digits than Python converts
-        raise DataError(f"{where}: {error}") from None
+def _rendered(task: Task, rows: Iterable[Placed], kind: type[Row], own: Own) -> Iterable[list[Example]]:
+    """Each row's examples; the error of a row says where it stands."""
+    for where, columns in rows:
+        try:
+            yield [*task.examples(kind(_renamed(columns, own.columns)))]
+        except MissingColumn as error:
+            name = next(
+                (name for name, column in own.columns.items() if column == error.column), error.column
+            )
+            way_out = f"data.columns={{{name}: {error.nearest or 'COLUMN'}}} says which it is"
+            raise DataError(f"{where}: {error}; {way_out}") from None
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose columns have one value each: of two, nobody knows which is meant."""
-    columns = dict(pairs)
-    if len(columns) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RowError(f"column {twice!r} is there more than once")
-    return columns
+def _renamed(columns: Any, names: Mapping[str, str]) -> Any:
+    """The row with the task's own names for some of its columns, which keep theirs beside."""
+    if not isinstance(columns, Mapping) or not names:
+        return columns
+    return {**columns, **{name: Row(columns).value(column) for name, column in names.items()}}
 
 
 class HubSplit(Sequence[Example]):
