@@ -19,7 +19,7 @@ class MissingColumn(RowError):
         close = difflib.get_close_matches(column.casefold(), known, n=1)
         self.column, self.nearest = column, known[close[0]] if close else None
         shown = _clipped(", ".join(map(str, present)) or "no columns")
-        likely = "" if self.nearest is None else f"; did you mean {self.nearest!r}?"
+        likely = "" if self.nearest is None else f"; the nearest is {self.nearest!r}"
         super().__init__(f"column {column!r} is missing; the row has {shown}{likely}")
 
 
@@ -38,10 +38,6 @@ class Row:
 
     def __contains__(self, column: str) -> bool:
         return column in self._columns
-
-    def value(self, column: str) -> Any:
-        """The column as it is."""
-        return self._value(column)
 
     def text(self, column: str) -> str:
         """The column as text."""

@@ -216,10 +216,14 @@ class SweepConfig:
 
 @dataclass
 class InspectConfig:
-    """For lezo-inspect: how many examples of each split, and whether as JSON lines."""
+    """For lezo-inspect: how many examples of each split, whether as JSON lines, and whether with what all are like.
+
+    ``summary`` None: with it, but not as JSON.
+    """
 
     n: int = ranged(3, COUNT)
     json: bool = False
+    summary: bool | None = None
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from glob import glob, has_magic
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }
 """What a file or split is for, by the words in its name that say so."""
 _SHARD = re.compile(r"[-_.]?\d+([-_]of[-_]\d+)?$")
-_SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk leaves in a folder
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,25 @@ def local_tables(path: str, splits: Mapping[str, str | None]) -> Found:
     """Of a file, a folder, a folder that the `datasets` library saved, or a pattern. Raises DataError."""
     place = Path(path).expanduser()
     if place.is_dir():
-        if any((place / name).is_file() for name in _SAVED):
-            return _of_splits(str(place), _saved(place), splits)
-        return _of_files(place, tables_in(place), splits)
-    if place.exists() or not has_magic(path):
-        if splits:
-            raise DataError(
-                f"{place}: is one file, and data.splits={dict(splits)} names several; expected a folder"
-            )
-        return Found({"train": _table([_checked(place)])})
-    return _of_files(place, _matching(place), splits)
+        return _of_saved(place, splits) if is_saved(place) else _of_files(place, tables_in(place), splits)
+    if not place.exists() and has_magic(path):
+        return _of_files(place, _matching(place), splits)
+    if splits:
+        several = f"data.splits={dict(splits)} names several; expected data.path=FOLDER"
+        raise DataError(f"{place}: is one file, and {several}")
+    return Found({"train": _table([_checked(place)])})
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether Dataset.save_to_disk or DatasetDict.save_to_disk wrote a folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def tables_in(folder: Path) -> list[Path]:
     """The tables that lie in a folder, or where there are none in its subfolder data/."""
     for place in (folder, folder / "data"):
-        if place.is_dir():
-            found = [file for file in sorted(place.iterdir()) if _is_table(file)]
-            if found:
-                return found
+        if place.is_dir() and (found := [file for file in sorted(place.iterdir()) if _is_table(file)]):
+            return found
     return []
 
 
@@ -86,35 +86,34 @@ def _is_table(file: Path) -> bool:
 
 
 def _checked(file: Path) -> Path:
-    if file.exists() and form_of(file) is None:
-        raise DataError(f"{file}: the name says of no table what form it has; expected {KNOWN}")
-    if not file.exists():
-        raise DataError(f"{file}: no such file or folder")
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    if form_of(file) is None:
+        raise DataError(f"{file}: its name does not say what form it has; expected one that ends in {KNOWN}")
     return file
 
 
 def _matching(pattern: Path) -> list[Path]:
-    matched = sorted(Path(name) for name in glob(str(pattern), recursive=True))
-    files = [file for file in matched if _is_table(file)]
-    if not files:
-        others = f"matches no table, only {', '.join(file.name for file in matched[:3])}"
-        raise DataError(f"data.path={pattern}: {others if matched else 'matches no file'}; expected {KNOWN}")
-    return files
+    matched = [Path(name) for name in sorted(glob(str(pattern), recursive=True))]
+    if files := [file for file in matched if _is_table(file)]:
+        return files
+    others = ", ".join(file.name for file in matched[:3])
+    found = f"matches only {others}" if matched else "matches no file"
+    raise DataError(f"data.path={pattern}: {found}; expected names that end in {KNOWN}")
 
 
 def _table(files: Sequence[Path]) -> Table:
     forms = {form.name: file for file in files if (form := form_of(file)) is not None}
     if len(forms) > 1:
-        (one, first), (two, second) = list(forms.items())[:2]
-        both = f"{first.name} is {one} and {second.name} is {two}"
-        raise DataError(
-            f"{first.parent}: {both}; expected rows in one form (data.path=FILE, data.splits={{train: FILE, test: FILE}})"
-        )
+        both = " and ".join(f"{file.name} ({name})" for name, file in [*forms.items()][:2])
+        way_out = "expected one form, or data.path=FILE, or data.splits={train: FILE, test: FILE}"
+        raise DataError(f"{files[0].parent}: {both} would be one table; {way_out}")
     form = form_of(files[0])
     assert form is not None
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    shown, where = f"{files[0].name}{more}", f"{files[0]}{more}"
-    return Table(shown, where, lambda: _all_rows(files, form), form.row, form.expected)
+    names = [file.name for file in files]
+    shown = " and ".join(names) if len(names) < 3 else f"{len(names)} files, {names[0]} to {names[-1]}"
+    rows = partial(_all_rows, files, form)
+    return Table(shown, str(files[0].parent / shown), rows, form.row, form.expected)
 
 
 def _all_rows(files: Sequence[Path], form: Form) -> Iterator[Placed]:
@@ -124,41 +123,39 @@ def _all_rows(files: Sequence[Path], form: Form) -> Iterator[Placed]:
 
 def _of_files(place: Path, files: Sequence[Path], splits: Mapping[str, str | None]) -> Found:
     """By the names of the files; shards of a split, as train-00000-of-00002.parquet, are one table."""
-    if not files:
-        raise DataError(f"{place}: no table in this folder; expected files that end in {KNOWN}")
     given = {role: _named(place, files, role, name) for role, name in splits.items() if name is not None}
-    taken = {file for named in given.values() for file in named}
+    if not files and not given:
+        raise DataError(f"{place}: no table in this folder; expected files that end in {KNOWN}")
     groups: dict[str, list[Path]] = {}
     for file in files:
-        if file not in taken:
-            groups.setdefault(_SHARD.sub("", stem_of(file)), []).append(file)
+        if not any(file in used for used in given.values()):
+            groups.setdefault(_whole_name(file), []).append(file)
     named = {role: groups[name] for role, name in _by_name(place, [*groups], splits).items()}
     if not given and not named:
         return Found({"train": _table(files)})
     found = {**given, **named}
-    _check_train(place, found, [file.name for file in files])
+    _check_roles(place, {role: [str(file.resolve()) for file in used] for role, used in found.items()}, files)
     unread = [file.name for file in files if not any(file in used for used in found.values())]
     return Found({role: _table(used) for role, used in found.items()}, tuple(unread))
 
 
+def _whole_name(file: Path) -> str:
+    """The name without form and number of a shard."""
+    return _SHARD.sub("", stem_of(file))
+
+
 def _named(place: Path, files: Sequence[Path], role: str, name: str) -> list[Path]:
-    """The files that data.splits names: by name, by stem, by pattern, or by a path from the folder."""
-    folder = place if place.is_dir() else place.parent
-    found = [file for file in files if name in (file.name, stem_of(file), _SHARD.sub("", stem_of(file)))]
+    """The files that data.splits names: by name, with or without its ending, by pattern, or by a path from the folder."""
+    found = [file for file in files if name in (file.name, stem_of(file), _whole_name(file))]
     found = found or [file for file in files if fnmatch(file.name, name)]
-    found = (
-        found or [file for file in sorted(folder.glob(name)) if _is_table(file)]
-        if name[:1] not in "/~"
-        else found
-    )
-    if not found and (folder / Path(name).expanduser()).is_file():
-        found = [_checked(folder / Path(name).expanduser())]
+    folder = place if place.is_dir() else place.parent
+    found = found or [
+        Path(one) for one in sorted(glob(str(folder / Path(name).expanduser()), recursive=True))
+    ]
     if not found:
-        there = ", ".join(file.name for file in files)
-        raise DataError(
-            f"{place}: data.splits.{role}={name} is no file there; expected one of {_clipped(there)}"
-        )
-    return found
+        there = _clipped(", ".join(file.name for file in files))
+        raise DataError(f"{place}: data.splits.{role}={name} is no file there; expected one of {there}")
+    return [_checked(file) for file in found]
 
 
 def _by_name(place: Path | str, names: Sequence[str], splits: Mapping[str, str | None]) -> dict[str, str]:
@@ -182,38 +179,44 @@ def _role(name: str) -> str | None:
     return roles[0] if len(roles) == 1 else None
 
 
-def _check_train(place: Path | str, found: Mapping[str, Any], names: Sequence[str]) -> None:
+def _check_roles(place: Path | str, found: Mapping[str, Sequence[str]], names: Sequence[Any]) -> None:
+    """Raise DataError where nothing is to train on, or something in two roles."""
     if "train" not in found:
-        there = _clipped(", ".join(names))
+        there = _clipped(", ".join(getattr(name, "name", name) for name in names))
         raise DataError(
             f"{place}: none of {there} is called train; data.splits={{train: NAME}} says which is"
         )
+    for one, two in combinations(found, 2):
+        if both := {*found[one]} & {*found[two]}:
+            raise DataError(
+                f"{min(both)}: would be {one} and {two}; expected other rows for each (data.splits)"
+            )
 
 
 def _of_splits(place: str, splits: Mapping[str, Any], given: Mapping[str, str | None]) -> Found:
     """By the names of a data set's splits."""
-    for role, name in given.items():
-        if name is not None and name not in splits:
-            close = difflib.get_close_matches(name, splits, n=1)
-            likely = f"did you mean {close[0]}? " if close else ""
-            raise DataError(
-                f"{place}: has no split {name!r} (data.splits.{role}); {likely}expected one of {', '.join(splits)}"
-            )
     named = {role: name for role, name in given.items() if name is not None}
+    for role, name in named.items():
+        if name not in splits:
+            known = f"expected one of {', '.join(splits)}"
+            raise DataError(f"{place}: data.splits.{role}={name} is no split of it; {known}")
     found = {**named, **_by_name(place, [name for name in splits if name not in named.values()], given)}
     if not found and len(splits) == 1:
         found = {"train": next(iter(splits))}
-    _check_train(place, found, [*splits])
-    tables = {role: _split_table(place, name, splits[name]) for role, name in found.items()}
+    _check_roles(place, {role: [name] for role, name in found.items()}, [*splits])
+    tables = {
+        role: _rows_of(f"the split {name}", f"{place}, split {name}", splits[name])
+        for role, name in found.items()
+    }
     return Found(tables, tuple(name for name in splits if name not in found.values()))
 
 
-def _split_table(place: str, name: str, rows: Any) -> Table:
-    return Table(f"the split {name}", f"{place} {name}", lambda: dataset_rows(f"{place} {name}", rows))
+def _rows_of(shown: str, where: str, rows: Any) -> Table:
+    return Table(shown, where, partial(dataset_rows, where, rows))
 
 
-def _saved(folder: Path) -> dict[str, Any]:
-    """What Dataset.save_to_disk or DatasetDict.save_to_disk wrote, mapped into memory as it lies there."""
+def _of_saved(folder: Path, splits: Mapping[str, str | None]) -> Found:
+    """What `datasets` saved, mapped into memory as it lies there."""
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -223,7 +226,11 @@ def _saved(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder}: cannot be read as a folder that the datasets library saved ({reason})"
         ) from None
-    return dict(loaded) if isinstance(loaded, DatasetDict) else {"all": loaded}
+    if isinstance(loaded, DatasetDict):
+        return _of_splits(str(folder), loaded, splits)
+    if splits:
+        raise DataError(f"{folder}: is one table, and data.splits={dict(splits)} names several; leave it out")
+    return Found({"train": _rows_of(f"the rows of {folder.name}", str(folder), loaded)})
 
 
 def hub_tables(id: str, config: str | None, revision: str | None, splits: Mapping[str, str | None]) -> Found:
@@ -242,7 +249,7 @@ def hub_tables(id: str, config: str | None, revision: str | None, splits: Mappin
             "check data.path=OWNER/NAME, data.config and the connection, or use data=local data.path=FILE"
         )
         raise DataError(f"cannot read {id} from the Hugging Face hub ({_reason(error)}); {way_out}") from None
-    return _of_splits(id, dict(loaded), splits)
+    return _of_splits(id, loaded, splits)
 
 
 def _reason(error: Exception) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from lezo.data.roles import Found, Own, Table, hub_tables, local_tables, tables_in
+from lezo.data.roles import Found, Own, Table, hub_tables, is_saved, local_tables, tables_in
 from lezo.data.sampling import subset
-from lezo.data.tables import LINES, Placed, read
+from lezo.data.tables import KNOWN, LINES, Placed, read
 from lezo.data.tables import DataError as DataError
 from lezo.tasks.row import MissingColumn, Row, RowError
 from lezo.tasks.sample import MAKERS as SAMPLED
@@ -50,29 +50,33 @@ def load(
     own = own or Own()
     if source == "sample":
         return _sample(task)
-    if source == "hub":
-        return (
-            _hub(task, revision)
-            if path is None
-            else _own(task, hub_tables(path, config, revision, own.splits), path, own)
-        )
+    if source == "hub" and path is None:
+        return _hub(task, revision)
     assert path is not None  # checked by config.checks
+    if source == "hub":
+        return _own(task, hub_tables(path, config, revision, own.splits), path, own)
+    try:
+        return _local(task, path, own)
+    except OSError as error:  # a folder that is closed to us
+        raise DataError(
+            f"{path}: {error.strerror or error}; expected a file or folder that can be read"
+        ) from None
+
+
+def _local(task: Task, path: str, own: Own) -> Pools:
     folder = Path(path).expanduser()
-    if not own.splits and _is_published(folder, task.name):
-        train, val = (
-            _published(task, folder / task.name / f"{part}.jsonl", own) for part in ("train", "val")
-        )
-        return Pools(train, val, str(folder), rows="train and dev from train.jsonl, test from val.jsonl")
-    return _own(task, local_tables(path, own.splits), str(folder), own)
+    if own.splits or not _is_published(folder, task.name):
+        return _own(task, local_tables(path, own.splits), str(folder), own)
+    train, val = (_published(task, folder / task.name / f"{part}.jsonl", own) for part in ("train", "val"))
+    return Pools(train, val, str(folder), rows="train and dev from train.jsonl, test from val.jsonl")
 
 
 def _is_published(folder: Path, task: str) -> bool:
-    """Whether a folder is, or is to be, laid out as <task>/train.jsonl and val.jsonl: also where there is nothing else."""
+    """Whether a folder is laid out as <task>/train.jsonl and val.jsonl, or has nothing else either."""
     if not folder.is_dir():
         return False
     files = [folder / task / f"{part}.jsonl" for part in ("train", "val")]
-    saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
-    return any(os.path.lexists(file) for file in files) or not (saved or tables_in(folder))
+    return any(map(os.path.lexists, files)) or not (is_saved(folder) or tables_in(folder))
 
 
 def _sample(task: Task) -> Pools:
@@ -90,60 +94,59 @@ def _one(task: Task, columns: Any) -> Example:
 
 def _published(task: Task, file: Path, own: Own) -> list[Example]:
     """The file's examples; every row is checked, also those that the sampling leaves out."""
-    layout = f"{LINES.expected} in <data.path>/<task>/{{train,val}}.jsonl, or other tables in <data.path>"
+    layout = f"{LINES.expected} in <data.path>/<task>/{{train,val}}.jsonl, or tables in <data.path>: {KNOWN}"
     return _flat(_rendered(task, read(file, LINES, layout), Row, own), f"{file}: no rows, {LINES.expected}")
 
 
 def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
-    """Test rows are those called so; else the validation rows, as the papers have it; else a share of the train rows.
+    """Test rows are those called so, else the validation rows, as the papers have it, else a share of the train rows.
 
-    Validation rows that settings call dev are never the test set.
+    Validation rows that data.splits calls dev stay dev rows.
     """
     rows = {role: _checked(task, table, own) for role, table in found.tables.items()}
-    said = {role: f"{found.tables[role].shown} ({len(rows[role])} rows)" for role in rows}
-    unread = f"; not read: {', '.join(found.unread)}" if found.unread else ""
-    asked = own.splits.get("dev") is not None
+    shown = {role: f"{table.shown} ({_counted(rows[role])})" for role, table in found.tables.items()}
     if "test" in rows:
-        train, test = rows["train"], rows["test"]
-        words = f"test from {said['test']}"
-    elif "dev" in rows and not asked:
-        train, test = rows["train"], rows.pop("dev")
-        words = f"test from {said.pop('dev')}, as in the papers where no split is called test"
+        test = f"test from {shown['test']}"
+    elif "dev" in rows and own.splits.get("dev") is None:
+        rows["test"], test = (
+            rows.pop("dev"),
+            f"test from {shown.pop('dev')}, as in the papers where none is called test",
+        )
     else:
-        train, test = _shared(rows["train"], found.tables["train"], own)
-        said["train"] = f"the other {len(train)}"
-        words = f"{len(test)} rows of {found.tables['train'].shown} drawn for test (data.test_share={own.test_share:g})"
-        return _pools(train, test, rows.get("dev"), origin, f"{words}, {_train_words(said)}{unread}")
-    return _pools(train, test, rows.get("dev"), origin, f"{_train_words(said)}, {words}{unread}")
-
-
-def _train_words(said: Mapping[str, str]) -> str:
-    if "dev" in said:
-        return f"train from {said['train']}, dev from {said['dev']}"
-    return f"train and dev from {said['train']}"
+        rows["train"], rows["test"] = _shared(rows["train"], found.tables["train"], own)
+        test = f"test from {len(rows['test'])} of them, drawn (data.test_share={own.test_share:g})"
+    train = (
+        f"train from {shown['train']}, dev from {shown['dev']}"
+        if "dev" in rows
+        else f"train and dev from {shown['train']}"
+    )
+    unread = f"; not read: {', '.join(found.unread)}" if found.unread else ""
+    flat = {role: [example for row in part for example in row] for role, part in rows.items()}
+    return Pools(flat["train"], flat["test"], origin, flat.get("dev"), f"{train}, {test}{unread}")
 
 
 _Rows = list[list[Example]]
 """Examples by the row that they are of."""
 
 
-def _pools(train: _Rows, test: _Rows, dev: _Rows | None, origin: str, words: str) -> Pools:
-    flat = [[example for row in rows for example in row] for rows in (train, test, dev or [])]
-    return Pools(flat[0], flat[1], origin, None if dev is None else flat[2], words)
+def _counted(rows: _Rows) -> str:
+    return f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
 
 
 def _shared(rows: _Rows, table: Table, own: Own) -> tuple[_Rows, _Rows]:
     """Train and test rows of one table, in its order."""
     size = round(own.test_share * len(rows))
     if not 0 < size < len(rows):
-        left = "none to test on" if size == 0 else "none to train on"
-        way_out = "expected another share, more rows, or files for train and test"
+        left = "test on" if size == 0 else "train on"
+        problem = f"data.test_share={own.test_share:g} of {_counted(rows)} leaves none to {left}"
         raise DataError(
-            f"{table.where}: data.test_share={own.test_share:g} of {len(rows)} rows leaves {left}; {way_out}"
+            f"{table.where}: {problem}; expected another share, more rows, or a file for train and one for test"
         )
     drawn = {*subset(len(rows), size, own.seed)}
-    parts = ([row for at, row in enumerate(rows) if (at in drawn) is test] for test in (False, True))
-    return next(parts), next(parts)
+    train, test = (
+        [row for at, row in enumerate(rows) if (at in drawn) is wanted] for wanted in (False, True)
+    )
+    return train, test
 
 
 def _checked(task: Task, table: Table, own: Own) -> _Rows:
@@ -178,7 +181,9 @@ def _renamed(columns: Any, names: Mapping[str, str]) -> Any:
     """The row with the task's own names for some of its columns, which keep theirs beside."""
     if not isinstance(columns, Mapping) or not names:
         return columns
-    return {**columns, **{name: Row(columns).value(column) for name, column in names.items()}}
+    if (missing := next((column for column in names.values() if column not in columns), None)) is not None:
+        raise MissingColumn(missing, [*columns])
+    return {**columns, **{name: columns[column] for name, column in names.items()}}
 
 
 class HubSplit(Sequence[Example]):

@@ -41,7 +41,7 @@ class Cells(Row):
 
     def label(self, column: str, names: Sequence[str]) -> int:
         """The class index of a cell that holds one of ``names``, or an index in digits, as 0 but not 00 or 0.0."""
-        cell = self.text(column).strip()
+        cell = super().text(column).strip()
         known = [str(name) for name in names]
         for word in (cell, cell.capitalize()) if known == ["False", "True"] else (cell,):
             if word in known:
@@ -209,8 +209,8 @@ def _separated(file: Path, delimiter: str | None) -> Iterator[Placed]:
             if not header:
                 header = _header(where, cells)
                 continue
-            rows = "" if where.endswith(f" {number}") else f" (row {number} of a spreadsheet)"
-            yield where + rows, _record(where, header, cells, comma)
+            where += "" if where.endswith(f" {number}") else f" (row {number} of a spreadsheet)"
+            yield where, _record(where, header, cells, comma)
     except csv.Error as error:
         reason = "a quotation mark that is never closed" if "unexpected end" in str(error) else str(error)
         raise DataError(

@@ -41,6 +41,7 @@ class Prepared:
 
     task: Task
     splits: Splits
+    rows: str
     source: Source
     model_config: Any
     tokenizer: Any
@@ -48,7 +49,6 @@ class Prepared:
     pad: int
     calibration: Calibration
     dequantised: str | None
-    rows: str
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on.
@@ -133,6 +133,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     return Prepared(
         task=task,
         splits=splits,
+        rows=_rows(config, task, pools, len(splits.dev)),
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
@@ -140,7 +141,6 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),
-        rows=_rows(config, task, pools, len(splits.dev)),
     )
 
 
