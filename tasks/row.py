@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class RowError(ValueError):
     """A row that does not have the expected form; the message names column, value and expectation."""
+
+
+class MissingColumn(RowError):
+    """A column that is not there. ``nearest``: one of those there that may be meant, or None."""
+
+    def __init__(self, column: str, present: Sequence[str]) -> None:
+        known = {name.casefold(): name for name in map(str, present)}
+        close = difflib.get_close_matches(column.casefold(), known, n=1)
+        self.column, self.nearest = column, known[close[0]] if close else None
+        shown = _clipped(", ".join(map(str, present)) or "no columns")
+        likely = "" if self.nearest is None else f"; the nearest is {self.nearest!r}"
+        super().__init__(f"column {column!r} is missing; the row has {shown}{likely}")
 
 
 class Row:
@@ -90,8 +103,7 @@ class Row:
 
     def _value(self, column: str) -> Any:
         if column not in self._columns:
-            present = ", ".join(map(str, self._columns)) or "no columns"
-            raise RowError(f"column {column!r} is missing; the row has {_clipped(present)}")
+            raise MissingColumn(column, [*self._columns])
         return self._columns[column]
 
 

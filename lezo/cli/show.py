@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from lezo.runs.terminal import open_streams
 
 if TYPE_CHECKING:
     from lezo.config.schema import RunConfig
-    from lezo.data.encode import Encoded
+    from lezo.data.encode import Encoded, Encoder
     from lezo.runs.prepare import Prepared
+    from lezo.tasks import Example
 
 HELP = """lezo-inspect: show a task's examples as the model will see them; needs a tokenizer and no weights.
 
@@ -24,12 +26,16 @@ Commands to copy
   lezo-inspect task=squad task.demos=2           with in-context demonstrations
   lezo-inspect task=copa inspect.n=6 inspect.json=true
   lezo-inspect task=sst2 model=hf model.path=DIR data=local data.path=DIR
+  lezo-inspect task=sst2 data=local data.path=reviews.csv 'data.columns={sentence: Text, label: Class}'
 
 Options
   inspect.n=3         examples of each split, in the order in which they were sampled
   inspect.json=false  one JSON object a line: split, index, demos, input_ids, option_lens, gold; after, where
                       the tokenizer puts tokens after a text: the last of input_ids, not scored; of a conversation
                       spans, the scored places, and dropped, how many of its oldest turns were left out
+  inspect.summary     what all examples of a split are like: where rows come from, tokens, scored tokens, how many are
+                      cut, right answers, test prompts that are in train or dev; tokens of the first 2000 examples [true; as
+                      JSON false: else an object of each split first, with "summary": true]
   Groups and all other options are those of lezo-run (lezo-run --help).
 """
 
@@ -83,6 +89,8 @@ def inspect(config: RunConfig) -> int:
 
     try:
         parts = prepare(config, training=False)
+        if config.inspect.summary or not (config.inspect.json or config.inspect.summary is False):
+            show_summaries(parts, as_json=config.inspect.json)
         for split, example in shown_examples(parts, config.inspect.n):
             if config.inspect.json:
                 print(json.dumps(as_record(split, example, parts.demos)))
@@ -92,6 +100,33 @@ def inspect(config: RunConfig) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def show_summaries(parts: Prepared, *, as_json: bool) -> None:
+    """Print where rows come from, and what each split's are like."""
+    from lezo.data.summary import summarised
+    from lezo.records.format import table
+
+    splits = parts.splits
+    if not as_json:
+        print(f"rows: {parts.rows}")
+    for name, examples in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        kind = "prompts" if parts.task.generates and name == "test" else "candidates"
+        seen = (*splits.train, *splits.dev) if name == "test" else None
+        encode = partial(_encoded, parts, kind)
+        summary = summarised(name, examples, encode, parts.encoder, seen)
+        if summary is not None:
+            print(
+                json.dumps({**summary.record(), "from": parts.rows})
+                if as_json
+                else table(summary.lines(), name)
+            )
+    if not as_json:
+        print()
+
+
+def _encoded(parts: Prepared, kind: str, encoder: Encoder, examples: Sequence[Example]) -> list[Encoded]:
+    return parts.each(getattr(encoder, kind), examples)
 
 
 def shown_examples(parts: Prepared, count: int) -> Iterator[tuple[str, Encoded]]:

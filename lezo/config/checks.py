@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from lezo.config.methods import METHODS, NO_METHOD, Part, Schedule, ZerothOrderConfig
-from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DType, Home, RunConfig
+from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DataConfig, DType, Home, RunConfig
 from lezo.config.task import TASK_SCHEMAS, ChatConfig, DemoSets, TaskConfig, kind_of, task_of
-from lezo.tasks import TASKS
+from lezo.tasks import TASKS, Task
 from lezo.tasks.metrics import PERPLEXITY
 from lezo.tasks.registry import NAME, RegistryError
 from lezo.tasks.task import TaskError
@@ -116,16 +117,42 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         ways = "add data=local data.path=DIR, data=hub or data=sample"
         yield f"data: model={config.model.name} has no data of its own; {ways}"
     if data.name == "local" and data.path is None:
-        yield "data=local: expected a folder; add data.path=DIR, which holds <task>/train.jsonl and val.jsonl"
-    if data.path is not None and data.name != "local":
-        yield f"data.path={data.path}: only data=local reads a folder; add data=local"
-    if data.path is not None and not path_is(Path.is_dir, data.path):
-        yield f"data.path={data.path}: no such folder"
+        yield "data=local: expected a file or folder; add data.path=FILE, or data.path=DIR (docs/data.md)"
+    if data.path is not None and data.name == "hub":
+        yield from _own_hub_problems(data.path, kind_of(config.task), config.task.name)
+    elif data.path is not None and data.name != "local":
+        yield f"data.path={data.path}: only data=local and data=hub read rows of one's own; add one of them"
+    elif data.path is not None and not (path_is(Path.exists, data.path) or _is_pattern(data.path)):
+        yield f"data.path={data.path}: no such file or folder"
     if data.revision is not None and data.name != "hub":
         yield f"data.revision={data.revision}: only data=hub has revisions"
+    if data.config is not None and not (data.name == "hub" and data.path is not None):
+        yield f"data.config={data.config}: names a part of a data set of data=hub data.path=OWNER/NAME"
+    yield from _own_rows_problems(data)
     rows = _train_rows(config)
     if config.task.demos > max(rows, 0) and config.task.demo_sets is DemoSets.shared:
         yield f"task.demos={config.task.demos}: expected at most the {rows} train rows (task.num_train)"
+
+
+def _own_hub_problems(path: str, task: Task | type[Task], name: str) -> Iterator[str]:
+    """A task's own data set on the hub is pinned; of others `data.path` says which it is."""
+    if task.hub is not None:
+        way_out = "leave out data.path, or take data=local for another copy"
+        yield f"data.path={path}: task={name} reads the published {task.hub.id} of data=hub; {way_out}"
+    elif not HUB_ID.fullmatch(path):
+        yield f"data.path={path}: expected the id of a data set on the hub, OWNER/NAME; data=local reads files"
+
+
+def _own_rows_problems(data: DataConfig) -> Iterator[str]:
+    """What is said of one's own rows where there are none."""
+    usual = DataConfig()
+    for name in ("columns", "splits", "test_share"):
+        if data.path is None and (value := getattr(data, name)) != getattr(usual, name):
+            yield f"data.{name}={value}: is about rows of one's own; add data=local data.path=FILE"
+
+
+def _is_pattern(path: str) -> bool:
+    return has_magic(path) and path.isprintable()
 
 
 def _train_rows(config: RunConfig) -> int:

@@ -32,6 +32,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "optim.clip_norm": {"optim.warmup": 0},
     "eval.batch_size": {"eval.max_new_tokens": 50},
     "model.dtype": {"model.max_length": None, "model.quantization": "none"},
+    "data.revision": {"data.config": None, "data.columns": None, "data.splits": None, "data.test_share": 0.2},
 }
 """Settings that groups got later, by one that they always had, and the values that leave runs of before as they were."""
 
@@ -80,7 +81,9 @@ def differences(before: str, now: str) -> list[str]:
     rounding. Paths are left to whoever compares what they hold.
     """
     old, new = settings(before), settings(now)
-    if new.get("data.name") == "local":  # there a size left open follows the rows, and a given one does not
+    if (
+        new.get("data.path") is not None
+    ):  # of one's own rows a size left open follows them, a given one does not
         old |= dict.fromkeys(open_sizes(before).keys() - open_sizes(now).keys())
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     compared = (*IGNORED, *CHANGEABLE, *_BY_HASH, *UP_TO_ROUNDING)

@@ -35,6 +35,7 @@ SEED = Range(lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 THIRDS = Range(lambda v: 3 <= v <= _MOST, f"a whole number from 3 to {_MOST}: a third of them comes first")
 PROBES = Range(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000")
 STEPS = Range(COUNT.holds, f"{COUNT.expected} (optim=none scores without training)")
+BETWEEN = Range(lambda v: 0 < v < 1, "a number above 0 and below 1")
 SHARE = Range(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 KEPT = Range(lambda v: 0 < v <= 1, "a number above 0, at most 1")
 INDICES = Range(
@@ -50,6 +51,18 @@ DEVICES = Range(
     "auto or a list of different CUDA devices, such as [cuda:0,cuda:1]",
 )
 QUANTIZATION = Range(lambda v: v in ("none", "8bit", "4bit"), "none, 8bit or 4bit")
+COLUMNS = Range(
+    lambda v: isinstance(v, dict) and all(isinstance(name, str | int) for name in v.values()),
+    "the task's columns, each with the data's own name for it, such as {sentence: Text, label: Class}",
+)
+SPLITS = Range(
+    lambda v: (
+        isinstance(v, dict)
+        and v.keys() <= {"train", "dev", "test"}
+        and all(isinstance(name, str | None) for name in v.values())
+    ),
+    "files or splits for train, dev and test, such as {train: reviews.csv, test: holdout.csv}",
+)
 NAMES = Range(lambda v: v and all(isinstance(name, str) for name in v), "a list of names")
 TEXTS = Range(lambda v: all(isinstance(text, str) for text in v), "a list of texts")
 

@@ -13,6 +13,8 @@ from omegaconf import MISSING
 
 from lezo.config.methods import METHODS, NO_METHOD, Composition, Method, OptimConfig
 from lezo.config.ranges import (
+    BETWEEN,
+    COLUMNS,
     COUNT,
     COUNT_OR_0,
     DEVICE,
@@ -21,6 +23,7 @@ from lezo.config.ranges import (
     POSITIVE,
     QUANTIZATION,
     SEED,
+    SPLITS,
     STEPS,
     TEXTS,
     THIRDS,
@@ -164,9 +167,15 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
+    """``path``: file, pattern or folder of data=local, id of data=hub; ``columns``, ``splits``: mappings, as in `Own`."""
+
     name: str | None = None
     path: str | None = None
     revision: str | None = None
+    config: str | None = None
+    columns: Any = ranged(None, COLUMNS)
+    splits: Any = ranged(None, SPLITS)
+    test_share: float = ranged(0.2, BETWEEN)
 
 
 @dataclass
@@ -212,10 +221,14 @@ class SweepConfig:
 
 @dataclass
 class InspectConfig:
-    """For lezo-inspect: how many examples of each split, and whether as JSON lines."""
+    """For lezo-inspect: how many examples of each split, whether as JSON lines, and whether with what all are like.
+
+    ``summary`` None: with it, but not as JSON.
+    """
 
     n: int = ranged(3, COUNT)
     json: bool = False
+    summary: bool | None = None
 
 
 @dataclass

@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from lezo.tasks.row import Row, RowError
+from lezo.data.roles import Found, Own, Table, hub_tables, is_saved, local_tables, tables_in
+from lezo.data.sampling import subset
+from lezo.data.tables import KNOWN, LINES, Placed, read
+from lezo.data.tables import DataError as DataError
+from lezo.tasks.row import MissingColumn, Row, RowError
 from lezo.tasks.sample import MAKERS as SAMPLED
 from lezo.tasks.sample import rows as sample_rows
 from lezo.tasks.task import Example, Hub, Task
-
-
-class DataError(ValueError):
-    """Rows that cannot be read; the message names file and line, what was expected and the way out."""
 
 
 @dataclass(frozen=True)
 class Pools:
     """A task's train and test rows, rendered, with a name that says where they are from.
 
-    ``val``: the test set, published as validation rows. ``dev`` None: dev rows are drawn from ``train``.
+    ``val``: the test set, published as validation rows. ``dev`` None: dev rows are drawn from ``train``. ``rows``: which
+    of them are what, in words.
     """
 
     train: Sequence[Example]
     val: Sequence[Example]
     origin: str
     dev: Sequence[Example] | None = None
+    rows: str = "train and dev from the train set, test from the validation set"
 
 
-def load(task: Task, source: str, *, path: str | None = None, revision: str | None = None) -> Pools:
-    """Read the task's pools from ``source``: sample, local (``path/<task>/{train,val}.jsonl``) or hub."""
+def load(
+    task: Task,
+    source: str,
+    *,
+    path: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    own: Own | None = None,
+) -> Pools:
+    """Read the task's pools from ``source``: sample, hub or, with a ``path``, rows of one's own. Raises DataError.
+
+    Of data=local ``path`` is a file, a pattern, or a folder, where ``path/<task>/{train,val}.jsonl`` come first; of hub it
+    is a data set's id.
+    """
+    own = own or Own()
     if source == "sample":
         return _sample(task)
-    if source == "hub":
+    if source == "hub" and path is None:
         return _hub(task, revision)
     assert path is not None  # checked by config.checks
+    if source == "hub":
+        return _own(task, hub_tables(path, config, revision, own.splits), path, own)
+    try:
+        return _local(task, path, own)
+    except OSError as error:  # a folder that is closed to us
+        raise DataError(
+            f"{path}: {error.strerror or error}; expected a file or folder that can be read"
+        ) from None
+
+
+def _local(task: Task, path: str, own: Own) -> Pools:
     folder = Path(path).expanduser()
-    train, val = (_read(task, folder / task.name / f"{part}.jsonl") for part in ("train", "val"))
-    return Pools(train, val, str(folder))
+    if own.splits or not _is_published(folder, task.name):
+        return _own(task, local_tables(path, own.splits), str(folder), own)
+    train, val = (_published(task, folder / task.name / f"{part}.jsonl", own) for part in ("train", "val"))
+    return Pools(train, val, str(folder), rows="train and dev from train.jsonl, test from val.jsonl")
+
+
+def _is_published(folder: Path, task: str) -> bool:
+    """Whether a folder is laid out as <task>/train.jsonl and val.jsonl, or has nothing else either."""
+    if not folder.is_dir():
+        return False
+    files = [folder / task / f"{part}.jsonl" for part in ("train", "val")]
+    return any(map(os.path.lexists, files)) or not (is_saved(folder) or tables_in(folder))
 
 
 def _sample(task: Task) -> Pools:
@@ -56,43 +92,98 @@ def _one(task: Task, columns: Any) -> Example:
     return next(iter(task.examples(Row(columns))))
 
 
-def _read(task: Task, file: Path) -> list[Example]:
+def _published(task: Task, file: Path, own: Own) -> list[Example]:
     """The file's examples; every row is checked, also those that the sampling leaves out."""
-    examples: list[Example] = []
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    examples += _line_examples(task, line, f"{file}, line {number}")
-    except OSError as error:
-        expected = "expected one JSON object a line in <data.path>/<task>/{train,val}.jsonl"
-        raise DataError(f"{file}: {error.strerror or error}; {expected}") from None
+    layout = f"{LINES.expected} in <data.path>/<task>/{{train,val}}.jsonl, or tables in <data.path>: {KNOWN}"
+    return _flat(_rendered(task, read(file, LINES, layout), Row, own), f"{file}: no rows, {LINES.expected}")
+
+
+def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
+    """Test rows are those called so, else the validation rows, as the papers have it, else a share of the train rows.
+
+    Validation rows that data.splits calls dev stay dev rows.
+    """
+    rows = {role: _checked(task, table, own) for role, table in found.tables.items()}
+    shown = {role: f"{table.shown} ({_counted(rows[role])})" for role, table in found.tables.items()}
+    if "test" in rows:
+        test = f"test from {shown['test']}"
+    elif "dev" in rows and own.splits.get("dev") is None:
+        rows["test"], test = (
+            rows.pop("dev"),
+            f"test from {shown.pop('dev')}, as in the papers where none is called test",
+        )
+    else:
+        rows["train"], rows["test"] = _shared(rows["train"], found.tables["train"], own)
+        test = f"test from {len(rows['test'])} of them, drawn (data.test_share={own.test_share:g})"
+    train = (
+        f"train from {shown['train']}, dev from {shown['dev']}"
+        if "dev" in rows
+        else f"train and dev from {shown['train']}"
+    )
+    unread = f"; not read: {', '.join(found.unread)}" if found.unread else ""
+    flat = {role: [example for row in part for example in row] for role, part in rows.items()}
+    return Pools(flat["train"], flat["test"], origin, flat.get("dev"), f"{train}, {test}{unread}")
+
+
+_Rows = list[list[Example]]
+"""Examples by the row that they are of."""
+
+
+def _counted(rows: _Rows) -> str:
+    return f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
+
+
+def _shared(rows: _Rows, table: Table, own: Own) -> tuple[_Rows, _Rows]:
+    """Train and test rows of one table, in its order."""
+    size = round(own.test_share * len(rows))
+    if not 0 < size < len(rows):
+        left = "test on" if size == 0 else "train on"
+        problem = f"data.test_share={own.test_share:g} of {_counted(rows)} leaves none to {left}"
+        raise DataError(
+            f"{table.where}: {problem}; expected another share, more rows, or a file for train and one for test"
+        )
+    drawn = {*subset(len(rows), size, own.seed)}
+    train, test = (
+        [row for at, row in enumerate(rows) if (at in drawn) is wanted] for wanted in (False, True)
+    )
+    return train, test
+
+
+def _checked(task: Task, table: Table, own: Own) -> _Rows:
+    rows = [*_rendered(task, table.rows(), table.row, own)]
+    _ = _flat(rows, f"{table.where}: no rows, {table.expected}")
+    return rows
+
+
+def _flat(rows: Iterable[list[Example]], empty: str) -> list[Example]:
+    examples = [example for row in rows for example in row]
     if not examples:
-        raise DataError(f"{file}: no rows, expected one JSON object a line")
+        raise DataError(empty)
     return examples
 
 
-def _line_examples(task: Task, line: bytes, where: str) -> list[Example]:
-    try:
-        return list(task.examples(Row(json.loads(line.decode().rstrip(), object_pairs_hook=_once))))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text at byte {error.start + 1} of the line") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise DataError(f"{where}: JSON nested too deeply") from None
-    except ValueError as error:  # a RowError, or a number with more digits than Python converts
-        raise DataError(f"{where}: {error}") from None
+def _rendered(task: Task, rows: Iterable[Placed], kind: type[Row], own: Own) -> Iterable[list[Example]]:
+    """Each row's examples; the error of a row says where it stands."""
+    for where, columns in rows:
+        try:
+            yield [*task.examples(kind(_renamed(columns, own.columns)))]
+        except MissingColumn as error:
+            name = next(
+                (name for name, column in own.columns.items() if column == error.column), error.column
+            )
+            way_out = f"data.columns={{{name}: {error.nearest or 'COLUMN'}}} says which it is"
+            raise DataError(f"{where}: {error}; {way_out}") from None
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose columns have one value each: of two, nobody knows which is meant."""
-    columns = dict(pairs)
-    if len(columns) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RowError(f"column {twice!r} is there more than once")
-    return columns
+def _renamed(columns: Any, names: Mapping[str, str]) -> Any:
+    """The row with the task's own names for some of its columns, which keep theirs beside."""
+    if not isinstance(columns, Mapping) or not names:
+        return columns
+    if (missing := next((column for column in names.values() if column not in columns), None)) is not None:
+        raise MissingColumn(missing, [*columns])
+    return {**columns, **{name: columns[column] for name, column in names.items()}}
 
 
 class HubSplit(Sequence[Example]):

@@ -22,7 +22,7 @@ def banner(config: RunConfig, plan: Plan, folder: Path, ranks: int = 1) -> str:
     median, longest = plan.lengths
     rows = {
         "task": _task(config, plan),
-        "rows": _rows(config, plan),
+        "rows": plan.parts.rows,
         "model": _model(config, plan),
         "lengths": f"median {median} tokens, longest {longest}{_cut(plan)}",
     }
@@ -75,7 +75,10 @@ def resume_words(folder: Path) -> str:
 
 def title(config: RunConfig) -> str:
     """The task, and beside it the data where they are not the published ones."""
-    return config.task.name if config.data.name == "hub" else f"{config.task.name} ({config.data.name})"
+    data = config.data
+    if data.name == "hub":
+        return config.task.name if data.path is None else f"{config.task.name} ({data.path})"
+    return f"{config.task.name} ({data.name})"
 
 
 def model_name(config: RunConfig) -> str:
@@ -97,15 +100,6 @@ def _task(config: RunConfig, plan: Plan) -> str:
     return (
         f"{title(config)}: {sizes}; {plan.parts.task.metric}{warning if config.data.name == 'sample' else ''}"
     )
-
-
-def _rows(config: RunConfig, plan: Plan) -> str:
-    """Which files, or published sets, the splits are drawn from, and whether dev has fewer than published."""
-    own, usual, dev = config.data.name == "local", plan.parts.task.num_dev, len(plan.dev)
-    train_from, test_from = ("train.jsonl", "val.jsonl") if own else ("the train set", "the validation set")
-    few = f"; few rows: {dev} of them are dev, not {usual} (task.num_dev=N asks for N)"
-    fewer = own and config.task.num_dev is None and 0 < dev < usual
-    return f"train and dev from {train_from}, test from {test_from}{few if fewer else ''}"
 
 
 def _cut(plan: Plan) -> str:

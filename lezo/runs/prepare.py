@@ -16,6 +16,7 @@ from lezo.config.task import ChatConfig, DemoSets, Turns, task_of
 from lezo.data.chat import Chat
 from lezo.data.dataset import EvalSet
 from lezo.data.encode import MAX_LENGTH, MAX_NEW_TOKENS, Encoded, Encoder
+from lezo.data.roles import Own
 from lezo.data.sampling import Splits, demo_sets, own_sizes, split
 from lezo.data.source import DataError, Pools
 from lezo.data.source import load as load_pools
@@ -40,13 +41,14 @@ from lezo.tasks.metrics import PERPLEXITY
 class Prepared:
     """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
-    ``dequantised``: how the weights are stored that become plain ones as they are read. ``bits``: of each weight of linear
-    layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of a generated answer. ``replies``: test conversations that
-    the model is asked to answer.
+    ``rows``: which of them are what, in words. ``dequantised``: how the weights are stored that become plain ones as they
+    are read. ``bits``: of each weight of linear layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of
+    a generated answer. ``replies``: test conversations that the model is asked to answer.
     """
 
     task: Task
     splits: Splits
+    rows: str
     source: Source
     model_config: Any
     tokenizer: Any
@@ -134,7 +136,8 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     ``training`` asks for at least one training example.
     """
     source, task = model_source(config), task_of(config.task)
-    splits = _splits(config, task, training)
+    pools = _pools(config, task)
+    splits = _splits(config, task, pools, training)
     model_config = load_config(source)
     bits = kept_bits(source.quantization, model_config)
     if bits is not None and (problems := list(quantised_problems(config))):
@@ -151,6 +154,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     return Prepared(
         task=task,
         splits=splits,
+        rows=_rows(config, task, pools, len(splits.dev)),
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
@@ -207,10 +211,24 @@ def adapter_of(config: RunConfig) -> Adapter | None:
     return Adapter("head") if peft.name == "head" else None
 
 
-def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
-    data, wanted = config.data, config.task
+def _pools(config: RunConfig, task: Task) -> Pools:
+    data = config.data
     assert data.name is not None  # checked by config.checks
-    pools = load_pools(task, data.name, path=data.path, revision=data.revision)
+    columns = {str(name): str(column) for name, column in (data.columns or {}).items()}
+    own = Own(columns, data.splits or {}, data.test_share, config.task.data_seed)
+    where = {"path": data.path, "config": data.config, "revision": data.revision}
+    return load_pools(task, data.name, **where, own=own)
+
+
+def _rows(config: RunConfig, task: Task, pools: Pools, dev: int) -> str:
+    """Where the splits are drawn from, and whether dev has fewer rows than usual because there are few."""
+    own = config.data.path is not None and pools.dev is None
+    few = f"; few rows: {dev} of them are dev, not {task.num_dev} (task.num_dev=N asks for N)"
+    return pools.rows + (few if own and config.task.num_dev is None and 0 < dev < task.num_dev else "")
+
+
+def _splits(config: RunConfig, task: Task, pools: Pools, training: bool) -> Splits:
+    wanted = config.task
     num_train, num_dev = _sizes(config, task, pools)
     own = wanted.demo_sets is DemoSets.each
     splits = split(
@@ -246,7 +264,7 @@ def _splits(config: RunConfig, task: Task, training: bool) -> Splits:
 def _sizes(config: RunConfig, task: Task, pools: Pools) -> tuple[int, int]:
     """Rows to train on and for dev: as published, but what is left open follows small data of one's own."""
     train, dev, rows = config.task.num_train, config.task.num_dev, len(pools.train)
-    if config.data.name == "local" and pools.dev is None:
+    if config.data.path is not None and pools.dev is None:
         published = 0 if task.hub is None else task.hub.train_rows
         return own_sizes(rows, published, (task.num_train, task.num_dev), train, dev)
     usual = rows if task.num_train is None else task.num_train
