@@ -306,16 +306,20 @@ def _way_out(error: Exception, path: str) -> str:
         return "expected a whole GGUF file of a language model that transformers reads; copy or download it again"
     if Path(path).is_dir():
         return f"expected {where}"
-    if _is_unknown_there(error):
+    answer = _answer_of_the_hub(error)
+    if isinstance(answer, GatedRepoError):
+        licence = f"the hub asks for its licence: accept it on https://huggingface.co/{path}"
+        return f"{licence}, then set HF_TOKEN=... or run `hf auth login`"
+    if answer is not None:
         return f"the hub has no such id or revision; expected one that it has, or {where}"
     return f"connect to the Hugging Face hub, or download it where there is a connection; expected a hub id or {where}"
 
 
-def _is_unknown_there(error: BaseException | None) -> bool:
-    """Whether the hub answered that it has no such id or revision; transformers says it again in words of its own."""
+def _answer_of_the_hub(error: BaseException | None) -> BaseException | None:
+    """What the hub answered where it has no such id or revision, or not for everybody; transformers says it again in words of its own."""
     while error is not None and not isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
         error = error.__cause__ or error.__context__
-    return error is not None and not isinstance(error, GatedRepoError)
+    return error
 
 
 def reason(error: Exception) -> str:

@@ -19,7 +19,8 @@ from lezo.records.format import score
 from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.tasks import TASKS, Example
 from lezo.tasks.row import Row
-from lezo.tasks.sample import MAKERS, rows
+from lezo.tasks.sample import MAKERS
+from lezo.tasks.sample import rows as sample_rows
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PLACES = re.compile(r"(.*[._])?(path|tokenizer|dir)")  # keys of a command whose values are places
@@ -42,7 +43,7 @@ class Card:
 
     def text(self) -> str:
         """Metadata in YAML, and Markdown."""
-        example, adapter = _example(self.task), self.adapter
+        example, adapter = self._example(), self.adapter
         card = ModelCard.from_template(
             self._metadata(),
             template_path=str(_TEMPLATE),
@@ -56,8 +57,11 @@ class Card:
             adapter=adapter in ("lora", "prefix"),
             dtype=self.origin.dtype,
             before=[*self.before],
-            generates=self.generates,
-            prompt=repr(example.prompt),
+            asks=self.asks,
+            stops=["\n"] if self.task in TASKS else self._own_stops(),
+            longest=self.settings.get("eval.max_new_tokens") or 50,
+            prompt=repr(example.prompt if self.asks != "chat" else self._conversation()),
+            filled="  # with a row's columns put in" if self.settings.get("task.template") else "",
             answers=repr([*example.answers]),
             again=self._again(),
             journaled=self.kind.zeroth_order,
@@ -81,10 +85,15 @@ class Card:
         return name
 
     @property
-    def generates(self) -> bool:
-        """Whether answers were generated, or the task is not known here."""
+    def asks(self) -> str:
+        """For what the task asks: choice among answers, text, or, in a conversation, chat; text where that is not known."""
+        if "task.turns" in self.settings:
+            return "chat"
         task = TASKS.get(self.task or "")
-        return task is None or task.generates
+        if task is not None:
+            return "text" if task.generates else "choice"
+        chosen = self.result.get("prompts_at_once") is None and "rows" in self.result
+        return "choice" if chosen else "text"
 
     @property
     def adapter(self) -> str | None:
@@ -134,16 +143,21 @@ class Card:
 
     def _hub(self) -> dict[str, Any]:
         """The data set on the hub, as `EvalResult` names its parts; nothing of other data."""
-        task = TASKS.get(self.task or "")
-        if self._known("data", "data.name") != "hub" or task is None or task.hub is None:
+        task, settings = TASKS.get(self.task or ""), self.settings
+        if self._known("data", "data.name") != "hub":
             return {}
-        revision = self.settings.get("data.revision") or task.hub.revision
-        return {
-            "dataset_type": task.hub.id,
-            "dataset_config": task.hub.config,
-            "dataset_revision": revision,
-            "dataset_split": "validation",
-        }
+        if task is not None and task.hub is not None:
+            hub, named = task.hub, {"dataset_split": "validation"}
+            revision = settings.get("data.revision") or hub.revision
+            return {
+                "dataset_type": hub.id,
+                "dataset_config": hub.config,
+                "dataset_revision": revision,
+                **named,
+            }
+        parts = {part: settings.get(f"data.{part}") for part in ("path", "config", "revision")}
+        names = {"path": "dataset_type", "config": "dataset_config", "revision": "dataset_revision"}
+        return {names[part]: value for part, value in parts.items()} if parts["path"] else {}
 
     def _evaluations(self, hub: Mapping[str, Any]) -> list[EvalResult] | None:
         test, metric = self.result.get("test"), self.result.get("metric")
@@ -160,6 +174,26 @@ class Card:
             )
         ]
 
+    def _example(self) -> Example:
+        """A synthetic question, which is nobody's; of a task of one's own its template, for the columns to be put in."""
+        if self.task is not None and self.task in MAKERS:
+            _, (first, *_) = sample_rows(self.task)
+            return next(iter(TASKS[self.task].examples(Row(first))))
+        template = self.settings.get("task.template") or "The prompt, as the task writes it"
+        words = [str(word) for key, word in self.settings.items() if key.startswith("task.words.")]
+        spaced = [word if template[-1:].isspace() or word[:1].isspace() else f" {word}" for word in words]
+        return Example(template, tuple(spaced or (" one answer", " another")), (0,))
+
+    def _conversation(self) -> list[dict[str, str]]:
+        """A question to the model, after the system message that conversations had where they had none."""
+        system = self.settings.get("task.system")
+        first = [] if system is None else [{"role": "system", "content": str(system)}]
+        return [*first, {"role": "user", "content": "What can you do?"}]
+
+    def _own_stops(self) -> list[str]:
+        stops = self.settings.get("task.stop")
+        return [] if stops is None else [stops] if isinstance(stops, str) else [*stops]
+
     def _what(self) -> str:
         """One sentence."""
         what = {"lora": "A LoRA adapter of", "prefix": "A prefix for", "head": "A new head in"}
@@ -170,7 +204,7 @@ class Card:
             made = "not trained"
         else:
             made = "trained by gradients" if self.kind.first_order else "fine-tuned with forward passes only"
-        version = self._code().split()[0]
+        version = self._code().partition(" ")[0]
         return f"{start}, {made} by lezo {version}. Its licence is not stated: the base model's and the data's hold."
 
     def _code(self) -> str:
@@ -187,6 +221,7 @@ class Card:
         return {
             "Model": model + (f", revision `{recipe.revision}`" if recipe.revision else ""),
             "Weights": "drawn at random, not pretrained" if recipe.random_weights else None,
+            "Quantised as they were read": getattr(recipe, "quantization", None),
             "Dequantised from": self.result.get("dequantised"),
             "Tokenizer of another place": recipe.tokenizer and f"`{shown_place(recipe.tokenizer)}`",
             "SHA-256 of the weights that training began with": f"`{origin.weights}`, {origin.dtype}",
@@ -194,17 +229,18 @@ class Card:
         }
 
     def _data(self) -> dict[str, Any]:
-        hub, place = self._hub(), self.settings.get("data.path")
+        hub, place, template = self._hub(), self.settings.get("data.path"), self.settings.get("task.template")
         origins = {
             "sample": "synthetic, made by lezo",
-            "local": place and f"`{shown_place(place)}`, one's own",
+            "local": place and f"one's own, in `{shown_place(place)}`",
         }
         if hub:
-            config = f", {hub['dataset_config']}" if hub["dataset_config"] else ""
-            origins["hub"] = f"`{hub['dataset_type']}`{config}, revision `{hub['dataset_revision']}`"
+            names = {"": "dataset_type", "configuration ": "dataset_config", "revision ": "dataset_revision"}
+            origins["hub"] = ", ".join(f"{word}`{hub[key]}`" for word, key in names.items() if hub[key])
         sizes = self.result.get("examples") or {}
         return {
             "Task": self.task or "not known here, nor are its rows: a journal was all there was",
+            "Prompt": template and f"`{template!r}`",
             "Rows": origins.get(self._known("data", "data.name") or ""),
             "Examples": ", ".join(f"{count:,} {split}" for split, count in sizes.items()),
             "Seed that chose them": _number(self._known("data_seed", "task.data_seed")),
@@ -301,11 +337,3 @@ def _part(part: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> str | None:
     return None if value is None else f"{value:g}"
-
-
-def _example(task: str | None) -> Example:
-    """A synthetic question of the task, which is nobody's; of other tasks only its place."""
-    if task is None or task not in MAKERS:
-        return Example("The prompt, as the task writes it", (" one answer", " another"), (0,))
-    _, (first, *_) = rows(task)
-    return next(iter(TASKS[task].examples(Row(first))))

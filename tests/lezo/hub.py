@@ -18,26 +18,32 @@ MAIN, OLDER, CONVERTED = "a" * 40, "b" * 40, "c" * 40
 class Hub:
     """Serves folders by commit; ``asked`` are the paths of all requests."""
 
-    def __init__(self, commits: dict[str, Path], names: dict[str, str]) -> None:
-        self.commits, self.names, self.asked = commits, names, list[str]()
+    def __init__(self, commits: dict[str, Path], names: dict[str, str], id: str = ID) -> None:
+        self.commits, self.names, self.id, self.asked = commits, names, id, list[str]()
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
         self.asked.append(path)
-        if f"/{ID}" not in path:
+        if f"/{self.id}" not in path:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        if path.startswith(f"/{ID}/resolve/"):
-            return self._file(*self._split(path.removeprefix(f"/{ID}/resolve/")))
-        what = path.removeprefix(f"/api/models/{ID}").strip("/")
+        if path.startswith(f"/{self.id}/resolve/"):
+            return self._file(*self._split(path.removeprefix(f"/{self.id}/resolve/")))
+        what = path.removeprefix(f"/api/models/{self.id}").strip("/")
         kind, _, revision = what.partition("/")
         commit = self._commit(revision if kind in ("revision", "tree") else "main")
-        if not path.startswith(f"/api/models/{ID}") or kind not in ("", "revision", "tree") or not commit:
+        if (
+            not path.startswith(f"/api/models/{self.id}")
+            or kind not in ("", "revision", "tree")
+            or not commit
+        ):
             return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
         names = sorted(file.name for file in self.commits[commit].iterdir())
         if kind == "tree":
             return _json([{"type": "file", "oid": "0", "size": 1, "path": name} for name in names])
         files = [{"rfilename": name} for name in names]
-        return _json({"_id": "0", "id": ID, "sha": commit, "private": False, "tags": [], "siblings": files})
+        return _json(
+            {"_id": "0", "id": self.id, "sha": commit, "private": False, "tags": [], "siblings": files}
+        )
 
     def _commit(self, revision: str) -> str | None:
         commit = self.names.get(revision, revision)

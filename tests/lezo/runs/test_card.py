@@ -110,6 +110,21 @@ def test_what_is_on_the_hub_is_linked() -> None:
     assert len(score.dataset_revision) == 40 and "revision `main`" in card.text()
 
 
+def test_a_task_of_ones_own_is_shown_by_its_template_and_words() -> None:
+    result = {**RESULT, "task": "tickets", "data": "local", "rows": "packed", "prompts_at_once": None}
+    words = {"task.template": "{{ Text }} . It was", "task.words.pos": "great", "task.words.neg": "terrible"}
+    text = Card(of_journal(), 3, "x", (2,), result, words).text()
+    assert "prompt = '{{ Text }} . It was'  # with a row's columns put in\n" in text
+    assert "answers = [' great', ' terrible']\n" in text
+    asked = {"task.template": "{{ Text }} Q:", "task.stop": "END", "eval.max_new_tokens": 9}
+    text = Card(of_journal(), 3, "x", (2,), {**result, "prompts_at_once": 4}, asked).text()
+    assert "for stop in ['END']:" in text and "max_new_tokens=9" in text
+    hub = {"task.turns": "all", "task.system": "Be kind", "data.path": "me/talks", "data.config": "en"}
+    text = Card(of_journal(), 3, "x", (), {**result, "data": "hub"}, hub).text()
+    assert "[{'role': 'system', 'content': 'Be kind'}, {'role': 'user'" in text
+    assert ModelCard(text).data.datasets == ["me/talks"] and "configuration `en`" in text
+
+
 def test_what_is_on_this_machine_is_shown_by_its_last_part(tmp_path: Path) -> None:
     header = of_journal(path=str(tmp_path / "small"), tokenizer=str(tmp_path / "words"))
     settings = {"data.path": str(tmp_path / "rows"), "data.name": "local"}
