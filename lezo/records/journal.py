@@ -166,10 +166,7 @@ def read_journal(path: str | os.PathLike[str]) -> JournalFile:
 
 
 def _start(header: Header) -> bytes:
-    content = asdict(header)
-    if header.recipe.quantization is None:  # headers of before did not know of it
-        del content["recipe"]["quantization"]
-    text = json.dumps(content, sort_keys=True).encode()
+    text = json.dumps(asdict(header), sort_keys=True).encode()
     start = MAGIC + _LENGTH.pack(len(text)) + text
     return start + _CHECKSUM.pack(zlib.crc32(start))
 

@@ -129,7 +129,7 @@ class ReplaySpec:
     ``blocks``: the names of the modules that are blocks, where a program of one's own trained (`lezo.zo.optimizers`), which
     also made the model; None for a run, whose blocks are the decoder's.
 
-    ``quantization``: how the base's plain weights were quantised as they were read; None, and not said: not at all.
+    ``quantization``: how the base's plain weights were quantised as they were read; None: not at all.
     """
 
     model: str

@@ -90,6 +90,16 @@ def test_a_schedule_that_ends_cannot_grow(optim: str, schedule: str) -> None:
 LATER = ("schedule", "warmup", "clip", "probes")
 
 
+def test_a_base_that_is_not_quantised_is_that_of_before() -> None:
+    tree = OmegaConf.create(BASE)
+    del tree.model.quantization
+    before = OmegaConf.to_yaml(tree)
+    assert (config_hash(before), run_hash(before)) == (config_hash(BASE), run_hash(BASE))
+    assert differences(before, BASE) == []
+    changed = differences(before, yaml("model.quantization=4bit"))
+    assert changed == ["model.quantization was none and is 4bit"]
+
+
 @pytest.mark.parametrize(("optim", "later"), [("lezo", LATER), ("fo-sgd", ("warmup",))])
 def test_settings_that_came_later_are_no_other_run_where_they_change_nothing(
     optim: str, later: tuple[str, ...]

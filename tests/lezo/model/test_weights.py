@@ -454,7 +454,6 @@ def test_fp8_weights_without_the_extra_name_it(fp8, monkeypatch):
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
         ({"quant_method": "awq", "bits": 4}, "awq"),
         ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
-        ({"load_in_4bit": True}, "bitsandbytes"),
         ({"quant_method": "mine"}, "mine"),
     ],
 )

@@ -106,7 +106,8 @@ def test_the_bytes_are_those_of_the_documented_format(path: Path) -> None:
 def test_every_field_of_the_header_comes_back(shape: dict[str, Any] | None, path: Path) -> None:
     recipe = ReplaySpec("hf", "a/b", "main", shape, False, "Zoë", 2**63, 0.0, 0.0, "stochastic")
     origin = Provenance("1", "2", "3", "bfloat16", 7, "4", "0.1.0 abc+changes")
-    for header in (Header(origin, recipe), Header(origin, replace(recipe, blocks=["layers.0", ""]))):
+    others = replace(recipe, blocks=["layers.0", ""]), replace(recipe, quantization="4bit")
+    for header in (Header(origin, recipe), *(Header(origin, other) for other in others)):
         write(path, [], header)
         assert read_journal(str(path)).header == header
 
