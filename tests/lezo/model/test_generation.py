@@ -1,6 +1,6 @@
 """Greedy continuations equal those of plain unpadded forwards, whatever the model and the settings beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,7 +169,9 @@ def test_a_cache_that_changes_the_numbers_is_left_out(llama: Any, monkeypatch: p
     monkeypatch.setattr(type(llama), "forward", forward)
     mode = widest_mode(llama, pad=1)
     assert mode == GenerationMode(False, False, False)
-    assert continued(llama, PROMPTS[:1], pad=1, ends=never, cached=False, most=LIMIT) == [plain(llama, PROMPTS[0])]
+    assert continued(llama, PROMPTS[:1], pad=1, ends=never, cached=False, most=LIMIT) == [
+        plain(llama, PROMPTS[0])
+    ]
 
 
 @pytest.mark.parametrize("mode", [GenerationMode(), GenerationMode(False), GenerationMode(False, False)])
