@@ -71,10 +71,13 @@ def _column(source: str, error: TemplateSyntaxError) -> int:
     """Where on its line the error shows first, or what it names stands: Jinja says no more than the line."""
     lines = source.split("\n")
     line, start = lines[error.lineno - 1], sum(len(line) + 1 for line in lines[: error.lineno - 1])
-    named = re.findall(r"'(\w+)'", error.message or "")
+    message = error.message or ""
+    if message.lower().startswith("unexpected end"):
+        return len(line)
+    named = re.findall(r"'(\w+)'", message)
     place = line.find(named[-1]) + 1 if named else 0
     ends = range(1, len(line) + 1)
-    return next((end for end in ends if _message(source[: start + end]) == error.message), place or len(line))
+    return next((end for end in ends if _message(source[: start + end]) == message), place or len(line))
 
 
 def _message(source: str) -> str | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lezo.tasks import TASKS
 from lezo.tasks.prompt import prompt_task
 from lezo.tasks.row import Row, RowError
 from lezo.tasks.task import Example, TaskError
@@ -25,6 +26,35 @@ def example(settings: dict[str, Any], **columns: Any) -> Example:
 def test_labels_become_candidates() -> None:
     made = example(FILM, Text="A quay .", Class="neg")
     assert made == Example("A quay . It was", (" great", " terrible"), (1,), blank="")
+
+
+def test_the_papers_tasks_can_be_described() -> None:
+    """One of each kind: the same texts, which is all that a model sees of a task."""
+    sst2 = {
+        "template": "{{ sentence.strip() }} It was",
+        "label_column": "label",
+        "words": {0: "terrible", 1: "great"},
+    }
+    squad = {
+        "template": r"Title: {{ title }}\nContext: {{ context }}\nQuestion: {{ question.strip() }}\nAnswer:",
+        "answer_column": "answers",
+    }
+    rows: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+        "sst2": ({**sst2, "blank_prompt": " It was"}, row := {"sentence": "a quay . ", "label": 1}, row),
+        "squad": (
+            squad,
+            asked := {
+                "title": "Quays",
+                "context": "Of stone.",
+                "question": "Of what? ",
+                "answers": ["stone", "Stone"],
+            },
+            {**asked, "answers": {"text": asked["answers"]}},
+        ),
+    }
+    for name, (settings, own, published) in rows.items():
+        (theirs,) = TASKS[name].examples(Row(published))
+        assert example(settings, **own) == theirs
 
 
 @pytest.mark.parametrize(
