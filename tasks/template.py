@@ -68,11 +68,16 @@ def _printed(value: Any) -> Any:
 
 
 def _column(source: str, error: TemplateSyntaxError) -> int:
-    """Where on its line the error shows first: Jinja says no more than the line."""
+    """Where on its line the error shows first, or what it names stands: Jinja says no more than the line."""
     lines = source.split("\n")
-    start = sum(len(line) + 1 for line in lines[: error.lineno - 1])
-    ends = range(start + 1, start + len(lines[error.lineno - 1]) + 1)
-    return next((end - start for end in ends if _message(source[:end]) == error.message), len(ends))
+    line, start = lines[error.lineno - 1], sum(len(line) + 1 for line in lines[: error.lineno - 1])
+    message = error.message or ""
+    if message.lower().startswith("unexpected end"):
+        return len(line)
+    named = re.findall(r"'(\w+)'", message)
+    place = line.find(named[-1]) + 1 if named else 0
+    ends = range(1, len(line) + 1)
+    return next((end for end in ends if _message(source[: start + end]) == message), place or len(line))
 
 
 def _message(source: str) -> str | None:

@@ -144,4 +144,4 @@ def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None else str(value)
+    return "unset" if value is None else str(value).replace("\n", "\\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
@@ -106,7 +107,7 @@ def _python_task(config: PythonConfig) -> Task:
         raise TaskError("task.class: expected module:Name, a lezo.tasks.Task of an installed package")
     found = installed("task.class", config.python)
     try:
-        task = as_task(found)
+        task = copy(as_task(found))
     except Exception as error:  # what others' classes do when they are called
         raise TaskError(f"task.class={config.python}: {error}") from error
     task.name = config.name

@@ -17,7 +17,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from lezo.config.checks import check
-from lezo.config.compose import command, converted, register_schema
+from lezo.config.compose import as_field, command, converted, register_schema
 from lezo.config.diagnosis import CONF
 from lezo.ranks.launcher import several
 from lezo.records.folder import CONSOLE
@@ -27,6 +27,7 @@ from lezo.runs.terminal import steady
 def hand_over() -> None:
     """Leave the process's command line to Hydra: help, completion, configurations shown."""
     register_schema()
+    sys.argv[1:] = map(as_field, sys.argv[1:])
     task: Any = LaunchedRun()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(task)()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lezo.tasks import TASKS
-from lezo.tasks.metrics import TEXT_METRICS, accuracy, exact_match, f1, normalised
+from lezo.tasks.metrics import accuracy, exact_match, f1, macro_f1, metric_of, normalised, rouge_l
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,43 @@ def test_accuracy_with_several_right_answers():
 
 
 def test_metrics_are_found_by_name():
-    assert TEXT_METRICS["f1"] is f1
-    assert TEXT_METRICS["em"] is exact_match
-    assert all(task.metric in TEXT_METRICS for task in TASKS.values() if task.generates)
+    assert metric_of("f1", generates=True).each is f1
+    assert (
+        metric_of("em", generates=True).each is metric_of("exact_match", generates=True).each is exact_match
+    )
+    assert all(metric_of(task.metric, generates=task.generates) for task in TASKS.values())
+
+
+def test_a_metric_of_each_answer_is_their_mean():
+    assert metric_of("accuracy", generates=False)([0, 1, None], [(0,), (0, 1), (2,)]) == 2 / 3
+    assert metric_of("f1", generates=True)(["a quay", "no"], [("quay",), ("yes", "no")]) == 1.0
+
+
+def test_macro_f1_is_the_mean_over_the_labels_there_are():
+    golds = [(0,), (0,), (0,), (1,), (2,)]
+    # label 0: precision 2/3, recall 2/3; 1: 1/2 and 1; 2: nothing found; 3: predicted and never right
+    assert macro_f1([0, 0, 1, 1, 0], golds) == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert macro_f1([0, 0, 3, 1, 0], golds) == pytest.approx((2 / 3 + 1 + 0 + 0) / 4)
+    assert macro_f1([None] * 5, golds) == 0.0
+    assert macro_f1([0, 0, 0, 1, 2], golds) == 1.0
+
+
+TEXTS = ["the cat sat on the mat", "On the mat, the cat sat.", "a cat", "", "the the the", "it's 3.5 o'clock"]
+
+
+@pytest.mark.parametrize("prediction", TEXTS)
+def test_rouge_l_is_that_of_the_package_of_this_name(prediction):
+    scorer = pytest.importorskip(
+        "rouge_score.rouge_scorer", reason="the package rouge_score is not installed"
+    )
+    own = scorer.RougeScorer(["rougeL"])
+    for reference in TEXTS:
+        assert rouge_l(prediction, [reference]) == pytest.approx(
+            own.score(reference, prediction)["rougeL"].fmeasure
+        )
+
+
+def test_rouge_l_counts_words_in_order_and_takes_the_best_reference():
+    assert rouge_l("the cat sat on the mat", ["on the mat the cat sat"]) == pytest.approx(3 / 6)
+    assert rouge_l("the cat", ["a dog", "The  cat!"]) == 1.0
+    assert rouge_l("grün", ["grau"]) == 0.0

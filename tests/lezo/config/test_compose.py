@@ -136,12 +136,16 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
 
 
 # What a task that is described by settings needs to be one.
-DESCRIBED = {"prompt": ("task=prompt", "task.template=x", "task.label_column=y", "task.words={a: b, c: d}")}
-DESCRIBED["chat"] = ("task=chat",)
+DESCRIBED = {
+    "prompt": ("task=prompt", "task.template=x", "task.label_column=y", "task.words={a: b, c: d}"),
+    "python": ("task=python", "task.class=lezo.tasks.rte:RTE"),
+    "chat": ("task=chat",),
+}
 SHORTHANDS = {
     "train.forwards",
     "train.evaluations",
     "optim.lr_scale",
+    "task.class",
 }  # which no configuration that is written has
 # Defaults of optim.lr and eps.
 NO_OPTIONS = ("model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps")

@@ -120,6 +120,30 @@ def test_settings_that_came_later_are_no_other_run_where_they_change_nothing(
             assert run_hash(changed) != run_hash(before)
 
 
+def test_lengths_that_came_later_are_no_other_run_where_they_are_the_usual_ones() -> None:
+    now = yaml()
+    tree = OmegaConf.create(now)
+    del tree.eval.max_new_tokens, tree.model.max_length
+    before = OmegaConf.to_yaml(tree)
+    assert (config_hash(before), run_hash(before)) == (config_hash(now), run_hash(now))
+    assert differences(before, now) == differences(now, before) == []
+    for key, usual, other in (("eval.max_new_tokens", "50", 60), ("model.max_length", "unset", 99)):
+        changed = yaml(f"{key}={other}")
+        assert differences(before, changed) == [f"{key} was {usual} and is {other}"]
+        assert run_hash(changed) != run_hash(before)
+
+
+def test_a_described_task_is_its_settings() -> None:
+    given = ("task.template='{{a}}'", "task.label_column=b", "task.words={x: one, y: two}")
+    one = yaml(groups=("task=prompt", *given))
+    other = yaml("task.template=b", "task.words.y=three", groups=("task=prompt", *given))
+    assert config_hash(one) != config_hash(other)
+    assert run_hash(one) != run_hash(other)
+    assert job_name(one).rpartition("-")[2] != job_name(other).rpartition("-")[2]
+    template = "task.template was {{a}} and is b"
+    assert differences(one, other) == [template, "task.words.y was two and is three"]
+
+
 def test_a_job_is_named_by_what_it_is_and_its_hash() -> None:
     one = yaml("seed=3", groups=("optim=mezo",))
     assert job_name(one) == f"rte-tiny-mezo-seed3-{config_hash(one)[:8]}"

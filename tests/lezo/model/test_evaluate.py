@@ -10,6 +10,7 @@ from lezo.model.evaluate import Evaluator, gold, one_minus_metric, score_chunks
 from lezo.model.forward import Network
 from lezo.model.generation import continued
 from lezo.noise import directions
+from lezo.tasks.metrics import macro_f1
 from lezo.zo.probe import PlainProbe
 from tests.lezo.model.test_loss import plain_candidate_loss, plain_lm_loss, plain_log_prob
 from tests.lezo.small_models import CPU, examples, small_model
@@ -161,3 +162,35 @@ def test_an_error_is_over_all_parts_and_probed_at_moved_weights():
         model.get_parameter(name).copy_(directions.perturb(before, 5, name, 0.5)[sign])
         assert found[sign].item() == one_minus_metric(judge, parts)
     assert found[0] != found[1]
+
+
+def test_a_metric_over_all_answers_is_asked_about_all_parts_at_once():
+    model, made = small_model(dtype=torch.float64), examples(7)
+    judge, parts = evaluator(model, metric="macro_f1"), [EvalSet(made[:5]), EvalSet(made[5:])]
+    found = judge(EvalSet(made))
+    chosen = [record["prediction"] for record in found.predictions]
+    assert found.score == macro_f1(chosen, [e.gold for e in made])
+    assert one_minus_metric(judge, parts) == 1 - found.score
+    means = [judge(part).score * len(part) for part in parts]
+    assert 1 - found.score != pytest.approx(1 - sum(means) / 7)
+
+
+def test_a_stop_text_may_be_spread_over_tokens_and_ends_what_is_before_it(monkeypatch):
+    model, said, asked = small_model(), [9, 10, 11, 12, 13, 14], []
+
+    def going_on(model, prompts, *, ends, most, **_):
+        lengths = [n for n in range(1, most + 1) if ends(said[:n])][:1] or [most]
+        asked.append(lengths[0])
+        return [said[: lengths[0]] for _ in prompts]
+
+    monkeypatch.setattr("lezo.model.evaluate.continued", going_on)
+    prompt = Encoded(0, ((5, 6),), (0,), (0,), ("t9",))
+    for stops, length, text, prediction in (
+        (("\n",), 6, " t9 t10 t11 t12 t13 t14", "t9 t10 t11 t12 t13 t14"),
+        (("1 t12",), 4, " t9 t10 t11 t12", "t9 t10 t1"),
+        (("13", "0 t11"), 3, " t9 t10 t11", "t9 t1"),
+        ((), 6, " t9 t10 t11 t12 t13 t14", "t9 t10 t11 t12 t13 t14"),
+    ):
+        judge = dataclasses.replace(evaluator(model, metric="f1"), stop_texts=stops, max_new_tokens=6)
+        (record,) = judge(EvalSet((), [prompt])).predictions
+        assert (asked.pop(), record["text"], record["prediction"]) == (length, text, prediction)
