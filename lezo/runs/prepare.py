@@ -38,7 +38,7 @@ class Prepared:
     """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
     ``dequantised``: how the weights are stored that become plain ones as they are read. ``replies``: test conversations that
-    the model is asked to answer.
+    the model is asked to answer. ``template``: of conversations, "plain" or a file, None the tokenizer's own.
     """
 
     task: Task
@@ -51,6 +51,7 @@ class Prepared:
     calibration: Calibration
     dequantised: str | None
     replies: int = 0
+    template: str | None = None
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on.
@@ -151,19 +152,23 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),
         replies=config.task.generate if isinstance(config.task, ChatConfig) else 0,
+        template=_template(config),
     )
 
 
 def _chat(config: RunConfig, path: str, tokenizer: Any, before: tuple[int, ...]) -> Chat | None:
-    """How conversations become ids; the embedded model's, which has no template, are plain."""
+    """How conversations become ids."""
     task = config.task
     if not isinstance(task, ChatConfig):
         return None
-    template = task.chat_template or (PLAIN_NAME if config.model.name == "tiny" else None)
-    given = config.model.bos is not None
-    return chat_of(
-        path, tokenizer, template=template, before=before, given=given, every=task.turns is Turns.all
-    )
+    given, every = config.model.bos is not None, task.turns is Turns.all
+    return chat_of(path, tokenizer, template=_template(config), before=before, given=given, every=every)
+
+
+def _template(config: RunConfig) -> str | None:
+    """What is in place of the tokenizer's own chat template: of the embedded model, which has none, the plain one."""
+    given = config.task.chat_template if isinstance(config.task, ChatConfig) else None
+    return given or (PLAIN_NAME if config.model.name == "tiny" else None)
 
 
 def model_source(config: RunConfig) -> Source:
