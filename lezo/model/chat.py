@@ -40,14 +40,24 @@ def chat_of(
             f"{path}: the tokenizer does not say where in a text its tokens are, which chat needs; expected one with a "
             "tokenizer.json (model.tokenizer=DIR)"
         )
-    if template is not None:
-        tokenizer.chat_template = PLAIN if plain else _read(template)
+    give_template(tokenizer, template)
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: the tokenizer has no chat template; {_WAYS}")
     special = {*tokenizer.all_special_ids}
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     words = _Words(tokenizer, _on_one_day(tokenizer.get_chat_template()))
     return Chat(words.render, words.tokenize, special, before if plain or given else (), every)
+
+
+def give_template(tokenizer: Any, template: str | None) -> None:
+    """Let the tokenizer have the template ``plain``, or of a file, with which it is saved; None: its own. Raises ModelError."""
+    if template is not None:
+        tokenizer.chat_template = PLAIN if template == PLAIN_NAME else _read(template)
+
+
+def chosen_template(given: str | None, model: str) -> str | None:
+    """What is in place of a tokenizer's own chat template: of the embedded model, which has none, the plain one."""
+    return given or (PLAIN_NAME if model == "tiny" else None)
 
 
 def _read(template: str) -> str:

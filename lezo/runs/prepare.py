@@ -19,7 +19,7 @@ from lezo.data.sampling import Splits, demo_sets, own_sizes, split
 from lezo.data.source import DataError, Pools
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
-from lezo.model.chat import PLAIN_NAME, chat_of
+from lezo.model.chat import chat_of, chosen_template
 from lezo.model.device import named_device, named_devices
 from lezo.model.load import (
     TINY,
@@ -166,9 +166,9 @@ def _chat(config: RunConfig, path: str, tokenizer: Any, before: tuple[int, ...])
 
 
 def _template(config: RunConfig) -> str | None:
-    """What is in place of the tokenizer's own chat template: of the embedded model, which has none, the plain one."""
-    given = config.task.chat_template if isinstance(config.task, ChatConfig) else None
-    return given or (PLAIN_NAME if config.model.name == "tiny" else None)
+    """What is in place of the tokenizer's own chat template."""
+    task = config.task
+    return chosen_template(task.chat_template, config.model.name) if isinstance(task, ChatConfig) else None
 
 
 def model_source(config: RunConfig) -> Source:

@@ -75,11 +75,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_replays(
     code, out, err = typed("lezo-replay", replay.main, monkeypatch, capsys)("out", "replay.verify=true")
     assert (code, err) == (0, ""), out
     assert "everything is right" in out
-    assert (
-        (whole.folder / "model" / "chat_template.jinja")
-        .read_text()
-        .startswith("{% for message in messages %}")
-    )
+    assert typed("lezo-replay", replay.main, monkeypatch, capsys)("out", "replay.out=again")[0] == 0
+    for model in (whole.folder / "model", Path("again")):
+        assert (model / "chat_template.jinja").read_text().startswith("{% for message in messages %}")
     refused = lezo_run(*CHAT, "optim=exzo", "save_model=true", "resume=auto", "task.turns=last")
     refused.refused("task.turns was all and is last")
 
