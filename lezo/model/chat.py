@@ -2,11 +2,13 @@
 
 A template is a program in Jinja's language that lies beside a model's weights. transformers runs it in Jinja's sandbox,
 where it sees the messages and can reach neither files nor Python; it is the only thing of a model's folder that runs.
+One that asks for the date is told the same on every day, or a run could not go on tomorrow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from lezo.model.weights import ModelError
 from lezo.tasks.task import Turn
 
 PLAIN_NAME = "plain"
+TODAY = date(2024, 7, 26)  # what Llama's templates take where nobody tells them
+_FORMATS = ("%d", "%b", "%B", "%m", "%Y", "%y", "%a", "%A", "%H", "%M", "%S", "%j")
 _WAYS = (
     f"expected a model tuned to chat, task.chat_template=FILE with a Jinja template, or task.chat_template={PLAIN_NAME} "
     'for "User: ..." and "Assistant: ..." in lines'
@@ -36,14 +40,24 @@ def chat_of(
             f"{path}: the tokenizer does not say where in a text its tokens are, which chat needs; expected one with a "
             "tokenizer.json (model.tokenizer=DIR)"
         )
-    if template is not None:
-        tokenizer.chat_template = PLAIN if plain else _read(template)
+    give_template(tokenizer, template)
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: the tokenizer has no chat template; {_WAYS}")
     special = {*tokenizer.all_special_ids}
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    words = _Words(tokenizer)
+    words = _Words(tokenizer, _on_one_day(tokenizer.get_chat_template()))
     return Chat(words.render, words.tokenize, special, before if plain or given else (), every)
+
+
+def give_template(tokenizer: Any, template: str | None) -> None:
+    """Let the tokenizer have the template ``plain``, or of a file, with which it is saved; None: its own. Raises ModelError."""
+    if template is not None:
+        tokenizer.chat_template = PLAIN if template == PLAIN_NAME else _read(template)
+
+
+def chosen_template(given: str | None, model: str) -> str | None:
+    """What is in place of a tokenizer's own chat template: of the embedded model, which has none, the plain one."""
+    return given or (PLAIN_NAME if model == "tiny" else None)
 
 
 def _read(template: str) -> str:
@@ -56,17 +70,28 @@ def _read(template: str) -> str:
         ) from None
 
 
-class _Words:
-    """A tokenizer's words and ids of conversations."""
+def _on_one_day(template: str) -> str:
+    """The template, with a clock of its own where it looks at one: a macro, for transformers lets no function in."""
+    if "strftime_now" not in template:
+        return template
+    told = "".join(f".replace('{part}', '{TODAY.strftime(part)}')" for part in _FORMATS)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{told} }}}}{{% endmacro %}}{template}"
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+
+class _Words:
+    """Words by a ``template``, and ids by a tokenizer."""
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self._tokenizer, self._template = tokenizer, template
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The conversation in words. Raises ChatError where the template refuses it, or stumbles."""
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+            words = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False
+            )
+            return str(words)
         except Exception as error:  # whatever a template does
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
             way = "; it may take no system message" if turns[0].role == "system" else ""

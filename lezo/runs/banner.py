@@ -12,6 +12,7 @@ from lezo import __version__
 from lezo.config.compose import quoted
 from lezo.config.methods import FirstOrderConfig, Part, Schedule, ZerothOrderConfig, method_name
 from lezo.config.schema import Calibration, Home, RunConfig
+from lezo.config.task import ChatConfig, Turns
 from lezo.model.adapter import Adapter
 from lezo.records.format import clock, count, score, size, table
 from lezo.runs.plan import Plan
@@ -26,6 +27,8 @@ def banner(config: RunConfig, plan: Plan, folder: Path, ranks: int = 1) -> str:
         "model": _model(config, plan),
         "lengths": f"median {median} tokens, longest {longest}{_cut(plan)}",
     }
+    if isinstance(config.task, ChatConfig):
+        rows["chat"] = _chat(config.task, plan)
     if plan.adapter is not None:
         rows["trained"] = f"{_adapter(plan.adapter)}: {count(plan.trained)} parameters"
     if config.task.demos:
@@ -109,6 +112,14 @@ def _cut(plan: Plan) -> str:
     return "".join(f"; {number} longer than {most} cut {way}" for number, way in ways if number)
 
 
+def _chat(task: ChatConfig, plan: Plan) -> str:
+    """By which template, what is scored, and for how many replies are asked."""
+    own = "the tokenizer's own" if plan.parts.template is None else plan.parts.template
+    turns = "each of the assistant's turns" if task.turns is Turns.all else "the assistant's last turn"
+    replies = f"; {len(plan.test.samples)} test replies written at the end" if plan.test.samples else ""
+    return f"template {own}; {turns} is learnt from{replies}"
+
+
 def _model(config: RunConfig, plan: Plan) -> str:
     weights = ", random weights" if config.model.random_weights else ""
     if plan.parts.dequantised:
@@ -134,6 +145,8 @@ def _devices(plan: Plan) -> str:
 def _around(plan: Plan) -> str:
     """What stands before and after every text: BOS alone by its id, anything else in its own words."""
     encoder, decode = plan.parts.encoder, plan.parts.tokenizer.decode
+    if encoder.chat is not None and not encoder.chat.before:
+        return "BOS as the template has it"
     first = encoder.before[0] if encoder.before else None
     before = f"BOS {first}" if len(encoder.before) < 2 else f"{decode(encoder.before)} before each text"
     return before + (f", {decode(encoder.after)} after it" if encoder.after else "")

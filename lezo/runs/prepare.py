@@ -21,7 +21,7 @@ from lezo.data.sampling import Splits, demo_sets, own_sizes, split
 from lezo.data.source import DataError, Pools
 from lezo.data.source import load as load_pools
 from lezo.model.adapter import Adapter
-from lezo.model.chat import PLAIN_NAME, chat_of
+from lezo.model.chat import chat_of, chosen_template
 from lezo.model.device import named_device, named_devices
 from lezo.model.load import (
     TINY,
@@ -43,7 +43,8 @@ class Prepared:
 
     ``rows``: which of them are what, in words. ``dequantised``: how the weights are stored that become plain ones as they
     are read. ``bits``: of each weight of linear layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of
-    a generated answer. ``replies``: test conversations that the model is asked to answer.
+    a generated answer. ``replies``: test conversations that the model is asked to answer. ``template``: of conversations,
+    "plain" or a file, None the tokenizer's own.
     """
 
     task: Task
@@ -59,6 +60,7 @@ class Prepared:
     max_new_tokens: int = MAX_NEW_TOKENS
     bits: int | None = None
     replies: int = 0
+    template: str | None = None
 
     def train(self, *, for_metric: bool = False) -> list[Encoded]:
         """The training examples; of an LM-style task only the answer that is trained on.
@@ -172,19 +174,23 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         bits=bits,
         max_new_tokens=config.eval.max_new_tokens,
         replies=config.task.generate if isinstance(config.task, ChatConfig) else 0,
+        template=_template(config),
     )
 
 
 def _chat(config: RunConfig, path: str, tokenizer: Any, before: tuple[int, ...]) -> Chat | None:
-    """How conversations become ids; the embedded model's, which has no template, are plain."""
+    """How conversations become ids."""
     task = config.task
     if not isinstance(task, ChatConfig):
         return None
-    template = task.chat_template or (PLAIN_NAME if config.model.name == "tiny" else None)
-    given = config.model.bos is not None
-    return chat_of(
-        path, tokenizer, template=template, before=before, given=given, every=task.turns is Turns.all
-    )
+    given, every = config.model.bos is not None, task.turns is Turns.all
+    return chat_of(path, tokenizer, template=_template(config), before=before, given=given, every=every)
+
+
+def _template(config: RunConfig) -> str | None:
+    """What is in place of the tokenizer's own chat template."""
+    task = config.task
+    return chosen_template(task.chat_template, config.model.name) if isinstance(task, ChatConfig) else None
 
 
 def model_source(config: RunConfig) -> Source:

@@ -18,6 +18,7 @@ from rich.console import Console
 from lezo.config.identity import run_hash, settings
 from lezo.config.schema import Home, ReplayConfig
 from lezo.model.adapter import Adapter
+from lezo.model.chat import chosen_template, give_template
 from lezo.model.device import named_device, named_devices
 from lezo.model.hashes import tokenizer_hash, weights_hash
 from lezo.model.layout import layout
@@ -172,6 +173,7 @@ class Replay:
         origin, source = self.journal.header.origin, _source(recipe, options.base)
         words = recipe.tokenizer or source.path
         tokenizer = load_tokenizer(words, None if recipe.tokenizer else source.revision)
+        self._give_template(tokenizer, recipe)
         self.out.print(f"loading {source.path}")
         dtype, config = _dtype(self.file, origin.dtype), load_config(source)
         placement = _placement(options, config, dtype)
@@ -188,6 +190,16 @@ class Replay:
                 f"{origin.weights[:12]}, in {origin.dtype}); replay.base=DIR names the right ones{of_prefix}"
             )
         return base
+
+    def _give_template(self, tokenizer: Any, recipe: ReplaySpec) -> None:
+        """Of a run on conversations the tokenizer is written with the chat template that they had."""
+        of_run = _settings(self.folder / CONFIG)
+        if "task.chat_template" not in of_run:
+            return
+        try:
+            give_template(tokenizer, chosen_template(of_run["task.chat_template"], recipe.model))
+        except ModelError as gone:
+            self.out.print(f"warning: {gone}; the tokenizer has its own chat template, if any")
 
     def _place(self, options: ReplayConfig) -> Place:
         """Where the options, else the run's configuration, let the blocks live."""

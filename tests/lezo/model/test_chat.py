@@ -168,3 +168,9 @@ def test_what_is_scored_is_part_of_the_hash(tokenizer: Any) -> None:
     every, last = (encoded(tokenizer, every) for every in (True, False))
     assert [e.input_ids for e in every] == [e.input_ids for e in last]
     assert examples_hash([every]) != examples_hash([last])
+
+
+def test_a_template_that_asks_for_the_date_says_the_same_every_day(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    chat = chat_of("m", tokenizer, template=None, before=(), given=False, every=True)
+    assert chat.render(TURNS).startswith("26 Jul 2024\n<s>user")
