@@ -62,8 +62,13 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_a_page_composes(command, tmp_path):
+def test_a_command_of_a_page_composes(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = [
         word.replace("DIR", str(tmp_path)) for word in shlex.split(command, comments=True)[1:] if word != "-m"
     ]
+    for path in (Path(word.removeprefix("data.path=")) for word in words if word.startswith("data.path=")):
+        (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
+        if path.suffix and "*" not in path.name:
+            path.touch()
     assert jobs(words)

@@ -57,7 +57,8 @@ class Summary:
         lines = {"examples": f"{self.rows}{some}", "tokens": str(self.tokens)}
         lines |= {} if self.scored is None else {"scored": str(self.scored)}
         lines["cut"] = f"{self.cut} of {self.counted}, up to {self.lost} tokens" if self.cut else "none"
-        lines["right"] = ", ".join(f"{answer} {share:.0%}" for answer, share in self.right.items())
+        right = ", ".join(f"{answer} {share:.0%}" for answer, share in self.right.items())
+        lines |= {"right": right} if right else {}
         lines |= (
             {} if self.again is None else {"again": f"{self.again} have the prompt of a train or dev row"}
         )
@@ -101,7 +102,7 @@ def _right(examples: Sequence[Example], scored: Sequence[int]) -> dict[str, floa
     """The most common right answers, by words where all examples have the same, else by place; of one answer its length."""
     answers = {tuple(answer.strip() for answer in example.answers) for example in examples}
     if all(len(example.answers) < 2 for example in examples):
-        return _shares(f"{size} tokens" for size in scored if size)
+        return _shares(f"{size} token{'s' if size > 1 else ''}" for size in scored if size)
     if len(answers) == 1:
         (words,) = answers
         return _shares(repr(words[example.gold[0]]) for example in examples)

@@ -122,6 +122,60 @@ def test_truncation_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "(cut from the left)" in capsys.readouterr().out
 
 
+SUMMARY = """\
+rows: train and dev from rows.csv (60 rows), test from 15 of them, drawn (data.test_share=0.25)
+train
+  examples  20
+  tokens    median 13, 90 % up to 13, longest 13
+  scored    median 1, 90 % up to 1, longest 1
+  cut       none
+  right     'terrible' 60%, 'great' 40%
+dev
+  examples  8
+  tokens    median 13, 90 % up to 1053, longest 1053
+  scored    median 1, 90 % up to 1, longest 1
+  cut       1 of 8, up to 541 tokens
+  right     'great' 75%, 'terrible' 25%
+test
+  examples  15
+  tokens    median 13, 90 % up to 13, longest 13
+  scored    median 1, 90 % up to 1, longest 1
+  cut       none
+  right     'terrible' 87%, 'great' 13%
+  again     2 have the prompt of a train or dev row
+"""
+
+
+def test_what_all_examples_are_like_stands_first(
+    records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"It is number {10 + number % 50}" for number in range(60)]
+    words[7] = "owls hunt " * 150
+    lines = [f"{text},{int(number % 3 == 0)}" for number, text in enumerate(words)]
+    Path("rows.csv").write_text("Text,Class\n" + "\n".join(lines))
+    own = ["task=sst2", "data=local", "data.path=rows.csv", "data.columns={sentence: Text, label: Class}"]
+    own += ["data.test_share=0.25", "inspect.n=1"]
+    inspected(*own, patch=monkeypatch)
+    out = capsys.readouterr().out
+    assert out.startswith(SUMMARY), out
+    inspected(*own, "inspect.summary=false", patch=monkeypatch)
+    assert out == f"{SUMMARY}\n{capsys.readouterr().out}"
+    assert [row.get("summary") for row in records(*own)] == [None] * 3
+    first, *_ = rows = records(*own, "inspect.summary=true")
+    assert [row.get("summary") for row in rows] == [True] * 3 + [None] * 3
+    assert first["tokens"] == {"median": 13, "ninth_decile": 13, "longest": 13} and first["from"] in SUMMARY
+
+
+def test_the_tokens_of_very_many_rows_are_not_all_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lezo.data.summary.MOST", 5)
+    inspected("task=squad", "inspect.n=1", patch=monkeypatch)
+    out = capsys.readouterr().out
+    assert "  examples  8; the first 5 counted\n" in out and "  right     2 tokens 100%\n" in out
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "named"),
     [

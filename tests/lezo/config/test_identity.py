@@ -178,3 +178,19 @@ def test_a_size_that_followed_the_rows_is_not_a_given_one() -> None:
     left, said = yaml(*own), yaml(*own, "task.num_dev=500")
     assert differences(left, said) == ["task.num_dev was unset and is 500"]
     assert differences(said, left) == []  # as an earlier version said it
+
+
+def test_settings_of_rows_of_ones_own_came_later() -> None:
+    now, tree = yaml(), OmegaConf.create(yaml())
+    for name in ("config", "columns", "splits", "test_share"):
+        del tree.data[name]
+    before = OmegaConf.to_yaml(tree)
+    assert (config_hash(before), run_hash(before)) == (config_hash(now), run_hash(now))
+    assert differences(before, now) == differences(now, before) == [] and settings(before) == settings(now)
+    changed = yaml("data.test_share=0.5", "data.columns.label=Class", "data.splits.test=b.csv")
+    assert differences(before, changed) == [
+        "data.columns.label was unset and is Class",
+        "data.splits.test was unset and is b.csv",
+        "data.test_share was 0.2 and is 0.5",
+    ]
+    assert run_hash(changed) != run_hash(before)

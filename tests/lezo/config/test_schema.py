@@ -117,12 +117,27 @@ RANGES = [
     ("sweep.gpus_per_job", [1], [0], WHOLE_1),
     ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
     ("inspect.n", [1], [0, 10**30], WHOLE_1),
+    (
+        "data.columns",
+        [{}, {"label": "Class", "a": 1}],
+        ["label", ["a"], {"a": ["b"]}, 3],
+        "the task's columns, each with",
+    ),
+    (
+        "data.splits",
+        [{}, {"train": "a", "dev": None}],
+        ["a", {"val": "a"}, {"test": 1}],
+        "files or splits for train, dev",
+    ),
+    ("data.test_share", [0.01, 0.99], [0.0, 1.0, -0.1, NAN], "a number above 0 and below 1"),
     ("bench.repeats", [1, None], [0], WHOLE_1),
     ("bench.textbook_repeats", [1, None], [0], WHOLE_1),
     ("bench.window", [0, None], [-1], WHOLE_0),
 ]
 GOOD = [(key, value) for key, good, _, _ in RANGES for value in good]
 BAD = [(key, value, words) for key, _, bad, words in RANGES for value in bad]
+OWN = {"data.name": "local", "data.path": "."}
+AROUND = {"data.columns": OWN, "data.splits": OWN, "data.test_share": OWN}  # what makes a key mean something
 
 
 def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
@@ -173,12 +188,12 @@ def test_every_range_has_its_cases() -> None:
 
 @pytest.mark.parametrize(("key", "value"), GOOD)
 def test_values_in_range_pass(key: str, value: Any) -> None:
-    assert problems({key: value}) == []
+    assert problems({key: value, **AROUND.get(key, {})}) == []
 
 
 @pytest.mark.parametrize(("key", "value", "words"), BAD)
 def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, words: str) -> None:
-    (problem,) = problems({key: value})
+    (problem,) = problems({key: value, **AROUND.get(key, {})})
     assert problem.startswith(f"{key}={value}: expected ") and words in problem
 
 
@@ -186,7 +201,7 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
     ("changes", "named"),
     [
         ({"data.name": None}, ["data: model=tiny", "data=local data.path=DIR, data=hub or data=sample"]),
-        ({"data.name": "local"}, ["data=local: ", "data.path=DIR"]),
+        ({"data.name": "local"}, ["data=local: ", "data.path=FILE"]),
         ({"data.path": "."}, ["data.path=.: ", "data=local"]),
         ({"data.name": "local", "data.path": "/no/where"}, ["data.path=/no/where: "]),
         ({"data.name": "local", "data.path": ""}, ["data.path=: "]),
@@ -194,6 +209,17 @@ def test_values_out_of_range_name_value_and_expectation(key: str, value: Any, wo
         ({"data.name": "local", "data.path": "x" * 300}, ["data.path=xxx"]),
         ({"data.name": "local", "data.path": "a\0b"}, [r"data.path=a\x00b: "]),
         ({"data.revision": "main"}, ["data.revision=main: ", "data=hub"]),
+        ({"data.config": "plain"}, ["data.config=plain: ", "data=hub data.path=OWNER/NAME"]),
+        ({"data.columns": {"a": "b"}}, ["data.columns={'a': 'b'}: ", "data=local data.path=FILE"]),
+        (
+            {"data.name": "hub", "data.splits": {"train": "b"}},
+            ["data.splits={'train': 'b'}: ", "data=local data.path=FILE"],
+        ),
+        ({"data.test_share": 0.5}, ["data.test_share=0.5: ", "data=local data.path=FILE"]),
+        (
+            {"data.name": "hub", "data.path": "a/b"},
+            ["data.path=a/b: ", "task=rte", "aps/super_glue", "data=local"],
+        ),
         ({"task.name": "mine"}, ["task: ", "'mine'", "boolq, cb,"]),
         ({"task.demos": 1001}, ["task.demos=1001: ", "1000 train rows", "task.num_train"]),
         ({"task.demos": 1000}, ["task.demos=1000: "]),
@@ -243,6 +269,8 @@ def test_settings_that_do_not_go_together_say_the_way_out(changes: dict[str, Any
         {"optim": SGD, "model.dtype": DType.bfloat16},
         {"optim": SGD, "optim.momentum": 0.9},
         {"data.name": "local", "data.path": "~"},
+        {"data.name": "local", "data.path": __file__, "data.test_share": 0.5},
+        {"data.name": "local", "data.path": "no/where/*.csv", "data.columns": {"label": "Class"}},
         {"data.name": "hub", "data.revision": "main"},
         {"model.name": "hf", "model.path": "facebook/opt-125m"},
         {"model.name": "opt-125m", "model.path": "/", "model.tokenizer": "gpt2"},
