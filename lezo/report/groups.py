@@ -18,8 +18,10 @@ from lezo.records.reader import Run
 from lezo.records.rows import DevRow
 
 _SHOWN = ("optim.lr", "optim.eps", "optim.sparsity")  # wherever they are set
-_SHOWN_IF_UNUSUAL = ("task.demos", "task.demo_sets", "eval.calibration", "optim.objective")
-_SHOWN_IF_UNUSUAL += ("eval.max_new_tokens", "model.max_length")
+_SHOWN_IF_UNUSUAL = (
+    *("task.demos", "task.demo_sets", "eval.calibration", "eval.max_new_tokens", "optim.objective"),
+    *("model.max_length", "model.quantization"),
+)
 # A group has its names beside its settings; rates and eps of models and adapters are where others' defaults come from.
 _NAMES = ("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed")
 _SOURCES = ("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps")
