@@ -242,9 +242,7 @@ def hub_tables(id: str, config: str | None, revision: str | None, splits: Mappin
 
     try:
         loaded = load_dataset(id, config, revision=revision)
-    except (
-        Exception
-    ) as error:  # whatever files hold that cannot be read; a message of some lines names the configs
+    except Exception as error:  # what files hold that cannot be read raises anything
         way_out = (
             "check data.path=OWNER/NAME, data.config and the connection, or use data=local data.path=FILE"
         )

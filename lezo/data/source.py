@@ -95,7 +95,10 @@ def _one(task: Task, columns: Any) -> Example:
 def _published(task: Task, file: Path, own: Own) -> list[Example]:
     """The file's examples; every row is checked, also those that the sampling leaves out."""
     layout = f"{LINES.expected} in <data.path>/<task>/{{train,val}}.jsonl, or tables in <data.path>: {KNOWN}"
-    return _flat(_rendered(task, read(file, LINES, layout), Row, own), f"{file}: no rows, {LINES.expected}")
+    rows = _rendered(task, read(file, LINES, layout), Row, own)
+    if not (examples := [example for row in rows for example in row]):
+        raise DataError(f"{file}: no rows, {LINES.expected}")
+    return examples
 
 
 def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
@@ -106,23 +109,19 @@ def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
     rows = {role: _checked(task, table, own) for role, table in found.tables.items()}
     shown = {role: f"{table.shown} ({_counted(rows[role])})" for role, table in found.tables.items()}
     if "test" in rows:
-        test = f"test from {shown['test']}"
+        test = shown["test"]
     elif "dev" in rows and own.splits.get("dev") is None:
-        rows["test"], test = (
-            rows.pop("dev"),
-            f"test from {shown.pop('dev')}, as in the papers where none is called test",
-        )
+        rows["test"] = rows.pop("dev")
+        test = f"{shown.pop('dev')}, as in the papers where none is called test"
     else:
         rows["train"], rows["test"] = _shared(rows["train"], found.tables["train"], own)
-        test = f"test from {len(rows['test'])} of them, drawn (data.test_share={own.test_share:g})"
-    train = (
-        f"train from {shown['train']}, dev from {shown['dev']}"
-        if "dev" in rows
-        else f"train and dev from {shown['train']}"
-    )
+        test = f"{len(rows['test'])} of them, drawn (data.test_share={own.test_share:g})"
+    train = f"train and dev from {shown['train']}"
+    if "dev" in rows:
+        train = f"train from {shown['train']}, dev from {shown['dev']}"
     unread = f"; not read: {', '.join(found.unread)}" if found.unread else ""
     flat = {role: [example for row in part for example in row] for role, part in rows.items()}
-    return Pools(flat["train"], flat["test"], origin, flat.get("dev"), f"{train}, {test}{unread}")
+    return Pools(flat["train"], flat["test"], origin, flat.get("dev"), f"{train}, test from {test}{unread}")
 
 
 _Rows = list[list[Example]]
@@ -150,16 +149,11 @@ def _shared(rows: _Rows, table: Table, own: Own) -> tuple[_Rows, _Rows]:
 
 
 def _checked(task: Task, table: Table, own: Own) -> _Rows:
+    """A table's examples by row, at least one."""
     rows = [*_rendered(task, table.rows(), table.row, own)]
-    _ = _flat(rows, f"{table.where}: no rows, {table.expected}")
+    if not any(rows):
+        raise DataError(f"{table.where}: no rows, {table.expected}")
     return rows
-
-
-def _flat(rows: Iterable[list[Example]], empty: str) -> list[Example]:
-    examples = [example for row in rows for example in row]
-    if not examples:
-        raise DataError(empty)
-    return examples
 
 
 def _rendered(task: Task, rows: Iterable[Placed], kind: type[Row], own: Own) -> Iterable[list[Example]]:

@@ -79,7 +79,7 @@ def summarised(
     sizes = [max(map(len, one.input_ids)) for one in whole]
     scored = [max(one.answer_lens) for one in whole]
     over = [size - encoder.max_length for size in sizes if size > encoder.max_length]
-    prompts = {example.prompt.strip() for example in seen or ()}
+    prompts = {*map(_asked, seen or ())}
     return Summary(
         split=split,
         rows=len(examples),
@@ -89,8 +89,13 @@ def summarised(
         cut=len(over),
         lost=max(over, default=0),
         right=_right(examples, scored),
-        again=None if seen is None else sum(example.prompt.strip() in prompts for example in examples),
+        again=None if seen is None else sum(_asked(example) in prompts for example in examples),
     )
+
+
+def _asked(example: Example) -> Any:
+    """The prompt; of an example that has none in words its answers."""
+    return example.prompt.strip() or example.answers
 
 
 def _lengths(sizes: Sequence[int]) -> Lengths:

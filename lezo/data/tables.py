@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,9 +191,7 @@ def _tab_separated(file: Path) -> Iterator[Placed]:
 
 def _separated(file: Path, delimiter: str | None) -> Iterator[Placed]:
     """A header, and a record for each row; where none is given, semicolons or tabs count in a header without commas."""
-    csv.field_size_limit(
-        sys.maxsize if sys.maxsize < 2**31 else 2**31 - 1
-    )  # a cell may hold a whole document
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a whole document
     content = iter(_texts(file))
     first = next(content, "")
     comma = delimiter or next((mark for mark in (",", ";", "\t") if mark in first), ",")
@@ -203,9 +200,9 @@ def _separated(file: Path, delimiter: str | None) -> Iterator[Placed]:
     try:
         for cells in reader:
             where, start = f"{file}, line {start}", reader.line_num + 1
+            number += 1
             if not any(cells):
                 continue
-            number += 1
             if not header:
                 header = _header(where, cells)
                 continue
@@ -265,7 +262,12 @@ def _batches(opened: Any) -> Iterator[Any]:
     return (opened.get_batch(i) for i in range(opened.num_record_batches))
 
 
-def _arrow_rows(file: Path, batches: Callable[[], Iterable[Any]]) -> Iterator[Placed]:
+def dataset_rows(shown: str, rows: Any) -> Iterator[Placed]:
+    """The rows of a split of the `datasets` library as they are stored: an image or a sound is not decoded."""
+    return _arrow_rows(shown, lambda: rows.with_format("arrow").iter(batch_size=1000))
+
+
+def _arrow_rows(file: Path | str, batches: Callable[[], Iterable[Any]]) -> Iterator[Placed]:
     from pyarrow import ArrowException
 
     row = 0
@@ -273,17 +275,14 @@ def _arrow_rows(file: Path, batches: Callable[[], Iterable[Any]]) -> Iterator[Pl
         for batch in batches():
             yield from _numbered(file, batch.to_pylist(), row)
             row += len(batch)
-    except (ArrowException, OSError) as error:
+    except (
+        ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # of bytes that are no text, or no date
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(f"{file}: cannot be read ({reason}); expected a whole file of its form") from None
-
-
-def dataset_rows(shown: str, rows: Any) -> Iterator[Placed]:
-    """The rows of a split of the `datasets` library as they are stored: an image or a sound is not decoded."""
-    start = 0
-    for batch in rows.with_format("arrow").iter(batch_size=1000):
-        yield from _numbered(shown, batch.to_pylist(), start)
-        start += len(batch)
 
 
 _ARRAY = "expected an array of objects, or an object with one such array in it"

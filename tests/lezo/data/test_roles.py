@@ -102,6 +102,11 @@ def test_files_of_a_folder_are_what_their_names_say(
     assert sizes(own(tmp_path / "*")) == found  # a pattern finds the same
 
 
+def test_a_plain_name_is_meant_before_a_longer_one(tmp_path: Path) -> None:
+    pools = own(write(tmp_path, train__csv=6, train_small__csv=2, test__csv=3))
+    assert (sizes(pools), pools.rows.partition("; ")[2]) == ((6, None, 3), "not read: train-small.csv")
+
+
 def test_a_test_row_is_of_the_test_file(tmp_path: Path) -> None:
     pools = own(write(tmp_path, train__csv=6, validation__csv=3, test__csv=2))
     assert {example.prompt.split()[0] for example in pools.val} == {"test.csv"}

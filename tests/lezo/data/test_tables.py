@@ -164,7 +164,7 @@ BAD: dict[str, tuple[str, bytes | pa.Table, str]] = {
     "a ragged row": (
         "a.csv",
         b'sentence,label\n"two\nlines",1\n\ngood, fine,1\n',
-        ", line 5 (row 3 of a spreadsheet): 3 cells, expected 2, one for each column of the header; "
+        ", line 5 (row 4 of a spreadsheet): 3 cells, expected 2, one for each column of the header; "
         """a cell with ',' in it is written "in quotes\"""",
     ),
     "an open quote": (
@@ -220,3 +220,14 @@ def test_a_file_that_ends_too_soon_is_refused(name: str, size: int, tmp_path: Pa
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / name}: ") and "\n" not in said and len(said) < 500
     assert said.endswith("expected a whole file of its form") or "no rows, expected" in said
+
+
+def test_rows_are_counted_across_batches(tmp_path: Path) -> None:
+    rows = [*ROWS * 201, {"sentence": "a", "label": 7}]
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    table = pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=100)
+    for name in ("saved", "a.arrow"):
+        with pytest.raises(DataError, match=rf"{name}, row 1005 \(the first is 0\): column 'label' is 7"):
+            own(tmp_path / name)
