@@ -23,7 +23,13 @@ from lezo.model.home import Home, home_of
 from lezo.model.layout import decoder, decoder_blocks
 from lezo.model.place import Place
 from lezo.model.placement import Placement, follow
-from lezo.model.quantised import kept_bits, loading_options, refuse_quantising, use_dequantised
+from lezo.model.quantised import (
+    kept_bits,
+    loading_options,
+    refuse_apart,
+    refuse_quantising,
+    use_dequantised,
+)
 from lezo.model.tensor_stream import holders, outline
 from lezo.model.weights import ModelError as ModelError
 from lezo.model.weights import (
@@ -180,6 +186,7 @@ def _read(
 ) -> tuple[Any, Mapping[str, Any], Mapping[Tensor, str], Home | None]:
     """Tensor by tensor where that is all there is to it; else through host memory, as transformers does it."""
     if kept_bits(source.quantization, config) is not None:
+        refuse_apart(source.path, len(placement.devices), place.kind)
         model, info = read_weights(
             files, config, dtype, loading_options(source.quantization, dtype, placement.home)
         )

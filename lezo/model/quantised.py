@@ -52,6 +52,15 @@ def refuse_quantising(path: str, wanted: str | None, config: Any) -> None:
         )
 
 
+def refuse_apart(path: str, devices: int, home: str) -> None:
+    """Raise ModelError for a quantised base over several devices, or whose blocks live elsewhere than on the device."""
+    if devices > 1 or home != "device":
+        where = f"{devices} devices" if devices > 1 else home
+        raise ModelError(
+            f"{path}: quantised weights are on one device, as a whole, not on {where}; leave out devices or home"
+        )
+
+
 def loading_options(wanted: str | None, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What `from_pretrained` is told so that it quantises plain weights on ``device``, or reads bitsandbytes' own there."""
     options: dict[str, Any] = {"device_map": {"": device}}

@@ -12,7 +12,9 @@ from lezo.config.compose import compose
 from lezo.config.schema import ConfigError
 from lezo.model import quantised
 from lezo.model.hashes import weights_hash
-from lezo.model.load import TINY, ModelError, Source, load, load_config
+from lezo.model.load import TINY, ModelError, Source, load, load_config, load_hashed
+from lezo.model.place import Place
+from lezo.model.placement import Placement
 from lezo.model.quantised import quantised_layers, scales
 from lezo.runs.plan import make_plan
 from tests.lezo.quantised_folders import needs_bitsandbytes, saved
@@ -128,6 +130,16 @@ def test_without_the_extra_it_is_named_before_weights_are_read(monkeypatch, tmp_
     with refused(ModelError, "lezo[bitsandbytes]"):
         load_config(Source(str(tmp_path / "model")))
     load_config(replace(source, quantization=None))
+
+
+@pytest.mark.parametrize(("devices", "home"), [(2, "device"), (1, "disk")])
+def test_a_replay_elsewhere_is_refused(devices, home, kind):
+    source, cpu = Source(str(TINY), quantization=kind), torch.device("cpu")
+    placement = Placement((cpu,) * devices, ("a",) * devices, (0, 1)[:devices])
+    with refused(ModelError, "one device", home if devices == 1 else "2 devices"):
+        load_hashed(
+            source, load_config(source), dtype=torch.float32, placement=placement, seed=0, place=Place(home)
+        )
 
 
 def test_a_plain_model_has_no_quantised_layers():
