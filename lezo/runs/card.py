@@ -176,9 +176,9 @@ class Card:
 
     def _example(self) -> Example:
         """A synthetic question, which is nobody's; of a task of one's own its template, for the columns to be put in."""
-        if self.task is not None and self.task in MAKERS:
-            _, (first, *_) = sample_rows(self.task)
-            return next(iter(TASKS[self.task].examples(Row(first))))
+        if (name := self.task) in TASKS and name in MAKERS:
+            _, (first, *_) = sample_rows(name)
+            return next(iter(TASKS[name].examples(Row(first))))
         template = self.settings.get("task.template") or "The prompt, as the task writes it"
         words = [str(word) for key, word in self.settings.items() if key.startswith("task.words.")]
         spaced = [word if template[-1:].isspace() or word[:1].isspace() else f" {word}" for word in words]
