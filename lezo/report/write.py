@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lezo.config.schema import ReportConfig
+from lezo.config.schema import ConfigError, ReportConfig
 from lezo.records.files import replace_file
 from lezo.records.folder import CONFIG, METRICS, RESULT
 from lezo.records.reader import Reader, Run
@@ -23,12 +23,15 @@ class NoRunError(Exception):
 
 
 def write(roots: Sequence[Path], options: ReportConfig) -> None:
-    """Write the report of all runs below ``roots``, and print which files. Raises NoRunError, OSError."""
+    """Write the report of all runs below ``roots``, and print which files. Raises NoRunError, ConfigError, OSError."""
     runs = Reader().runs(roots)
     if not runs:
         where = ", ".join(map(str, roots))
         expected = f"expected folders with {CONFIG} and {METRICS}, or {RESULT}"
         raise NoRunError(f"{where}: no run below; {expected}")
+    if (wanted := options.target_score or 0) > 1 and not any(run.in_perplexity for run in runs):
+        reason = "no run's scores are perplexities, and all others are at most 1"
+        raise ConfigError([f"report.target_score={wanted:g}: {reason}; expected a fraction from 0 to 1"])
     for path in _write(runs, roots, options, reload=None):
         print(f"wrote {path}")
     print(counted(runs))

@@ -58,6 +58,10 @@ def test_answers_that_are_generated(on_gpu: OnGpu, family: Family, monkeypatch: 
     assert_right(*on_gpu(*family("qwen2"), "task=squad"))
 
 
+def test_conversations(on_gpu: OnGpu, family: Family) -> None:
+    assert_right(*on_gpu(*family("llama", "mezo"), "task=chat", "task.chat_template=plain"))
+
+
 def _for_three_tokens(continued: Callable[..., list[str]]) -> Callable[..., list[str]]:
     """Generation ends where a bool is read that says so: the third."""
 

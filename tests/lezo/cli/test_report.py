@@ -46,6 +46,8 @@ def test_folders_and_options_mix(lezo_report: Report, tmp_path: Path) -> None:
     code, out, _ = lezo_report("one", "report.out=deep/er", "report.old", "report.target_score=0.65")
     assert code == 0 and "2 runs: 2 finished" in out
     assert "a dev score of 65 %" in Path("deep/er/results.md").read_text()
+    code, _, err = lezo_report("one", "report.target_score=90")
+    assert code == 2 and err.startswith("error: report.target_score=90: no run's scores are perplexities")
     files = sorted(file.name for file in Path("deep/er").iterdir())
     assert files == ["report.html", "results.csv", "results.md"]
 
@@ -56,7 +58,11 @@ def test_folders_and_options_mix(lezo_report: Report, tmp_path: Path) -> None:
         (["nowhere"], 2, "nowhere: no such folder"),
         (["report.style=x"], 2, "report.style=x: unknown option; expected one value for one of report.out"),
         (["report.watch=perhaps"], 2, "report.watch=perhaps: expected true or false"),
-        (["report.target_score=90"], 2, "report.target_score=90.0: expected a fraction from 0 to 1"),
+        (
+            ["report.target_score=-1"],
+            2,
+            "report.target_score=-1.0: expected a fraction from 0 to 1, or a perplexity",
+        ),
         (["report.target_score=0.9", "report.target_loss=0.1"], 2, "expected one target"),
         (["report.every=0"], 2, "report.every=0: expected at least 1 second"),
         (["."], 1, ".: no run below; expected folders with config.yaml"),

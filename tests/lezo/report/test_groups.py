@@ -192,3 +192,26 @@ def test_runs_that_take_no_step_are_the_same_whatever_training_says(
     for n in (5, 6):
         finished(tmp_path / str(n), optim__name=optim, train__steps=n)
     assert len(group_runs(Reader().runs([tmp_path]))) == count
+
+
+def test_a_perplexity_is_a_target_to_come_down_to_and_known_before_there_is_a_result(tmp_path: Path) -> None:
+    scored = [
+        {**row, "dev_score": score}
+        for row, score in zip(rows((2.0, 1.5, 1.0), every=0), (None, None, 4.5, 2.7), strict=True)
+        if "dev_loss" in row
+    ]
+    steps = [{**row, "step": step} for step, row in enumerate(scored)]
+    for name, ended in (("going", None), ("done", result(metric="perplexity", test=2.8))):
+        write(
+            tmp_path / name,
+            config(task__name="chat", task__chat_template=None, task__data_seed=len(name)),
+            steps,
+            ended,
+        )
+    (group,) = read(tmp_path)
+    assert group.in_perplexity and all(run.in_perplexity for run in group.runs)
+    asked = target([group], None, 4.0)
+    assert asked is not None and asked.words == "a dev perplexity of at most 4 (report.target_score)"
+    assert [dev and dev.step for dev in map(asked.reached, group.runs)] == [2, 2]
+    fraction = target([group], None, 0.5)
+    assert fraction is not None and "a dev loss of" in fraction.words

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lezo.tracking import keys
 from lezo.tracking.keys import (
     AXES,
     KEYS,
@@ -42,6 +43,13 @@ def test_rows_stand_on_the_forwards_that_their_steps_cost() -> None:
 def test_a_dev_row_without_a_loss_has_none() -> None:
     row = {"step": 0, "seconds": 0.0, "dev_loss": None, "dev_score": 0.5, "eval_seconds": 0.2}
     assert dev_keys(row) == {"step": 0, "seconds": 0.0, "dev/score": 0.5, "time/eval": 0.2}
+
+
+def test_perplexities_have_a_name_of_their_own() -> None:
+    row = {"step": 0, "seconds": 0.0, "dev_loss": 1.0, "dev_score": 2.7, "eval_seconds": 0.2}
+    assert dev_keys(row, None, "perplexity")["dev/perplexity"] == 2.7
+    assert keys.test_keys(0, 1.0, 2.7, "perplexity") == {"step": 0, "test/loss": 1.0, "test/perplexity": 2.7}
+    assert [key.best for key in KEYS if key.name in ("dev/score", "dev/perplexity")] == ["max", "min"]
 
 
 def test_nothing_of_a_result_is_named_like_an_axis_or_a_metric() -> None:
