@@ -96,7 +96,7 @@ def metric_of(name: str, *, generates: bool) -> Metric:
     if ":" in name:
         return installed_metric(name)
     what = "generated answers" if generates else "labels and choices"
-    names = ", ".join(one for one in known if one != "em")
+    names = ", ".join([*(one for one in known if one != "em"), *([PERPLEXITY] if generates else [])])
     raise TaskError(
         f"task.metric={name}: expected one of {names} for {what}, or module:function of an installed package"
     )

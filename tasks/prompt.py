@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ class PromptTask(Task):
 
     def __init__(self, name: str, prompt: Template, metric: str | None) -> None:
         self.name, self._prompt, self.metric = name, prompt, metric or self.usual_metric
-        if self.metric != PERPLEXITY:
+        if not (self.generates and self.metric == PERPLEXITY):
             metric_of(self.metric, generates=self.generates)
 
     def examples(self, row: Row) -> Iterator[Example]:
@@ -172,11 +173,7 @@ class Generation(PromptTask):
         self._column, self.stop, self.generates = answer_column, stop, metric != PERPLEXITY
 
     def _example(self, row: Row, prompt: str) -> Example:
-        value = row.value(self._column)
-        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        if not values:
-            raise row.wrong(self._column, "at least one text")
-        accepted = [_plain(row, self._column, one) for one in values]
+        accepted = [_plain(row, self._column, one) for one in _accepted(row, self._column)]
         for stop in self.stop:
             if stop in accepted[0]:
                 ways = "task.stop='###' ends answers otherwise, task.stop=[] by the tokenizer's end token"
@@ -225,9 +222,8 @@ def _form(label: Any) -> str:
     """A label as text: 1.0, as a table with gaps has it, is 1."""
     if isinstance(label, bool):
         return str(label).lower()
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return "null" if label is None else str(label).strip()
+    text = "null" if label is None else str(label).strip()
+    return re.sub(r"^(-?\d+)\.0$", r"\1", text)
 
 
 def _blank(template: Template | None, row: Row, prompt: str) -> str:
@@ -246,11 +242,24 @@ def _plain(row: Row, column: str, value: Any) -> str:
 
 
 def _listed(row: Row, column: str) -> Sequence[Any]:
+    """A list in the column; of a CSV file's cell, one that is written as JSON."""
     values = row.value(column)
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise row.wrong(
-            column, "a list of texts (task.choices_column=[a,b,c] names columns of one text each)"
-        )
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return values
+    try:
+        return row.texts(column)
+    except RowError as error:
+        raise RowError(f"{error} (task.choices_column=[a,b,c] names columns of one text each)") from None
+
+
+def _accepted(row: Row, column: str) -> Sequence[Any]:
+    """A list of at least one, or what the column has alone."""
+    try:
+        values = _listed(row, column)
+    except RowError:
+        return [row.value(column)]
+    if not values:
+        raise row.wrong(column, "at least one text")
     return values
 
 

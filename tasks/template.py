@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lezo.tasks.row import Row, RowError, is_whole
+from lezo.tasks.row import MissingColumn, Row, RowError, is_whole
 from lezo.tasks.task import TaskError
 
 _ESCAPED = re.compile(r"(?<!\\)\\([nt])")
@@ -38,7 +38,9 @@ class Template:
         try:
             text = self._template.render({"row": row.columns, **row.columns})
         except UndefinedError as error:
-            raise self._problem(self._missing(row) or str(error)) from None
+            if missing := sorted(self._names - set(row.columns)):
+                raise MissingColumn(missing[0], [*row.columns]) from None
+            raise self._problem(str(error)) from None
         except Exception as error:  # whatever an expression can raise
             raise self._problem(f"{type(error).__name__}: {error}") from None
         if not is_whole(text):
@@ -46,10 +48,6 @@ class Template:
         if not text.strip():
             raise self._problem("makes nothing but white space of this row")
         return text
-
-    def _missing(self, row: Row) -> str | None:
-        missing = ", ".join(sorted(self._names - set(row.columns)))
-        return f"no column {missing}; the row has {', '.join(map(str, row.columns))}" if missing else None
 
     def _problem(self, problem: str) -> RowError:
         return RowError(f"{self._key}: {problem}")

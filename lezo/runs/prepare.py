@@ -152,6 +152,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
     adapter = adapter_of(config)
     length = _max_length(config, source.path, model_config, task, adapter.positions if adapter else 0)
     chat = _chat(config, path, tokenizer, before)
+    end = () if chat else _end(path, task, tokenizer)
     pads = (tokenizer.pad_token_id, getattr(text, "pad_token_id", None), tokenizer.eos_token_id, 0)
     return Prepared(
         task=task,
@@ -160,14 +161,7 @@ def prepare(config: RunConfig, *, training: bool) -> Prepared:
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
-        encoder=Encoder(
-            partial(_ids, tokenizer),
-            before,
-            length,
-            after,
-            () if chat else _end(path, task, tokenizer),
-            chat,
-        ),
+        encoder=Encoder(partial(_ids, tokenizer), before, length, () if end else after, end, chat),
         pad=next(int(pad) for pad in pads if pad is not None and 0 <= pad < text.vocab_size),
         calibration=config.eval.calibration,
         dequantised=dequantised(source, model_config),

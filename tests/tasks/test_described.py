@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lezo.data.tables import Cells
 from lezo.tasks import TASKS
 from lezo.tasks.prompt import prompt_task
 from lezo.tasks.row import Row, RowError
@@ -81,7 +82,7 @@ def test_one_space_stands_before_an_answer_or_the_white_space_that_is_given(
 @pytest.mark.parametrize(
     ("words", "labels"),
     [
-        ({0: "no", 1: "yes"}, [1, "1", " 1 ", 1.0, True, "true", "TRUE", "yes"]),
+        ({0: "no", 1: "yes"}, [1, "1", " 1 ", 1.0, "1.0", True, "true", "TRUE", "yes"]),
         ({False: "no", True: "yes"}, [True, "true", "True", 1, "1", "Yes"]),
         ({"no": "bad", "yes": "good"}, ["yes", "YES", True, 1]),
         ({"neg": "bad", "Pos": "good"}, ["Pos", "pos", "POS "]),
@@ -119,6 +120,17 @@ def test_the_right_choice_is_a_number_a_letter_or_a_text(right: Any) -> None:
 def test_choices_in_columns_of_their_own_are_known_by_these_too() -> None:
     settings = {**CHOSEN, "choices_column": ["x", "y"]}
     assert example(settings, q="?", x="red", y=7, right="y") == Example("?", (" red", " 7"), (1,), blank="")
+
+
+def test_a_cell_of_a_csv_may_hold_a_list() -> None:
+    (made,) = prompt_task("mine", **CHOSEN).examples(
+        Cells({"q": "?", "choices": '["red", "blue"]', "right": "1"})
+    )
+    assert (made.answers, made.gold) == ((" red", " blue"), (1,))
+    (made,) = prompt_task("mine", **ASKED).examples(Cells({"q": "?", "a": '["red", "blue"]'}))
+    assert made.references == ("red", "blue")
+    (made,) = prompt_task("mine", **ASKED).examples(Cells({"q": "?", "a": "42"}))
+    assert made.references == ("42",)
 
 
 def test_texts_that_are_numbers_come_before_numbers_of_choices() -> None:
@@ -192,7 +204,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a metric of labels for texts": (
         {**ASKED, "metric": "accuracy"},
-        "task.metric=accuracy: expected one of f1, exact_match, rouge_l for generated answers, or module:function of an "
+        "task.metric=accuracy: expected one of f1, exact_match, rouge_l, perplexity for generated answers, or module:function of an "
+        "installed package",
+    ),
+    "perplexity of labels": (
+        {**FILM, "metric": "perplexity"},
+        "task.metric=perplexity: expected one of accuracy, macro_f1 for labels and choices, or module:function of an "
         "installed package",
     ),
     "macro F1 of choices": (
@@ -214,7 +231,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an unknown column": (
         {**FILM, "template": "{{ text }} It was"},
         {"Text": "T", "Class": "pos"},
-        "task.template: no column text; the row has Text, Class",
+        "column 'text' is missing; the row has Text, Class; the nearest is 'Text'",
     ),
     "an empty prompt": (
         {**FILM, "template": "{{ Text }}"},

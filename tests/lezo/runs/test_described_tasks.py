@@ -161,7 +161,7 @@ def test_a_task_of_a_package_is_run_and_one_beside_the_data_is_not(lezo_run: Run
     ("words", "named"),
     [
         (("task.template='{{ Text'", "data.path=."), ("task.template: not a Jinja template (line 1, column 7: unexpected end",)),
-        (("task.template='{{ text }}'",), ("rows/prompt/train.jsonl, line 1: task.template: no column text; the row has Text",)),
+        (("task.template='{{ text }}'",), ("rows/prompt/train.jsonl, line 1: column 'text' is missing; the row has Text",)),
         (("task.words={pos: great, good: terrible}",), ("line 1: column 'Class' is 'neg'", "labels of task.words: pos, good")),
         (("task.metric=nowhere:f",), ("task.metric=nowhere:f: no package nowhere is installed",)),
         (("task.metric=bleu",), ("task.metric=bleu: expected one of accuracy, macro_f1",)),
