@@ -23,7 +23,10 @@ from lezo.tasks.sample import MAKERS
 from lezo.tasks.sample import rows as sample_rows
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-_PLACES = re.compile(r"(.*[._])?(path|tokenizer|dir)")  # keys of a command whose values are places
+_PLACES = re.compile(
+    r"(.*[._])?(path|tokenizer|dir|chat_template)"
+)  # keys of a command whose values are places
+_FOLDERS = re.compile(r"(?<![\w.~])(~|\.{1,2})?/([^/\s,}']+/)*")  # of a place within a value
 
 
 @dataclass(frozen=True)
@@ -326,6 +329,8 @@ def shown_command(command: str) -> str:
             word = PurePath(word).name
         elif equals and _PLACES.fullmatch(key):
             word = f"{key}={shown_place(value.strip(chr(39)))}"
+        elif key == "data.splits":
+            word = _FOLDERS.sub("", word)
         shown.append(word)
     return shlex.join(shown)
 

@@ -66,7 +66,7 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
     loaded = load_model(config, plan, request.out.print, path / PREFIX_START, path)
     header = make_header(request.composed.yaml, config, loaded)
     refuse_other_provenance(path, result.get("origin"), header.origin)
-    step = int(result["best_step"] or result["steps"])
+    step = int(result.get("best_step") or result.get("steps") or 0)
     if config.trains:
         bring_back(loaded, header, path, step, request)
     if config.fits_head:
