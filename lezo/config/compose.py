@@ -59,6 +59,10 @@ from lezo.tasks import TASKS
 
 _Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig, QualifyConfig)
 HYDRA_LITERALS = ("null", "true", "false", "nan", "inf")
+_PROMPTS = (
+    "task.template",
+    "task.blank_prompt",
+)  # texts that need no quotes of Hydra's, full of braces as they are
 _JOB = "${lezo_job:}"  # hydra.sweep.subdir, where nobody gives another
 
 
@@ -154,6 +158,9 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
         way_out = f", and Python reads {encoding}; say LC_ALL=C.UTF-8 before the command"
         raise ConfigError([f"{text}: expected UTF-8 text{'' if encoding == 'utf-8' else way_out}"]) from None
     except (HydraException, RecursionError):
+        key, _, value = text.partition("=")
+        if key in _PROMPTS and value[:1] not in ("", "'", '"'):
+            return parser.parse_override(f"{key}={quoted(value)}")
         expected = "expected key=value or group=option (quote values that hold spaces or ,:[]{}())"
         likely = did_you_mean(_likely_options(text))
         raise ConfigError([f"{text}: {likely}{expected}; lezo-run --help lists them"]) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from enum import Enum
 from itertools import accumulate, chain
 from pathlib import Path
@@ -20,7 +21,7 @@ from yaml import MarkedYAMLError, YAMLError
 from lezo.config.identity import within
 from lezo.config.methods import METHODS, OptimConfig
 from lezo.config.schema import ConfigError, PeftConfig
-from lezo.config.task import TaskConfig
+from lezo.config.task import TASK_SCHEMAS, TaskConfig
 from lezo.tasks import TASKS
 from lezo.tasks.registry import Registry
 
@@ -196,8 +197,15 @@ def _unknown_key(fault: OmegaConfBaseException, value: str | None = None) -> str
     names = [str(key) for key in node if key not in ("name", "hydra")]
     keys = [f"{parent}.{name}" if parent else name for name in names]
     of = f" of {parent}={node['name']}" if parent in ("optim", "peft") else ""
-    close = did_you_mean(likely_keys(given, _root(fault), value))
+    close = did_you_mean(likely_keys(given, _root(fault), value)) or _of_another_task(parent, str(fault.key))
     return f"unknown key; {close}the keys{of} are {', '.join(keys) or 'none'}"
+
+
+def _of_another_task(group: str, key: str) -> str:
+    """Which task has a setting that the chosen one has not, with a space behind it; nothing where none has."""
+    schemas = TASK_SCHEMAS.items() if group == "task" else ()
+    owners = [f"task={name}" for name, schema in schemas if key in {one.name for one in fields(schema)}]
+    return f"it is one of {' and '.join(owners)}; " if owners else ""
 
 
 def likely_keys(given: str, base: DictConfig, value: str | None = None) -> list[str]:

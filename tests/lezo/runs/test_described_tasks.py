@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from lezo.cli import replay
+from lezo.config.compose import compose
+from lezo.config.schema import ConfigError
+from tests.lezo.refusals import refused
 from tests.lezo.whole_runs import Runner
 
 LOCAL = ("data=local", "data.path=rows")
@@ -107,7 +110,6 @@ def test_a_text_is_generated_and_trained_on_up_to_its_end(lezo_run: Runner) -> N
     assert ran.code == 0, ran.err
     assert ran.result["metric"] == "rouge_l"
     assert {row["gold"][0].partition("\n")[2] for row in ran.rows("predictions.jsonl")} == {"more"}
-    from lezo.config.compose import compose
     from lezo.runs.prepare import prepare
 
     parts = prepare(compose([*ASKED, *more, "task.stop=[]"]).config, training=True)
@@ -155,6 +157,19 @@ def test_a_task_of_a_package_is_run_and_one_beside_the_data_is_not(lezo_run: Run
     ran = lezo_run("task=python", "task.class=lezo.tasks.sst2:SST2", *LOCAL)
     assert ran.code == 0, ran.err
     assert (ran.result["task"], ran.result["metric"]) == ("python", "accuracy")
+
+
+def test_a_template_needs_no_quotes_of_hydras() -> None:
+    plain = compose(["task=prompt", "task.template={{ Text }}, it's: ", *FILM[2:], WORDS])
+    both = compose(["task=prompt", r"task.template='{{ Text }}, it\'s: '", *FILM[2:], WORDS])
+    assert plain.yaml == both.yaml
+
+
+@pytest.mark.parametrize("key", ["task.template=x", "task.class=a:B", "task.system=x"])
+def test_a_setting_of_another_task_names_that_one(key: str) -> None:
+    owner = {"template": "prompt", "class": "python", "system": "chat"}[key[5:].partition("=")[0]]
+    with refused(ConfigError, f"unknown key; it is one of task={owner}; the keys are task.num_train"):
+        compose(["task=rte", key])
 
 
 @pytest.mark.parametrize(
