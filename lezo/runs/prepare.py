@@ -34,9 +34,9 @@ from lezo.tasks import Example, Task
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
+    """The run's rows (``rows`` says of which tables, in words) and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
-    ``rows``: which of them are what, in words. ``dequantised``: how the weights are stored that become plain ones as they are read.
+    ``dequantised``: how the weights are stored that become plain ones as they are read.
     """
 
     task: Task
