@@ -39,7 +39,7 @@ from lezo.tasks.metrics import PERPLEXITY
 
 @dataclass(frozen=True)
 class Prepared:
-    """The run's rows and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
+    """The run's rows (``rows`` says of which tables, in words) and how they become ids. ``pad``: any id of the model, for places that nothing looks at.
 
     ``rows``: which of them are what, in words. ``dequantised``: how the weights are stored that become plain ones as they
     are read. ``bits``: of each weight of linear layers that stays quantised (`lezo.model.quantised`). ``max_new_tokens``: of
