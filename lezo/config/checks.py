@@ -14,7 +14,7 @@ from lezo.config.methods import METHODS, NO_METHOD, Part, Schedule, ZerothOrderC
 from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DataConfig, DType, Home, RunConfig
 from lezo.config.task import TASK_SCHEMAS, ChatConfig, DemoSets, TaskConfig, kind_of, task_of
 from lezo.tasks import TASKS, Task
-from lezo.tasks.metrics import PERPLEXITY
+from lezo.tasks.metrics import PERPLEXITY, metric_of
 from lezo.tasks.registry import NAME, RegistryError
 from lezo.tasks.task import TaskError
 
@@ -84,6 +84,8 @@ def _task_problems(task: TaskConfig) -> Iterator[str]:
             yield f"task: name {task.name!r} is unknown; expected one of {known}"
         elif (problem := load_problem(TASKS, task.name)) is not None:
             yield problem
+        elif (problem := _metric_problem(TASKS[task.name])) is not None:
+            yield f"task={task.name}: {problem}"
         return
     if task.name in TASKS:
         yield f"task: name {task.name!r} is that of a task that lezo has; expected another one for settings of your own"
@@ -94,6 +96,15 @@ def _task_problems(task: TaskConfig) -> Iterator[str]:
         task_of(task)
     except TaskError as error:
         yield str(error)
+
+
+def _metric_problem(task: Task) -> str | None:
+    """Why a package's task cannot be judged; None where it can."""
+    try:
+        metric_of(task.metric, generates=task.generates)
+        return None
+    except TaskError as error:
+        return str(error)
 
 
 def _not_of_its_settings(group: str, name: str, known: Mapping[str, Any]) -> str:

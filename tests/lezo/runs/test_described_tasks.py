@@ -11,6 +11,7 @@ import pytest
 from lezo.cli import replay
 from lezo.config.compose import compose
 from lezo.config.schema import ConfigError
+from lezo.tasks import TASKS
 from tests.lezo.refusals import refused
 from tests.lezo.whole_runs import Runner
 
@@ -196,3 +197,9 @@ def test_what_is_wrong_is_said_in_a_line(
     ran = lezo_run(*kept, *words, "dry_run=true")
     assert ran.code in (1, 2)
     ran.refused(*named, code=ran.code)
+
+
+def test_a_packages_task_with_a_metric_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(TASKS["sst2"]), "metric", "bleu")
+    with refused(ConfigError, "task=sst2: task.metric=bleu: expected one of accuracy"):
+        compose(["task=sst2"])
