@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from lezo.model.placement import Placement, follow
 from lezo.model.quantised import (
     kept_bits,
     loading_options,
+    quantised_layers,
     refuse_apart,
     refuse_quantising,
+    scales,
     use_dequantised,
 )
 from lezo.model.tensor_stream import holders, outline
@@ -190,7 +193,7 @@ def _read(
         model, info = read_weights(
             files, config, dtype, loading_options(source.quantization, dtype, placement.home)
         )
-        use_dequantised(model)
+        use_dequantised(model, source.path)
         return model, info, {}, None
     if (outlined := outline(files, config, dtype)) is None:
         return *read_weights(files, config, dtype), {}, None
@@ -471,7 +474,9 @@ def _refuse_other_weights(path: str, model: nn.Module, info: Mapping[str, Any]) 
 
 
 def _refuse_non_finite(path: str, model: nn.Module, dtype: torch.dtype) -> None:
-    for name, theta in model.named_parameters():
+    bits = {id(layer.weight) for _, layer in quantised_layers(model)}  # which are no numbers
+    numbers = ((name, theta) for name, theta in model.named_parameters() if id(theta) not in bits)
+    for name, theta in chain(numbers, scales(model)):
         finite = not theta.numel() or bool(torch.stack(torch.aminmax(theta.detach())).isfinite().all())
         home_of(model).let_go(theta)
         if not finite:

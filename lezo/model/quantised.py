@@ -76,9 +76,16 @@ def loading_options(wanted: str | None, dtype: torch.dtype, device: torch.device
     return options
 
 
-def use_dequantised(model: nn.Module) -> None:
-    """From now on quantised layers give the product with the weights that their bits stand for."""
-    for _, layer in quantised_layers(model):
+def use_dequantised(model: nn.Module, path: str) -> None:
+    """From now on quantised layers give the product with the weights that their bits stand for.
+
+    Raises ModelError where one came without its scales.
+    """
+    for name, layer in quantised_layers(model):
+        if not _scales(layer):
+            raise ModelError(
+                f"{path}: {name} has no scales beside its bits; expected weights as bitsandbytes saves them"
+            )
         layer.forward = partial(_product, layer)
 
 
@@ -92,14 +99,17 @@ def quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What the bits of quantised layers are multiplied by, which is no parameter, by name."""
     for name, layer in quantised_layers(model):
-        if (state := getattr(layer.weight, "quant_state", None)) is None:
-            held = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
-            yield f"{name}.weight.SCB", held
-            continue
-        parts = {"absmax": state.absmax, "quant_map": state.code}
-        if state.nested:
-            parts |= {"nested_absmax": state.state2.absmax, "offset": state.offset}
-        yield from ((f"{name}.weight.{key}", part) for key, part in parts.items())
+        yield from ((f"{name}.weight.{key}", scale) for key, scale in _scales(layer).items())
+
+
+def _scales(layer: Any) -> dict[str, Tensor]:
+    """A layer's; in 8 bits they are the weight's until the first forward of bitsandbytes' own."""
+    if (state := getattr(layer.weight, "quant_state", None)) is None:
+        held = (getattr(holder, "SCB", None) for holder in (layer.weight, getattr(layer, "state", None)))
+        scale = next((scale for scale in held if scale is not None), None)
+        return {} if scale is None else {"SCB": scale}
+    nested = {"nested_absmax": state.state2.absmax, "offset": state.offset} if state.nested else {}
+    return {"absmax": state.absmax, "quant_map": state.code, **nested}
 
 
 def stored_bytes(model: nn.Module, bits: int | None) -> dict[nn.Parameter, int]:
@@ -123,5 +133,6 @@ def _product(layer: Any, x: Tensor) -> Tensor:
 
 
 def _settings(config: Any) -> Mapping[str, Any]:
-    settings = getattr(config, "quantization_config", None)
+    parts = (config, config.get_text_config())
+    settings = next(s for s in (getattr(part, "quantization_config", None) for part in parts) if s)
     return settings if isinstance(settings, Mapping) else settings.to_dict()  # type: ignore[union-attr]

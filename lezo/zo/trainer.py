@@ -42,7 +42,8 @@ class ZOStep(_Trainer):  # type: ignore[misc] # transformers is untyped
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.training_step is not ZOStep.training_step and "training_step" not in vars(cls):
+        ahead = cls.__mro__[: cls.__mro__.index(ZOStep)]
+        if any("training_step" in vars(base) and not issubclass(base, ZOStep) for base in ahead):
             bases = ", ".join(base.__name__ for base in cls.__bases__)
             raise TypeError(f"class {cls.__name__}({bases}): expected lezo.ZOStep before the trainer")
 

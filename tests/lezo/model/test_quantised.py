@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lezo.config.compose import compose
@@ -86,6 +87,15 @@ def test_a_checkpoint_of_bitsandbytes_is_such_a_base(kind, folder):
         assert torch.isfinite(plain_weight(layer)).all(), name
     if kind == "4bit":
         assert any("nested_absmax" in name for name, _ in scales(model))
+
+
+def test_bits_without_their_scales_are_refused(kind, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "damaged")
+    file = tmp_path / "damaged" / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(file).items() if name.endswith(("weight", "bias"))}
+    save_file(tensors, file, metadata={"format": "pt"})
+    with refused(ModelError, "damaged"):
+        loaded(Source(str(tmp_path / "damaged")))
 
 
 def test_the_plan_weighs_what_is_loaded(kind):

@@ -240,6 +240,14 @@ def test_the_mixin_stands_before_the_trainer():
         type("Late", (Trainer, ZOStep), {})
 
 
+def test_an_heirs_heir_may_have_a_step_of_its_own():
+    class Watched(ZOTrainer):
+        def training_step(self, *args, **kwargs):
+            return super().training_step(*args, **kwargs)
+
+    assert issubclass(type("More", (Watched,), {}), ZOStep)
+
+
 def test_between_forwards_the_model_says_that_it_trains(tmp_path):
     """As other trainers ask it; in a forward it does not, and after an evaluation it does not either."""
     seen = []
