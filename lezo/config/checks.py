@@ -197,7 +197,7 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
 def _chat_problems(config: RunConfig) -> Iterator[str]:
     """What conversations have no place for, and an objective that perplexity is none of."""
     task = config.task
-    if config.minimises_metric and kind_of(task).metric == PERPLEXITY:
+    if kind_of(task).metric == PERPLEXITY and config.minimises_metric:
         reason = "1 - perplexity is no objective, and a lower loss is a lower perplexity"
         yield f"optim.objective=metric: {reason}; leave it out"
     if not isinstance(task, ChatConfig):

@@ -66,6 +66,7 @@ RANGES = [
     ("model.device", ["auto", "cpu", "cuda", "cuda:3"], ["tpu", "cuda:x", ""], "auto, cpu, cuda or cuda:N"),
     ("model.bos", [0, None], [-1], WHOLE_0),
     ("model.max_length", [1, None], [0], WHOLE_1),
+    ("model.quantization", ["none"], ["2bit", ""], "none"),
     ("optim.lr", [1e-9], [0.0, -1.0, NAN, INF], ABOVE_0),
     ("optim.eps", [1e-3], [0.0, NAN], ABOVE_0),
     ("optim.sparsity", [0.0, 1.0], [1.5, -0.1, NAN], "the fraction of decoder blocks skipped each step"),
