@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lezo.config.methods import METHODS, NO_METHOD, Part, Schedule, ZerothOrderConfig
+from lezo.config.methods import METHODS, NO_METHOD, Objective, Part, Schedule, ZerothOrderConfig
 from lezo.config.schema import PEFT_SCHEMAS, Calibration, ConfigError, DType, Home, RunConfig
 from lezo.config.task import TASK_SCHEMAS, ChatConfig, DemoSets, TaskConfig, kind_of, task_of
 from lezo.tasks import TASKS
@@ -157,7 +157,7 @@ def _baseline_problems(config: RunConfig) -> Iterator[str]:
 def _chat_problems(config: RunConfig) -> Iterator[str]:
     """What conversations have no place for, and an objective that perplexity is none of."""
     task = config.task
-    if config.minimises_metric and kind_of(task).metric == PERPLEXITY:
+    if getattr(config.optim, "objective", None) is Objective.metric and kind_of(task).metric == PERPLEXITY:
         reason = "1 - perplexity is no objective, and a lower loss is a lower perplexity"
         yield f"optim.objective=metric: {reason}; leave it out"
     if not isinstance(task, ChatConfig):
