@@ -128,9 +128,10 @@ class Evaluator:
         """Of each conversation its loss, in nats a token, and of the first ones what the model would have said."""
         replies = self._texts(split.samples)
         records: list[dict[str, Any]] = []
-        for example, (total,) in zip(split.scored, sums, strict=True):
-            tokens = example.answer_lens[0]
-            records.append({"index": example.index, "loss": -total / tokens, "tokens": tokens})
+        for example, each in zip(split.scored, sums, strict=True):
+            right = example.gold[0]
+            tokens = example.answer_lens[right]
+            records.append({"index": example.index, "loss": -each[right] / tokens, "tokens": tokens})
         for sample, record in zip(split.samples, records, strict=False):
             prompt = self.decode(sample.input_ids[0])
             record |= {"prompt": prompt, "reply": replies[sample.index][0], "reference": sample.references[0]}

@@ -89,8 +89,8 @@ def examples_hash(splits: Iterable[Iterable[Encoded]]) -> str:
 
 def _fields(example: Encoded) -> list[Any]:
     fields = ("index", "input_ids", "answer_lens", "gold", "references")
-    spans = [example.spans] if example.spans else []  # no hash of before knows of these
-    return [*(getattr(example, field) for field in fields), *spans]
+    values = [getattr(example, field) for field in fields]
+    return [*values, example.spans] if example.spans else values  # no hash of before knows of spans
 
 
 def _of(content: Any) -> str:

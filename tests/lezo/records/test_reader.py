@@ -90,7 +90,7 @@ def test_lines_that_are_no_rows_are_named_and_the_rest_is_read(tmp_path: Path) -
 
 def test_what_is_no_number_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     train, dev = rows()[2], rows()[1]
-    wrong = [train | {"phases": {"forward": "much"}}, dev | {"dev_score": None}, train | {"memory": 1e999}]
+    wrong = [train | {"phases": {"forward": "much"}}, dev | {"dev_score": "much"}, train | {"memory": 1e999}]
     run = read_run(write(tmp_path, config(), [train | {"loss": None}, *wrong], result(test="x", more={})))
     assert [(step.step, math.isnan(step.loss)) for step in run.steps] == [(1, True)]
     assert (run.devs, run.number("test"), run.number("dev"), run.result["more"]) == ([], None, 0.8, {})
