@@ -82,7 +82,7 @@ def _is_published(folder: Path, task: str) -> bool:
 def _sample(task: Task) -> Pools:
     if task.name not in SAMPLED:
         known = f"there are no made-up rows for task={task.name}, only for {', '.join(SAMPLED)}"
-        own = f"add data=local data.path=DIR, with rows of your own in DIR/{task.name}"
+        own = "add data=local data.path=FILE, a file or folder of your own rows"
         raise DataError(f"data=sample: {known}; {own}")
     train, val = ([_one(task, row) for row in part] for part in sample_rows(task.name))
     return Pools(train, val, "sample")

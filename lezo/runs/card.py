@@ -59,6 +59,8 @@ class Card:
             scores=self._scores(),
             adapter=adapter in ("lora", "prefix"),
             dtype=self.origin.dtype,
+            quantization=self.recipe.quantization,
+            quantised_as=', bnb_4bit_quant_type="nf4"' if self.recipe.quantization == "4bit" else "",
             before=[*self.before],
             asks=self.asks,
             stops=["\n"] if self.task in TASKS else self._own_stops(),
@@ -224,7 +226,7 @@ class Card:
         return {
             "Model": model + (f", revision `{recipe.revision}`" if recipe.revision else ""),
             "Weights": "drawn at random, not pretrained" if recipe.random_weights else None,
-            "Quantised as they were read": getattr(recipe, "quantization", None),
+            "Quantised as they were read": recipe.quantization,
             "Dequantised from": self.result.get("dequantised"),
             "Tokenizer of another place": recipe.tokenizer and f"`{shown_place(recipe.tokenizer)}`",
             "SHA-256 of the weights that training began with": f"`{origin.weights}`, {origin.dtype}",

@@ -118,7 +118,7 @@ class Prepared:
         """The first test conversations as questions, with room for an answer."""
         if not self.replies:
             return []
-        short = replace(self.encoder, max_length=max(self.encoder.max_length - MAX_NEW_TOKENS, 2))
+        short = replace(self.encoder, max_length=max(self.encoder.max_length - self.max_new_tokens, 2))
         return self._checked(short.prompts(self.splits.test[: self.replies]))
 
     def _checked(self, examples: list[Encoded]) -> list[Encoded]:
