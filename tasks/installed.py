@@ -70,6 +70,10 @@ def _refuse_elsewhere(key: str, spec: str, file: str | None) -> None:
     """``file``: of the module, None where it has none."""
     if file is not None and any(_is_below(file, folder) for folder in folders()):
         return
+    if file in ("frozen", "built-in") or _is_below(file or "", Path(sysconfig.get_path("stdlib")).resolve()):
+        raise TaskError(
+            f"{key}={spec}: is a part of Python itself; expected module:Name of an installed package"
+        )
     where = "is no module with a file" if file is None else f"is {file}, which is not installed"
     ways = "pip install its package (pip install -e DIR while you work on it)"
     raise TaskError(

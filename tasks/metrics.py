@@ -95,7 +95,7 @@ def metric_of(name: str, *, generates: bool) -> Metric:
         return known[name]
     if ":" in name:
         return installed_metric(name)
-    what = "generated answers" if generates else "labels and choices"
+    what = "generated answers" if generates else "labels (of choices accuracy alone)"
     names = ", ".join([*(one for one in known if one != "em"), *([PERPLEXITY] if generates else [])])
     raise TaskError(
         f"task.metric={name}: expected one of {names} for {what}, or module:function of an installed package"

@@ -37,6 +37,10 @@ def prompt_task(
     given = {"label_column": label_column, "words": words, "choices_column": choices_column}
     given |= {"answer_column": answer_column, "stop": stop, "blank_prompt": blank_prompt}
     prompt = Template("task.template", template)
+    if not prompt.reads_row:
+        raise TaskError(
+            f"task.template={template}: has no column of the rows in it; expected some, as {{{{ text }}}}"
+        )
     if answer_column is not None:
         _refuse_others(given, "answer_column", "a generated answer", "answer_column", "stop")
         return Generation(name, prompt, answer_column, _stops(stop), metric)

@@ -6,7 +6,8 @@ import re
 from functools import cache
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lezo.tasks.row import MissingColumn, Row, RowError, is_whole
@@ -30,8 +31,16 @@ class Template:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
             where = f"line {error.lineno}, column {_column(source, error)}"
-            raise TaskError(f"{key}: not a Jinja template ({where}: {error.message})") from None
-        self._names = meta.find_undeclared_variables(_environment().parse(source)) - {"row"}
+            spaced = re.search(r"{{\s*(\w+(?: \w+)+)\s*}}", source)
+            way = f'; a column whose name has spaces is {{{{ row["{spaced[1]}"] }}}}' if spaced else ""
+            raise TaskError(f"{key}: not a Jinja template ({where}: {error.message}){way}") from None
+        parsed = _environment().parse(source)
+        if any(parsed.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))):
+            raise TaskError(
+                f"{key}: a template reads no other file; expected it without include, import and extends"
+            )
+        found = meta.find_undeclared_variables(parsed)
+        self.reads_row, self._names = bool(found), found - {"row"}
 
     def text(self, row: Row) -> str:
         """The row's text. Raises RowError where a column is missing, an expression fails, or nothing is left to read."""
@@ -41,12 +50,20 @@ class Template:
             if missing := sorted(self._names - set(row.columns)):
                 raise MissingColumn(missing[0], [*row.columns]) from None
             raise self._problem(str(error)) from None
+        except SecurityError as error:
+            raise self._problem(
+                f"{str(error).rstrip('.')}; a template can print a row's columns and nothing else"
+            ) from None
         except Exception as error:  # whatever an expression can raise
             raise self._problem(f"{type(error).__name__}: {error}") from None
         if not is_whole(text):
             raise self._problem("expected text of whole characters")
         if not text.strip():
             raise self._problem("makes nothing but white space of this row")
+        if self._names and all(is_empty(row.columns.get(name)) for name in self._names):
+            raise self._problem(
+                f"nothing of this row is in it: {', '.join(sorted(self._names))} empty; expected some text, or leave the row out"
+            )
         return text
 
     def _problem(self, problem: str) -> RowError:
@@ -58,6 +75,11 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, finalize=_printed
     )
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell has nothing to read."""
+    return value is None or isinstance(value, str) and not value.strip()
 
 
 def _printed(value: Any) -> Any:

@@ -21,7 +21,11 @@ COMMANDS = {
     "lezo-replay": replay.main,
     "lezo-report": report.main,
 }
-FEWER = {"train.steps=200": "train.steps=4", "train.eval_every=50": "train.eval_every=2"}
+FEWER = {
+    "train.steps=200": "train.steps=4",
+    "train.steps=100": "train.steps=4",
+    "train.eval_every=50": "train.eval_every=2",
+}
 FEWER |= {"optim.lr_scale=0.3,1,3": "optim.lr_scale=1,3", "seed=0,1": "seed=0"}
 
 

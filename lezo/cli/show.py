@@ -173,9 +173,14 @@ def as_text(split: str, example: Encoded, tokenizer: Any) -> str:
         shown = tokenizer.decode(ids[:first]) if k == 0 else f"  candidate {k}: ..."
         behind = tokenizer.decode(example.after)
         lines.append(
-            f"{shown}{_marked(ids, first, scored, tokenizer)}{behind}  [{len(ids)} tokens, {size} scored]"
+            f"{shown}{_marked(ids, first, scored, tokenizer)}{behind}  [{len(ids)} tokens, {size} scored{_right(example, k)}]"
         )
     return "\n".join(lines) + "\n"
+
+
+def _right(example: Encoded, candidate: int) -> str:
+    """What is said of a right candidate among several."""
+    return ", right" if len(example.input_ids) > 1 and candidate in example.gold else ""
 
 
 def _marked(ids: Sequence[int], first: int, scored: Sequence[int], tokenizer: Any) -> str:

@@ -224,8 +224,7 @@ def likely_keys(given: str, base: DictConfig, value: str | None = None) -> list[
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in list(node.keys()):
-        name = str(key)
-        child = node._get_node(name)
+        name, child = str(key), node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             yield from _leaves(child, f"{prefix}{name}.")
         else:

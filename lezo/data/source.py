@@ -108,6 +108,10 @@ def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
     """
     rows = {role: _checked(task, table, own) for role, table in found.tables.items()}
     shown = {role: f"{table.shown} ({_counted(rows[role])})" for role, table in found.tables.items()}
+    drawn = "test" not in rows and ("dev" not in rows or own.splits.get("dev") is not None)
+    if own.test_share != Own.test_share and not drawn:
+        problem = f"data.test_share={own.test_share:g}: is of a single table, and test rows are in {shown.get('test', shown.get('dev'))}"
+        raise DataError(f"{origin}: {problem}; leave it out")
     if "test" in rows:
         test = shown["test"]
     elif "dev" in rows and own.splits.get("dev") is None:

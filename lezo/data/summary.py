@@ -94,8 +94,8 @@ def summarised(
 
 
 def _asked(example: Example) -> Any:
-    """The prompt; of an example that has none in words its answers."""
-    return example.prompt.strip() or example.answers
+    """The prompt, of a conversation all before its last turn; of an example that has none in words its answers."""
+    return example.turns[:-1] or example.prompt.strip() or example.answers
 
 
 def _lengths(sizes: Sequence[int]) -> Lengths:

@@ -129,11 +129,16 @@ def _json_line(line: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise _not_utf8(where, error) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+        raise DataError(f"{where}: not valid JSON ({_said(error)} at column {error.colno})") from None
     except RecursionError:
         raise DataError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:  # a column twice, or a number with more digits than Python converts
         raise DataError(f"{where}: {error}") from None
+
+
+def _said(error: json.JSONDecodeError) -> str:
+    """Its message, some of which end as ours go on."""
+    return error.msg.removesuffix(" at")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def _json_array(file: Path) -> Iterator[Placed]:
         if error.msg == "Extra data":
             yield from json_lines(file)
             return
-        place = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        place = f"{_said(error)} at line {error.lineno}, column {error.colno}"
         raise DataError(f"{file}: not valid JSON ({place}); {_ARRAY}") from None
     except RecursionError:
         raise DataError(f"{file}: JSON nested too deeply") from None

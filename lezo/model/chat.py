@@ -40,19 +40,30 @@ def chat_of(
             f"{path}: the tokenizer does not say where in a text its tokens are, which chat needs; expected one with a "
             "tokenizer.json (model.tokenizer=DIR)"
         )
-    give_template(tokenizer, template)
+    own = before if plain or given else ()
+    choose_template(tokenizer, template)
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: the tokenizer has no chat template; {_WAYS}")
     special = {*tokenizer.all_special_ids}
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     words = _Words(tokenizer, _on_one_day(tokenizer.get_chat_template()))
-    return Chat(words.render, words.tokenize, special, before if plain or given else (), every)
+    lead_template(tokenizer, own)
+    return Chat(words.render, words.tokenize, special, own, every)
 
 
-def give_template(tokenizer: Any, template: str | None) -> None:
+def choose_template(tokenizer: Any, template: str | None) -> None:
     """Let the tokenizer have the template ``plain``, or of a file, with which it is saved; None: its own. Raises ModelError."""
     if template is not None:
         tokenizer.chat_template = PLAIN if template == PLAIN_NAME else _read(template)
+
+
+def lead_template(tokenizer: Any, before: Sequence[int]) -> None:
+    """Let its template begin with the words of the ids ``before``, which stand before every conversation, so that whoever else uses it
+    has them too.
+    """
+    words = tokenizer.decode([*before])
+    if before and tokenizer(words, add_special_tokens=False)["input_ids"] == [*before]:
+        tokenizer.chat_template = f"{{{{ {words!r} }}}}{tokenizer.get_chat_template()}"
 
 
 def chosen_template(given: str | None, model: str) -> str | None:

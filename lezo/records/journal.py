@@ -166,7 +166,10 @@ def read_journal(path: str | os.PathLike[str]) -> JournalFile:
 
 
 def _start(header: Header) -> bytes:
-    text = json.dumps(asdict(header), sort_keys=True).encode()
+    fields = asdict(header)
+    if fields["recipe"]["quantization"] is None:
+        del fields["recipe"]["quantization"]  # goes without saying, as it did before there was any
+    text = json.dumps(fields, sort_keys=True).encode()
     start = MAGIC + _LENGTH.pack(len(text)) + text
     return start + _CHECKSUM.pack(zlib.crc32(start))
 

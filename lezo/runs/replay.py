@@ -18,7 +18,7 @@ from rich.console import Console
 from lezo.config.identity import run_hash, settings
 from lezo.config.schema import Home, ReplayConfig
 from lezo.model.adapter import Adapter
-from lezo.model.chat import chosen_template, give_template
+from lezo.model.chat import PLAIN_NAME, choose_template, chosen_template, lead_template
 from lezo.model.device import named_device, named_devices
 from lezo.model.hashes import tokenizer_hash, weights_hash
 from lezo.model.layout import layout
@@ -173,9 +173,9 @@ class Replay:
         origin, source = self.journal.header.origin, _source(recipe, options.base)
         words = recipe.tokenizer or source.path
         tokenizer = load_tokenizer(words, None if recipe.tokenizer else source.revision)
-        self._give_template(tokenizer, recipe)
-        self.out.print(f"loading {source.path}")
         dtype, config = _dtype(self.file, origin.dtype), load_config(source)
+        self._give_template(tokenizer, config, recipe)
+        self.out.print(f"loading {source.path}")
         placement = _placement(options, config, dtype)
         place = self._place(options) if options.devices is None else Place()
         given = source, config, tokenizer
@@ -191,13 +191,18 @@ class Replay:
             )
         return base
 
-    def _give_template(self, tokenizer: Any, recipe: ReplaySpec) -> None:
+    def _give_template(self, tokenizer: Any, config: Any, recipe: ReplaySpec) -> None:
         """Of a run on conversations the tokenizer is written with the chat template that they had."""
         of_run = _settings(self.folder / CONFIG)
         if "task.chat_template" not in of_run:
             return
         try:
-            give_template(tokenizer, chosen_template(of_run["task.chat_template"], recipe.model))
+            chosen, bos = chosen_template(of_run["task.chat_template"], recipe.model), of_run.get("model.bos")
+            choose_template(tokenizer, chosen)
+            if chosen == PLAIN_NAME or bos is not None:
+                lead_template(
+                    tokenizer, around(str(recipe.path), bos, config.get_text_config(), tokenizer)[0]
+                )
         except ModelError as gone:
             self.out.print(f"warning: {gone}; the tokenizer has its own chat template, if any")
 

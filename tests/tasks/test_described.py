@@ -153,7 +153,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "task.template: not a Jinja template (line 1, column 11: No filter named 'shout'.)",
     ),
     "nothing to answer": (
-        {"template": "x"},
+        {"template": "{{ x }}"},
         "task.label_column, task.answer_column: expected the column of the label (with task.words, or with "
         "task.choices_column for multiple choice), or that of the text to generate",
     ),
@@ -200,16 +200,29 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a metric of texts for labels": (
         {**FILM, "metric": "f1"},
-        "task.metric=f1: expected one of accuracy, macro_f1 for labels and choices, or module:function of an installed package",
+        "task.metric=f1: expected one of accuracy, macro_f1 for labels (of choices accuracy alone), or module:function of an installed package",
     ),
     "a metric of labels for texts": (
         {**ASKED, "metric": "accuracy"},
         "task.metric=accuracy: expected one of f1, exact_match, rouge_l, perplexity for generated answers, or module:function of an "
         "installed package",
     ),
+    "a prompt without a column": (
+        {**FILM, "template": "It was"},
+        "task.template=It was: has no column of the rows in it; expected some, as {{ text }}",
+    ),
+    "another file": (
+        {**FILM, "template": "{% include 'a' %} {{ Text }}"},
+        "task.template: a template reads no other file; expected it without include, import and extends",
+    ),
+    "a column of two words": (
+        {**FILM, "template": "{{ The text }}"},
+        "task.template: not a Jinja template (line 1, column 11: expected token 'end of print statement', got 'text'); a column whose "
+        'name has spaces is {{ row["The text"] }}',
+    ),
     "perplexity of labels": (
         {**FILM, "metric": "perplexity"},
-        "task.metric=perplexity: expected one of accuracy, macro_f1 for labels and choices, or module:function of an "
+        "task.metric=perplexity: expected one of accuracy, macro_f1 for labels (of choices accuracy alone), or module:function of an "
         "installed package",
     ),
     "macro F1 of choices": (
@@ -238,6 +251,11 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"Text": " ", "Class": "pos"},
         "task.template: makes nothing but white space of this row",
     ),
+    "a row of empty cells": (
+        {**FILM, "template": "{{ Text }} It was"},
+        {"Text": "", "Class": "pos"},
+        "task.template: nothing of this row is in it: Text empty; expected some text, or leave the row out",
+    ),
     "an expression that fails": (
         {**FILM, "template": "{{ Text + 1 }}"},
         {"Text": "T", "Class": "pos"},
@@ -246,7 +264,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a way out of the sandbox": (
         {**FILM, "template": "{{ Text.__class__.__mro__ }}"},
         {"Text": "T", "Class": "pos"},
-        "task.template: SecurityError: access to attribute '__class__' of 'str' object is unsafe.",
+        "task.template: access to attribute '__class__' of 'str' object is unsafe; a template can print a row's columns and nothing else",
     ),
     "an unknown label": (
         FILM,

@@ -80,10 +80,9 @@ REFUSED = {
     "mine_bad:Task": "task.class=mine_bad:Task: cannot be imported (ZeroDivisionError: division by zero)",
     "mine_own.deeper:Task": "task.class=mine_own.deeper:Task: cannot be imported (ModuleNotFoundError: No module named "
     "'mine_own.deeper'; 'mine_own' is not a package)",
-    "shutil:rmtree": f"task.class=shutil:rmtree: is {sys.modules['shutil'].__file__}, which is not installed; code beside data or "
-    f"a command is never run, so pip install its package (pip install -e DIR while you work on it) in {sys.prefix}",
-    "builtins:eval": "task.class=builtins:eval: is built-in, which is not installed; code beside data or a command is never "
-    f"run, so pip install its package (pip install -e DIR while you work on it) in {sys.prefix}",
+    "shutil:rmtree": "task.class=shutil:rmtree: is a part of Python itself; expected module:Name of an installed package",
+    "builtins:eval": "task.class=builtins:eval: is a part of Python itself; expected module:Name of an installed package",
+    "os:getcwd": "task.class=os:getcwd: is a part of Python itself; expected module:Name of an installed package",
 }
 
 

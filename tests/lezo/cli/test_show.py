@@ -89,7 +89,7 @@ def test_the_text_marks_the_scored_tokens(
         "--- test ",
     ]
     assert out.count("«Yes»") == out.count("«No»") == 3
-    assert out.count("1 scored]") == 6
+    assert out.count("1 scored]") == out.count("1 scored, right]") == 3
 
 
 def test_a_tokenizer_and_a_configuration_are_enough(records: Any, tmp_path: Path) -> None:
@@ -227,3 +227,15 @@ def test_help_names_its_own_options(
     inspected("--help", patch=monkeypatch)
     out = capsys.readouterr().out
     assert "inspect.n=3" in out and "inspect.json=false" in out
+
+
+def test_conversations_are_there_again_by_what_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, asked in (("other.jsonl", range(20)), ("same.jsonl", [7] * 20)):
+        rows = [json.dumps({"prompt": f"{number}?", "completion": "Yes."}) for number in asked]
+        Path(file).write_text("\n".join(rows))
+        inspected("task=chat", "data=local", f"data.path={file}", "inspect.n=1", patch=monkeypatch)
+        again = 0 if file == "other.jsonl" else 4
+        assert f"again     {again} have the prompt of a train or dev row" in capsys.readouterr().out

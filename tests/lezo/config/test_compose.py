@@ -137,7 +137,7 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
 
 # What a task that is described by settings needs to be one.
 DESCRIBED = {
-    "prompt": ("task=prompt", "task.template=x", "task.label_column=y", "task.words={a: b, c: d}"),
+    "prompt": ("task=prompt", "task.template={{ x }}", "task.label_column=y", "task.words={a: b, c: d}"),
     "python": ("task=python", "task.class=lezo.tasks.rte:RTE"),
     "chat": ("task=chat",),
 }
@@ -300,3 +300,9 @@ def test_a_runs_own_model_is_no_base_of_it(tmp_path: Path) -> None:
     given = ["model=hf", f"model.path={tmp_path}/model", "data=sample", "optim=none"]
     with refused(ConfigError, f"model.path={tmp_path}/model: ", "hydra.run.dir"):
         compose([*given, f"hydra.run.dir={tmp_path}"])
+
+
+def test_a_slip_is_found_beside_labels_that_are_numbers() -> None:
+    words = ("task=prompt", "task.template={{ x }}", "task.label_column=y", "task.words={0: bad, 1: good}")
+    with refused(ConfigError, "train.stps=5: unknown key; did you mean train.steps=5?"):
+        compose([*words, "train.stps=5"])

@@ -204,6 +204,11 @@ BAD: dict[str, tuple[dict[str, int], dict[str, Any], str]] = {
         "DIR/a.csv: data.test_share=0.9 of 4 rows leaves none to train on; expected another share, more rows, or a file for "
         "train and one for test",
     ),
+    "a share where test rows are named": (
+        {"train__csv": 4, "test__csv": 2},
+        {"test_share": 0.5},
+        "DIR: data.test_share=0.5: is of a single table, and test rows are in test.csv (2 rows); leave it out",
+    ),
     "nothing": (
         {},
         {},

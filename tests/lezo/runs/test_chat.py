@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from lezo.cli import replay, report, show
-from tests.lezo.whole_runs import Ran, Runner, little_model, timeless, typed
+from lezo.runs.prepare import prepare
+from tests.lezo.whole_runs import Ran, Runner, config_of, little_model, timeless, typed
 
 CHAT = ("task=chat", "task.num_train=16", "task.num_dev=4", "task.num_test=4", "train.batch_size=4")
 
@@ -76,8 +78,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_replays(
     assert (code, err) == (0, ""), out
     assert "everything is right" in out
     assert typed("lezo-replay", replay.main, monkeypatch, capsys)("out", "replay.out=again")[0] == 0
+    parts = prepare(config_of(*CHAT), training=False)
+    (read,) = parts.encoder.candidates(parts.splits.test[:1])
     for model in (whole.folder / "model", Path("again")):
-        assert (model / "chat_template.jinja").read_text().startswith("{% for message in messages %}")
+        messages = [{"role": turn.role, "content": turn.content} for turn in parts.splits.test[0].turns]
+        ids = AutoTokenizer.from_pretrained(model).apply_chat_template(messages)["input_ids"]
+        assert tuple(ids[: len(read.input_ids[0])]) == read.input_ids[0]  # what stands before it too
+        assert (
+            (model / "chat_template.jinja").read_text().startswith("{{ '<s>' }}{% for message in messages %}")
+        )
     refused = lezo_run(*CHAT, "optim=exzo", "save_model=true", "resume=auto", "task.turns=last")
     refused.refused("task.turns was all and is last")
 
