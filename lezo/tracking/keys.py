@@ -13,7 +13,7 @@ RESULT = "result"  # result.json in the summary, its paths joined by "/"; no axi
 PREDICTIONS = "predictions"  # the table of the last test
 TABLE_ROWS = 1000  # and its size at most: the published number of test examples
 
-Kind = Literal["every", "trained", "zeroth-order", "first-order"]
+Kind = Literal["every", "trained", "zeroth-order", "first-order", "perplexity"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ KEYS = (
     Key("memory/peak_gib", "GiB", "peak so far: of the GPU, without one of the process", "trained"),
     Key("dev/loss", "nats", "dev loss, which chooses the best step", best="min"),
     Key("dev/score", "0..1", "dev accuracy or F1", best="max"),
-    Key("dev/perplexity", "", "in their place where texts are learnt", best="min"),
+    Key("dev/perplexity", "", "in place of a score where texts are learnt", "perplexity", best="min"),
     Key("test/loss", "nats", "test loss, before training and of the best step"),
     Key("test/score", "0..1", "test accuracy or F1, before training and of the best step"),
-    Key("test/perplexity", "", "in their place where texts are learnt"),
+    Key("test/perplexity", "", "in place of a score where texts are learnt", "perplexity"),
     Key(PREDICTIONS, "rows", f"the last test, example by example, {TABLE_ROWS} at most"),
     Key(f"{RESULT}/status", "", "finished, failed or interrupted"),
     Key(f"{RESULT}/test", "0..1, or perplexity", "test score of the best step"),

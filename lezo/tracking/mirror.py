@@ -97,7 +97,7 @@ class WandbMirror:
         """The thread: start wandb and make the calls of the queue until it ends; a failure is told and ends it too."""
         try:
             self._run = start_run(folder, settings, mode, self._warn)
-            _define_metrics(self._run)
+            _define_metrics(self._run, self._score)
             while (call := self._queue.get()) is not None:
                 call(self._run)
             self._run.finish()
@@ -107,13 +107,13 @@ class WandbMirror:
             self._failed = True
 
 
-def _define_metrics(run: Any) -> None:
+def _define_metrics(run: Any, score: str) -> None:
     for axis in keys.AXES:
         run.define_metric(axis)
     for namespace, axis in keys.NAMESPACES.items():
         run.define_metric(f"{namespace}/*", step_metric=axis)
     for key in keys.KEYS:
-        if key.best:
+        if key.best and (key.of != "perplexity" or score == "perplexity"):
             run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last")
 
 

@@ -27,7 +27,7 @@ def test_a_dry_run_prints_every_panel_and_imports_no_wandb() -> None:
     code = imported_by("lezo.cli.dashboard", "wandb", "torch")
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines[0] == 'workspace "lezo" of project mine: 20 panels in 6 sections' and lines[-1] == "[]"
+    assert lines[0] == 'workspace "lezo" of project mine: 22 panels in 6 sections' and lines[-1] == "[]"
     assert all(any(panel.title in line for line in lines) for some in SECTIONS.values() for panel in some)
 
 

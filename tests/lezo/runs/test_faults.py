@@ -253,7 +253,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "too few positions": (
         rewritten("config.json", lambda c: c.update(max_position_embeddings=51)),
         ["task=squad"],
-        "the model has 51 positions, of which a generated answer takes 50; expected room for a prompt and an answer",
+        "the model has 51 positions, of which a generated answer takes 50 (eval.max_new_tokens); expected room for a prompt and an answer",
     ),
     "tokenizer without letters": (
         rewritten("tokenizer.json", without("YN")),

@@ -46,9 +46,10 @@ KINDS = {
 
 
 def same(folder: Path) -> dict[str, Any]:
-    """A run's end without its configuration, which names the devices."""
+    """A run's end without its configuration and the command in its model's card, which name the devices."""
     ended = end(folder)
     del ended["files"]["config.yaml"]
+    ended["files"].pop("model/README.md", None)
     return ended
 
 
