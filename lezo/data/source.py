@@ -65,18 +65,15 @@ def load(
 
 def _local(task: Task, path: str, own: Own) -> Pools:
     folder = Path(path).expanduser()
-    if own.splits or not _is_published(folder, task.name):
+    files = [folder / task.name / f"{part}.jsonl" for part in ("train", "val")]
+    if folder.is_dir() and not (any(map(os.path.lexists, files)) or is_saved(folder) or tables_in(folder)):
+        raise DataError(
+            f"{folder}: no rows in it; expected {task.name}/train.jsonl and val.jsonl, or tables: {KNOWN}"
+        )
+    if own.splits or not any(map(os.path.lexists, files)):
         return _own(task, local_tables(path, own.splits), str(folder), own)
-    train, val = (_published(task, folder / task.name / f"{part}.jsonl", own) for part in ("train", "val"))
+    train, val = (_published(task, file, own) for file in files)
     return Pools(train, val, str(folder), rows="train and dev from train.jsonl, test from val.jsonl")
-
-
-def _is_published(folder: Path, task: str) -> bool:
-    """Whether a folder is laid out as <task>/train.jsonl and val.jsonl, or has nothing else either."""
-    if not folder.is_dir():
-        return False
-    files = [folder / task / f"{part}.jsonl" for part in ("train", "val")]
-    return any(map(os.path.lexists, files)) or not (is_saved(folder) or tables_in(folder))
 
 
 def _sample(task: Task) -> Pools:

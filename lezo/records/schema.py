@@ -107,7 +107,7 @@ class Provenance:
 _NAMES = {
     "weights": "base weights",
     "tokenizer": "tokenizer",
-    "data": "data",
+    "data": "data (rows, prompts or their tokens)",
     "dtype": "dtype of the weights",
     "noise": "noise version",
     "config": "configuration",

@@ -212,8 +212,7 @@ BAD: dict[str, tuple[dict[str, int], dict[str, Any], str]] = {
     "nothing": (
         {},
         {},
-        "DIR/sst2/train.jsonl: No such file or directory; expected one JSON object a line in "
-        f"<data.path>/<task>/{{train,val}}.jsonl, or tables in <data.path>: {KNOWN}",
+        f"DIR: no rows in it; expected sst2/train.jsonl and val.jsonl, or tables: {KNOWN}",
     ),
 }  # fmt: skip
 

@@ -32,7 +32,9 @@ def test_a_run_on_a_csv_goes_on_wherever_it_lies_and_not_on_other_rows(lezo_run:
     assert lezo_run(*moved).result["steps"] == 5
     content = Path("moved/rows.csv").read_text().replace("number", "figure")
     Path("moved/rows.csv").write_text(content)
-    lezo_run(*moved, "train.steps=6").refused("data: ", "in the run and", "here")
+    lezo_run(*moved, "train.steps=6").refused(
+        "data (rows, prompts or their tokens): ", "in the run and", "here"
+    )
     lezo_run(*moved, "data.test_share=0.3").refused("data.test_share was 0.2 and is 0.3")
 
 

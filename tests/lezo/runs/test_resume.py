@@ -324,7 +324,10 @@ def test_a_new_folder_has_no_past(journaled: bool, tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"weights": "x" * 64}, "base weights: wwwwwwwwwwww in the run and xxxxxxxxxxxx here"),
-        ({"data": "x" * 64}, "data: dddddddddddd in the run and xxxxxxxxxxxx here"),
+        (
+            {"data": "x" * 64},
+            "data (rows, prompts or their tokens): dddddddddddd in the run and xxxxxxxxxxxx here",
+        ),
         ({"tokenizer": "x" * 64}, "tokenizer: tttttttttttt in the run and xxxxxxxxxxxx here"),
         ({"dtype": "float16"}, "dtype of the weights: float32 in the run and float16 here"),
         ({"noise": 2}, "noise version: 1 in the run and 2 here"),
@@ -535,7 +538,7 @@ def test_origins_are_compared_field_by_field() -> None:
     assert named == [
         "base weights",
         "tokenizer",
-        "data",
+        "data (rows, prompts or their tokens)",
         "dtype of the weights",
         "noise version",
         "configuration",
