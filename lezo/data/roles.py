@@ -55,11 +55,20 @@ class Found:
     unread: tuple[str, ...] = ()
 
 
-def local_tables(path: str, splits: Mapping[str, str | None]) -> Found:
-    """Of a file, a folder, a folder that the `datasets` library saved, or a pattern. Raises DataError."""
+def local_tables(path: str, splits: Mapping[str, str | None], task: str) -> Found:
+    """Of a file, a folder, a folder that the `datasets` library saved, or a pattern. Raises DataError.
+
+    ``task``: whose published layout a folder without tables might have had.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
-        return _of_saved(place, splits) if is_saved(place) else _of_files(place, tables_in(place), splits)
+        if is_saved(place):
+            return _of_saved(place, splits)
+        files = tables_in(place)
+        if not files and not any(splits.values()):
+            layout = f"{task}/train.jsonl and val.jsonl, or tables"
+            raise DataError(f"{place}: no rows in it; expected {layout}: {KNOWN}")
+        return _of_files(place, files, splits)
     if not place.exists() and has_magic(path):
         return _of_files(place, _matching(place), splits)
     if splits:
@@ -124,8 +133,6 @@ def _all_rows(files: Sequence[Path], form: Form) -> Iterator[Placed]:
 def _of_files(place: Path, files: Sequence[Path], splits: Mapping[str, str | None]) -> Found:
     """By the names of the files; shards of a split, as train-00000-of-00002.parquet, are one table."""
     given = {role: _named(place, files, role, name) for role, name in splits.items() if name is not None}
-    if not files and not given:
-        raise DataError(f"{place}: no table in this folder; expected files that end in {KNOWN}")
     groups: dict[str, list[Path]] = {}
     for file in files:
         if not any(file in used for used in given.values()):

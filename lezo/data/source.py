@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from lezo.data.roles import Found, Own, Table, hub_tables, is_saved, local_tables, tables_in
+from lezo.data.roles import Found, Own, Table, hub_tables, local_tables
 from lezo.data.sampling import subset
 from lezo.data.tables import KNOWN, LINES, Placed, read
 from lezo.data.tables import DataError as DataError
@@ -66,12 +66,9 @@ def load(
 def _local(task: Task, path: str, own: Own) -> Pools:
     folder = Path(path).expanduser()
     files = [folder / task.name / f"{part}.jsonl" for part in ("train", "val")]
-    if folder.is_dir() and not (any(map(os.path.lexists, files)) or is_saved(folder) or tables_in(folder)):
-        raise DataError(
-            f"{folder}: no rows in it; expected {task.name}/train.jsonl and val.jsonl, or tables: {KNOWN}"
-        )
     if own.splits or not any(map(os.path.lexists, files)):
-        return _own(task, local_tables(path, own.splits), str(folder), own)
+        return _own(task, local_tables(path, own.splits, task.name), str(folder), own)
+    _refuse_share(own, str(folder), f"{task.name}/val.jsonl")
     train, val = (_published(task, file, own) for file in files)
     return Pools(train, val, str(folder), rows="train and dev from train.jsonl, test from val.jsonl")
 
@@ -105,24 +102,27 @@ def _own(task: Task, found: Found, origin: str, own: Own) -> Pools:
     """
     rows = {role: _checked(task, table, own) for role, table in found.tables.items()}
     shown = {role: f"{table.shown} ({_counted(rows[role])})" for role, table in found.tables.items()}
-    drawn = "test" not in rows and ("dev" not in rows or own.splits.get("dev") is not None)
-    if own.test_share != Own.test_share and not drawn:
-        problem = f"data.test_share={own.test_share:g}: is of a single table, and test rows are in {shown.get('test', shown.get('dev'))}"
-        raise DataError(f"{origin}: {problem}; leave it out")
-    if "test" in rows:
-        test = shown["test"]
-    elif "dev" in rows and own.splits.get("dev") is None:
-        rows["test"] = rows.pop("dev")
-        test = f"{shown.pop('dev')}, as in the papers where none is called test"
-    else:
+    named = "test" if "test" in rows else "dev" if "dev" in rows and own.splits.get("dev") is None else None
+    if named is None:
         rows["train"], rows["test"] = _shared(rows["train"], found.tables["train"], own)
         test = f"{len(rows['test'])} of them, drawn (data.test_share={own.test_share:g})"
+    else:
+        _refuse_share(own, origin, shown[named])
+        rows["test"], test = rows.pop(named), shown.pop(named)
+        test += ", as in the papers where none is called test" if named == "dev" else ""
     train = f"train and dev from {shown['train']}"
     if "dev" in rows:
         train = f"train from {shown['train']}, dev from {shown['dev']}"
     unread = f"; not read: {', '.join(found.unread)}" if found.unread else ""
     flat = {role: [example for row in part for example in row] for role, part in rows.items()}
     return Pools(flat["train"], flat["test"], origin, flat.get("dev"), f"{train}, test from {test}{unread}")
+
+
+def _refuse_share(own: Own, origin: str, where: str) -> None:
+    """Raise DataError for a share that is asked for where test rows are named: in ``where``."""
+    if own.test_share != Own.test_share:
+        problem = f"data.test_share={own.test_share:g}: is of a single table, and test rows are in {where}"
+        raise DataError(f"{origin}: {problem}; leave it out")
 
 
 _Rows = list[list[Example]]

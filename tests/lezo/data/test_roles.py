@@ -224,6 +224,21 @@ def test_files_that_say_nothing_or_too_much_are_refused(case: str, tmp_path: Pat
     assert refusal(tmp_path, **settings) == said.replace("DIR", str(tmp_path))
 
 
+def test_splits_may_lie_outside_of_a_folder_without_tables(tmp_path: Path) -> None:
+    write(tmp_path / "rows", a__csv=4, b__csv=2)
+    (tmp_path / "empty").mkdir()
+    pools = own(tmp_path / "empty", splits={"train": "../rows/a.csv", "test": "../rows/b.csv"})
+    assert sizes(pools) == (4, None, 2)
+
+
+def test_a_share_beside_the_published_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sst2").mkdir()
+    for part in ("train", "val"):
+        (tmp_path / "sst2" / f"{part}.jsonl").write_text('{"sentence": "S.", "label": 0}')
+    said = f"{tmp_path}: data.test_share=0.5: is of a single table, and test rows are in sst2/val.jsonl; leave it out"
+    assert refusal(tmp_path, test_share=0.5) == said
+
+
 def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     assert refusal(tmp_path / "no.csv") == f"{tmp_path / 'no.csv'}: no such file"
