@@ -107,6 +107,18 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture
+def quiet_transformers() -> Iterator[None]:
+    """transformers shows errors alone, and no progress: its trainers print a line for each step."""
+    from transformers.utils import logging  # not before a test needs it
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    yield
+    logging.set_verbosity(before)
+
+
 @pytest.fixture(scope="session")
 def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return Kept(tmp_path_factory.mktemp("kept"))

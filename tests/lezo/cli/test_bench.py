@@ -133,7 +133,11 @@ def test_data_that_cannot_be_read_end_with_1(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert benched("data=local", "data.path=.", patch=monkeypatch) == 1
-    names(capsys.readouterr().err, "error: ", "rte/train.jsonl: ")
+    names(
+        capsys.readouterr().err,
+        "error: ",
+        "no rows in it; expected rte/train.jsonl and val.jsonl, or tables: ",
+    )
 
 
 def test_a_folder_without_mezos_code_ends_with_1(

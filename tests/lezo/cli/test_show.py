@@ -180,7 +180,11 @@ def test_the_tokens_of_very_many_rows_are_not_all_counted(
     ("overrides", "code", "named"),
     [
         (["inspect.n=0"], 2, "inspect.n=0: "),
-        (["data=local", "data.path=."], 1, "rte/train.jsonl: "),
+        (
+            ["data=local", "data.path=."],
+            1,
+            "no rows in it; expected rte/train.jsonl and val.jsonl, or tables: ",
+        ),
         (["model=hf", "model.path=.", "data=sample"], 1, "the configuration of ."),
     ],
 )

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from transformers import OPTForCausalLM, Trainer, TrainingArguments
-from transformers.utils import logging
 
 import lezo
 from lezo.zo.optimizers import LeZO
@@ -11,14 +10,7 @@ from lezo.zo.trainer import ZOStep, ZOTrainer
 from tests.lezo.refusals import refused
 from tests.lezo.small_models import VOCABULARY, opt_config
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(before)
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def model(**changes):

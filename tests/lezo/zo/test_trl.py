@@ -7,7 +7,6 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, OPTForCausalLM
-from transformers.utils import logging
 
 import lezo
 from lezo.model.load import TINY
@@ -18,20 +17,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     trl = pytest.importorskip("trl", reason="TRL is not installed (pip install 'lezo[trl]')")
 
-pytestmark = pytest.mark.filterwarnings("default")  # TRL's and Trainer's own
+pytestmark = [
+    pytest.mark.usefixtures("quiet_transformers"),
+    pytest.mark.filterwarnings("default"),  # TRL's and Trainer's own
+]
 
 
 class ZOSFT(lezo.ZOStep, trl.SFTTrainer):
     pass
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(before)
 
 
 WORDS = ("delight", "bore", "joy", "waste")
