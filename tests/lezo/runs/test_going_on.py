@@ -151,7 +151,7 @@ def test_another_base_model_and_other_data_are_refused(finished: bool, lezo_run:
     before, named = files(ran.folder), "out: " if finished else "out/journal.bin: "
     lezo_run(*own, "model.path=other").refused(named, ": base weights: ")
     sentences(Path("rows"), words, words[1:10])
-    lezo_run(*own, "model.path=one").refused(named, ": data: ")
+    lezo_run(*own, "model.path=one").refused(named, ": data (rows, prompts or their tokens): ")
     assert files(ran.folder) == before
     sentences(Path("rows"), words, words[:9])
     Path("one").rename("elsewhere")  # where the same weights lie does not matter
