@@ -76,5 +76,6 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
         raise FolderError(
             f"{path}: cannot write the model of this run: {reason}; the device or torch is another"
         )
-    card = Card(header, step, weights, plan.parts.encoder.before, result, settings(request.composed.yaml))
+    before, kind = plan.parts.encoder.before, loaded.base.config.model_type
+    card = Card(header, step, weights, before, kind, result, settings(request.composed.yaml))
     loaded.base.save(folder.model, card.text())

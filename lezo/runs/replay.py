@@ -111,7 +111,7 @@ class Replay:
             before, _ = around(path, known.get("model.bos"), text, self.base.tokenizer)
         except ModelError:  # the run was told, and the journal was not
             before = ()
-        return Card(header, self.step, weights, before, result, known)
+        return Card(header, self.step, weights, before, self.base.config.model_type, result, known)
 
     def problems(self) -> Iterator[str]:
         """What is not right with the run; loading has checked the records and the base weights already."""

@@ -163,6 +163,7 @@ def card_of(session: Session) -> Card:
         progress.best_step or progress.step,
         progress.weights,
         session.plan.parts.encoder.before,
+        session.loaded.base.config.model_type,
         finite(result_of(request, Ending("finished"), session.plan, session)),
         settings(request.composed.yaml),
     )
