@@ -19,6 +19,7 @@ from lezo.config.ranges import (
     COUNT_OR_0,
     DEVICE,
     DEVICES,
+    LINE,
     NAMES,
     POSITIVE,
     QUANTIZATION,
@@ -180,7 +181,18 @@ class DataConfig:
 
 @dataclass
 class LogConfig:
-    name: str = MISSING
+    """Who is told of a run beside its folder, and by which name; nothing of it changes a result.
+
+    ``name``: None a readable one (`lezo.config.identity.run_name`). ``artifact``: whether wandb gets the saved model too, ``texts``:
+    the words of the test rows. ``project`` to ``mode``: wandb's.
+    """
+
+    name: str | None = ranged(None, LINE)
+    notes: str | None = None
+    wandb: bool = False
+    tensorboard: bool = False
+    artifact: bool = False
+    texts: bool = False
     project: str | None = None  # None: WANDB_PROJECT, else lezo
     group: str | None = None
     tags: list[str] = ranged([], TEXTS)

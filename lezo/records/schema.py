@@ -45,6 +45,8 @@ class Result(TypedDict, total=False):
     error: str | None
     task: str
     title: str
+    name: str
+    notes: str | None
     data: str | None
     synthetic: bool
     metric: str | None

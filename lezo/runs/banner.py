@@ -63,7 +63,8 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
     method = method_name(result["optim"], result.get("peft", "none"))
-    return table(rows, f"{result['title']}, {result['model']}, {method}")
+    name = f"{result['name']}: " if result.get("name") else ""
+    return table(rows, f"{name}{result['title']}, {result['model']}, {method}")
 
 
 def going_on(command: str, folder: Path) -> str:

@@ -6,6 +6,7 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -199,10 +200,13 @@ def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeS
 def make_mirror(request: Request, folder: RunFolder, metric: str) -> WandbMirror | None:
     """What sends rows to wandb, where that is wanted; ``metric``: what scores are."""
     config, log = request.config, request.config.log
-    if log.name != "wandb":
+    if not log.wandb:
         return None
     settings = {
-        "config": OmegaConf.to_container(OmegaConf.create(request.composed.yaml)),
+        "config": settings_of_run(request.composed.yaml),
+        "name": log.name,
+        "called": request.composed.name,
+        "notes": log.notes,
         "project": log.project,
         "group": log.group,
         "job_type": method_name(config.optim.name, config.peft.name),
@@ -217,4 +221,12 @@ def make_mirror(request: Request, folder: RunFolder, metric: str) -> WandbMirror
         lambda text: request.out.print(f"warning: {text}"),
         cost=cost,
         score=metric if metric == PERPLEXITY else "score",
+        texts=log.texts,
     )
+
+
+def settings_of_run(yaml: str) -> dict[str, Any]:
+    """The groups of a configuration that are about a run, not about other commands."""
+    tree = OmegaConf.to_container(OmegaConf.create(yaml))
+    assert isinstance(tree, dict)
+    return {str(group): value for group, value in tree.items() if group not in ("bench", "inspect")}

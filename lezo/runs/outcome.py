@@ -50,6 +50,8 @@ def result_of(request: Request, ending: Ending, plan: Plan | None, session: Sess
         "error": ending.error,
         "task": config.task.name,
         "title": banner.title(config),
+        "name": request.composed.name,
+        "notes": config.log.notes,
         "data": config.data.name,
         "synthetic": config.data.name == "sample",
         "metric": plan.parts.task.metric if plan else None,

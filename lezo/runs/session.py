@@ -30,6 +30,7 @@ from lezo.runs.loop import DivergedError, Progress, dev_row, train
 from lezo.runs.model_settings import settings_text
 from lezo.runs.outcome import Ending, failed, failure, result_of
 from lezo.runs.plan import Plan
+from lezo.runs.predictions import in_words
 from lezo.runs.restore import History
 from lezo.runs.resume import ResumeState
 
@@ -114,7 +115,8 @@ def test(session: Session, weights: str, *, step: int = 0, last: bool = True) ->
     start = time.perf_counter()
     scored = session.together.evaluate("last test" if last else "test")
     seconds = time.perf_counter() - start
-    row = TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, last, seconds)
+    words = in_words(scored.predictions, session.plan.parts.splits.test) if last else ()
+    row = TestRow(step, 0.0, scored.loss, scored.score, words, weights, last, seconds)
     for sink in session.sinks:
         sink.tested(row)
 

@@ -26,7 +26,8 @@ class WandbMirror:
 
     ``settings`` and ``mode`` as in `start_run`. ``patience``: the seconds that ``close`` waits for wandb to finish;
     it waits less where no server answers. ``cost``: forwards of a step, None of what takes none.
-    ``score``: what scores are called, "perplexity" where they are that.
+    ``score``: what scores are called, "perplexity" where they are that. ``texts``: whether the table of predictions has the words
+    of the rows.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class WandbMirror:
         patience: float = 30.0,
         cost: int | None = None,
         score: str = "score",
+        texts: bool = False,
     ) -> None:
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._warn, self._patience, self._cost = warn, patience, cost
         self._score, self._dropped, self._failed = score, 0, False
+        self._texts = texts
         self._abandoned = False  # nobody waits for the thread any more
         self._run: Any = None
         work = partial(self._work, folder, settings, mode)
@@ -61,7 +64,7 @@ class WandbMirror:
         """Mirror a test row; of the run's last one the predictions too."""
         self._log(keys.test_keys(row.step, row.loss, row.score, self._score))
         if row.last:
-            self._put(lambda run: run.log({keys.PREDICTIONS: _table(row)}))
+            self._put(lambda run: run.log({keys.PREDICTIONS: _table(row, self._texts)}))
 
     def close(self, result: Mapping[str, Any]) -> None:
         """Set the result as the summary and finish, within the patience."""
@@ -117,8 +120,8 @@ def _define_metrics(run: Any, score: str) -> None:
             run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last")
 
 
-def _table(test: TestRow) -> Any:
+def _table(test: TestRow, texts: bool) -> Any:
     import wandb
 
-    columns, rows = keys.prediction_table(test.predictions)
+    columns, rows = keys.prediction_table(test.predictions, texts=texts)
     return wandb.Table(columns=columns, data=rows)

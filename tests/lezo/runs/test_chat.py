@@ -52,8 +52,10 @@ def test_the_console_says_perplexities_and_two_replies(lezo_run: Runner) -> None
     )
     records = ran.rows("predictions.jsonl")
     assert [sorted(record) for record in records] == [
-        *[["index", "loss", "prompt", "reference", "reply", "tokens"]] * 3, ["index", "loss", "tokens"]
+        *[["index", "loss", "messages", "prompt", "reference", "reply", "tokens"]] * 3,
+        ["index", "loss", "messages", "tokens"],
     ]  # fmt: skip
+    assert records[0]["messages"][-1] == {"role": "assistant", "content": records[0]["reference"]}
     assert records[0]["prompt"].endswith("\nAssistant:")
     shown = [line for line in ran.out.splitlines() if line.startswith(("  asked ", "  reply "))]
     assert [line.split()[:2] for line in shown] == [
