@@ -36,6 +36,8 @@ DOORS = {
     "jinja2": {"tasks.template"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},
+    "tensorboard": {"tracking.events"},
+    "torch.utils.tensorboard": {"tracking.events"},
     "triton": {"noise.kernels"},
     "torch.distributed": {"ranks", "sweeps.ranked"},
     "rich": {"runs", "sweeps", "bench.bits", "bench.qualify", "bench.timing"},

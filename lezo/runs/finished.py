@@ -12,7 +12,7 @@ from lezo.records.folder import PREFIX_START, RunFolder
 from lezo.records.schema import Result
 from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
-from lezo.runs.begin import Request, show_plan
+from lezo.runs.begin import Request, make_mirror, show_plan
 from lezo.runs.build import load_model, make_header, provenance
 from lezo.runs.card import Card
 from lezo.runs.console import print_table
@@ -47,10 +47,19 @@ def show_finished(request: Request, folder: RunFolder, plan: Plan) -> int:
     wanted = request.config.save_model and not folder.model.exists()
     if wanted:
         save_again(request, plan, folder, result)
+    if request.config.log.artifact:
+        send_model(request, plan, folder, result)
     print_table(request.out, summary)
     done = f"its model was written to {folder.model}" if wanted else "nothing was left to do"
     request.out.print(f"this run was finished before; {done}")
     return 0
+
+
+def send_model(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:
+    """Give wandb's run of this folder its model."""
+    mirror = make_mirror(request, folder, plan.parts.task.metric)
+    assert mirror is not None, "log.artifact asks for wandb"
+    mirror.close(result, folder.model)
 
 
 def summary_of(result: Result, folder: Path) -> str:

@@ -183,8 +183,11 @@ def end(
         folder.json(RESULT, result)
     except FolderError as unwritten:
         return failed(unwritten)
+    if session is not None and session.events is not None:
+        session.events.close()
     if session is not None and session.mirror is not None:
-        session.mirror.close(result)
+        sent = request.config.log.artifact and ending.status == "finished"
+        session.mirror.close(result, folder.model if sent else None)
     files = f"see {folder.path}"
     print_table(request.out, files if ending.status == "failed" else banner.summary(result, folder.path))
     progress = session.progress if session else Progress()

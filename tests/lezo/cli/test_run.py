@@ -28,7 +28,7 @@ from tests.lezo.whole_runs import SMALL, Runner, config_of, timeless, typed
 
 RESULT = (
     "task data metric model optim sparsity lr eps steps seed test dev zero_shot best_step seconds peak_memory_bytes "
-    "skipped_steps rows truncated status error title dequantised synthetic weight_decay blocks data_seed dev_loss "
+    "skipped_steps rows truncated status error title name notes dequantised synthetic weight_decay blocks data_seed dev_loss "
     "command weights origin peft objective examples memory_bytes prompts_at_once"
 )
 
@@ -78,7 +78,7 @@ def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
     assert all(set(row) == measured | {"prompt", "candidates", *TEXTS} for row in predictions)
     assert all(row["candidates"][row["gold"]] == row["gold_text"] for row in predictions)
     assert all(row["candidates"][row["prediction"]] == row["prediction_text"] for row in predictions)
-    examples = prepare(config_of(*SMALL), training=True).splits.test
+    examples = prepare(config_of(*SMALL, "task=sst2", "seed=3"), training=True).splits.test
     assert [row["prompt"] for row in predictions] == [example.prompt for example in examples]
     assert result["test"] == sum(row["prediction"] == row["gold"] for row in predictions) / 8
     assert yaml.safe_load((ran.folder / "config.yaml").read_text())["train"]["steps"] == 4
