@@ -158,7 +158,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def as_field(text: str) -> str:
-    """``task.class``, which no dataclass can have as a field, by the name of that field."""
+    """``task.class``, which no dataclass can have as a field, by the name of that field; notes as one text, commas and all."""
+    key, _, value = text.partition("=")
+    if key == "log.notes" and value and value[0] not in "'\"" and value != "null":
+        return f"{key}={quoted(value)}"
     return re.sub(r"^task\.class=", "task.python=", text)
 
 

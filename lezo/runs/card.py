@@ -347,6 +347,8 @@ def shown_command(command: str) -> str:
     except ValueError:  # of a result that was written to
         return command
     shown = []
+    # What a run is called, and who is told of it, is nobody else's business either.
+    words = [word for word in words if not word.startswith(("log=", "log."))]
     for before, word in zip(["", *words], words, strict=False):
         key, equals, value = word.partition("=")
         if before == "--config-dir":

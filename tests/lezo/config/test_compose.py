@@ -125,6 +125,15 @@ def test_the_options_of_log_say_who_is_told() -> None:
     assert (both.wandb, both.tensorboard, both.name) == (True, True, "mine")
 
 
+@pytest.mark.parametrize(
+    "notes", ["smaller eps, as Anna proposed", "it's [new] {x: 1}", "null and void", "3"]
+)
+def test_notes_are_one_text(notes: str) -> None:
+    assert compose([f"log.notes={notes}"]).config.log.notes == notes
+    assert compose([f"log.notes={quoted(notes)}", "log.name='a b'"]).config.log.notes == notes
+    assert compose(["log.notes=null"]).config.log.notes is None
+
+
 def test_every_task_is_named_like_its_file() -> None:
     assert {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "task").iterdir()} == {
         name: {"name": name}

@@ -153,6 +153,7 @@ def test_what_is_on_this_machine_is_shown_by_its_last_part(tmp_path: Path) -> No
             "model.path=m hydra.run.dir=out",
         ),
         ("lezo-run 'optim.lr=1e-3", None),
+        ("lezo-run model=hf log=wandb 'log.notes=for me' log.name=x seed=1", "seed=1"),
         (
             "lezo-run model=hf 'data.splits={train: /home/me/a.csv, test: ~/b.csv}' task.chat_template=plain",
             "'data.splits={train: a.csv, test: b.csv}' task.chat_template=plain",
