@@ -182,11 +182,12 @@ def final_table(states: Sequence[JobState], before: int) -> Table:
 
 
 def settings_table(states: Sequence[JobState]) -> Table | None:
-    """A row a setting: mean and deviation (n - 1) of its finished jobs, which differ in seeds; None where no two do."""
+    """A row a setting: mean and deviation (n - 1) of its finished jobs, which differ in seeds; None where no two do, or none has finished."""
     settings: dict[str, list[JobState]] = {}
     for state in states:
         settings.setdefault(state.job.setting, []).append(state)
-    if all(len(alike) == 1 for alike in settings.values()):
+    done = any(state.status == FINISHED for state in states)
+    if not done or all(len(alike) == 1 for alike in settings.values()):
         return None
     caption = "mean \u00b1 standard deviation over seeds (n - 1)"
     table = Table("setting", "seeds", "metric", "dev loss", "dev", "test", "seconds", caption=caption)

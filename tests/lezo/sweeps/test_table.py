@@ -160,6 +160,7 @@ def test_seeds_have_their_mean_and_the_deviation_of_a_sample(states: list[JobSta
     assert last(out)["all jobs"] == ["2 of 3", "f1", *means, "-"]
     apart = [JobState(job, "finished") for job in jobs(["optim.lr=1e-3,1e-2"])]
     assert settings_table(apart) is None
+    assert settings_table([JobState(state.job, "interrupted") for state in states]) is None
 
 
 def test_seeds_are_told_apart_from_settings() -> None:
