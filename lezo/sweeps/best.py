@@ -28,7 +28,7 @@ class Ended:
     @property
     def kind(self) -> tuple[str, str, str]:
         """Task and data, model, method: only runs that have these alike are compared."""
-        method = method_name(str(self.result.get("optim")), str(self.result.get("peft", "none")))
+        method = method_name(str(self.result.get("optim")), str(self.result.get("peft") or "none"))
         return str(self.result.get("title", self.result.get("task"))), str(self.result.get("model")), method
 
     def rank(self, by: str) -> float | None:
