@@ -184,7 +184,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
 
 LIGHT = [
     *("config.compose", "config.schema", "report.write", "tracking.workspace"),
-    *("sweeps.sweep", "sweeps.hydra_job"),
+    *("sweeps.sweep", "sweeps.hydra_job", "sweeps.best"),
     *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
 ]
 JOURNAL = ROOT / "tests" / "before" / "lezo" / "journal.bin"

@@ -32,6 +32,7 @@ from lezo.runs.outcome import Ending, failed, failure, result_of
 from lezo.runs.plan import Plan
 from lezo.runs.restore import History
 from lezo.runs.resume import ResumeState
+from lezo.runs.zero_shot import zero_shot
 
 
 def run(composed: Composed, command: str, ranks: Ranks = ALONE) -> int:
@@ -88,10 +89,10 @@ def interruption(request: Request, folder: RunFolder, session: Session | None) -
 
 
 def train_and_score(session: Session) -> None:
-    """Score before training, train, and score after it."""
+    """Score zero-shot, train, and score after it."""
     config, plan, progress = session.config, session.plan, session.progress
     if session.resumed.zero_shot is None:
-        test(session, "before training", last=not config.needs_examples)
+        tell(session, zero_shot(session))
     if config.trains:
         with closing(session.shown):
             train_model(session)
@@ -109,12 +110,16 @@ def train_and_score(session: Session) -> None:
     progress.weights = session.together.hash()
 
 
-def test(session: Session, weights: str, *, step: int = 0, last: bool = True) -> None:
-    """Score the test set by the present weights, which ``weights`` says in words."""
+def test(session: Session, weights: str, *, step: int = 0) -> None:
+    """Score the test set by the run's last weights, which ``weights`` says in words."""
     start = time.perf_counter()
-    scored = session.together.evaluate("last test" if last else "test")
+    scored = session.together.evaluate("last test")
     seconds = time.perf_counter() - start
-    row = TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, last, seconds)
+    tell(session, TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, True, seconds))
+
+
+def tell(session: Session, row: TestRow) -> None:
+    """Let all that keep or show rows have this one."""
     for sink in session.sinks:
         sink.tested(row)
 

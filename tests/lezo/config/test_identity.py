@@ -29,6 +29,7 @@ BASE = yaml()
     "change",
     [
         *("log.project=x", "resume=auto", "dry_run=true", "sweep.slots=2", "bench.repeats=3"),
+        *("sweep.retry_failed=true", "sweep.best=true", "sweep.share_zero_shot=false"),
         *("model.cuda_graphs=false", "model.devices=auto"),
     ],
 )
