@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Run:
         fixed = self.kind.sparsity
         return _finite(self.setting("optim.sparsity")) if fixed is None else fixed
 
-    @property
+    @cached_property
     def forwards_a_step(self) -> int | None:
         """What a step costs in forwards over its batch (`Method.forwards_a_step`); None where no configuration tells."""
         optim = {
@@ -137,7 +138,7 @@ class Run:
         """Whether the run came to its end."""
         return self.status == "finished"
 
-    @property
+    @cached_property
     def step_seconds(self) -> float | None:
         """The median seconds of a step: of the rows where there are any, else what the result says."""
         each = [sum(step.phases.values()) for step in self.steps if step.phases]
