@@ -209,6 +209,23 @@ def test_every_run_in_csv_and_parquet(out: Path) -> None:
         )
 
 
+def test_the_page_of_the_docs_reads_them(
+    out: Path, groups: dict[Name, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[3] / "docs" / "results.md"
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    monkeypatch.chdir(out)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for (task, method, rate), runs in groups.items():
+        row = names["scores"].loc[(task.removesuffix(" (sample)"), "tiny", method, rate)]
+        tests = [run["result"]["test"] for run in done(runs)]
+        assert (row["mean"], row["std"]) == pytest.approx((statistics.mean(tests), statistics.stdev(tests)))
+        assert row["count"] == len(tests)
+
+
 def bold(groups: Mapping[Name, list[dict[str, Any]]], task: str) -> set[Name]:
     """The best of a task, and what a paired t-test over common seeds does not tell from it."""
     stats: Any = pytest.importorskip("scipy.stats")
