@@ -12,7 +12,7 @@ from lezo.report.plots import COLOURS, Plot
 from lezo.report.text import printable
 
 _DASHES = ("", "5 2", "1 2", "6 2 1 2")
-_FIRST = ("results", "methods")  # tables that stand above the curves
+_FIRST = ("roots", "roots-2", "roots-3", "results", "methods")  # tables that stand above the curves
 _SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
 
 

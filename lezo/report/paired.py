@@ -10,9 +10,9 @@ from lezo.report.groups import Group, Spread, gathered, spread
 
 LEVEL = 0.05  # two means differ where p is lower
 BOLD = (
-    "Bold: the best mean test score of each task and model, and those that do not differ from it in a paired t-test over common "
-    f"seeds (two-sided, p at least {LEVEL}, not corrected for the number of comparisons). With fewer than two common seeds there is "
-    "no test, and the best mean alone is bold. Learning rates that dev losses did not choose take no part."
+    "Bold: the best mean test score of each task and model, and those that do not differ from it: two-sided paired t-test over common "
+    f"seeds, p at least {LEVEL}, not corrected for several comparisons. With fewer than two common seeds the best mean alone is bold. "
+    "Learning rates that dev losses did not choose take no part."
 )
 
 
