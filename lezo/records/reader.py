@@ -27,7 +27,7 @@ from lezo.records.folder import (
     TRACEBACK,
 )
 from lezo.records.rows import DevRow, Row, TrainRow, row_of
-from lezo.records.schema import LARGEST, result_of
+from lezo.records.schema import LARGEST, decoded, result_of
 from lezo.tasks.metrics import PERPLEXITY
 
 _APART = {CHECKPOINTS, MODEL, "wandb"}  # folders of a run that hold no runs
@@ -39,7 +39,7 @@ class Run:
     """A run folder's content as far as it could be read; ``damage`` names what could not, a line each.
 
     ``settings``: its configuration by dotted keys. ``status``: its result's ("unknown" where that has none), or
-    "running" or "unfinished".
+    "running" or "unfinished". ``environment``: what its last session ran on, by the keys of environment.json.
     """
 
     folder: str
@@ -50,6 +50,7 @@ class Run:
     steps: Sequence[TrainRow] = ()
     devs: Sequence[DevRow] = ()
     damage: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def setting(self, key: str) -> Any:
         """A setting such as "optim.lr"; from the result where the configuration has none."""
@@ -187,6 +188,7 @@ def read_run(folder: Path) -> Run:
         steps=[row for row in rows if isinstance(row, TrainRow)],
         devs=[row for row in rows if isinstance(row, DevRow)],
         damage=damage,
+        environment=_environment(folder / ENVIRONMENT, damage),
     )
 
 
@@ -233,6 +235,15 @@ def _settings(file: Path, damage: list[str]) -> dict[str, Any]:
         return values
     damage.append(f"{file.name}: {'missing' if content is None else 'not the configuration of a run'}")
     return {}
+
+
+def _environment(file: Path, damage: list[str]) -> dict[str, Any]:
+    content = _content(file, damage)
+    try:
+        return {} if content is None else decoded(content)
+    except ValueError:
+        damage.append(f"{file.name}: not a JSON object")
+        return {}
 
 
 def _rows(file: Path, damage: list[str], *, ended: bool) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lezo.report.groups import Spread
@@ -23,13 +23,18 @@ NOTHING = Cell("-")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; ``name`` is its identity in links and in the CSV file."""
+    """Rows under named columns; ``name`` is its identity in links and in the CSV file.
+
+    ``about``: of each row, what the page filters by: "task", "model", "method" and "status", the last of several runs
+    in words apart.
+    """
 
     name: str
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
+    about: Sequence[Mapping[str, str]] = ()
 
     @property
     def numeric(self) -> list[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from lezo.records.reader import Run
 from lezo.records.rows import PHASES
@@ -114,13 +115,21 @@ def _cells(group: Group, columns: Sequence[str]) -> list[Cell]:
 
 
 def _of_runs(runs: Sequence[tuple[Group, Run]], columns: Sequence[str]) -> Rows:
-    return [(group, [_OF_RUN[name](run) for name in columns]) for group, run in runs]
+    """Rows of runs, each as a group of its own."""
+    return [(replace(group, runs=[run]), [_OF_RUN[name](run) for name in columns]) for group, run in runs]
 
 
 def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: str) -> Table:
     """Rows about groups: each begins with what names its group."""
     named = [[Cell(g.title), Cell(g.model), Cell(g.method), Cell(g.setting), *cells] for g, cells in rows]
-    return Table(name, title, ("task", "model", "optimizer", "setting", *columns), named, notes)
+    columns = ("task", "model", "optimizer", "setting", *columns)
+    return Table(name, title, columns, named, notes, [_about(group) for group, _ in rows])
+
+
+def _about(group: Group) -> dict[str, str]:
+    """What a row about a group is filtered by."""
+    statuses = " ".join(dict.fromkeys(run.status for run in group.runs))
+    return {"task": group.title, "model": group.model, "method": group.method, "status": statuses}
 
 
 def _results(groups: Sequence[Group]) -> Table:
