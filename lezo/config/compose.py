@@ -48,6 +48,7 @@ from lezo.config.schema import (
     PEFT_SCHEMAS,
     BoardConfig,
     ConfigError,
+    EvaluateConfig,
     QualifyConfig,
     ReplayConfig,
     ReportConfig,
@@ -57,7 +58,7 @@ from lezo.config.shorthands import refuse_both, resolve
 from lezo.config.task import TASK_SCHEMAS
 from lezo.tasks import TASKS
 
-_Options = TypeVar("_Options", ReplayConfig, ReportConfig, BoardConfig, QualifyConfig)
+_Options = TypeVar("_Options", ReplayConfig, EvaluateConfig, ReportConfig, BoardConfig, QualifyConfig)
 HYDRA_LITERALS = ("null", "true", "false", "nan", "inf")
 _PROMPTS = (
     "task.template",
@@ -85,6 +86,14 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
 
     Override errors are reported one at a time, values out of range and bad combinations all at once.
     """
+    composed = unchecked(overrides, config_dir=config_dir)
+    check(composed.config, weights=weights)
+    _refuse_folders(composed)
+    return composed
+
+
+def unchecked(overrides: Sequence[str], *, config_dir: str | None = None) -> Composed:
+    """The same but for values out of range and bad combinations, which are left to `check`."""
     parsed = parse(overrides)
     described = any(f"task={name}" in overrides for name in TASK_SCHEMAS)
     for override in parsed:
@@ -95,10 +104,7 @@ def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights:
         refuse_both(tree, {override.key_or_group for override in parsed})
         hydra = tree.hydra
         dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
-        composed = converted(tree, *dirs, _job_folder(hydra.sweep))
-    check(composed.config, weights=weights)
-    _refuse_folders(composed)
-    return composed
+        return converted(tree, *dirs, _job_folder(hydra.sweep))
 
 
 def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
@@ -180,9 +186,10 @@ def suggestions(given: str, value: str | None = None) -> list[str]:
         return likely_keys(given.replace("-", "_"), hydra_compose("run"), value)
 
 
-def command_options(schema: type[_Options], overrides: Sequence[str]) -> _Options:
-    """A command's options, as replay.* of `ReplayConfig`. Raises ConfigError with the first that is none."""
-    name, options = schema.__name__.removesuffix("Config").lower(), OmegaConf.structured(schema)
+def command_options(schema: type[_Options], overrides: Sequence[str], name: str | None = None) -> _Options:
+    """A command's options, as replay.* of `ReplayConfig`, or by another ``name``. Raises ConfigError with the first that is none."""
+    name = name or schema.__name__.removesuffix("Config").lower()
+    options = OmegaConf.structured(schema)
     for override in parse(overrides):
         key, text = override.key_or_group.removeprefix(f"{name}."), override.input_line
         if key not in options or override.is_sweep_override():

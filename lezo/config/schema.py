@@ -334,6 +334,24 @@ class ReplayConfig:
     home_dir: str | None = None
 
 
+class Split(Enum):
+    """Which of a task's rows."""
+
+    test = "test"
+    dev = "dev"
+    train = "train"
+
+
+@dataclass
+class EvaluateConfig:
+    """For lezo-eval, beside `EvalConfig`. ``out``: a file for the table as JSON; ``predictions``: a folder for each model's."""
+
+    split: Split = Split.test
+    json: bool = False
+    out: str | None = None
+    predictions: str | None = None
+
+
 @dataclass
 class ReportConfig:
     """For lezo-report. ``target_loss``, ``target_score`` (0..1, or a perplexity above 1): the target; None what all runs reached."""

@@ -44,7 +44,7 @@ class Evaluator:
     ``decode`` turns ids into text without special tokens. A generated text ends with the first of ``stop_texts``, before an
     id of ``stop``, or after ``max_new_tokens``; ``mode`` says which prompts go on side by side, ``prompts_at_once`` how
     many, if not ``batch_size``.
-    ``ranks`` share the forwards, and each has the whole result.
+    ``ranks`` share the forwards, and each has the whole result. ``forwarded`` is called after each, for a progress bar.
     """
 
     network: Network
@@ -60,6 +60,7 @@ class Evaluator:
     ranks: Ranks = ALONE
     stop_texts: Sequence[str] = ("\n",)
     max_new_tokens: int = MAX_NEW_TOKENS
+    forwarded: Callable[[], None] = lambda: None
 
     @torch.no_grad()
     def __call__(self, split: EvalSet) -> Evaluation:
@@ -102,8 +103,18 @@ class Evaluator:
 
     def _shared(self, chunks: Sequence[C], work: Callable[[C], R]) -> list[R]:
         """``work`` on every chunk, in their order, each by one of the ranks."""
-        done = self.ranks.exchange([work(chunk) for chunk in share(self.ranks, chunks)])
+        done = self.ranks.exchange([self._counted(work(chunk)) for chunk in share(self.ranks, chunks)])
         return [done[i % self.ranks.size][i // self.ranks.size] for i in range(len(chunks))]
+
+    def _counted(self, result: R) -> R:
+        self.forwarded()
+        return result
+
+    def forwards(self, split: EvalSet) -> int:
+        """How many forwards it takes about; a generation counts as one, and equal blank prompts as different ones."""
+        asked = (split.scored, split.blanks)
+        scored = sum(1 for examples in asked for _ in score_chunks(examples, self.batch_size))
+        return scored + sum(1 for _ in self._batches(split.prompts or split.samples))
 
     def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
         if self.loss == "lm":

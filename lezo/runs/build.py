@@ -31,6 +31,7 @@ from lezo.ranks.ranks import ALONE, Ranks
 from lezo.records.environment import code_version, resident_memory
 from lezo.records.format import size
 from lezo.records.schema import Header, Provenance, ReplaySpec
+from lezo.runs.model_settings import FILE as MODEL_SETTINGS
 from lezo.runs.plan import Plan, copied_bytes, shares_of
 from lezo.runs.prepare import adapter_of, quantization_of
 from lezo.zo.blocks import BlockChooser
@@ -81,11 +82,20 @@ class BaseModel:
         else:
             rebase(self.model, self.source, self.config, self.seed, weights)
 
-    def save(self, folder: Path, card: str) -> None:
-        """Write the model, or its adapter, for `from_pretrained`, with its tokenizer and model card."""
-        write = self.model.save_pretrained
-        if self.adapter is not None:
-            write = partial(self.adapter.save, base=self.source.path, revision=self.source.revision)
+    def save(self, folder: Path, card: str, settings: str | None = None) -> None:
+        """Write the model, or its adapter, for `from_pretrained`, with its tokenizer and model card.
+
+        ``settings``: what it tells lezo-eval (`lezo.runs.model_settings`), where that is known.
+        """
+
+        def write(partial: Path) -> None:
+            if self.adapter is not None:
+                self.adapter.save(partial, base=self.source.path, revision=self.source.revision)
+            else:
+                self.model.save_pretrained(partial)
+            if settings is not None:
+                (partial / MODEL_SETTINGS).write_text(settings, encoding="utf-8")
+
         save_model(write, self.tokenizer, folder, card)
 
 

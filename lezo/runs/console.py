@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,10 +22,10 @@ _REPLIES, _LONGEST = 2, 300  # replies that are shown, and characters of each
 _LINES = 20  # progress lines a run prints where there is no terminal
 
 
-def console() -> Console:
-    """Standard output; never wrapped or coloured where it is not a terminal."""
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
+def console(file: TextIO | None = None) -> Console:
+    """Standard output, or another ``file``; never wrapped or coloured where it is not a terminal."""
+    width = None if (file or sys.stdout).isatty() else 10_000
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
 
 
 def print_table(out: Console, text: str) -> None:

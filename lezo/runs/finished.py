@@ -16,6 +16,7 @@ from lezo.runs.begin import Request, show_plan
 from lezo.runs.build import load_model, make_header, provenance
 from lezo.runs.card import Card
 from lezo.runs.console import print_table
+from lezo.runs.model_settings import settings_text
 from lezo.runs.plan import Plan
 from lezo.runs.restore import bring_back
 from lezo.runs.resume import asks_for_more, model_moved, refuse_changes, refuse_other_provenance
@@ -68,7 +69,7 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
     refuse_other_provenance(path, result.get("origin"), header.origin)
     step = int(result.get("best_step") or result.get("steps") or 0)
     if config.trains:
-        bring_back(loaded, header, path, step, request)
+        bring_back(loaded, header, path, step, request.out, journaled=not config.first_order)
     if config.fits_head:
         fit_head(loaded.network, plan.train, batch_size=config.eval.batch_size, pad=plan.parts.pad)
     if (weights := weights_hash(loaded.model)) != result.get("weights"):
@@ -77,4 +78,4 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
             f"{path}: cannot write the model of this run: {reason}; the device or torch is another"
         )
     card = Card(header, step, weights, plan.parts.encoder.before, result, settings(request.composed.yaml))
-    loaded.base.save(folder.model, card.text())
+    loaded.base.save(folder.model, card.text(), settings_text(request.composed.yaml, header, step, weights))

@@ -76,10 +76,17 @@ class Prepared:
 
     def dev(self) -> EvalSet:
         """The dev set, which always has a loss."""
-        dev, demos = self.splits.dev, self.splits.demos
-        scored = self._checked(self.encoder.candidates(dev, demos))
-        prompts = self._checked(self.encoder.prompts(dev, demos)) if self.task.generates else []
-        return EvalSet(scored, prompts, self._blanks(dev))
+        return self._with_loss(self.splits.dev)
+
+    def scored_train(self) -> EvalSet:
+        """The training examples, to be scored as the dev set is."""
+        return self._with_loss(self.splits.train)
+
+    def _with_loss(self, examples: Sequence[Example]) -> EvalSet:
+        demos = self.splits.demos
+        scored = self._checked(self.encoder.candidates(examples, demos))
+        prompts = self._checked(self.encoder.prompts(examples, demos)) if self.task.generates else []
+        return EvalSet(scored, prompts, self._blanks(examples))
 
     def test(self) -> EvalSet:
         """The test set: candidates to choose from, or prompts to continue."""

@@ -37,6 +37,7 @@ from lezo.records.strict import read_result, read_rows
 from lezo.runs import console
 from lezo.runs.build import BaseModel, place_of_blocks
 from lezo.runs.card import Card
+from lezo.runs.model_settings import settings_text
 from lezo.runs.prepare import around
 from lezo.runs.resume import events_of_journal, events_of_rows
 from lezo.zo.parts import refuse_unknown, updates_of
@@ -72,7 +73,7 @@ class Replay:
     def __init__(self, run: Path, options: ReplayConfig, out: Console) -> None:
         self.file, self.out = _journal_of(run), out
         self.folder, self.journal = self.file.parent, read_journal(self.file)
-        _refuse_foreign(self.file, self.journal.header)
+        refuse_foreign(self.file, self.journal.header)
         self.step = _wanted_step(self.journal, options.step, self.file)
         self.target = Path(options.out or self.folder / _model_folder(self.folder, self.step))
         if (options.out is not None or not options.verify) and self.target.exists():
@@ -89,7 +90,7 @@ class Replay:
         start = time.perf_counter()
         self._bring_to(self.step)
         weights = weights_hash(self.base.model)
-        self.base.save(self.target, self._card(weights).text())
+        self.base.save(self.target, self._card(weights).text(), self._model_settings(weights))
         rows = {
             "model": str(self.target),
             "step": f"{self.step} of {self.journal.step}",
@@ -112,6 +113,13 @@ class Replay:
         except ModelError:  # the run was told, and the journal was not
             before = ()
         return Card(header, self.step, weights, before, result, known)
+
+    def _model_settings(self, weights: str) -> str | None:
+        """What the model tells lezo-eval; a journal alone knows no task."""
+        header, file = self.journal.header, self.folder / CONFIG
+        if _run_hash(file) != header.origin.config:
+            return None
+        return settings_text(file.read_text(encoding="utf-8"), header, self.step, weights)
 
     def problems(self) -> Iterator[str]:
         """What is not right with the run; loading has checked the records and the base weights already."""
@@ -236,7 +244,7 @@ def _journal_of(run: Path) -> Path:
     )
 
 
-def _refuse_foreign(file: Path, header: Header) -> None:
+def refuse_foreign(file: Path, header: Header) -> None:
     """Raise JournalError where this lezo cannot make the journal's updates, or not alone."""
     if header.recipe.blocks is not None:
         way = "make the model as that program did, and lezo.apply_journal(model, path) does the rest"

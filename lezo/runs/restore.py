@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+
 from lezo.records.checkpoint import Checkpoints, find_checkpoints
 from lezo.records.folder import CHECKPOINTS, JOURNAL
 from lezo.records.journal import Journal, read_journal
 from lezo.records.rows import StepSink
 from lezo.records.schema import Header
-from lezo.runs.begin import Request, Session
+from lezo.runs.begin import Session
 from lezo.runs.build import LoadedModel
 from lezo.runs.console import replaying
 from lezo.zo.blocks import Learner
@@ -91,18 +93,20 @@ class History:
             self.journal.close()
 
 
-def bring_back(loaded: LoadedModel, header: Header, path: Path, step: int, request: Request) -> None:
+def bring_back(
+    loaded: LoadedModel, header: Header, path: Path, step: int, out: Console, *, journaled: bool
+) -> None:
     """Give a model just loaded the weights that ``step`` had, by what the run at ``path`` wrote."""
-    journaled = not request.config.first_order
     updates = updates_of(header.recipe, loaded.model, loaded.plan.layout) if journaled else None
     timeline = Timeline(loaded.model, partial(loaded.base.rebase, header.origin.weights), updates)
-    with replaying(request.out, step) as replayed:
+    with replaying(out, step) as replayed:
         _bring_to(timeline, path, step, None, replayed)
 
 
 def _bring_to(
     timeline: Timeline, path: Path, step: int, optimizer: Optimizer | None, replayed: Callable[[int], None]
 ) -> None:
-    """By the checkpoints of the run at ``path``, and its journal where updates can be made again."""
-    journal = read_journal(path / JOURNAL) if timeline.updates is not None else None
+    """By the checkpoints of the run at ``path``, or of that journal alone, and its journal where updates can be made again."""
+    file = path if path.is_file() else path / JOURNAL
+    journal = read_journal(file) if timeline.updates is not None else None
     timeline.bring_to(step, journal, find_checkpoints(path / CHECKPOINTS), optimizer, replayed)

@@ -27,6 +27,7 @@ from lezo.runs.card import Card
 from lezo.runs.console import console, print_table
 from lezo.runs.finished import plan_of_finished, show_finished
 from lezo.runs.loop import DivergedError, Progress, dev_row, train
+from lezo.runs.model_settings import settings_text
 from lezo.runs.outcome import Ending, failed, failure, result_of
 from lezo.runs.plan import Plan
 from lezo.runs.restore import History
@@ -150,7 +151,9 @@ def train_model(session: Session) -> None:
 def keep_model(session: Session) -> None:
     """Write the model where it is wanted; no other stays in its place."""
     if session.config.save_model:
-        session.loaded.base.save(session.folder.model, card_of(session).text())
+        card = card_of(session)
+        told = settings_text(session.request.composed.yaml, card.header, card.step, card.weights)
+        session.loaded.base.save(session.folder.model, card.text(), told)
     else:
         session.folder.drop_model()  # that of an earlier end, which somebody replayed meanwhile
 
