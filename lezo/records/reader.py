@@ -39,7 +39,7 @@ class Run:
     """A run folder's content as far as it could be read; ``damage`` names what could not, a line each.
 
     ``settings``: its configuration by dotted keys. ``status``: its result's ("unknown" where that has none), or
-    "running" or "unfinished". ``environment``: what its last session ran on, by the keys of environment.json.
+    "running" or "unfinished". ``environment``: what environment.json says of its last session: device, packages, commit.
     """
 
     folder: str
@@ -238,11 +238,12 @@ def _settings(file: Path, damage: list[str]) -> dict[str, Any]:
 
 
 def _environment(file: Path, damage: list[str]) -> dict[str, Any]:
+    """What the run ran on and by; nothing where there is no such file."""
     content = _content(file, damage)
     try:
         return {} if content is None else decoded(content)
-    except ValueError:
-        damage.append(f"{file.name}: not a JSON object")
+    except ValueError as error:
+        damage.append(f"{file.name}: {error}")
         return {}
 
 

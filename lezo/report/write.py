@@ -1,4 +1,4 @@
-"""From run folders to a report's three files: once, or again whenever a run has changed. No torch."""
+"""From run folders to a report's files: once, or again whenever a run has changed. No torch."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def watch(roots: Sequence[Path], options: ReportConfig) -> None:
 
 def rendered(
     runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
-) -> dict[str, str]:
-    """The three files' contents by their names. ``reload``: seconds after which the page loads itself again."""
+) -> dict[str, str | bytes]:
+    """The files' contents by their names, which may have a folder before them. ``reload``: seconds after which the page loads itself again."""
     groups = group_runs(runs)
     targets = {
         names: target(members, options.target_loss, options.target_score)
@@ -87,8 +87,8 @@ def _write(
 ) -> list[Path]:
     """Write the report's files whole: a reader sees the old ones or the new ones. Returns their paths."""
     folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
     files = rendered(runs, roots, options, reload=reload)
     for name, content in files.items():
-        replace_file(folder / name, content.encode())
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / name, content.encode() if isinstance(content, str) else content)
     return [folder / name for name in files]

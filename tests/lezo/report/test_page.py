@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "runs" / "left", config(seed=9), rows((0.7, 0.6)))
     runs = Reader().runs([folder / "runs"])
     files = rendered(runs, [Path("runs")], ReportConfig(), reload=None)
-    (folder / "report.html").write_text(files["report.html"])
+    (folder / "report.html").write_text(str(files["report.html"]))
     return folder
 
 
