@@ -30,7 +30,8 @@ NOTHING = Cell("-")
 class Table:
     """Rows under named columns; ``name`` is its identity in links and its files' name.
 
-    ``above``: what stands before its rows, since it holds for all of them.
+    ``about``: of each row, what the page filters by: "task", "model", "method" and "status", the last of several runs
+    in words apart. ``above``: what stands before its rows, since it holds for all of them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
+    about: Sequence[Mapping[str, str]] = ()
     above: str = ""
 
     @property

@@ -10,7 +10,7 @@ from lezo.records.reader import Run
 from lezo.report.cells import NOTHING, Cell, Table, mean, number, percent, perplexity, setting
 from lezo.report.groups import Group, Spread, gathered, group_runs
 from lezo.report.paired import paired
-from lezo.report.tables import step_seconds
+from lezo.report.tables import about, step_seconds
 
 Family = tuple[str, str, str]  # task, model, method
 Differing = Mapping[str, tuple[str, str]]  # by setting, its value here and there
@@ -79,7 +79,8 @@ def _table(here: str, there: str, first: Sequence[Group], second: Sequence[Group
         *(f"seconds a step in {here}", f"seconds a step in {there}"),
     )
     notes = [_HOW, *_made_by(here, there, first, second)]
-    return Table("roots", f"{there} beside {here}", columns, rows, notes)
+    named = [about(*filter(None, pair[:2])) for pair in pairs] if rows else []
+    return Table("roots", f"{there} beside {here}", columns, rows, notes, named)
 
 
 def _unit(groups: Sequence[Group]) -> str:

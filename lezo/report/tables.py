@@ -129,7 +129,8 @@ def _cells(group: Group, columns: Sequence[str]) -> list[Cell]:
 
 
 def _of_runs(runs: Sequence[tuple[Group, Run]], columns: Sequence[str]) -> Rows:
-    return [(group, [_OF_RUN[name](run) for name in columns]) for group, run in runs]
+    """Rows of runs, each as a group of its own."""
+    return [(replace(group, runs=[run]), [_OF_RUN[name](run) for name in columns]) for group, run in runs]
 
 
 def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: str) -> Table:
@@ -137,8 +138,8 @@ def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: st
     first = [column for column in columns if column in _LEFT]
     order = [columns.index(column) for column in (*first, *(c for c in columns if c not in first))]
     named = [_named_row(group, [cells[place] for place in order], len(first)) for group, cells in rows]
-    rest = [columns[place] for place in order[len(first) :]]
-    return Table(name, title, ("task", "model", "method", *first, "setting", *rest), named, notes)
+    names = ("task", "model", "method", *first, "setting", *(columns[place] for place in order[len(first) :]))
+    return Table(name, title, names, named, notes, [about(group) for group, _ in rows])
 
 
 _LEFT = ("seed", "sparsity", "test %", "test perplexity")  # columns that stand before the setting
@@ -148,6 +149,12 @@ def _named_row(group: Group, cells: Sequence[Cell], first: int) -> list[Cell]:
     """A row that begins with what names its group and with the ``first`` of its own cells."""
     names = [Cell(group.title), Cell(group.model), Cell(group.method)]
     return [*names, *cells[:first], setting(group.said), *cells[first:]]
+
+
+def about(group: Group, *others: Group) -> dict[str, str]:
+    """What a row about a group is filtered by; ``others``: of the same task, model and method, in the same row."""
+    statuses = " ".join(dict.fromkeys(run.status for one in (group, *others) for run in one.runs))
+    return {"task": group.title, "model": group.model, "method": group.method, "status": statuses}
 
 
 def _results(groups: Sequence[Group]) -> Table:

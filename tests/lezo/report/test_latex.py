@@ -21,7 +21,7 @@ def table(name: str = "results", columns: int = 0) -> Table:
         [Cell("sst2"), Cell("lezo"), NOTHING, NOTHING, *[NOTHING] * columns],
     ]
     columns_ = ("task", "method", "test %", "steps to target", *more)
-    return Table(name, "Results", columns_, rows, ["100 % & more"], "All rows: a_b.")
+    return Table(name, "Results", columns_, rows, ["100 % & more"], above="All rows: a_b.")
 
 
 def test_means_stand_with_deviations_and_the_best_in_bold() -> None:

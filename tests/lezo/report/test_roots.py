@@ -41,6 +41,7 @@ def test_the_difference_is_of_the_seeds_that_both_have(roots: tuple[Path, Path])
     (table,) = beside(*roots)
     lezo, mezo = told(table)
     assert table.title == "new beside old"
+    assert [row["method"] for row in table.about] == ["lezo", "mezo"]
     assert (lezo["test % in old"], lezo["test % in new"]) == ("60.0 ± 10.0", "70.0 ± 14.1")
     assert (lezo["difference"], lezo["paired seeds"], lezo["p"]) == ("+15.0 ± 7.1", "2", "0.2")
     assert (lezo["seeds in old"], lezo["seeds in new"], lezo["settings that differ"]) == ("3", "2", "-")
