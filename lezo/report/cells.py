@@ -87,7 +87,7 @@ def places(value: float, digits: int = 3) -> int:
 
 def digits(value: float) -> str:
     """Three digits that count; all of a whole number."""
-    return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def _mean(value: float, std: float | None, as_text: Callable[[float], str]) -> Cell:

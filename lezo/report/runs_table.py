@@ -84,7 +84,8 @@ def _column(values: Sequence[Any]) -> Any:
     for kind, allowed in ((bool, {bool}), (int, {int}), (float, {int, float})):
         if kinds and kinds <= allowed:
             return pyarrow.array([None if value is None else kind(value) for value in values])
-    return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
+    texts = [None if value is None else str(value).encode(errors="replace").decode() for value in values]
+    return pyarrow.array(texts, pyarrow.string())
 
 
 def _row(run: Run, root: str) -> dict[str, Any]:
@@ -191,4 +192,6 @@ def _scalar(value: Any) -> Any:
     """What a cell can hold: a text, a number, a truth; None where there is nothing, as JSON what is more than that."""
     if value is None or value == "" or value == []:
         return None
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return str(value)  # no column of whole numbers holds it
     return value if isinstance(value, (str, bool, int, float)) else json.dumps(value, default=str)

@@ -73,3 +73,10 @@ def test_a_column_of_several_kinds_is_text_and_whole_numbers_stay_whole(tmp_path
     assert (first["lr"], second["lr"]) == (1.0, 0.5)
     assert (first["optim_clip"], second["optim_clip"]) == ("none", "2")
     assert (first["steps"], second["steps"]) == (10, 20000)
+
+
+def test_a_name_that_is_no_text_and_a_number_beyond_all_are_kept_as_far_as_they_go(tmp_path: Path) -> None:
+    finished(tmp_path / "a\udcff", train__steps=10**30)
+    ((text,), (typed,)) = read(tmp_path)
+    assert (typed["steps"], text["steps"]) == (str(10**30), str(10**30))
+    assert str(typed["folder"]).endswith("a?") and text["folder"].endswith("a\ufffd")

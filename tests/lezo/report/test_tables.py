@@ -89,8 +89,8 @@ def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
     table = of(made)["speed"]
     lezo, mezo, killed = told(table)
     columns = ("seconds a step", "steps to target", "forwards to target", "seconds to target", "reached by")
-    assert [lezo[name] for name in columns] == ["0.171", "2", "4", "0.4", "2 of 3"]
-    assert [mezo[name] for name in columns] == ["0.171", "4", "8", "1.6", "1 of 1"]
+    assert [lezo[name] for name in columns] == ["0.171", "2", "4", "0.400", "2 of 3"]
+    assert [mezo[name] for name in columns] == ["0.171", "4", "8", "1.60", "1 of 1"]
     assert [killed[name] for name in columns] == ["0.171", "-", "-", "-", "-"]
     assert (
         "rte (sample), tiny: the target is a dev loss of 0.6000, the lowest that every finished run reached."
