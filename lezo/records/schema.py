@@ -43,6 +43,7 @@ class Result(TypedDict, total=False):
 
     status: Required[Annotated[str, Meta(pattern="^(finished|failed|interrupted)$")]]
     error: str | None
+    diverged: bool  # whether it failed by losses that were not finite
     task: str
     title: str
     name: str
@@ -67,6 +68,7 @@ class Result(TypedDict, total=False):
     dev: Measure
     dev_loss: Measure
     zero_shot: Measure
+    zero_shot_from: str | None  # the run of the sweep that computed it, where that is another
     best_step: Count | None
     weights: str | None
     origin: dict[str, Any] | None

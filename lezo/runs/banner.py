@@ -14,7 +14,7 @@ from lezo.config.methods import FirstOrderConfig, Part, Schedule, ZerothOrderCon
 from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.config.task import ChatConfig, Turns
 from lezo.model.adapter import Adapter
-from lezo.records.format import clock, count, score, size, table
+from lezo.records.format import clock, count, duration, score, size, table
 from lezo.runs.plan import Plan
 
 
@@ -54,7 +54,7 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
     metric, status, error = result["metric"] or "score", result["status"], result["error"]
     rows = {"status": status if error is None else f"{status}: {error}"}
     if result["zero_shot"] is not None:
-        rows[f"test {metric}"] = f"{score(result['test'])}  (before training {score(result['zero_shot'])})"
+        rows[f"test {metric}"] = f"{score(result['test'])}  (zero-shot {score(result['zero_shot'])})"
     if result["dev"] is not None:
         at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
         rows[f"dev {metric}"] = score(result["dev"]) + at
@@ -277,4 +277,4 @@ def _peak(result: Mapping[str, Any]) -> str:
 def _time(seconds: Mapping[str, float | None]) -> str:
     total, train, evaluation, step = (seconds[key] for key in ("total", "train", "eval", "step_median"))
     parts = f"{clock(total or 0)} in all; training {clock(train or 0)}, evaluation {clock(evaluation or 0)}"
-    return parts if step is None else f"{parts}; median step {1000 * step:.1f} ms"
+    return parts if step is None else f"{parts}; median step {duration(step)}"

@@ -33,6 +33,7 @@ from lezo.runs.plan import Plan
 from lezo.runs.predictions import in_words
 from lezo.runs.restore import History
 from lezo.runs.resume import ResumeState
+from lezo.runs.zero_shot import zero_shot
 
 
 def run(composed: Composed, command: str, ranks: Ranks = ALONE) -> int:
@@ -89,10 +90,10 @@ def interruption(request: Request, folder: RunFolder, session: Session | None) -
 
 
 def train_and_score(session: Session) -> None:
-    """Score before training, train, and score after it."""
+    """Score zero-shot, train, and score after it."""
     config, plan, progress = session.config, session.plan, session.progress
     if session.resumed.zero_shot is None:
-        test(session, "before training", last=not config.needs_examples)
+        tell(session, zero_shot(session))
     if config.trains:
         with closing(session.shown):
             train_model(session)
@@ -110,13 +111,18 @@ def train_and_score(session: Session) -> None:
     progress.weights = session.together.hash()
 
 
-def test(session: Session, weights: str, *, step: int = 0, last: bool = True) -> None:
-    """Score the test set by the present weights, which ``weights`` says in words."""
+def test(session: Session, weights: str, *, step: int = 0) -> None:
+    """Score the test set by the run's last weights, which ``weights`` says in words."""
     start = time.perf_counter()
-    scored = session.together.evaluate("last test" if last else "test")
+    scored = session.together.evaluate("last test")
     seconds = time.perf_counter() - start
-    words = in_words(scored.predictions, session.plan.parts.splits.test) if last else ()
-    row = TestRow(step, 0.0, scored.loss, scored.score, words, weights, last, seconds)
+    tell(session, TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, True, seconds))
+
+
+def tell(session: Session, row: TestRow) -> None:
+    """Let all that keep or show rows have this one; predictions of the run's last weights in words."""
+    if row.last:
+        row = row.predicting(in_words(row.predictions, session.plan.parts.splits.test))
     for sink in session.sinks:
         sink.tested(row)
 

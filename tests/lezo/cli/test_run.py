@@ -29,7 +29,7 @@ from tests.lezo.whole_runs import SMALL, Runner, config_of, timeless, typed
 RESULT = (
     "task data metric model optim sparsity lr eps steps seed test dev zero_shot best_step seconds peak_memory_bytes "
     "skipped_steps rows truncated status error title name notes dequantised synthetic weight_decay blocks data_seed dev_loss "
-    "command weights origin peft objective examples memory_bytes prompts_at_once"
+    "command weights origin peft objective examples memory_bytes prompts_at_once diverged zero_shot_from"
 )
 
 
@@ -56,6 +56,7 @@ def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
     }
     assert set(result) == set(RESULT.split())
     assert (result["status"], result["error"], result["steps"]) == ("finished", None, 4)
+    assert (result["diverged"], result["zero_shot_from"]) == (False, None)
     assert (result["title"], result["synthetic"], result["metric"]) == ("sst2 (sample)", True, "accuracy")
     phases = {"forward", "perturb", "update", "data"}
     assert set(result["seconds"]) == {"total", "train", "eval", "step_median", *phases}
@@ -185,7 +186,7 @@ def test_the_banner_says_what_runs_and_the_summary_how_it_went(lezo_run: Runner)
     for word in ("sst2 (sample)", "synthetic", "4 steps of 16 examples", "seed 3", "float32 on"):
         assert word in ran.out
     summary = ran.out.split("\n  status ")[1]
-    for word in ("finished", "test accuracy", "before training", "peak memory", "lezo-run task.num_train=32"):
+    for word in ("finished", "test accuracy", "zero-shot", "peak memory", "lezo-run task.num_train=32"):
         assert word in summary
     assert f"{ran.result['test']:.4f}" in summary
     assert ran.err == ""

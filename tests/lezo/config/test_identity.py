@@ -30,6 +30,7 @@ BASE = yaml()
     [
         *("log.project=x", "log.name=x", "log.notes=x", "log.artifact=true", "log.tensorboard=true"),
         *("resume=auto", "dry_run=true", "sweep.slots=2", "bench.repeats=3"),
+        *("sweep.retry_failed=true", "sweep.best=true", "sweep.share_zero_shot=false"),
         *("model.cuda_graphs=false", "model.devices=auto"),
     ],
 )
