@@ -186,6 +186,7 @@ LIGHT = [
     *("config.compose", "config.schema", "report.write", "tracking.workspace"),
     *("sweeps.sweep", "sweeps.hydra_job"),
     *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
+    *("cli.evaluate", "config.written"),
 ]
 JOURNAL = ROOT / "tests" / "before" / "lezo" / "journal.bin"
 HEAVY = """
