@@ -65,7 +65,7 @@ class RunFolder:
         self._refuse_run(resume)
         self.holds_run = (path / CONFIG).exists()
         self._metrics: Appended | None = None
-        self._tested = False  # whether the metrics have the score before training
+        self._tested = False  # whether the metrics have the zero-shot score
 
     def _refuse_run(self, resume: bool) -> None:
         if not resume and (self.path / CONFIG).exists() and not self._replaces(self.path):
@@ -149,7 +149,7 @@ class RunFolder:
         self._metrics.sync()
 
     def tested(self, row: TestRow) -> None:
-        """Append the row of the first score, before training; of the last one write the predictions."""
+        """Append the row of the first score, the zero-shot one; of the last one write the predictions."""
         if not self._tested:
             self.row(row.values())
             self._tested = True

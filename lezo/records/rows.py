@@ -93,9 +93,9 @@ class DevRow(Struct, frozen=True, rename={"loss": "dev_loss", "score": "dev_scor
 
 
 class TestRow(Struct, frozen=True, rename={"loss": "test_loss", "score": "test_score"}):
-    """The test set by the weights of ``step``, which ``weights`` says in words: "before training", "at step 40".
+    """The test set by the weights of ``step``, which ``weights`` says in words: "zero-shot", "at step 40".
 
-    ``last``: they are those that the run ends with; metrics only have the row of before training. ``predictions``: one
+    ``last``: they are those that the run ends with; metrics only have the zero-shot row. ``predictions``: one
     an example, as in predictions.jsonl.
     """
 
@@ -146,4 +146,4 @@ class Sink(StepSink, Protocol):
     """What keeps or shows all rows of a run."""
 
     def tested(self, row: TestRow) -> None:
-        """Before training, and with the run's last weights."""
+        """Zero-shot, before training, and with the run's last weights."""

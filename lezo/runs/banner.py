@@ -54,7 +54,7 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
     metric, status, error = result["metric"] or "score", result["status"], result["error"]
     rows = {"status": status if error is None else f"{status}: {error}"}
     if result["zero_shot"] is not None:
-        rows[f"test {metric}"] = f"{score(result['test'])}  (before training {score(result['zero_shot'])})"
+        rows[f"test {metric}"] = f"{score(result['test'])}  (zero-shot {score(result['zero_shot'])})"
     if result["dev"] is not None:
         at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
         rows[f"dev {metric}"] = score(result["dev"]) + at

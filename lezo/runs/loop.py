@@ -62,7 +62,7 @@ class Progress:
             self.best_step, self.best = row.step, row
 
     def tested(self, row: TestRow) -> None:
-        """The test set was scored, before training or by the run's last weights."""
+        """The test set was scored, zero-shot or by the run's last weights."""
         self.zero_shot = self.zero_shot or row
         self.test = row if row.last else None
         self.eval_seconds += row.eval_seconds

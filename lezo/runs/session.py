@@ -88,10 +88,10 @@ def interruption(request: Request, folder: RunFolder, session: Session | None) -
 
 
 def train_and_score(session: Session) -> None:
-    """Score before training, train, and score after it."""
+    """Score zero-shot, train, and score after it."""
     config, plan, progress = session.config, session.plan, session.progress
     if session.resumed.zero_shot is None:
-        test(session, "before training", last=not config.needs_examples)
+        test(session, "zero-shot", last=not config.needs_examples)
     if config.trains:
         with closing(session.shown):
             train_model(session)

@@ -271,7 +271,7 @@ def _scored_values(told: ModelSettings, model: Mapping[str, Any], peft: Mapping[
 
 
 def _give_adapter(config: RunConfig, adapter: Adapter) -> None:
-    """The configuration of the same model with an adapter, untrained."""
+    """The configuration of the same model with an adapter on it."""
     if adapter.name == "lora":
         config.peft = LoraConfig("lora", rank=adapter.rank, alpha=adapter.alpha, targets=[*adapter.targets])
     elif adapter.name == "prefix":

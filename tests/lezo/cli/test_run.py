@@ -176,7 +176,7 @@ def test_the_banner_says_what_runs_and_the_summary_how_it_went(lezo_run: Runner)
     for word in ("sst2 (sample)", "synthetic", "4 steps of 16 examples", "seed 3", "float32 on"):
         assert word in ran.out
     summary = ran.out.split("\n  status ")[1]
-    for word in ("finished", "test accuracy", "before training", "peak memory", "lezo-run task.num_train=32"):
+    for word in ("finished", "test accuracy", "zero-shot", "peak memory", "lezo-run task.num_train=32"):
         assert word in summary
     assert f"{ran.result['test']:.4f}" in summary
     assert ran.err == ""

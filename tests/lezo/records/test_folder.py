@@ -48,7 +48,7 @@ def test_a_train_row_has_the_steps_measures_and_no_dev_columns() -> None:
 
 def test_the_first_score_is_a_row_and_the_last_has_its_predictions(tmp_path: Path) -> None:
     folder = begun(tmp_path)
-    folder.tested(TestRow(0, 0.0, 0.7, 0.25, [{"index": 0}], "before training"))
+    folder.tested(TestRow(0, 0.0, 0.7, 0.25, [{"index": 0}], "zero-shot"))
     assert not (tmp_path / "predictions.jsonl").exists()
     folder.tested(TestRow(9, 0.0, 0.6, 0.5, [{"index": 1}], "at step 9", last=True))
     folder.close()

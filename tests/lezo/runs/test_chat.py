@@ -47,7 +47,7 @@ def test_the_console_says_perplexities_and_two_replies(lezo_run: Runner) -> None
         in ran.out
     )
     assert (
-        f"test perplexity  {ran.result['test']:.4f}  (before training {ran.result['zero_shot']:.4f})"
+        f"test perplexity  {ran.result['test']:.4f}  (zero-shot {ran.result['zero_shot']:.4f})"
         in ran.out
     )
     records = ran.rows("predictions.jsonl")

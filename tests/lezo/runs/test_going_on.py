@@ -44,7 +44,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(
     assert stopped.result["weights"] is None
     assert "go on with  lezo-run" in stopped.out and "resume=auto hydra.run.dir=stopped\n" in stopped.out
     again = lezo_run(*options, folder="stopped")
-    assert "going on with this run after step 5 of 6" in again.out and "test before training" not in again.out
+    assert "going on with this run after step 5 of 6" in again.out and "test zero-shot" not in again.out
     ended, expected = end(again.folder), end(whole.folder)
     if (
         "optim=fo-adamw" in options
