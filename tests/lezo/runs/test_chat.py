@@ -46,10 +46,7 @@ def test_the_console_says_perplexities_and_two_replies(lezo_run: Runner) -> None
         "chat       template plain; the assistant's last turn is learnt from; 3 test replies written"
         in ran.out
     )
-    assert (
-        f"test perplexity  {ran.result['test']:.4f}  (zero-shot {ran.result['zero_shot']:.4f})"
-        in ran.out
-    )
+    assert f"test perplexity  {ran.result['test']:.4f}  (zero-shot {ran.result['zero_shot']:.4f})" in ran.out
     records = ran.rows("predictions.jsonl")
     assert [sorted(record) for record in records] == [
         *[["index", "loss", "prompt", "reference", "reply", "tokens"]] * 3, ["index", "loss", "tokens"]
