@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from lezo.model.compatibility import write_for_version_4
 from lezo.model.hashes import weights_hash
 from lezo.model.home import Home, home_of
 from lezo.model.layout import decoder, decoder_blocks
@@ -259,12 +260,15 @@ def save_model(
 ) -> None:
     """Write model and tokenizer for `from_pretrained`, in place of what was there: a whole folder, on disk, or none.
 
-    ``write`` writes the model, or an adapter of one, to a folder. ``card``: what the model says of itself, its CARD. Raises ModelError where they cannot be written; what was there then stays.
+    ``write`` writes the model, or an adapter of one, to a folder, whose configurations then say to transformers 4 what they say
+    to 5. ``card``: what the model says of itself, its CARD. Raises ModelError where they cannot be written; what was there then
+    stays.
     """
     try:
         with replaced_folder(folder) as partial:
             write(partial)
             tokenizer.save_pretrained(partial)
+            write_for_version_4(partial)
             if card is not None:
                 (partial / CARD).write_text(card, encoding="utf-8")
     except (torch.OutOfMemoryError, MemoryError):

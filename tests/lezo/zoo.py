@@ -196,6 +196,17 @@ def known(family: str) -> bool:
 
 def small(family: str) -> Any:
     """A model of a few ten thousand random weights in fp32."""
+    return drawn(small_config(family))
+
+
+def drawn(config: Any) -> Any:
+    """A model of this configuration with random weights in fp32, the same each time."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def small_config(family: str, **changes: Any) -> Any:
+    """The configuration of such a model."""
     own = dict(FAMILIES[family])
     kind = CONFIG_MAPPING[own.pop("model_type", family)]
     names = {
@@ -205,9 +216,7 @@ def small(family: str) -> Any:
     }
     names |= set(getattr(kind, "attribute_map", {}))
     shape = {key: value for key, value in SHAPE.items() if key in names and key not in own}
-    torch.manual_seed(0)
-    config = kind(**shape, **own)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return kind(**{**shape, **own, **changes})
 
 
 def _parameters(kind: type) -> Iterator[str]:
