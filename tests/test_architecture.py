@@ -188,6 +188,7 @@ LIGHT = [
     *("config.compose", "config.schema", "report.write", "tracking.workspace"),
     *("sweeps.sweep", "sweeps.hydra_job", "sweeps.best"),
     *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
+    *("cli.evaluate", "config.written"),
 ]
 JOURNAL = ROOT / "tests" / "before" / "lezo" / "journal.bin"
 HEAVY = """

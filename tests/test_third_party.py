@@ -224,7 +224,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(checkpoints: bool, command: Comma
     shutil.rmtree(f"again/checkpoints/{'step-3' if checkpoints else ''}")
     code, out, err = command("lezo-run", *RUN, "hydra.run.dir=again", "resume=auto")
     assert code == 0, err
-    assert "going on with this run after step 6 of 8" in out
+    assert "resuming this run after step 6 of 8" in out
     assert lezo.read_journal("again/journal.bin").records == whole.records
     assert result("again")["weights"] == result("out")["weights"]
 

@@ -1,4 +1,4 @@
-"""lezo-bench: how long a step takes, beside the published code's and beside two bare forwards."""
+"""lezo-bench: time a step against the original implementation, and against two bare forwards."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from lezo.config.schema import ConfigError, Home
 from lezo.ranks.launcher import refuse_several
 from lezo.runs.terminal import open_streams
 
-HELP = """lezo-bench: time zeroth-order steps on a task's real lengths, beside the published code's form of them.
+HELP = """lezo-bench: time a step against the original implementation, on the real sequence lengths of a task.
 
 Commands to copy
-  lezo-bench task=rte                                    the embedded model: a minute, to see what comes out
+  lezo-bench task=rte                                    the embedded model: a minute, to see what is printed
   lezo-bench model=opt-1.3b task=rte                     on CUDA, data and weights from the Hugging Face hub
   lezo-bench model=opt-30b model.random_weights=true model.tokenizer=DIR task=rte data=local data.path=DIR
   lezo-bench ... optim.sparsity=0.5 train.batch_size=8   another number of blocks skipped, another batch
 
-What is timed, in turns on one batch of typical length
-  floor             two bare forwards over the batch as our engine packs it, ready before: what no two-point step can beat
-  textbook_mezo     the published step: four passes over the weights in place, a padded row a candidate, logits at
-                    every position, a key/value cache
-  textbook_foreach  the same with torch._foreach_ operations over all tensors: few launches, fewer passes over memory
-  textbook_lezo     textbook_mezo moving the chosen blocks only, and the tensors outside blocks
-  mezo, lezo        what lezo-run trains with; lezo skips optim.sparsity of the blocks (with optim=mezo: 0.75)
-  published         the step of MeZO's own code, where bench.mezo_path names its folder
-and then consecutive steps of a run by mezo and lezo, each on its own batch. With optim.objective=metric the floor are
-two evaluations, and there is no textbook.
+What is timed, in turns, on one batch of typical length
+  floor             two bare forward passes over the packed batch: no step that measures two losses can be faster
+  textbook_mezo     the step as the original implementation makes it: four passes over the weights in place, one padded
+                    row for each candidate, logits at every position, a key/value cache
+  textbook_foreach  the same with torch._foreach_ operations over all tensors: fewer launches, fewer passes over memory
+  textbook_lezo     textbook_mezo that moves only the chosen blocks and the tensors outside blocks
+  mezo, lezo        the steps of lezo-run; lezo skips optim.sparsity of the blocks (with optim=mezo: 0.75)
+  published         the original implementation itself, where bench.mezo_path names its folder
+Then consecutive steps of mezo and lezo, each on a batch of its own. With optim.objective=metric the floor is two
+evaluations, and no textbook variant is timed.
 
 Options
   bench.repeats           timed steps of each variant, after one to warm up   [20 on CUDA, 5 on a CPU]
-  bench.textbook_repeats  the same for the textbook's     [at most 5; 1 where a step takes above 10 s]
-  bench.window            consecutive steps of a run      [40 on CUDA, 4 on a CPU; 0: none]
+  bench.textbook_repeats  the same for textbook variants  [at most 5; 1 where a step takes above 10 s]
+  bench.window            consecutive steps               [40 on CUDA, 4 on a CPU; 0: none]
   bench.profile=false     also write trace.json, a torch profiler trace of one lezo step
-  bench.mezo_path=DIR     the folder of princeton-nlp/MeZO's large_models: of its trainer.py the methods of a step are
-                          run as they stand. It is code of others: name only a folder that you trust
-  bench.variant           step once as this variant and print its peak memory; how the command measures memory on a CPU
+  bench.mezo_path=DIR     the folder large_models of princeton-nlp/MeZO: the step of its trainer.py is run unchanged. This
+                          runs somebody else's code: name only a folder that you trust
+  bench.variant           make one step of this variant and print its peak memory; the command measures memory on a CPU so
   Groups and all other options are those of lezo-run (lezo-run --help); optim must be lezo or mezo.
 
-Results appear in runs/bench/<task>/<model>/<time>/ (hydra.run.dir=DIR chooses another folder): bench.json, table.md,
-steps.png, metrics.jsonl with a row a step, config.yaml, environment.json.
-Peak memory is what is allocated on the device on CUDA, with what torch reserved for it beside; else all that a process
-of its own held, Python and libraries included. Clocks and power are read meanwhile where NVML or nvidia-smi is.
+Results are written to runs/bench/<task>/<model>/<time>/ (hydra.run.dir=DIR chooses another folder): bench.json, table.md,
+steps.png, metrics.jsonl with a row for each step, config.yaml, environment.json.
+On CUDA, peak memory is what torch allocated on the device, and beside it what torch reserved; on a CPU, all that a
+process with this one variant held, Python and libraries included. Where NVML or nvidia-smi is there, clocks and power are
+recorded.
 """
 _FOLDER = "hydra.run.dir=runs/bench/${task.name}/${model.name}/${now:%Y-%m-%d_%H-%M-%S-%f}"
 

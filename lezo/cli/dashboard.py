@@ -7,10 +7,10 @@ import sys
 
 from lezo.cli.run import answer_words
 
-HELP = """lezo-dashboard: create the workspace of a wandb project that lezo-run log=wandb mirrors its runs to.
+HELP = """lezo-dashboard: create a workspace (panels and charts) in the wandb project of runs with log=wandb.
 
 Commands to copy
-  lezo-dashboard board.dry_run=true                       print its panels and their keys: no network, no account
+  lezo-dashboard board.dry_run=true                       print its panels and their keys, without network or account
   lezo-dashboard board.entity=NAME board.project=lezo     create it and print its address
 
 It needs wandb-workspaces (pip install 'lezo[dashboard]'), an account (wandb login) and a project that has a run.
@@ -20,7 +20,7 @@ Options
   board.entity    user or team            [WANDB_ENTITY, else the account's own]
   board.project   log.project of the runs [WANDB_PROJECT, else lezo]
   board.name      the workspace's name    [lezo]
-  board.dry_run   print it, make nothing  [false]
+  board.dry_run   print it, create nothing  [false]
 """
 
 

@@ -6,35 +6,35 @@ import shlex
 
 from lezo.cli.run import answer_words
 
-HELP = """lezo-qualify: try a GPU (or, in small, a CPU) with lezo: are its bits right, how fast is a step, what fits.
+HELP = """lezo-qualify: check a GPU for lezo in ten minutes: does it compute the right bits, how fast is a step, which models fit.
 
 Commands to copy
-  lezo-qualify                                           on CUDA opt-1.3b, opt-13b and opt-30b, else the embedded model
-  lezo-qualify data=local data.path=DIR model.tokenizer=DIR   on real rows, whose lengths the published times have
+  lezo-qualify                                           on CUDA opt-1.3b, opt-13b and opt-30b, on a CPU the embedded model
+  lezo-qualify data=local data.path=DIR model.tokenizer=DIR   on real rows, as the times in docs/h100 were measured
   lezo-qualify qualify.models=[opt-13b] qualify.minutes=5
-  lezo-qualify qualify.sections=[noise,steps]            the bits alone: seconds
+  lezo-qualify qualify.sections=[noise,steps]            only whether the bits are right: seconds
 
 Sections
-  noise   the device's perturbations and updates against the slow twin on the CPU, bit for bit
-  steps   a few LeZO and MeZO steps, their journal replayed on the device and on the CPU; the host's waits a step
-  killed  a run killed with SIGKILL in the middle that goes on, beside one that nobody kills: the same end
-  times   of each model that fits, with random weights, on each task: what lezo-bench measures, the ratios beside what
-          they should be, the memory that was planned beside what was used
+  noise   perturbations and updates on the device are compared with a slow reference on the CPU, bit for bit
+  steps   a few LeZO and MeZO steps; their journal is replayed on the device and on the CPU; how often the host waits
+  killed  a run is killed with SIGKILL and resumed: it must end as a run that nobody kills
+  times   each model that fits, with random weights, on each task: the times of lezo-bench, their ratios and targets, and
+          memory planned and used
 
 Options
   qualify.out=DIR                 the folder of the page      [runs/qualify/<time>]
   qualify.models=[NAME]           models to time              [opt-1.3b, opt-13b, opt-30b; on a CPU tiny]
   qualify.tasks=[sst2,rte]        tasks to time them on
-  qualify.sections=[NAME]         these alone                 [all]
-  qualify.minutes=10              time for everything; what does not fit in is timed less often, then left out
+  qualify.sections=[NAME]         only these sections         [all]
+  qualify.minutes=10              time for everything; what does not fit into it is timed less often, then left out
   qualify.steps=200               steps of the run that is killed, at least 3
-  All other options are those of lezo-run and lezo-bench, for all that is run: data=..., model.tokenizer=...,
-  model.device=..., train.batch_size=..., bench.repeats=..., bench.window=...; not task, model and optim.
-  Without them rows are synthetic and the tokenizer is the embedded one.
+  All other options are those of lezo-run and lezo-bench, for every section: data=..., model.tokenizer=...,
+  model.device=..., train.batch_size=..., bench.repeats=..., bench.window=...; but not task, model and optim.
+  Without data=... rows are synthetic and the tokenizer is the embedded one.
 
-Nothing is downloaded. The folder holds page.md, page.json and page.png, written anew after each section: one that fails
-says so and the next one begins. Exits with 0 where all that was tried is right, 1 where a section failed, 2 for bad
-options; a ratio that is not met is said and fails nothing.
+Nothing is downloaded. The folder gets page.md, page.json and page.png, updated after each section; a section that fails is
+reported, and the next one starts. Exits with 0 where everything that was tried is right, 1 where a section failed, 2 for
+bad options; a time or ratio that misses its target is reported and is no failure.
 """
 
 

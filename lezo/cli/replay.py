@@ -1,4 +1,4 @@
-"""lezo-replay: the fine-tuned model of a run, made again from its base weights and its journal."""
+"""lezo-replay: rebuild a run's fine-tuned model from its base weights and its journal."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from pathlib import Path
 
 from lezo.cli.run import answer_words
 
-HELP = """lezo-replay: make a run's fine-tuned model again, from the base weights and the run's journal.
+HELP = """lezo-replay: rebuild a run's fine-tuned model from its base weights and its journal.
 
 Commands to copy
-  lezo-replay RUN                               the best step's model, for from_pretrained, in RUN/model
-  lezo-replay RUN replay.step=500               another step's, finished or not, in RUN/model-step-500
+  lezo-replay RUN                               write the best step's model, for from_pretrained, to RUN/model
+  lezo-replay RUN replay.step=500               the model of step 500, also of an unfinished run, to RUN/model-step-500
   lezo-replay RUN replay.verify=true            check the run: records, base weights, metrics, final weights
-  lezo-replay journal.bin replay.out=DIR        the journal is all there is to share: a few hundred kilobytes
-  lezo-replay journal.bin replay.base=DIR       where the base model lies elsewhere on this machine
+  lezo-replay journal.bin replay.out=DIR        from a journal that somebody shared: a few hundred kilobytes
+  lezo-replay journal.bin replay.base=DIR       with the base model in a folder of this machine
   lezo-replay --best FOLDER                     of a folder of runs, such as a sweep's, the one of the lowest dev loss
 
-RUN is the folder of a zeroth-order run, or its journal.bin alone. Nothing is forwarded or trained: the
-journal's updates are added to the base weights, on any device to the same bits.
+RUN is the folder of a zeroth-order run, or its journal.bin alone. No forward pass is made and nothing is trained:
+the journal's updates are added to the base weights, with the same bits on any device. lezo-eval RUN scores the model.
 
 Options
-  replay.step    the step whose model is wanted      [the one of the lowest dev loss, else the last]
-  replay.out     folder to write, not there yet      [RUN/model for the result's step, else RUN/model-step-N]
+  replay.step    which step's model                  [the step of the lowest dev loss, else the last]
+  replay.out     a new folder to write it to         [RUN/model for the result's step, else RUN/model-step-N]
   replay.best    --best as a setting: the word is a folder of finished runs of one task, model and method
-  replay.verify  check everything, and write only to a replay.out that is given
+  replay.verify  check the run, and write a model only where replay.out is given
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
-  replay.devices auto or [cuda:0,cuda:1]: blocks over several devices, in place of one
+  replay.devices auto or [cuda:0,cuda:1]: spread the blocks over several devices
   replay.home    where blocks live: device, host or disk   [as the run's configuration says]
   replay.home_dir  folder for the file of disk       [the run's own, else RUN]
 """

@@ -84,7 +84,7 @@ def take_values(model: Any, saved: SavedAdapter) -> None:
     )
     if wrong:
         raise ModelError(
-            f"{saved.folder / WEIGHTS}: {wrong[0]} does not fit {saved.base}; expected an adapter of this very model"
+            f"{saved.folder / WEIGHTS}: {wrong[0]} does not fit the base model; expected an adapter of this very one"
         )
     for name, place in places.items():
         place.copy_(values[name])
@@ -101,9 +101,8 @@ def _places(model: Any, values: Mapping[str, Tensor]) -> Iterator[tuple[str, Ten
     joined = values.get("prompt_embeddings")
     whole = torch.empty(len(weights[0]), sum(weight.shape[1] for weight in weights))
     if joined is not None and joined.shape == whole.shape:
-        for weight, part in zip(
-            weights, joined.split([weight.shape[1] for weight in weights], 1), strict=True
-        ):
+        parts = torch.split(joined, len(whole[0]) // len(weights), 1)
+        for weight, part in zip(weights, parts, strict=True):
             weight.copy_(part)
         whole = joined
     yield "prompt_embeddings", whole

@@ -108,11 +108,11 @@ class ConsoleSink:
 
 @contextmanager
 def replaying(out: Console, step: int) -> Iterator[Callable[[int], None]]:
-    """Prints that the weights of ``step`` are brought back; yields what to call after each update."""
+    """Prints that the weights of ``step`` are restored; yields what to call after each update."""
     what, start = f"weights of step {step}", time.perf_counter()
-    with out.status(f"{what}: reading") as status:
-        yield lambda at: status.update(f"{what}: at {at}") if at % 100 == 0 else None
-    out.print(f"{what}: brought back in {time.perf_counter() - start:.1f} s")
+    with out.status(f"restoring the {what}: reading") as status:
+        yield lambda at: status.update(f"restoring the {what}: at step {at}") if at % 100 == 0 else None
+    out.print(f"restored the {what} in {time.perf_counter() - start:.1f} s")
 
 
 def _shown(text: str) -> str:

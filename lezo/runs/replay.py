@@ -1,4 +1,4 @@
-"""A run's model made again from its journal, written or checked."""
+"""A run's model rebuilt from its journal, written or checked."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from lezo.zo.parts import refuse_unknown, updates_of
 from lezo.zo.timeline import Timeline
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_RIGHT = "everything is right (scores and predictions are not checked: that takes forwards)"
+_RIGHT = "everything is right (scores and predictions are not checked: lezo-eval RUN computes them again)"
 
 
 def replayed(run: Path, options: ReplayConfig) -> int:

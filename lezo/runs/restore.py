@@ -68,7 +68,7 @@ class History:
         step = self.session.resumed.step
         if step or self.session.resumed.rows:
             steps = self.session.config.train.steps
-            self.session.request.out.print(f"going on with this run after step {step} of {steps}")
+            self.session.request.out.print(f"resuming this run after step {step} of {steps}")
         if step:
             self.bring_to(step)
             if self.checkpoints.due(step):

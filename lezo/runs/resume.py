@@ -241,4 +241,4 @@ def _changes(then: Any, now: Provenance) -> list[str]:
 def _refuse(path: Path, changed: Sequence[str]) -> None:
     if changed:
         ways = "set it back, or start anew in another folder with hydra.run.dir=DIR"
-        raise FolderError(f"{path}: cannot go on with this run: {'; '.join(changed)}; {ways}")
+        raise FolderError(f"{path}: cannot resume this run: {'; '.join(changed)}; {ways}")

@@ -113,7 +113,10 @@ def score_all(names: Sequence[str], words: Sequence[str], options: EvaluateConfi
         if len(names) > 1:
             out.print(f"{number} of {len(names)}: {name}")
         try:
-            scored.append(_scored(subject_of(name, words), options.split, out))
+            subject = subject_of(name, words)
+            if subject.kind == "base" and subject.config.model.path == name and not Path(name).exists():
+                out.print(f"{name}: no such folder or file here, so the model of this name on the hub")
+            scored.append(_scored(subject, options.split, out))
         except ConfigError as error:
             if len(names) == 1:
                 raise

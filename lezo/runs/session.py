@@ -199,5 +199,5 @@ def end(
     progress = session.progress if session else Progress()
     lasts = ending.status == "interrupted" or progress.step > 0  # what failed before would fail again
     if ending.status != "finished" and lasts and progress.bad < request.config.train.max_bad_steps:
-        request.out.print(f"go on with  {banner.going_on(request.command, folder.path)}")
+        request.out.print(f"to resume  {banner.going_on(request.command, folder.path)}")
     return ending.code

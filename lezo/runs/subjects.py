@@ -196,7 +196,8 @@ def _adapter(word: str, folder: Path, words: Sequence[str], told: ModelSettings 
     saved, told = read_adapter(folder), told or read_settings(folder)
     own = any((folder / name).is_file() for name in _TOKENIZERS)
     of_model = {} if told is None else dict(told.values["model"])
-    tiny = of_model.get("name") == "tiny" or Path(saved.base) == TINY
+    moved = any(override.key_or_group == "model.path" for override in parse(words))
+    tiny = not moved and (of_model.get("name") == "tiny" or Path(saved.base) == TINY)
     place = (
         {"path": None, "name": "tiny"}
         if tiny
@@ -270,7 +271,7 @@ def _scored_values(told: ModelSettings, model: Mapping[str, Any], peft: Mapping[
 
 
 def _give_adapter(config: RunConfig, adapter: Adapter) -> None:
-    """The configuration of the same model with an adapter, untrained."""
+    """The configuration of the same model with an adapter on it."""
     if adapter.name == "lora":
         config.peft = LoraConfig("lora", rank=adapter.rank, alpha=adapter.alpha, targets=[*adapter.targets])
     elif adapter.name == "prefix":

@@ -50,16 +50,13 @@ def films(name: str, count: int = 48) -> None:
 
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "mezo": ("optim=mezo",),
-    "lezo on copa": ("task=copa",),
+    "mezo in bfloat16": ("optim=mezo", "model.dtype=bfloat16", "optim.weight_decay=0.1"),
+    "lezo, calibrated": ("task=copa", "eval.calibration=sfc"),
     "fo-adamw": ("optim=fo-adamw",),
     "lora": ("optim=mezo", "peft=lora"),
     "prefix": ("optim=mezo", "peft=prefix"),
     "head": ("optim=mezo", "peft=head"),
-    "fo-adamw of a lora": ("optim=fo-adamw", "peft=lora"),
     "generation": ("optim=mezo", "task=squad"),
-    "calibrated": ("task=copa", "eval.calibration=sfc"),
-    "bfloat16": ("model.dtype=bfloat16", "optim.lr=1e-3", "optim.weight_decay=0.1", "seed=4"),
     "chat": (*CHAT, "task.generate=2"),
     "chat of a lora": (*CHAT, "optim=mezo", "peft=lora"),
 }
@@ -81,8 +78,8 @@ def test_a_run_and_its_saved_model_have_the_numbers_of_the_run(
     assert (tested[0]["run_score"], tested[0]["zero_shot"]) == (result["test"], result["zero_shot"])
     for name in ("out", "alone"):
         assert Path(f"said/{name}.jsonl").read_bytes() == (ran.folder / "predictions.jsonl").read_bytes()
-    dev = records(lezo_eval, "out", "alone", "split=dev")
-    assert [(row["score"], row["loss"]) for row in dev] == [(result["dev"], result["dev_loss"])] * 2
+    (dev,) = records(lezo_eval, "out", "split=dev")
+    assert (dev["score"], dev["loss"]) == (result["dev"], result["dev_loss"])
     assert files(ran.folder) == before
 
 
@@ -112,6 +109,9 @@ def test_a_run_without_steps_has_its_numbers_again(
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_before_has_its_numbers_again(name: str, lezo_run: Runner, lezo_eval: Eval) -> None:
     shutil.copytree(BEFORE / name, "out")
+    if name == "fo-adamw-lora":  # of which one checkpoint alone was kept, of another step
+        assert "out: has no checkpoint of step 12" in lezo_eval("out")[2]
+        return
     (tested,) = records(lezo_eval, "out")
     result = json.loads((BEFORE / name / "result.json").read_text())
     assert (tested["score"], tested["weights"]) == (result["test"], result["weights"])
@@ -213,8 +213,9 @@ def test_a_foreign_folder_is_what_the_words_say(trained: Ran, lezo_eval: Eval) -
     code, _, err = lezo_eval("adapter")
     assert code == 2
     names(err, "adapter: ", "add task=sst2")
-    code, _, err = lezo_eval("adapter", "model.path=base", "tiny", *words)
-    assert code == 1 and "adapter_model.safetensors" in err and "does not fit" in err
+    code, _, err = lezo_eval("adapter", "model.path=base", *words)
+    assert code == 1
+    names(err, "adapter/adapter_model.safetensors", "does not fit the base model")
 
 
 def test_an_adapter_that_is_no_plain_one_is_refused(trained: Ran, lezo_eval: Eval) -> None:
@@ -252,8 +253,8 @@ def test_a_base_that_is_not_the_runs_is_refused(lezo_run: Runner, lezo_eval: Eva
     lezo_run("model=hf", "model.path=base", "data=sample", "optim.lr=1e-3")
     shutil.move("base", "moved")
     code, _, err = lezo_eval("out")
-    assert code == 2
-    names(err, "model.path=base: no such folder")
+    assert code == 1
+    names(err, "out: ", "base")
     assert lezo_eval("out", "model.path=moved")[0] == 0
     shutil.copytree(TINY, "other", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     code, _, err = lezo_eval("out", "model.path=other")

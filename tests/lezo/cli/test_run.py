@@ -107,7 +107,7 @@ def test_the_best_weights_are_restored_for_the_test(
     best_is(monkeypatch, "first")
     first = lezo_run(*two, folder="first")
     assert (first.result["best_step"], first.result["steps"], last.result["best_step"]) == (1, 2, 2)
-    assert "weights of step 1: brought back" in first.out
+    assert "restored the weights of step 1 in" in first.out
     assert first.result["weights"] == shorter.result["weights"] != last.result["weights"]
     assert first.rows("predictions.jsonl") == shorter.rows("predictions.jsonl")
     assert first.rows("predictions.jsonl") != last.rows("predictions.jsonl")

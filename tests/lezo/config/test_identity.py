@@ -1,13 +1,15 @@
 """Which changes of a configuration make another run of it."""
 
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from lezo.config import identity
 from lezo.config.compose import compose
-from lezo.config.identity import config_hash, differences, job_name, run_hash, run_name, settings
+from lezo.config.identity import config_hash, differences, job_name, run_hash, run_name, settings, within
 
 
 @cache
@@ -217,3 +219,23 @@ def test_a_run_has_a_readable_name_with_what_its_command_says(words: tuple[str, 
 
 def test_a_run_that_is_read_back_has_its_name() -> None:
     assert run_name(yaml("seed=2")) == "rte-tiny-lezo-seed2"
+
+
+def rules_of_resume() -> tuple[set[str], set[str]]:
+    """The settings that docs/runs.md names in the columns of what may change and what may not."""
+    page = (Path(__file__).parents[3] / "docs" / "runs.md").read_text(encoding="utf-8")
+    table = page.partition("| may change")[2].partition("\n\n")[0].splitlines()[2:]
+    may, may_not = zip(*(line.strip("| ").split(" | ") for line in table), strict=True)
+    return ({*re.findall(r"`([\w.]+)`", " ".join(column))} for column in (may, may_not))  # type: ignore[return-value]
+
+
+def test_the_page_lists_what_may_change_while_a_run_goes_on() -> None:
+    may, may_not = rules_of_resume()
+    compared = (*identity.IGNORED, *identity.CHANGEABLE, *identity._BY_HASH, *identity.UP_TO_ROUNDING)
+    assert may == {*compared, *identity._MAY_GROW}
+    known = {key: value for key, value in settings(BASE).items() if not within(key, tuple(may))}
+    assert not [key for key in known if not within(key, tuple(may_not))]
+    named = [key for key in may_not if key in known]
+    assert {"train.batch_size", "train.eval_every", "model.dtype", "seed"} <= {*named}
+    for key in named:
+        assert differences(BASE, yaml(f"{key}=7")), key

@@ -73,7 +73,7 @@ def test_memory_that_runs_out_in_a_step_names_the_sizes_and_loses_nothing(
     assert first.result["steps"] == 3
     again = lezo_run(*given, "train.micro_batch_size=4", "eval.batch_size=16", "resume=auto")
     assert (again.code, again.result["status"], again.result["steps"]) == (0, "finished", 4)
-    assert "going on with this run after step 3 of 4" in again.out
+    assert "resuming this run after step 3 of 4" in again.out
     assert [row["step"] for row in again.training()] == [1, 2, 3, 4]
 
 

@@ -42,9 +42,9 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(
         stopped = lezo_run(*options, folder="stopped")
     assert (stopped.code, stopped.result["status"], stopped.result["steps"]) == (130, "interrupted", 5)
     assert stopped.result["weights"] is None
-    assert "go on with  lezo-run" in stopped.out and "resume=auto hydra.run.dir=stopped\n" in stopped.out
+    assert "to resume  lezo-run" in stopped.out and "resume=auto hydra.run.dir=stopped\n" in stopped.out
     again = lezo_run(*options, folder="stopped")
-    assert "going on with this run after step 5 of 6" in again.out and "test zero-shot" not in again.out
+    assert "resuming this run after step 5 of 6" in again.out and "test zero-shot" not in again.out
     ended, expected = end(again.folder), end(whole.folder)
     if (
         "optim=fo-adamw" in options
@@ -84,7 +84,7 @@ def test_a_finished_run_goes_on_to_more_steps_as_if_they_had_been_asked_for_at_o
     lezo_run.once(*options)  # of four steps, evaluated at 0, 3 and, as the last, at 4
     more = lezo_run(*options, *MORE)
     whole = lezo_run.once(*options, *MORE, folder="whole")
-    assert "going on with this run after step 4 of 6" in more.out
+    assert "resuming this run after step 4 of 6" in more.out
     assert [row["step"] for row in more.evaluations()] == [0, 3, 6]
     ended, expected = end(more.folder), end(whole.folder)
     for part in ("files", "left"):
@@ -98,7 +98,7 @@ def test_another_configuration_is_refused_with_what_differs(lezo_run: Runner) ->
     again = lezo_run("seed=1", "resume=auto")
     assert (again.code, again.err) == (
         1,
-        "error: out: cannot go on with this run: seed was 0 and is 1; "
+        "error: out: cannot resume this run: seed was 0 and is 1; "
         "set it back, or start anew in another folder with hydra.run.dir=DIR\n",
     )
     changes = ["train.steps=2", "optim.eps=0.01", "optim.lr=1e-4", "task.num_train=16"]
@@ -111,7 +111,7 @@ def test_the_way_out_of_memory_is_no_other_run(lezo_run: Runner) -> None:
     lezo_run.once()
     again = lezo_run("train.steps=5", "resume=auto", "train.micro_batch_size=4", "eval.batch_size=4")
     assert (again.code, again.result["status"]) == (0, "finished")
-    assert "going on with this run after step 4" in again.out
+    assert "resuming this run after step 4" in again.out
 
 
 def unfinished(ran: Ran) -> Ran:
@@ -283,7 +283,7 @@ def test_few_rows_of_ones_own_are_enough_and_a_try_that_came_to_nothing_blocks_n
     own = own_rows(30)
     failed = lezo_run(*own, "task.num_dev=500")
     failed.refused("30 train rows", "task.num_dev=500", "task.demos=0", "leave none to train on")
-    assert failed.result["steps"] == 0 and "go on with" not in failed.out
+    assert failed.result["steps"] == 0 and "to resume" not in failed.out
     ran = lezo_run(*own)  # neither another setting nor resume=off is in the way
     assert (ran.code, ran.result["examples"]) == (0, {"train": 20, "dev": 10, "test": 8})
     assert (

@@ -341,7 +341,7 @@ def test_the_files_of_another_run_are_refused(change: dict[str, Any], reason: st
         run.trained()
         with pytest.raises(FolderError) as caught:
             run.past(origin=replace(ORIGIN, **change))
-        assert str(caught.value) == f"{run.folder / named}: cannot go on with this run: {reason}; {ways}"
+        assert str(caught.value) == f"{run.folder / named}: cannot resume this run: {reason}; {ways}"
 
 
 @pytest.mark.parametrize(
