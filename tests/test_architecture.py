@@ -32,10 +32,12 @@ DOORS = {
     "transformers": {"model", "zo.trainer"},
     "peft": {"model.adapter"},
     "datasets": {"data.roles", "data.source"},
-    "pyarrow": {"data.tables"},
+    "pyarrow": {"data.tables", "report.runs_table"},
     "jinja2": {"tasks.template"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},
+    "tensorboard": {"tracking.events"},
+    "torch.utils.tensorboard": {"tracking.events"},
     "triton": {"noise.kernels"},
     "torch.distributed": {"ranks", "sweeps.ranked"},
     "rich": {"runs", "sweeps", "bench.bits", "bench.qualify", "bench.timing"},
@@ -184,7 +186,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
 
 LIGHT = [
     *("config.compose", "config.schema", "report.write", "tracking.workspace"),
-    *("sweeps.sweep", "sweeps.hydra_job"),
+    *("sweeps.sweep", "sweeps.hydra_job", "sweeps.best"),
     *("cli.run", "cli.show", "cli.replay", "cli.bench", "cli.qualify", "cli.report", "cli.dashboard"),
     *("cli.evaluate", "config.written"),
 ]

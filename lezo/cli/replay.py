@@ -14,6 +14,7 @@ Commands to copy
   lezo-replay RUN replay.verify=true            check the run: records, base weights, metrics, final weights
   lezo-replay journal.bin replay.out=DIR        from a journal that somebody shared: a few hundred kilobytes
   lezo-replay journal.bin replay.base=DIR       with the base model in a folder of this machine
+  lezo-replay --best FOLDER                     of a folder of runs, such as a sweep's, the one of the lowest dev loss
 
 RUN is the folder of a zeroth-order run, or its journal.bin alone. No forward pass is made and nothing is trained:
 the journal's updates are added to the base weights, with the same bits on any device. lezo-eval RUN scores the model.
@@ -21,6 +22,7 @@ the journal's updates are added to the base weights, with the same bits on any d
 Options
   replay.step    which step's model                  [the step of the lowest dev loss, else the last]
   replay.out     a new folder to write it to         [RUN/model for the result's step, else RUN/model-step-N]
+  replay.best    --best as a setting: the word is a folder of finished runs of one task, model and method
   replay.verify  check the run, and write a model only where replay.out is given
   replay.base    folder or hub id of the base model  [where the run found it]
   replay.device  auto, cpu, cuda or cuda:N           [auto: CUDA where there is one]
@@ -32,7 +34,7 @@ Options
 
 def main() -> None:
     """The command. Exits with 0, 1 for no model or a failed check, 2 for bad options, 130 interrupted."""
-    answer_words("lezo-replay", HELP, _answer)
+    answer_words("lezo-replay", HELP, _answer, flags={"--best": "replay.best=true"})
 
 
 def _answer(given: list[str]) -> int:
@@ -47,11 +49,15 @@ def _answer(given: list[str]) -> int:
     runs = [word for word in given if word not in options]
     if len(runs) != 1:
         raise ConfigError([f"{' '.join(runs) or 'no RUN'}: expected one run folder or journal, and replay.*"])
-    settings = command_options(ReplayConfig, options)
+    settings, run = command_options(ReplayConfig, options), Path(runs[0])
+    if settings.best:
+        from lezo.sweeps.best import best_below
+
+        run = best_below(run)
 
     from lezo.runs.replay import replayed  # torch and transformers take seconds to import: only now
 
-    return replayed(Path(runs[0]), settings)
+    return replayed(run, settings)
 
 
 if __name__ == "__main__":

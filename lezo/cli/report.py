@@ -1,4 +1,4 @@
-"""lezo-report: one page, and tables in Markdown and CSV, from run folders alone."""
+"""lezo-report: one page, its data and its tables, from run folders alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from lezo.cli.run import answer_words
 if TYPE_CHECKING:
     from lezo.config.schema import ReportConfig
 
-HELP = """lezo-report: compare runs, from their folders alone: report.html, results.md and results.csv.
+HELP = """lezo-report: compare runs, from their folders alone.
+
+Files
+  report.html                      the page, which needs no network
+  results.md                       its tables as Markdown
+  results.csv, results.parquet     a row a run, for pandas and R
+  tables/*.csv, tables/*.tex       each table; those with means over seeds for LaTeX too
 
 Commands to copy
   lezo-report                                   every run below runs/
   lezo-report runs/sweeps runs/rte report.out=DIR
+  lezo-report old/ new/                         what differs between the runs of two folders
   lezo-report report.watch=true                 write it again every few seconds while runs go on, until Ctrl-C
   lezo-report report.target_score=0.9           what "steps to target" and "seconds to target" aim at
 
 RUN or FOLDER: searched with all folders below, links in them excepted. Finished runs make the means and standard
 deviations over seeds; failed, killed and running ones appear too, as far as they came. Damaged files are named.
-report.html is one file that needs no network; open it in a browser. Click a table's header to sort it.
+Open report.html in a browser. Click a table's header to sort it.
 
 Options
-  report.out           folder for the three files        [the current one]
+  report.out           folder for the files              [the current one]
   report.watch         whether to go on writing          [false]
   report.every         seconds between, when watching    [5]
   report.target_loss   a dev loss to come down to        [of each task and model: the lowest all finished runs reach]

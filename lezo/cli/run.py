@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from lezo import __version__
@@ -98,8 +98,10 @@ def command_line() -> argparse.Namespace:
     return _parsed(parser, sys.argv[1:], meant)
 
 
-def words(program: str, given: Sequence[str], manual: str = "") -> tuple[list[str], bool]:
-    """The words of a command that takes no flags but --help, and whether help is asked for."""
+def words(
+    program: str, given: Sequence[str], manual: str = "", flags: Mapping[str, str] | None = None
+) -> tuple[list[str], bool]:
+    """The words of a command, and whether help is asked for. ``flags``: besides --help, and the words that each means."""
     parser = argparse.ArgumentParser(program, add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
@@ -108,8 +110,17 @@ def words(program: str, given: Sequence[str], manual: str = "") -> tuple[list[st
         keys = re.findall(rf"\b[a-z]+\.{re.escape(name)}\b", manual)[:1]
         return [f"{key}={value}" if value else key for key in keys]
 
-    parsed = _parsed(parser, given, meant)
+    parsed = _parsed(parser, [*_without_flags(given, flags or {})], meant)
     return parsed.words, parsed.help
+
+
+def _without_flags(given: Sequence[str], flags: Mapping[str, str]) -> Iterator[str]:
+    """The words with what each flag means in its place; what stands behind a flag's "=" is a word of its own."""
+    for word in given:
+        flag, _, behind = word.partition("=")
+        yield flags.get(flag, word)
+        if flag in flags and behind:
+            yield behind
 
 
 def _parsed(
@@ -141,19 +152,23 @@ def _exit(problem: str) -> NoReturn:
     sys.exit(2)
 
 
-def answer_words(program: str, manual: str, answer: Callable[[list[str]], int]) -> NoReturn:
-    """A command without flags: print its manual, or its answer to its words. Exits with the answer's code, or 130."""
+def answer_words(
+    program: str, manual: str, answer: Callable[[list[str]], int], flags: Mapping[str, str] | None = None
+) -> NoReturn:
+    """Print a command's manual, or its answer to its words. Exits with the answer's code, or 130. ``flags`` as in `words`."""
     open_streams()
     try:
-        sys.exit(_answered(program, manual, answer))
+        sys.exit(_answered(program, manual, answer, flags))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _answered(program: str, manual: str, answer: Callable[[list[str]], int]) -> int:
+def _answered(
+    program: str, manual: str, answer: Callable[[list[str]], int], flags: Mapping[str, str] | None
+) -> int:
     from lezo.config.schema import ConfigError
 
-    given, help_wanted = words(program, sys.argv[1:], manual)
+    given, help_wanted = words(program, sys.argv[1:], manual, flags)
     if help_wanted:
         print(manual, end="")
         return 0

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from glob import has_magic
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def check(config: RunConfig, *, weights: bool = True) -> None:
     _refuse_other_settings(config)
     problems = [*out_of_range(config), *_name_problems(config)]
     problems += [*_data_problems(config), *_model_problems(config), *_baseline_problems(config)]
-    problems += [*_chat_problems(config)]
+    problems += [*_chat_problems(config), *_log_problems(config)]
     if weights:
         problems += _training_problems(config)
     if problems:
@@ -58,7 +59,7 @@ def out_of_range(node: Any, path: str = "") -> Iterator[str]:
 
 def _name_problems(config: RunConfig) -> Iterator[str]:
     """Names that a configuration of the user's own can say; the run folder is made of three of them."""
-    known = {"data": ["hub", "local", "sample"], "log": ["files", "wandb"]}
+    known = {"data": ["hub", "local", "sample"]}
     for group, names in known.items():
         name = getattr(config, group).name
         if name not in names and not (group == "data" and name is None):  # which has words of its own
@@ -74,6 +75,19 @@ def _name_problems(config: RunConfig) -> Iterator[str]:
         expected = "at most 100 letters, digits, dots, dashes and underscores, a letter or digit first"
         problem = f"model: name {config.model.name!r} would be part of the run folder's path"
         yield f"{problem}; expected {expected}"
+
+
+def _log_problems(config: RunConfig) -> Iterator[str]:
+    """What is told to nobody, or asks for a package that is not there."""
+    log = config.log
+    if log.artifact and not (log.wandb and config.save_model):
+        yield "log.artifact=true: sends the model that a run saves to wandb; add log=wandb and save_model=true"
+    if log.texts and not log.wandb:
+        yield "log.texts=true: shows the words of test rows on wandb; add log=wandb, or read predictions.jsonl"
+    if (
+        log.tensorboard and getattr(find_spec("tensorboard"), "origin", None) is None
+    ):  # a folder of that name is none
+        yield "log.tensorboard=true: the package tensorboard is not installed; pip install 'lezo[tensorboard]'"
 
 
 def _task_problems(task: TaskConfig) -> Iterator[str]:

@@ -42,7 +42,7 @@ from lezo.config.diagnosis import (
     options_of,
     unknown_choice,
 )
-from lezo.config.identity import job_name
+from lezo.config.identity import job_name, run_name
 from lezo.config.methods import METHODS, Method, ZerothOrderConfig
 from lezo.config.schema import (
     PEFT_SCHEMAS,
@@ -71,7 +71,7 @@ _JOB = "${lezo_job:}"  # hydra.sweep.subdir, where nobody gives another
 class Composed:
     """A checked configuration as objects and as YAML, with the folders a run or a sweep writes to.
 
-    As a job of a sweep it would write to ``job_name`` in ``sweep_dir``.
+    As a job of a sweep it would write to ``job_name`` in ``sweep_dir``. ``given``: the keys that the command gave itself.
     """
 
     config: RunConfig
@@ -79,6 +79,12 @@ class Composed:
     run_dir: Path
     sweep_dir: Path
     job_name: str
+    given: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people call the run: its own name, or a readable one."""
+        return self.config.log.name or run_name(self.yaml, self.given)
 
 
 def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights: bool = True) -> Composed:
@@ -104,7 +110,8 @@ def unchecked(overrides: Sequence[str], *, config_dir: str | None = None) -> Com
         refuse_both(tree, {override.key_or_group for override in parsed})
         hydra = tree.hydra
         dirs = Path(hydra.run.dir), Path(hydra.sweep.dir)
-        return converted(tree, *dirs, _job_folder(hydra.sweep))
+        given = tuple(override.key_or_group for override in parsed)
+        return converted(tree, *dirs, _job_folder(hydra.sweep), given)
 
 
 def swept_values(overrides: Sequence[str], config_dir: str | None) -> dict[str, str]:
@@ -151,7 +158,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def as_field(text: str) -> str:
-    """``task.class``, which no dataclass can have as a field, by the name of that field."""
+    """``task.class``, which no dataclass can have as a field, by the name of that field; notes as one text, commas and all."""
+    key, _, value = text.partition("=")
+    if key == "log.notes" and value and value[0] not in "'\"" and value != "null":
+        return f"{key}={quoted(value)}"
     return re.sub(r"^task\.class=", "task.python=", text)
 
 
@@ -309,11 +319,13 @@ def _refused_variable(name: str, *_: Any) -> str:
     raise ConfigError([f'{where}: {reason}; let the shell write what is none: key="${name}"'])
 
 
-def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, name: str | None) -> Composed:
+def converted(
+    composed: DictConfig, run_dir: Path, sweep_dir: Path, name: str | None, given: Sequence[str]
+) -> Composed:
     """The dataclasses of a composed configuration without Hydra's own part, every shorthand and interpolation resolved.
 
-    ``name``: of the job's folder, None where it is by what the job is. Raises ConfigError where a value still looks
-    like an interpolation: whoever reads the YAML would resolve it again.
+    ``name``: of the job's folder, None where it is by what the job is; ``given``: the keys that the command gave itself.
+    Raises ConfigError where a value still looks like an interpolation: whoever reads the YAML would resolve it again.
     """
     with open_dict(composed):
         composed.pop("hydra", None)
@@ -323,7 +335,17 @@ def converted(composed: DictConfig, run_dir: Path, sweep_dir: Path, name: str | 
     if (at := yaml.find("${")) >= 0:
         line = yaml[yaml.rfind("\n", 0, at) + 1 :].split("\n")[0].strip()
         raise ConfigError([f"{line}: expected a value without '${{', which would be read as a reference"])
-    return Composed(config, yaml, run_dir, sweep_dir, job_name(yaml) if name is None else name)
+    _refuse_option_as_name(config)
+    job = job_name(yaml) if name is None else name
+    return Composed(config, yaml, run_dir, sweep_dir, job, tuple(given))
+
+
+def _refuse_option_as_name(config: RunConfig) -> None:
+    """log.name was once what log= chose: a file of the user's own may say so still."""
+    if (name := config.log.name) in (options := options_of("log", None)):
+        ways = ", ".join(f"log={option}" for option in options)
+        said = "log.wandb=true and log.tensorboard=true in a file of your own"
+        raise ConfigError([f"log.name={name}: names the run; {ways} choose who is told of it, {said}"])
 
 
 def _job_folder(sweep: DictConfig) -> str | None:
@@ -359,7 +381,7 @@ def _refuse_names(override: Override, *, named: bool) -> None:
     """A group's choice is one of the files there, and its name is that file's; ``named``: but for the task, which settings describe."""
     text, value = override.input_line, override.value()
     group, _, key = override.key_or_group.partition(".")
-    if group not in GROUPS:
+    if group not in GROUPS or key and group == "log":
         return
     if not key and group in REGISTERED and (problem := load_problem(REGISTERED[group], str(value))):
         raise ConfigError([f"{text}: {problem}"])
@@ -372,9 +394,8 @@ def _refuse_names(override: Override, *, named: bool) -> None:
         close = difflib.get_close_matches(str(value).lower(), options, n=1)
         likely = did_you_mean([f"{group}={option}" for option in close])
         known = ", ".join(f"{group}={option}" for option in options)
-        labels = "; log.group=NAME and log.tags=[NAME] label a run" if group == "log" else ""
         reason = "a name is chosen with its settings"
-        raise ConfigError([f"{text}: {reason}; {likely}expected one of {known}{labels}"])
+        raise ConfigError([f"{text}: {reason}; {likely}expected one of {known}"])
 
 
 def _refuse_folders(composed: Composed) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -72,6 +73,35 @@ def job_name(yaml: str) -> str:
     names = [*groups[: 3 if groups[3] == "none" else 4], f"seed{values['seed']}"]
     plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "_", "-".join(str(name) for name in names))
     return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
+
+
+def run_name(yaml: str, given: Sequence[str] = ()) -> str:
+    """What to call a run that nobody has named: task, model, method, what of its settings the command ``given`` says, and seed."""
+    values = settings(yaml)
+    path = values.get("model.path")
+    model = PurePath(path).name if values["model.name"] == "hf" and path else values["model.name"]
+    peft = [] if values["peft.name"] == "none" else [values["peft.name"]]
+    keys = dict.fromkeys(_SHORTHANDS.get(key, key) for key in given)
+    told = [key for key in keys if "." in key and within(key, _TOLD) and values.get(key) is not None]
+    words = [f"{key.rpartition('.')[2]}{_brief(values[key])}" for key in told]
+    return "-".join(
+        [values["task.name"], model, values["optim.name"], *peft, *words, f"seed{values['seed']}"]
+    )
+
+
+_SHORTHANDS = {"optim.lr_scale": "optim.lr", "train.forwards": "train.steps"}
+_TOLD = (
+    *("optim", "peft", "train.steps", "train.batch_size", "task.num_train", "task.demos", "task.data_seed"),
+    *("eval.calibration", "model.dtype", "model.quantization"),
+)
+"""Settings that a sweep may be about, and that tell runs apart that are otherwise called alike."""
+
+
+def _brief(value: Any) -> str:
+    """Of a number as few digits as say it, 1e-6 for 1e-06; of a list its values."""
+    if isinstance(value, list):
+        return "+".join(map(_brief, value))
+    return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
 
 
 def differences(before: str, now: str) -> list[str]:

@@ -64,6 +64,9 @@ SPLITS = Range(
     "files or splits for train, dev and test, such as {train: reviews.csv, test: holdout.csv}",
 )
 NAMES = Range(lambda v: v and all(isinstance(name, str) for name in v), "a list of names")
+LINE = Range(
+    lambda v: v.strip() and v.isprintable() and len(v) <= 128, "a line of text, of at most 128 characters"
+)
 TEXTS = Range(lambda v: all(isinstance(text, str) for text in v), "a list of texts")
 
 

@@ -19,6 +19,7 @@ from lezo.config.ranges import (
     COUNT_OR_0,
     DEVICE,
     DEVICES,
+    LINE,
     NAMES,
     POSITIVE,
     QUANTIZATION,
@@ -180,7 +181,18 @@ class DataConfig:
 
 @dataclass
 class LogConfig:
-    name: str = MISSING
+    """Who is told of a run beside its folder, and by which name; nothing of it changes a result.
+
+    ``name``: None a readable one (`lezo.config.identity.run_name`). ``artifact``: whether wandb gets the saved model too, ``texts``:
+    the words of the test rows. ``project`` to ``mode``: wandb's.
+    """
+
+    name: str | None = ranged(None, LINE)
+    notes: str | None = None
+    wandb: bool = False
+    tensorboard: bool = False
+    artifact: bool = False
+    texts: bool = False
     project: str | None = None  # None: WANDB_PROJECT, else lezo
     group: str | None = None
     tags: list[str] = ranged([], TEXTS)
@@ -213,10 +225,18 @@ class EvalConfig:
 
 @dataclass
 class SweepConfig:
-    """For lezo-run -m: jobs at a time, None as many as the visible GPUs allow, or one; GPUs (on a CPU: ranks) of each."""
+    """For lezo-run -m: jobs at a time, None as many as the visible GPUs allow, or one; GPUs (on a CPU: ranks) of each.
+
+    ``retry_failed``: whether jobs that failed in an earlier go are tried again; None those that did not diverge.
+    ``best``: whether the best runs by dev loss are named at the end. ``share_zero_shot``: whether runs of the same weights
+    and test set compute that score once.
+    """
 
     slots: int | None = ranged(None, COUNT)
     gpus_per_job: int = ranged(1, COUNT)
+    retry_failed: bool | None = None
+    best: bool = False
+    share_zero_shot: bool = True
 
 
 @dataclass
@@ -318,7 +338,7 @@ class RunConfig:
 
 @dataclass
 class ReplayConfig:
-    """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/.
+    """For lezo-replay. ``step`` None is the best one, ``out`` None the run folder's model/. ``best``: of a folder of runs.
 
     ``base``: folder or hub id of the base model where it is not where the run found it. ``devices``: as in `ModelConfig`.
     ``home``, ``home_dir``: None the run's own `ModelConfig`'s, where there is one device.
@@ -327,6 +347,7 @@ class ReplayConfig:
     step: int | None = None
     out: str | None = None
     verify: bool = False
+    best: bool = False
     base: str | None = None
     device: str = "auto"
     devices: Any = ranged(None, DEVICES)

@@ -89,7 +89,6 @@ def _typed(values: Mapping[str, Any]) -> RunConfig:
             raise ConfigError([f"optim: name {optim!r} is unknown; install the package that it is of"])
         tree.optim = OmegaConf.structured(method.schema(name=optim))
         tree.peft = OmegaConf.structured(PEFT_SCHEMAS[peft](name=peft))
-        tree.log.name = "files"
         tree.task = OmegaConf.structured(_task_schema(values["task"]))
         config = OmegaConf.to_object(OmegaConf.merge(tree, values))
     except (OmegaConfBaseException, LookupError, AttributeError, TypeError, ValueError) as error:

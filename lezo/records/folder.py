@@ -149,7 +149,7 @@ class RunFolder:
         self._metrics.sync()
 
     def tested(self, row: TestRow) -> None:
-        """Append the row of the first score, the zero-shot one; of the last one write the predictions."""
+        """Append the zero-shot row; of the last one write the predictions."""
         if not self._tested:
             self.row(row.values())
             self._tested = True

@@ -36,6 +36,18 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def duration(seconds: float) -> str:
+    """What takes less than a minute, in the unit that fits: 16.4 ms, 4.31 s."""
+    return (
+        f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 100 else clock(seconds)
+    )
+
+
+def pace(seconds: float) -> str:
+    """How fast steps of so many seconds are: "10.0 steps/s", and of a slow model "4.31 s a step"."""
+    return f"{1 / max(seconds, 1e-9):.1f} steps/s" if seconds < 1 else f"{duration(seconds)} a step"
+
+
 def score(value: Any) -> str:
     """A score of a result, which may not have been reached, or be too large a perplexity for a number."""
     return (

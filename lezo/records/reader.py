@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lezo.records.folder import (
     TRACEBACK,
 )
 from lezo.records.rows import DevRow, Row, TrainRow, row_of
-from lezo.records.schema import LARGEST, result_of
+from lezo.records.schema import LARGEST, decoded, result_of
 from lezo.tasks.metrics import PERPLEXITY
 
 _APART = {CHECKPOINTS, MODEL, "wandb"}  # folders of a run that hold no runs
@@ -39,7 +40,7 @@ class Run:
     """A run folder's content as far as it could be read; ``damage`` names what could not, a line each.
 
     ``settings``: its configuration by dotted keys. ``status``: its result's ("unknown" where that has none), or
-    "running" or "unfinished".
+    "running" or "unfinished". ``environment``: what environment.json says of its last session: device, packages, commit.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class Run:
     steps: Sequence[TrainRow] = ()
     devs: Sequence[DevRow] = ()
     damage: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def setting(self, key: str) -> Any:
         """A setting such as "optim.lr"; from the result where the configuration has none."""
@@ -112,7 +114,7 @@ class Run:
         fixed = self.kind.sparsity
         return _finite(self.setting("optim.sparsity")) if fixed is None else fixed
 
-    @property
+    @cached_property
     def forwards_a_step(self) -> int | None:
         """What a step costs in forwards over its batch (`Method.forwards_a_step`); None where no configuration tells."""
         optim = {
@@ -136,7 +138,7 @@ class Run:
         """Whether the run came to its end."""
         return self.status == "finished"
 
-    @property
+    @cached_property
     def step_seconds(self) -> float | None:
         """The median seconds of a step: of the rows where there are any, else what the result says."""
         each = [sum(step.phases.values()) for step in self.steps if step.phases]
@@ -187,6 +189,7 @@ def read_run(folder: Path) -> Run:
         steps=[row for row in rows if isinstance(row, TrainRow)],
         devs=[row for row in rows if isinstance(row, DevRow)],
         damage=damage,
+        environment=_environment(folder / ENVIRONMENT, damage),
     )
 
 
@@ -233,6 +236,16 @@ def _settings(file: Path, damage: list[str]) -> dict[str, Any]:
         return values
     damage.append(f"{file.name}: {'missing' if content is None else 'not the configuration of a run'}")
     return {}
+
+
+def _environment(file: Path, damage: list[str]) -> dict[str, Any]:
+    """What the run ran on and by; nothing where there is no such file."""
+    content = _content(file, damage)
+    try:
+        return {} if content is None else decoded(content)
+    except ValueError as error:
+        damage.append(f"{file.name}: {error}")
+        return {}
 
 
 def _rows(file: Path, damage: list[str], *, ended: bool) -> list[Row]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
-from msgspec import Struct, convert, to_builtins
+from msgspec import Struct, convert, structs, to_builtins
 
 from lezo.records.schema import Count, Measure, Number, decoded
 
@@ -95,8 +95,9 @@ class DevRow(Struct, frozen=True, rename={"loss": "dev_loss", "score": "dev_scor
 class TestRow(Struct, frozen=True, rename={"loss": "test_loss", "score": "test_score"}):
     """The test set by the weights of ``step``, which ``weights`` says in words: "zero-shot", "at step 40".
 
-    ``last``: they are those that the run ends with; metrics only have the zero-shot row. ``predictions``: one
-    an example, as in predictions.jsonl.
+    ``last``: they are those that the run ends with; metrics only have the zero-shot row. ``predictions``: one an example,
+    as in predictions.jsonl. ``zero_shot_from``: the folder's name of the run of a sweep that computed it, where that is
+    another one.
     """
 
     __test__ = False  # pytest takes what is called Test for one of its own
@@ -110,11 +111,17 @@ class TestRow(Struct, frozen=True, rename={"loss": "test_loss", "score": "test_s
     weights: str = ""
     last: bool = False
     eval_seconds: Number = 0.0
+    zero_shot_from: str | None = None
+
+    def predicting(self, predictions: Sequence[Mapping[str, Any]]) -> TestRow:
+        """The same with these predictions."""
+        return structs.replace(self, predictions=predictions)
 
     def values(self) -> dict[str, Any]:
         """As in metrics.jsonl."""
-        seconds = {"step": self.step, "seconds": round(self.seconds, 4)}
-        return {**seconds, "test_loss": self.loss, "test_score": self.score}
+        scores = {"test_loss": self.loss, "test_score": self.score}
+        row = {"step": self.step, "seconds": round(self.seconds, 4), **scores}
+        return row if self.zero_shot_from is None else {**row, "zero_shot_from": self.zero_shot_from}
 
 
 Row = TrainRow | DevRow | TestRow
@@ -146,4 +153,4 @@ class Sink(StepSink, Protocol):
     """What keeps or shows all rows of a run."""
 
     def tested(self, row: TestRow) -> None:
-        """Zero-shot, before training, and with the run's last weights."""
+        """Zero-shot, and with the run's last weights."""

@@ -43,8 +43,11 @@ class Result(TypedDict, total=False):
 
     status: Required[Annotated[str, Meta(pattern="^(finished|failed|interrupted)$")]]
     error: str | None
+    diverged: bool  # whether it failed by losses that were not finite
     task: str
     title: str
+    name: str
+    notes: str | None
     data: str | None
     synthetic: bool
     metric: str | None
@@ -65,6 +68,7 @@ class Result(TypedDict, total=False):
     dev: Measure
     dev_loss: Measure
     zero_shot: Measure
+    zero_shot_from: str | None  # the run of the sweep that computed it, where that is another
     best_step: Count | None
     weights: str | None
     origin: dict[str, Any] | None

@@ -12,7 +12,7 @@ from lezo.report.plots import COLOURS, Plot
 from lezo.report.text import printable
 
 _DASHES = ("", "5 2", "1 2", "6 2 1 2")
-_FIRST = ("results", "methods")  # tables that stand above the curves
+_FIRST = ("roots", "roots-2", "roots-3", "results", "methods")  # tables that stand above the curves
 _SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
 
 
@@ -43,8 +43,9 @@ def _table(table: Table) -> str:
     head = "".join(map(_head, table.columns, numeric))
     rows = "\n".join(f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in table.rows)
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
+    above = f'<p class="note">{_text(table.above)}</p>\n' if table.above else ""
     return (
-        f"<section>\n<h2>{_text(table.title)}</h2>\n"
+        f"<section>\n<h2>{_text(table.title)}</h2>\n{above}"
         f'<div class="wide"><table id="{table.name}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
         f"{notes}\n</section>"
     )
@@ -60,7 +61,8 @@ def _cell(cell: Cell, numeric: bool) -> str:
     kind = "number" if numeric else "long" if length >= _LONG else "short" if length <= _SHORT else ""
     class_ = f' class="{kind}"' if kind else ""
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    return f"<td{class_}{value}>{_text(cell.text) if kind else _unbroken(_text(cell.text))}</td>"
+    text = _text(cell.text) if kind else _unbroken(_text(cell.text))
+    return f"<td{class_}{value}>{f'<strong>{text}</strong>' if cell.best else text}</td>"
 
 
 def _unbroken(text: str) -> str:

@@ -1,4 +1,4 @@
-"""From run folders to a report's three files: once, or again whenever a run has changed. No torch."""
+"""From run folders to a report's files: once, or again whenever a run has changed. No torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from lezo.config.schema import ConfigError, ReportConfig
 from lezo.records.files import replace_file
 from lezo.records.folder import CONFIG, METRICS, RESULT
 from lezo.records.reader import Reader, Run
-from lezo.report.groups import by_task, group_runs, target
+from lezo.report.condensed import condensed
+from lezo.report.groups import Group, by_task, gathered, group_runs, target
+from lezo.report.latex import carries_results, latex
 from lezo.report.page import page
 from lezo.report.plots import plots
+from lezo.report.roots import naming, root_names, side_by_side
+from lezo.report.runs_table import as_csv, as_parquet, rows_of_runs
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
 
@@ -32,8 +36,8 @@ def write(roots: Sequence[Path], options: ReportConfig) -> None:
     if (wanted := options.target_score or 0) > 1 and not any(run.in_perplexity for run in runs):
         reason = "no run's scores are perplexities, and all others are at most 1"
         raise ConfigError([f"report.target_score={wanted:g}: {reason}; expected a fraction from 0 to 1"])
-    for path in _write(runs, roots, options, reload=None):
-        print(f"wrote {path}")
+    for words in _told(_write(runs, roots, options, reload=None), Path(options.out)):
+        print(f"wrote {words}")
     print(counted(runs))
 
 
@@ -56,23 +60,54 @@ def watch(roots: Sequence[Path], options: ReportConfig) -> None:
         print(counted(runs))
 
 
+def _told(files: Sequence[Path], out: Path) -> list[str]:
+    """The files one by one, and how many are in each folder below."""
+    folders = gathered(files, lambda file: file.parent)
+    counts = [f"{folder}/ ({len(inner)} files)" for folder, inner in folders.items() if folder != out]
+    return [*map(str, folders.get(out, [])), *counts]
+
+
 def rendered(
     runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
-) -> dict[str, str]:
-    """The three files' contents by their names. ``reload``: seconds after which the page loads itself again."""
-    groups = group_runs(runs)
+) -> dict[str, str | bytes]:
+    """The files' contents by their names, which may have a folder before them. ``reload``: seconds after which the page loads itself again."""
+    root_of = naming(roots)
+    groups = group_runs(runs, root_of)
     targets = {
         names: target(members, options.target_loss, options.target_score)
         for names, members in by_task(groups).items()
     }
-    every = tables(groups, targets)
-    heading = f"Runs in {', '.join(map(str, roots))}"
-    summary = f"{counted(runs)}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
+    beside = side_by_side(runs, root_of, [*root_names(roots).values()])
+    every = [*beside, *tables(groups, targets)]
+    shown = [condensed(table) for table in every]
+    rows = rows_of_runs(runs, root_of)
+    heading = headed(groups)
+    where = ", ".join(map(str, roots))
+    summary = (
+        f"{counted(runs)}, below {where}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
+    )
     return {
-        "report.html": page(heading, summary, groups, every, plots(groups), reload),
-        "results.md": markdown(heading, every),
-        "results.csv": comma_separated(every),
+        "report.html": page(heading, summary, groups, shown, plots(groups), reload),
+        "results.md": markdown(heading, shown),
+        "results.csv": as_csv(rows),
+        "results.parquet": as_parquet(rows),
+        **{f"tables/{table.name}.csv": comma_separated(table) for table in every},
+        **{f"tables/{table.name}.tex": latex(table) for table in shown if carries_results(table)},
     }
+
+
+def headed(groups: Sequence[Group]) -> str:
+    """What the runs are of: "rte, sst2: lezo, mezo"; of many the first."""
+    titles, methods = (
+        dict.fromkeys(names) for names in zip(*((g.title, g.method) for g in groups), strict=True)
+    )
+    return f"{_first([*titles])}: {_first([*methods])}"
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    """The first, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def counted(runs: Sequence[Run]) -> str:
@@ -87,8 +122,8 @@ def _write(
 ) -> list[Path]:
     """Write the report's files whole: a reader sees the old ones or the new ones. Returns their paths."""
     folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
     files = rendered(runs, roots, options, reload=reload)
     for name, content in files.items():
-        replace_file(folder / name, content.encode())
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / name, content.encode() if isinstance(content, str) else content)
     return [folder / name for name in files]

@@ -14,7 +14,7 @@ from lezo.config.methods import FirstOrderConfig, Part, Schedule, ZerothOrderCon
 from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.config.task import ChatConfig, Turns
 from lezo.model.adapter import Adapter
-from lezo.records.format import clock, count, score, size, table
+from lezo.records.format import clock, count, duration, score, size, table
 from lezo.runs.plan import Plan
 
 
@@ -63,7 +63,8 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
         rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
     rows |= {"files": str(folder), "repeat": result["command"]}
     method = method_name(result["optim"], result.get("peft", "none"))
-    return table(rows, f"{result['title']}, {result['model']}, {method}")
+    name = f"{result['name']}: " if result.get("name") else ""
+    return table(rows, f"{name}{result['title']}, {result['model']}, {method}")
 
 
 def going_on(command: str, folder: Path) -> str:
@@ -276,4 +277,4 @@ def _peak(result: Mapping[str, Any]) -> str:
 def _time(seconds: Mapping[str, float | None]) -> str:
     total, train, evaluation, step = (seconds[key] for key in ("total", "train", "eval", "step_median"))
     parts = f"{clock(total or 0)} in all; training {clock(train or 0)}, evaluation {clock(evaluation or 0)}"
-    return parts if step is None else f"{parts}; median step {1000 * step:.1f} ms"
+    return parts if step is None else f"{parts}; median step {duration(step)}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -36,6 +38,7 @@ from lezo.runs.resume import (
 from lezo.runs.stop import Stop
 from lezo.runs.together import Start, Together, refuse_other_starts, share_start
 from lezo.tasks.metrics import PERPLEXITY
+from lezo.tracking.events import EventFiles
 from lezo.tracking.mirror import WandbMirror
 
 
@@ -74,6 +77,7 @@ class Session:
     together: Together
     shown: ConsoleSink
     mirror: WandbMirror | None
+    events: EventFiles | None
 
     @property
     def config(self) -> RunConfig:
@@ -92,8 +96,8 @@ class Session:
 
     @property
     def displays(self) -> list[Sink]:
-        """What shows rows and keeps none: the console, and wandb where it is wanted."""
-        return [self.shown, *([self.mirror] if self.mirror else [])]
+        """What shows rows and keeps none: the console, and wandb and TensorBoard where they are wanted."""
+        return [self.shown, *(told for told in (self.mirror, self.events) if told is not None)]
 
 
 def open_folder(request: Request) -> RunFolder:
@@ -167,7 +171,9 @@ def begin(request: Request, folder: RunFolder, plan: Plan) -> Session:
     shown = ConsoleSink(request.out, config.train.steps if config.trains else None, plan.parts.task.metric)
     together = Together(ranks, config, loaded)
     mirror = make_mirror(request, folder, plan.parts.task.metric)
-    return Session(request, folder, loaded, header, resumed, resumed.progress(), together, shown, mirror)
+    events = make_events(request, folder, resumed, plan.parts.task.metric)
+    told = shown, mirror, events
+    return Session(request, folder, loaded, header, resumed, resumed.progress(), together, *told)
 
 
 def claim(request: Request, folder: RunFolder, resumed: ResumeState) -> None:
@@ -199,10 +205,13 @@ def resume_state(request: Request, folder: RunFolder, header: Header) -> ResumeS
 def make_mirror(request: Request, folder: RunFolder, metric: str) -> WandbMirror | None:
     """What sends rows to wandb, where that is wanted; ``metric``: what scores are."""
     config, log = request.config, request.config.log
-    if log.name != "wandb":
+    if not log.wandb:
         return None
     settings = {
-        "config": OmegaConf.to_container(OmegaConf.create(request.composed.yaml)),
+        "config": settings_of_run(request.composed.yaml),
+        "name": log.name,
+        "called": request.composed.name,
+        "notes": log.notes,
         "project": log.project,
         "group": log.group,
         "job_type": method_name(config.optim.name, config.peft.name),
@@ -214,7 +223,27 @@ def make_mirror(request: Request, folder: RunFolder, metric: str) -> WandbMirror
         folder.path,
         settings,
         log.mode.value,
-        lambda text: request.out.print(f"warning: {text}"),
+        _warner(request),
         cost=cost,
         score=metric if metric == PERPLEXITY else "score",
+        texts=log.texts,
     )
+
+
+def make_events(request: Request, folder: RunFolder, resumed: ResumeState, metric: str) -> EventFiles | None:
+    """What writes rows for TensorBoard, where that is wanted."""
+    if not request.config.log.tensorboard:
+        return None
+    before, score = (line.row for line in resumed.rows), PERPLEXITY if metric == PERPLEXITY else "score"
+    return EventFiles(folder.path, before, _warner(request), score=score)
+
+
+def _warner(request: Request) -> Callable[[str], None]:
+    return lambda text: request.out.print(f"warning: {text}")
+
+
+def settings_of_run(yaml: str) -> dict[str, Any]:
+    """The groups of a configuration that are about a run, not about other commands."""
+    tree = OmegaConf.to_container(OmegaConf.create(yaml))
+    assert isinstance(tree, dict)
+    return {str(group): value for group, value in tree.items() if group not in ("bench", "inspect")}

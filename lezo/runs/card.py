@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented there
 
 from lezo.config.methods import METHODS, NO_METHOD, Method, method_name
+from lezo.model.compatibility import readers
 from lezo.records.format import score
 from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.tasks import TASKS, Example
@@ -34,13 +35,14 @@ class Card:
     """What is known of saved weights. The same facts make the same bytes: there are no dates and no seconds in it.
 
     ``step``: whose weights they are; ``weights``: their SHA-256. ``before``: the ids that stand before every text.
-    ``result``, ``settings``: those of the run, by its files; empty where a journal is all there is.
+    ``kind_of_model``: the base's model_type. ``result``, ``settings``: those of the run, by its files; empty where a journal is all there is.
     """
 
     header: Header
     step: int
     weights: str | None
     before: tuple[int, ...]
+    kind_of_model: str
     result: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,7 +67,8 @@ class Card:
             asks=self.asks,
             stops=["\n"] if self.task in TASKS else self._own_stops(),
             longest=self.settings.get("eval.max_new_tokens") or 50,
-            prompt=repr(example.prompt if self.asks != "chat" else self._conversation()),
+            prompt=repr(self._conversation() if self.asks == "chat" else example.prompt),
+            readers=readers(self.kind_of_model),
             filled="  # with a row's columns put in" if self.settings.get("task.template") else "",
             answers=repr([*example.answers]),
             again=self._again(),
@@ -234,7 +237,7 @@ class Card:
         }
 
     def _data(self) -> dict[str, Any]:
-        hub, place, template = self._hub(), self.settings.get("data.path"), self.settings.get("task.template")
+        hub, place = self._hub(), self.settings.get("data.path")
         origins = {
             "sample": "synthetic, made by lezo",
             "local": place and f"one's own, in `{shown_place(place)}`",
@@ -245,12 +248,30 @@ class Card:
         sizes = self.result.get("examples") or {}
         return {
             "Task": self.task or "not known here, nor are its rows: a journal was all there was",
-            "Prompt": template and f"`{template!r}`",
+            **self._words(),
             "Rows": origins.get(self._known("data", "data.name") or ""),
             "Examples": ", ".join(f"{count:,} {split}" for split, count in sizes.items()),
             "Seed that chose them": _number(self._known("data_seed", "task.data_seed")),
             "Demonstrations in each prompt": self.settings.get("task.demos"),
             "SHA-256 of the encoded examples": self.origin.data and f"`{self.origin.data}`",
+        }
+
+    def _words(self) -> dict[str, Any]:
+        """What the model was asked, and with which ids before it."""
+        example, template = self._example(), self.settings.get("task.template")
+        shown = self.task in MAKERS or template
+        before = f"`{[*self.before]}`" if self.before else "nothing"
+        if self.asks == "chat":
+            own = self.settings.get("task.chat_template")
+            name = "the tokenizer's own" if own is None else f"`{shown_place(own)}`"
+            return {"Prompt": f"conversations by a chat template, {name}, which is saved with the tokenizer"}
+        of_row = "" if template else " (of a made-up row)"
+        return {
+            "Prompt": f"`{example.prompt!r}`{of_row}" if shown else None,
+            "Answers that it chose among": f"`{[*example.answers]}`"
+            if shown and self.asks == "choice"
+            else None,
+            "Ids before every text (BOS)": before,
         }
 
     def _method(self) -> dict[str, Any]:
@@ -288,9 +309,10 @@ class Card:
             return {"Of these weights": f"not known{f'; {why} {other}' if why else ''}"}
         dev_loss = result.get("dev_loss")
         return {
-            f"Test {metric}": f"{score(result.get('test'))}, before training {score(result.get('zero_shot'))}",
+            f"Test {metric}": f"{score(result.get('test'))}, zero-shot {score(result.get('zero_shot'))}",
             f"Dev {metric}": None if result.get("dev") is None else score(result["dev"]),
             "Dev loss": None if dev_loss is None else f"{dev_loss:.4f}, the lowest of the run",
+            "Of": f"one run, with seed {self.recipe.seed}, and rows drawn with seed {_number(self._known('data_seed', 'task.data_seed'))}",
         }
 
     def _again(self) -> str:
@@ -325,6 +347,8 @@ def shown_command(command: str) -> str:
     except ValueError:  # of a result that was written to
         return command
     shown = []
+    # What a run is called, and who is told of it, is nobody else's business either.
+    words = [word for word in words if not word.startswith(("log=", "log."))]
     for before, word in zip(["", *words], words, strict=False):
         key, equals, value = word.partition("=")
         if before == "--config-dir":

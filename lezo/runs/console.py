@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from lezo.records.format import clock, score
+from lezo.records.format import clock, pace, score
 from lezo.records.rows import DevRow, TestRow, TrainRow
 
 _COPIED = ("repeat",)  # a command with a line's end inside is another command
@@ -68,14 +68,12 @@ class ConsoleSink:
         if not row.skipped:  # one skipped step's NaN would stay in the average
             first = math.isnan(self._loss)
             self._loss = row.loss if first else 0.95 * self._loss + 0.05 * row.loss
-        rate = row.step / max(row.seconds, 1e-9)
+        each = row.seconds / row.step
+        left = f"{clock((self._steps - row.step) * each)} left"
         if self._out.is_terminal:
-            self._move(row.step, rate)
+            self._move(row.step, pace(each), left)
         elif row.step % max(self._steps // _LINES, 1) == 0:
-            left = clock((self._steps - row.step) / rate)
-            self._out.print(
-                f"step {row.step}/{self._steps}  loss {self._loss:.4f}  {rate:.1f} steps/s  {left} left"
-            )
+            self._out.print(f"step {row.step}/{self._steps}  loss {self._loss:.4f}  {pace(each)}  {left}")
 
     def evaluated(self, row: DevRow) -> None:
         """Show a dev evaluation."""
@@ -86,7 +84,8 @@ class ConsoleSink:
 
     def tested(self, row: TestRow) -> None:
         """Show a score on the test set, and of replies two."""
-        self._out.print(f"test {row.weights}: {self._metric} {score(row.score)}")
+        source = "" if row.zero_shot_from is None else f"  (computed by {row.zero_shot_from})"
+        self._out.print(f"test {row.weights}: {self._metric} {score(row.score)}{source}")
         for record in [record for record in row.predictions if "reply" in record][:_REPLIES]:
             self._out.print(f"  asked {record['index']}  {_shown(record['prompt'])}")
             self._out.print(f"  reply {record['index']}  {_shown(record['reply'])}")
@@ -96,13 +95,15 @@ class ConsoleSink:
         if self._bar is not None:
             self._bar.stop()
 
-    def _move(self, step: int, rate: float) -> None:
+    def _move(self, step: int, rate: str, left: str) -> None:
         if self._bar is None:
             self._bar = _bar(self._out)
             self._bar.start()
-            self._bar.add_task("train", total=self._steps, rate="", loss="", dev="")
-        rate_text, loss_text = f"{rate:.1f} steps/s", f"loss {self._loss:.4f}"
-        self._bar.update(self._bar.task_ids[0], completed=step, rate=rate_text, loss=loss_text, dev=self._dev)
+            self._bar.add_task("train", total=self._steps, rate="", loss="", dev="", left="")
+        loss = f"loss {self._loss:.4f}"
+        self._bar.update(
+            self._bar.task_ids[0], completed=step, rate=rate, loss=loss, dev=self._dev, left=left
+        )
 
 
 @contextmanager
@@ -127,6 +128,6 @@ def _bar(out: Console) -> Progress:
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[dev]}"),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),  # rich's own knows nothing of steps of half a minute
         console=out,
     )

@@ -12,7 +12,7 @@ from lezo.records.folder import PREFIX_START, RunFolder
 from lezo.records.schema import Result
 from lezo.records.strict import read_result, wrong_result
 from lezo.runs import banner
-from lezo.runs.begin import Request, show_plan
+from lezo.runs.begin import Request, make_mirror, show_plan
 from lezo.runs.build import load_model, make_header, provenance
 from lezo.runs.card import Card
 from lezo.runs.console import print_table
@@ -47,10 +47,19 @@ def show_finished(request: Request, folder: RunFolder, plan: Plan) -> int:
     wanted = request.config.save_model and not folder.model.exists()
     if wanted:
         save_again(request, plan, folder, result)
+    if request.config.log.artifact:
+        send_model(request, plan, folder, result)
     print_table(request.out, summary)
     done = f"its model is now in {folder.model}" if wanted else "nothing is left to do"
     request.out.print(f"this run has finished already; {done}")
     return 0
+
+
+def send_model(request: Request, plan: Plan, folder: RunFolder, result: Result) -> None:
+    """Give wandb's run of this folder its model."""
+    mirror = make_mirror(request, folder, plan.parts.task.metric)
+    assert mirror is not None, "log.artifact asks for wandb"
+    mirror.close(result, folder.model)
 
 
 def summary_of(result: Result, folder: Path) -> str:
@@ -77,5 +86,6 @@ def save_again(request: Request, plan: Plan, folder: RunFolder, result: Result) 
         raise FolderError(
             f"{path}: cannot write the model of this run: {reason}; the device or torch is another"
         )
-    card = Card(header, step, weights, plan.parts.encoder.before, result, settings(request.composed.yaml))
+    before, kind = plan.parts.encoder.before, loaded.base.config.model_type
+    card = Card(header, step, weights, before, kind, result, settings(request.composed.yaml))
     loaded.base.save(folder.model, card.text(), settings_text(request.composed.yaml, header, step, weights))

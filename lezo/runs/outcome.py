@@ -32,11 +32,12 @@ EXPECTED = (DataError, ModelError, EncodeError, PartError, MetricError, Diverged
 
 @dataclass(frozen=True)
 class Ending:
-    """``status``: finished, failed or interrupted; ``code``: the process's exit code."""
+    """``status``: finished, failed or interrupted; ``code``: the process's exit code; ``diverged``: whether by its losses it failed."""
 
     status: str
     error: str | None = None
     code: int = 0
+    diverged: bool = False
 
 
 def result_of(request: Request, ending: Ending, plan: Plan | None, session: Session | None) -> Result:
@@ -48,8 +49,11 @@ def result_of(request: Request, ending: Ending, plan: Plan | None, session: Sess
     return {
         "status": ending.status,
         "error": ending.error,
+        "diverged": ending.diverged,
         "task": config.task.name,
         "title": banner.title(config),
+        "name": request.composed.name,
+        "notes": config.log.notes,
         "data": config.data.name,
         "synthetic": config.data.name == "sample",
         "metric": plan.parts.task.metric if plan else None,
@@ -70,6 +74,7 @@ def result_of(request: Request, ending: Ending, plan: Plan | None, session: Sess
         "dev": dev.score if dev else None,
         "dev_loss": dev.loss if dev else None,
         "zero_shot": progress.zero_shot.score if progress.zero_shot else None,
+        "zero_shot_from": progress.zero_shot.zero_shot_from if progress.zero_shot else None,
         "best_step": progress.best_step,
         "weights": progress.weights,
         "origin": asdict(session.header.origin) if session else None,
@@ -108,7 +113,7 @@ def failure(error: Exception, request: Request, folder: RunFolder, plan: Plan | 
     if message is None and folder.begun:
         folder.text(TRACEBACK, traceback.format_exc())
     _complain(message)
-    return Ending("failed", message or repr(error), code=1)
+    return Ending("failed", message or repr(error), code=1, diverged=isinstance(error, DivergedError))
 
 
 def failed(error: Exception) -> int:

@@ -112,7 +112,7 @@ class Replay:
             before, _ = around(path, known.get("model.bos"), text, self.base.tokenizer)
         except ModelError:  # the run was told, and the journal was not
             before = ()
-        return Card(header, self.step, weights, before, result, known)
+        return Card(header, self.step, weights, before, self.base.config.model_type, result, known)
 
     def _model_settings(self, weights: str) -> str | None:
         """What the model tells lezo-eval; a journal alone knows no task."""

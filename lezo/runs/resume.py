@@ -35,7 +35,7 @@ class ResumeState:
 
     @property
     def zero_shot(self) -> TestRow | None:
-        """The zero-shot test score, where it was written."""
+        """The zero-shot score, where it was written."""
         return next((line.row for line in self.rows if isinstance(line.row, TestRow)), None)
 
     def progress(self) -> Progress:

@@ -34,6 +34,7 @@ from lezo.runs.build import LoadedModel, load_model, make_evaluator
 from lezo.runs.console import console
 from lezo.runs.outcome import message_of
 from lezo.runs.plan import Plan, make_plan
+from lezo.runs.predictions import in_words
 from lezo.runs.subjects import Subject, subject_of
 
 _SAME = "same"
@@ -225,7 +226,8 @@ def _tell(scored: Sequence[Scored], options: EvaluateConfig, out: Console) -> No
         _write(Path(options.out), json.dumps(records, indent=2, ensure_ascii=False) + "\n", out)
     if options.predictions is not None:
         for name, one in _file_names(scored).items():
-            lines = "".join(json_line(row) for row in one.evaluation.predictions)
+            examples = getattr(one.plan.parts.splits, one.split.value)
+            lines = "".join(json_line(row) for row in in_words(one.evaluation.predictions, examples))
             _write(Path(options.predictions) / name, lines, out)
 
 

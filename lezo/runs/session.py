@@ -30,8 +30,10 @@ from lezo.runs.loop import DivergedError, Progress, dev_row, train
 from lezo.runs.model_settings import settings_text
 from lezo.runs.outcome import Ending, failed, failure, result_of
 from lezo.runs.plan import Plan
+from lezo.runs.predictions import in_words
 from lezo.runs.restore import History
 from lezo.runs.resume import ResumeState
+from lezo.runs.zero_shot import zero_shot
 
 
 def run(composed: Composed, command: str, ranks: Ranks = ALONE) -> int:
@@ -91,7 +93,7 @@ def train_and_score(session: Session) -> None:
     """Score zero-shot, train, and score after it."""
     config, plan, progress = session.config, session.plan, session.progress
     if session.resumed.zero_shot is None:
-        test(session, "zero-shot", last=not config.needs_examples)
+        tell(session, zero_shot(session))
     if config.trains:
         with closing(session.shown):
             train_model(session)
@@ -109,12 +111,18 @@ def train_and_score(session: Session) -> None:
     progress.weights = session.together.hash()
 
 
-def test(session: Session, weights: str, *, step: int = 0, last: bool = True) -> None:
-    """Score the test set by the present weights, which ``weights`` says in words."""
+def test(session: Session, weights: str, *, step: int = 0) -> None:
+    """Score the test set by the run's last weights, which ``weights`` says in words."""
     start = time.perf_counter()
-    scored = session.together.evaluate("last test" if last else "test")
+    scored = session.together.evaluate("last test")
     seconds = time.perf_counter() - start
-    row = TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, last, seconds)
+    tell(session, TestRow(step, 0.0, scored.loss, scored.score, scored.predictions, weights, True, seconds))
+
+
+def tell(session: Session, row: TestRow) -> None:
+    """Let all that keep or show rows have this one; predictions of the run's last weights in words."""
+    if row.last:
+        row = row.predicting(in_words(row.predictions, session.plan.parts.splits.test))
     for sink in session.sinks:
         sink.tested(row)
 
@@ -166,6 +174,7 @@ def card_of(session: Session) -> Card:
         progress.best_step or progress.step,
         progress.weights,
         session.plan.parts.encoder.before,
+        session.loaded.base.config.model_type,
         finite(result_of(request, Ending("finished"), session.plan, session)),
         settings(request.composed.yaml),
     )
@@ -180,8 +189,11 @@ def end(
         folder.json(RESULT, result)
     except FolderError as unwritten:
         return failed(unwritten)
+    if session is not None and session.events is not None:
+        session.events.close()
     if session is not None and session.mirror is not None:
-        session.mirror.close(result)
+        sent = request.config.log.artifact and ending.status == "finished"
+        session.mirror.close(result, folder.model if sent else None)
     files = f"see {folder.path}"
     print_table(request.out, files if ending.status == "failed" else banner.summary(result, folder.path))
     progress = session.progress if session else Progress()

@@ -22,6 +22,7 @@ from lezo.config.compose import Composed
 from lezo.config.identity import shared_hash
 from lezo.config.schema import RunConfig
 from lezo.data.batches import Batches, MicroBatches
+from lezo.data.dataset import EvalSet
 from lezo.model.evaluate import Evaluation
 from lezo.model.hashes import checksum, weights_hash
 from lezo.model.linear_probe import fit_head
@@ -83,7 +84,7 @@ class Together(Optimizer):
         self.ranks, self.config, self.loaded = ranks, config, loaded
         fewest = min(ranks.exchange(loaded.plan.prompts_at_once, patient=True))  # a rank may have less room
         self.plan = replace(loaded.plan, prompts_at_once=fewest)
-        self._evaluator = make_evaluator(self.plan, loaded.network, config.eval.batch_size, ranks)
+        self.evaluator = make_evaluator(self.plan, loaded.network, config.eval.batch_size, ranks)
         self._verbs: Mapping[str, Callable[..., Any]] = {
             "evaluate": self._evaluate,
             "train": lambda: self.optimizer,
@@ -97,7 +98,7 @@ class Together(Optimizer):
     def optimizer(self) -> Optimizer:
         """This rank's own, made on all ranks at once: those of gradients share their weights as they are made."""
         network, plan = self.loaded.network, self.plan
-        return make_optimizer(self.config, network, plan.layout, plan.blocks, self._evaluator, self.ranks)
+        return make_optimizer(self.config, network, plan.layout, plan.blocks, self.evaluator, self.ranks)
 
     @cached_property
     def batches(self) -> Batches:
@@ -115,6 +116,11 @@ class Together(Optimizer):
     def evaluate(self, split: str) -> Evaluation:
         """The split ``dev`` or ``test`` by the present weights, or ``last test`` with what is only looked at. Raises RankError where ranks have other weights."""
         return self._all("evaluate", split)  # type: ignore[no-any-return]
+
+    def split(self, name: str) -> EvalSet:
+        """What is evaluated under this name."""
+        test = self.plan.test
+        return {"dev": self.plan.dev, "test": replace(test, samples=()), "last test": test}[name]
 
     def step(self, step: int, batch: MicroBatches) -> StepReport:
         """The optimizer's step; ``batch``: rank 0's micro-batches."""
@@ -151,9 +157,7 @@ class Together(Optimizer):
     def _evaluate(self, split: str) -> Evaluation:
         if self.ranks.size > 1:
             self._same(checksum(self.loaded.model))
-        plan = self.plan
-        splits = {"dev": plan.dev, "test": replace(plan.test, samples=()), "last test": plan.test}
-        return self._evaluator(splits[split])
+        return self.evaluator(self.split(split))
 
     def _fit_head(self) -> None:
         size, pad = self.config.eval.batch_size, self.plan.parts.pad

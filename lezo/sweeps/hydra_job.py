@@ -17,7 +17,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from lezo.config.checks import check
-from lezo.config.compose import as_field, command, converted, register_schema
+from lezo.config.compose import as_field, command, converted, parse, register_schema
 from lezo.config.diagnosis import CONF
 from lezo.ranks.launcher import several
 from lezo.records.folder import CONSOLE
@@ -47,7 +47,8 @@ class LaunchedRun:
             raise CompactHydraException(problem[1])
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
-        composed = converted(config, folder, Path(job.sweep.dir), folder.name)
+        given = [override.key_or_group for override in parse(list(job.overrides.task))]
+        composed = converted(config, folder, Path(job.sweep.dir), folder.name, given)
         check(composed.config)
         with _printing_to(folder / CONSOLE) if self._apart else nullcontext():
             from lezo.records.environment import forget_peak_memory

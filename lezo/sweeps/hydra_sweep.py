@@ -20,9 +20,8 @@ from lezo.config.schema import ConfigError
 from lezo.records.folder import CONSOLE
 from lezo.runs.console import console
 from lezo.sweeps.hydra_job import LaunchedRun
-from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of
-from lezo.sweeps.sweep import SweepFile, ending, finished_before
-from lezo.sweeps.table import final_table
+from lezo.sweeps.jobs import DIVERGED, FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of, todo_of
+from lezo.sweeps.sweep import SweepFile, done_before, ending, share_scores
 
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")  # we say what there is to say
 
@@ -38,21 +37,20 @@ def launch(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
             "Hydra's launchers start jobs of one process; leave out hydra/launcher, or start a run by srun"
         )
         raise ConfigError([f"sweep.gpus_per_job={each}: {reason}"])
+    before, todo = sum(state.status == FINISHED for state in planned), [s.job for s in todo_of(planned)]
     record = SweepFile(planned)
-    todo = [state.job for state in planned if state.status != FINISHED]
-    before = len(planned) - len(todo)
-    out.print(f"sweep of {len(planned)} jobs in {record.path.parent}" + finished_before(before))
+    share_scores(planned)
+    out.print(f"sweep of {len(planned)} jobs in {record.path.parent}" + done_before(planned, before))
     if todo:
         out.print(f"running; {CONSOLE} in a job's folder says how far it is")
     stopped, failures = _outcome(todo, overrides, config_dir, record.name) if todo else (False, {})
     states = [outcome_of(state.job) for state in planned]
     for state in states:
         if (failure := failures.get(state.job.number)) is not None:
-            state.status = FAILED
+            state.status = state.status if state.status == DIVERGED else FAILED
             out.print(f"[{state.job.number + 1}/{len(states)}] failed: {state.job.label}: {failure}")
     SweepFile(states)
-    out.print(final_table(states, before))
-    return ending(states, out, stopped=stopped)
+    return ending(states, before, out, stopped=stopped)
 
 
 def _outcome(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,32 @@ from hydra.errors import HydraException
 from lezo.config.compose import Composed, compose, parse, swept_values
 from lezo.config.identity import config_hash, differences
 from lezo.config.schema import ConfigError, Resume
-from lezo.records.folder import CONFIG
+from lezo.records.files import FolderError
+from lezo.records.folder import CONFIG, RunFolder
 from lezo.records.reader import read_result
 
 NOT_STARTED, RUNNING, STOPPING = "not started", "running", "stopping"
 FINISHED, FAILED, INTERRUPTED, PLANNED = "finished", "failed", "interrupted", "planned"
+DIVERGED = "diverged"  # failed by losses that were not finite, as it would again
 _STATUS = {0: FINISHED, 1: FAILED, 130: INTERRUPTED}  # a run's exit codes, and the status in its result
+_DIVERGED = (
+    "non-finite losses in a row",
+    "no dev loss since step 0 is finite",
+)  # errors of results that say no more
+_SEEDS = ("seed", "task.data_seed")
 _ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One combination: its overrides, the swept ones as its label, its hash, and the folder it writes to."""
+    """One combination: its overrides, the swept ones as its label, its hash, and the folder it writes to.
+
+    ``setting``: its label without seeds.
+    """
 
     number: int
     label: str
+    setting: str
     overrides: tuple[str, ...]
     composed: Composed
     identity: str
@@ -64,7 +76,7 @@ class JobState:
         """The job's process has ended with an exit code, by itself or because it was ``stopped``."""
         status, result = _STATUS.get(code), read_result(self.job.folder, [])
         if status is not None and result.get("status") == status:
-            self.status, self.result = status, result
+            self.status, self.result = _status_of(result), result
         elif code == 0 and self.job.composed.config.dry_run:
             self.status = PLANNED
         elif code == 130 or stopped:
@@ -74,11 +86,26 @@ class JobState:
 
     def row(self) -> dict[str, Any]:
         """The job as a row of the table and of the sweep's file: scores 0..1, seconds, bytes."""
-        scores = {name: self.result.get(name) for name in ("metric", "dev", "test")}
+        scores = {name: self.result.get(name) for name in ("metric", "dev_loss", "dev", "test")}
         used, seconds = self.result.get("peak_memory_bytes", {}), self.result.get("seconds", {}).get("total")
         costs = {"seconds": seconds, "memory": used.get("device") or used.get("host")}
         where = {"status": self.status, "folder": str(self.job.folder)}
         return {"job": self.job.label, **scores, **costs, **where}
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is not tried again: as sweep.retry_failed says, or by itself where it diverged."""
+        retry = self.job.composed.config.sweep.retry_failed
+        return (self.status == DIVERGED and not retry) or (self.status == FAILED and retry is False)
+
+    def forget(self) -> None:
+        """Empty the folder of a job that diverged: from where it stopped it could only fail. Raises ConfigError."""
+        try:
+            with closing(RunFolder(self.job.folder, resume=True)) as folder:
+                folder.clear()
+        except FolderError as error:
+            raise ConfigError([str(error)]) from None
+        self.status, self.result = NOT_STARTED, {}
 
 
 def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJob]:
@@ -90,7 +117,9 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     made: list[SweepJob] = []
     for number, combination in enumerate(_combinations(parsed)):
-        label = " ".join(text for text in combination if text.split("=")[0] in swept) or "single"
+        own = {text: text.split("=")[0] for text in combination}
+        label = " ".join(text for text, key in own.items() if key in swept) or "single"
+        setting = " ".join(text for text, key in own.items() if key in swept.difference(_SEEDS)) or "all jobs"
         try:
             composed = compose(combination, config_dir=config_dir)
         except ConfigError as error:
@@ -98,7 +127,9 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
         # One for all, though its name may hold the time.
         folder = made[0].composed.sweep_dir if made else composed.sweep_dir
         identity = config_hash(composed.yaml)
-        job = SweepJob(number, label, tuple(combination), composed, identity, folder / composed.job_name)
+        job = SweepJob(
+            number, label, setting, tuple(combination), composed, identity, folder / composed.job_name
+        )
         _refuse_twin(job, made)
         made.append(job)
     return made
@@ -158,7 +189,25 @@ def outcome_of(job: SweepJob) -> JobState:
     result = read_result(job.folder, [])
     if not ((job.folder / CONFIG).exists() or result):
         return JobState(job, NOT_STARTED)
-    return JobState(job, str(result.get("status", INTERRUPTED)), result)
+    return JobState(job, _status_of(result), result)
+
+
+def todo_of(states: Sequence[JobState]) -> list[JobState]:
+    """The jobs that are to run: not what is complete, nor what is left as it is. What diverged starts anew.
+
+    Raises ConfigError where such a job's folder cannot be emptied.
+    """
+    todo = [state for state in states if state.status != FINISHED and not state.is_left]
+    for state in todo:
+        if state.status == DIVERGED and not state.job.composed.config.dry_run:
+            state.forget()
+    return todo
+
+
+def _status_of(result: Mapping[str, Any]) -> str:
+    status, error = str(result.get("status", INTERRUPTED)), str(result.get("error"))
+    diverged = result.get("diverged", any(words in error for words in _DIVERGED))
+    return DIVERGED if status == FAILED and diverged else status
 
 
 def _is_of(config: Path, job: SweepJob) -> bool:

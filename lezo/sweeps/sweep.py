@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,11 +25,25 @@ from lezo.config.compose import quoted
 from lezo.config.schema import ConfigError
 from lezo.records.files import replace_file
 from lezo.records.folder import CONSOLE
+from lezo.records.shared import ZERO_SHOT
 from lezo.runs.console import console
-from lezo.sweeps.jobs import FINISHED, PLANNED, RUNNING, STOPPING, JobState, SweepJob, jobs, state_of
+from lezo.sweeps.best import Ended, best_text
+from lezo.sweeps.jobs import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    PLANNED,
+    RUNNING,
+    STOPPING,
+    JobState,
+    SweepJob,
+    jobs,
+    state_of,
+    todo_of,
+)
 from lezo.sweeps.lifeline import Lifeline
 from lezo.sweeps.slots import environments
-from lezo.sweeps.table import SweepProgress, final_table
+from lezo.sweeps.table import SweepProgress, final_table, settings_table
 
 _TAIL = 12  # lines of a failed job that are shown
 _TICK_SECONDS = 0.1
@@ -45,20 +60,41 @@ def sweep(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
     slots, each = _one_for_all(planned, "slots"), _one_for_all(planned, "gpus_per_job") or 1
     _refuse_hidden(planned, each)
     states = [state_of(job) for job in planned]
-    todo = [state for state in states if state.status != FINISHED]
-    record, before = SweepFile(states), len(states) - len(todo)
+    before, todo = sum(state.status == FINISHED for state in states), todo_of(states)
+    record = SweepFile(states)
+    share_scores(states)
     places = environments(slots, [state.job.composed.config.model.device for state in todo], each)
     at_a_time = f", {len(places)} at a time" if len(places) > 1 else ""
-    out.print(f"sweep of {len(states)} jobs in {record.path.parent}{finished_before(before)}{at_a_time}")
-    with stop_requests() as requests, Lifeline() as lifeline, SweepProgress(out, states) as progress:
+    out.print(f"sweep of {len(states)} jobs in {record.path.parent}{done_before(states, before)}{at_a_time}")
+    shown = SweepProgress(out, states, todo, len(places))
+    with stop_requests() as requests, Lifeline() as lifeline, shown as progress:
         Driver(todo, places, config_dir, lifeline, progress, record).drive(requests)
-    out.print(final_table(states, before))
-    return ending(states, out, stopped=requests.count > 0)
+    return ending(states, before, out, stopped=requests.count > 0)
 
 
-def finished_before(count: int) -> str:
-    """Of a sweep's first line: how many jobs need not run."""
-    return f", {count} of them finished before" if count else ""
+def done_before(states: Sequence[JobState], finished: int) -> str:
+    """Of a sweep's first line: how many jobs need not run, and how many are not tried again."""
+    left = left_words(states)
+    return (f", {finished} of them finished before" if finished else "") + (f", {left}" if left else "")
+
+
+def left_words(states: Sequence[JobState]) -> str:
+    """How many jobs are not tried again, and the setting that tries them; nothing where there are none."""
+    counts = Counter(state.status for state in states if state.is_left)
+    said = " and ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{said}, not tried again (sweep.retry_failed=true does)" if said else ""
+
+
+def share_scores(states: Sequence[JobState]) -> None:
+    """Make the folders beside the jobs' own where their runs look for zero-shot scores. Raises ConfigError."""
+    wanted = [state.job for state in states if state.job.composed.config.sweep.share_zero_shot]
+    folders = {job.folder.parent / ZERO_SHOT for job in wanted if not job.composed.config.dry_run}
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        ways = "remove it, or say sweep.share_zero_shot=false"
+        raise ConfigError([f"{error.filename}: cannot be made ({error.strerror}); {ways}"]) from None
 
 
 def _one_for_all(planned: Sequence[SweepJob], name: str) -> int | None:
@@ -80,18 +116,33 @@ def _refuse_hidden(planned: Sequence[SweepJob], each: int) -> None:
             raise ConfigError([f"model.device={device}: a job of a sweep sees {sees}; {way_out}"])
 
 
-def ending(states: Sequence[JobState], out: Console, *, stopped: bool) -> int:
+def ending(states: Sequence[JobState], before: int, out: Console, *, stopped: bool) -> int:
+    """Print the tables, and what to do next. Returns the exit code. ``before``: how many jobs had finished already."""
+    for table in (final_table(states, before), settings_table(states)):
+        if table is not None:
+            out.print(table)
+    finished = [state for state in states if state.status == FINISHED]
+    if any(state.job.composed.config.sweep.best for state in states):
+        out.print(best_text([Ended(one.job.folder, one.result, one.job.label) for one in finished]))
+    if finished:
+        out.print(f"next: {shlex.join(['lezo-report', str(finished[0].job.folder.parent)])}")
+    return going_on(states, out, stopped=stopped)
+
+
+def going_on(states: Sequence[JobState], out: Console, *, stopped: bool) -> int:
     """Say how to go on where something is left to do. Returns the exit code."""
-    todo = [state.job for state in states if state.status not in (FINISHED, PLANNED)]
-    if not todo:
+    unfinished = [state for state in states if state.status not in (FINISHED, PLANNED)]
+    if not unfinished:
         return 0
-    command = f"the same command{' with resume=auto' if any(job.refuses_runs for job in todo) else ''}"
-    unfinished = f"{len(todo)} of {len(states)} jobs did not finish"
-    if stopped:
-        out.print(f"interrupted; {unfinished}; {command} goes on where this stopped")
-        return 130
-    out.print(f"{unfinished}; {command} tries them again")
-    return 1
+    again = [state for state in unfinished if not state.is_left]
+    off = any(state.job.refuses_runs for state in unfinished)
+    command = f"the same command{' with resume=auto' if off else ''}"
+    words = [f"{len(unfinished)} of {len(states)} jobs did not finish", left_words(unfinished)]
+    which = "them" if len(again) == len(unfinished) else f"{len(again)} of them"
+    ways = f"{command} goes on where this stopped" if stopped else f"{command} tries {which} again"
+    said = [*(["interrupted"] if stopped else []), *filter(None, words), *([ways] if again else [])]
+    out.print("; ".join(said))
+    return 130 if stopped else 1
 
 
 @dataclass
@@ -242,7 +293,7 @@ class Driver:
 def _shown(running: _Running) -> list[str]:
     """The lines to show of what a job has said: the end of a failure, the whole plan of a dry run."""
     status = running.state.status
-    if not status.startswith(("failed", PLANNED)):
+    if not status.startswith((FAILED, DIVERGED, PLANNED)):
         return []
     with (running.state.job.folder / CONSOLE).open("rb") as log:
         log.seek(running.start)

@@ -105,14 +105,29 @@ def result_keys(result: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_flat(result, RESULT))
 
 
-def prediction_table(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the first predictions: chosen candidates say whether they are right, lists are text."""
-    records = [_with_correct(record) for record in predictions[:TABLE_ROWS]]
+def prediction_table(
+    predictions: Sequence[Mapping[str, Any]], *, texts: bool = False
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the first predictions: chosen candidates say whether they are right, lists are text.
+
+    Without ``texts`` no words of a row of the data but those that the run was asked to show or was judged by.
+    """
+    first = [dict(record) if texts else _without_words(record) for record in predictions[:TABLE_ROWS]]
+    records = [_with_correct(record) for record in first]
     columns = list(dict.fromkeys(key for record in records for key in record))
     # wandb's columns have one type: where one value is a list, all are text.
-    texts = {key for record in records for key, value in record.items() if isinstance(value, list)}
-    rows = [{**record, **{key: _text(record.get(key)) for key in texts}} for record in records]
+    listed = {key for record in records for key, value in record.items() if isinstance(value, list)}
+    rows = [{**record, **{key: _text(record.get(key)) for key in listed}} for record in records]
     return columns, [[row.get(key) for key in columns] for row in rows]
+
+
+_WORDS = ("prompt", "candidates", "prediction_text", "gold_text", "messages")
+
+
+def _without_words(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A reply that was asked for keeps its prompt."""
+    words = _WORDS[1:] if "reply" in record else _WORDS
+    return {key: value for key, value in record.items() if key not in words}
 
 
 def _with_correct(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,6 +140,8 @@ def _with_correct(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _text(value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
+    if parts and all(isinstance(part, Mapping) for part in parts):  # a conversation's turns
+        return "\n".join(f"{part['role']}: {part['content']}" for part in parts)
     return "; ".join(f"{part:.4f}" if isinstance(part, float) else str(part) for part in parts)
 
 

@@ -26,7 +26,9 @@ _OTHER_MODES = ("offline", "disabled", "dryrun")
 
 
 def start_run(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callable[[str], None]) -> Any:
-    """A run of wandb's. ``settings``: what init takes; the user's own count where its project is None, and for tags.
+    """A run of wandb's. ``settings``: what init takes; the user's own count where its project, name or notes are None, and for tags.
+
+    ``called`` among them: its name where nobody has given one; else its folder's.
 
     ``mode``: wandb's, or auto for the user's. ``warn`` gets the line that says why a run is offline. Raises whatever
     wandb raises where not even an offline run can begin.
@@ -38,7 +40,8 @@ def start_run(folder: Path, settings: Mapping[str, Any], mode: str, warn: Callab
     import wandb
 
     users = wandb.setup(wandb.Settings(silent=True)).settings
-    settings = {**settings, **_with_users(folder, settings, users)}
+    given = {key: value for key, value in settings.items() if key != "called"}
+    settings = {**given, **_with_users(folder, settings, users)}
     mode, reason = _mode(mode, users)
     if reason is None and mode in ONLINE:
         try:
@@ -77,7 +80,7 @@ def _with_users(folder: Path, settings: Mapping[str, Any], users: Any) -> dict[s
     """The settings that the user's own change: None where these count, since init would override them."""
     return {
         "dir": None if "WANDB_DIR" in os.environ else str(folder),
-        "name": None if users.run_name else folder.name,
+        "name": settings.get("name") or (None if users.run_name else settings.get("called", folder.name)),
         "project": settings["project"] or users.project or "lezo",
         "job_type": None if users.run_job_type else settings["job_type"],
         "tags": list(dict.fromkeys([*(users.run_tags or ()), *settings["tags"]])),

@@ -6,14 +6,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from lezo.model.compatibility import write_for_version_4
 from lezo.zo.optimizers import LeZO
 from lezo.zo.parts import LoopMethod
+from lezo.zo.trained_card import write_card
 
 _Trainer: Any = Trainer if TYPE_CHECKING else object  # whose methods the mixin calls
 
@@ -121,6 +124,23 @@ class ZOStep(_Trainer):  # type: ignore[misc] # transformers is untyped
             logs = {name: value for name, value in logs.items() if name != "grad_norm"}
             logs |= {"projected_gradient": last.measures["g"], "update_skipped": float(not last.applied)}
         super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The trainer's, so that transformers 4 reads it too, and, but for a checkpoint, with a model card."""
+        super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save or not folder.is_dir():
+            return
+        write_for_version_4(folder)
+        if not _internal_call and hasattr(getattr(self.model, "config", None), "model_type"):
+            args, steps = self.args, self.zo.steps if self.zo is not None else 0
+            settings = {
+                "learning_rate": args.learning_rate,
+                "schedule": args.lr_scheduler_type.value,
+                "seed": args.seed,
+            }
+            settings |= {"weight_decay": args.weight_decay, "batch_size": args.train_batch_size}
+            write_card(folder, self.model, {**settings, **self.zo_settings}, steps)
 
 
 class ZOTrainer(ZOStep, Trainer):  # type: ignore[misc] # transformers is untyped

@@ -203,6 +203,21 @@ def test_a_first_order_run_says_that_it_has_no_journal(lezo_run: Runner, lezo_re
     assert code == 1 and "a first-order run has no journal; its own command with save_model=true" in err
 
 
+@pytest.mark.parametrize("given", [("--best", "."), ("--best=.",), (".", "replay.best=true")])
+def test_the_best_run_of_a_folder_is_replayed(given: tuple[str, ...], ran: Ran, lezo_replay: Replay) -> None:
+    code, out, err = lezo_replay(*given, "replay.out=made")
+    assert (code, err) == (0, "")
+    assert "best by dev loss: rte (sample), tiny, lezo: lr 0.001, seed 4 (of 1 run)\n" in out
+    assert "  folder  out\n" in out
+    assert (Path("made") / "model.safetensors").exists()
+
+
+def test_a_folder_without_a_best_run_is_refused(lezo_replay: Replay) -> None:
+    code, _, err = lezo_replay("--best", "nowhere")
+    assert code == 2
+    names(err, "error: nowhere: no such folder")
+
+
 def test_help_and_nothing(lezo_replay: Replay) -> None:
     assert lezo_replay("--help")[:2] == (0, replay.HELP)
     assert lezo_replay()[:2] == (2, replay.HELP)

@@ -20,15 +20,16 @@ from lezo import __version__
 from lezo.cli import bench, replay, report, run, show
 from lezo.config.methods import METHODS
 from lezo.model.load import TINY
+from lezo.runs.prepare import prepare
 from lezo.tasks import TASKS
 from tests.lezo.arranged import best_is, ctrl_c_in_step
 from tests.lezo.sweeps.forked import Forked
-from tests.lezo.whole_runs import SMALL, Runner, timeless, typed
+from tests.lezo.whole_runs import SMALL, Runner, config_of, timeless, typed
 
 RESULT = (
     "task data metric model optim sparsity lr eps steps seed test dev zero_shot best_step seconds peak_memory_bytes "
-    "skipped_steps rows truncated status error title dequantised synthetic weight_decay blocks data_seed dev_loss "
-    "command weights origin peft objective examples memory_bytes prompts_at_once"
+    "skipped_steps rows truncated status error title name notes dequantised synthetic weight_decay blocks data_seed dev_loss "
+    "command weights origin peft objective examples memory_bytes prompts_at_once diverged zero_shot_from"
 )
 
 
@@ -55,6 +56,7 @@ def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
     }
     assert set(result) == set(RESULT.split())
     assert (result["status"], result["error"], result["steps"]) == ("finished", None, 4)
+    assert (result["diverged"], result["zero_shot_from"]) == (False, None)
     assert (result["title"], result["synthetic"], result["metric"]) == ("sst2 (sample)", True, "accuracy")
     phases = {"forward", "perturb", "update", "data"}
     assert set(result["seconds"]) == {"total", "train", "eval", "step_median", *phases}
@@ -73,7 +75,12 @@ def test_a_run_leaves_its_whole_folder(lezo_run: Runner) -> None:
     assert (before["step"], before["test_score"]) == (0, result["zero_shot"])
     predictions = ran.rows("predictions.jsonl")
     assert [row["index"] for row in predictions] == list(range(8))
-    assert all(set(row) == {"index", "scores", "prediction", "gold"} for row in predictions)
+    measured = {"index", "scores", "prediction", "gold"}
+    assert all(set(row) == measured | {"prompt", "candidates", *TEXTS} for row in predictions)
+    assert all(row["candidates"][row["gold"]] == row["gold_text"] for row in predictions)
+    assert all(row["candidates"][row["prediction"]] == row["prediction_text"] for row in predictions)
+    examples = prepare(config_of(*SMALL, "task=sst2", "seed=3"), training=True).splits.test
+    assert [row["prompt"] for row in predictions] == [example.prompt for example in examples]
     assert result["test"] == sum(row["prediction"] == row["gold"] for row in predictions) / 8
     assert yaml.safe_load((ran.folder / "config.yaml").read_text())["train"]["steps"] == 4
 
@@ -140,14 +147,17 @@ def test_scoring_alone_trains_nothing_and_memory_is_of_one_kind(lezo_run: Runner
     assert " since the model was loaded, with the libraries' code in use; about" in ran.out
 
 
+TEXTS = ("prediction_text", "gold_text")
+
+
 @pytest.mark.parametrize("task", ["squad", "copa"])
 def test_language_model_losses_train_and_answers_are_judged(lezo_run: Runner, task: str) -> None:
     ran = lezo_run(f"task={task}", "train.steps=1")
     predictions = ran.rows("predictions.jsonl")
     assert (ran.code, len(predictions)) == (0, 8)
     assert all(row["dev_loss"] > 0 for row in ran.evaluations())
-    answer = {"text", "score"} if task == "squad" else {"scores"}
-    assert all(set(row) == {"index", "prediction", "gold"} | answer for row in predictions)
+    answer = {"text", "score"} if task == "squad" else {"scores", "candidates", *TEXTS}
+    assert all(set(row) == {"index", "prompt", "prediction", "gold"} | answer for row in predictions)
 
 
 def test_micro_batches_leave_the_losses_alone(lezo_run: Runner) -> None:

@@ -71,7 +71,9 @@ def written(folder: Path, name: str, text: str) -> Path:
         (f"log.tags={'[' * 2000}{']' * 2000}", ["key=value"]),
         ("optim={name:mezo}", ["optim=fo-adamw"]),
         ("optim.name=mezo", ["mean optim=mezo?"]),
-        ("log.name=x", ["log=files, log=wandb", "log.group=NAME"]),
+        ("log.name=wandb", ["names the run", "log=files, log=tensorboard, log=wandb", "log.wandb=true"]),
+        ("log.artifact=true", ["save_model=true"]),
+        ("log.texts=true", ["log=wandb"]),
         ("hydra.run.dir=", ["folder"]),
         ("hydra.x=3", ["HydraConf"]),
         ("log.project='a\udcff'", ["UTF-8"]),
@@ -100,7 +102,7 @@ EACH += [
     for option in OPTIONS["model"]
 ]
 EACH += [("peft", option, ("optim=mezo",)) for option in OPTIONS["peft"]]
-EACH += [("task", "wic", ()), ("data", "hub", ()), ("data", "local", ("data.path=.",)), ("log", "wandb", ())]
+EACH += [("task", "wic", ()), ("data", "hub", ()), ("data", "local", ("data.path=.",))]
 
 
 @pytest.mark.parametrize(("group", "option", "more"), EACH)
@@ -109,6 +111,27 @@ def test_every_option_composes_and_is_named_like_its_file(
 ) -> None:
     rate = ("optim.lr=1e-3",) if option == "hf" else ()
     assert getattr(composed(f"{group}={option}", *more, *rate).config, group).name == option
+
+
+def test_the_options_of_log_say_who_is_told() -> None:
+    told = {option: composed(f"log={option}").config.log for option in OPTIONS["log"]}
+    said = {option: (log.wandb, log.tensorboard, log.name) for option, log in told.items()}
+    assert said == {
+        "files": (False, False, None),
+        "tensorboard": (False, True, None),
+        "wandb": (True, False, None),
+    }
+    both = composed("log=wandb", "log.tensorboard=true", "log.name=mine").config.log
+    assert (both.wandb, both.tensorboard, both.name) == (True, True, "mine")
+
+
+@pytest.mark.parametrize(
+    "notes", ["smaller eps, as Anna proposed", "it's [new] {x: 1}", "null and void", "3"]
+)
+def test_notes_are_one_text(notes: str) -> None:
+    assert compose([f"log.notes={notes}"]).config.log.notes == notes
+    assert compose([f"log.notes={quoted(notes)}", "log.name='a b'"]).config.log.notes == notes
+    assert compose(["log.notes=null"]).config.log.notes is None
 
 
 def test_every_task_is_named_like_its_file() -> None:
@@ -131,7 +154,11 @@ def test_every_key_the_help_names_exists_and_every_key_is_named() -> None:
     named = set(re.findall(r"(?:^|\s)((?:[a-z]+\.)?[a-z_0-9]+)(?==|\s)", described))
     named = {key for key in named if "." in key or key in ("seed", "dry_run", "resume", "save_model")}
     others = ("inspect.", "bench.", "model.shape", "model.lr", *NO_OPTIONS)
-    elsewhere = {"model.path", *(f"{group}.name" for group in GROUPS)}  # among the groups and commands
+    elsewhere = {
+        "model.path",
+        "log.wandb",
+        *(f"{group}.name" for group in GROUPS if group != "log"),
+    }  # among the groups and commands
     assert named == {key for key in _keys() if not key.startswith(others)} - elsewhere | SHORTHANDS
 
 
@@ -214,7 +241,7 @@ def test_the_environment_is_not_read_into_a_run(
     key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TOKEN", SECRET)
-    written(tmp_path, "log/mine", "name: files\nproject: ${oc.env:TOKEN}\n")
+    written(tmp_path, "log/mine", "project: ${oc.env:TOKEN}\n")
     with refused(ConfigError, "${oc.env:TOKEN}: ", 'key="$TOKEN"') as error:
         compose([key.format("'${oc.env:TOKEN}'")], config_dir=str(tmp_path))
     assert SECRET not in str(error.value)
@@ -235,7 +262,6 @@ def test_what_would_be_read_as_a_reference_later_is_refused() -> None:
         ("peft", "defaults: [/schema/peft/lora@_here_, _self_]\nname: prefix\nlr: {zo: 1}", "'prefix'"),
         ("task", "name: mine", "'mine'"),
         ("data", "name: ../../up", "'../../up'"),
-        ("log", "name: console", "'console'"),
     ],
 )
 def test_a_name_that_a_users_config_cannot_have_is_refused(

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lezo.config import identity
 from lezo.config.compose import compose
-from lezo.config.identity import config_hash, differences, job_name, run_hash, settings, within
+from lezo.config.identity import config_hash, differences, job_name, run_hash, run_name, settings, within
 
 
 @cache
@@ -30,7 +30,9 @@ BASE = yaml()
 @pytest.mark.parametrize(
     "change",
     [
-        *("log.project=x", "resume=auto", "dry_run=true", "sweep.slots=2", "bench.repeats=3"),
+        *("log.project=x", "log.name=x", "log.notes=x", "log.artifact=true", "log.tensorboard=true"),
+        *("resume=auto", "dry_run=true", "sweep.slots=2", "bench.repeats=3"),
+        *("sweep.retry_failed=true", "sweep.best=true", "sweep.share_zero_shot=false"),
         *("model.cuda_graphs=false", "model.devices=auto"),
     ],
 )
@@ -196,6 +198,27 @@ def test_settings_of_rows_of_ones_own_came_later() -> None:
         "data.test_share was 0.2 and is 0.5",
     ]
     assert run_hash(changed) != run_hash(before)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ((), "rte-tiny-lezo-seed0"),
+        (("seed=3", "peft=lora", "optim=mezo"), "rte-tiny-mezo-lora-seed3"),
+        (("optim.lr=1e-6", "optim.sparsity=0.5"), "rte-tiny-lezo-lr1e-6-sparsity0.5-seed0"),
+        (("train.eval_every=50", "task.num_dev=8", "data=sample"), "rte-tiny-lezo-seed0"),
+        (("optim.lr_scale=3", "train.forwards=100"), "rte-tiny-lezo-lr0.0009-steps50-seed0"),
+        (("model=hf", "model.path=a/b-1", "optim.lr=1e-3", "data=sample"), "rte-b-1-lezo-lr0.001-seed0"),
+        (("peft=lora", "peft.targets=[k_proj,fc1]"), "rte-tiny-lezo-lora-targetsk_proj+fc1-seed0"),
+        (("log.name=mine", "optim.lr=1e-3"), "mine"),
+    ],
+)
+def test_a_run_has_a_readable_name_with_what_its_command_says(words: tuple[str, ...], name: str) -> None:
+    assert compose(words).name == name
+
+
+def test_a_run_that_is_read_back_has_its_name() -> None:
+    assert run_name(yaml("seed=2")) == "rte-tiny-lezo-seed2"
 
 
 def rules_of_resume() -> tuple[set[str], set[str]]:

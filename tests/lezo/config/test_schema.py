@@ -116,6 +116,7 @@ RANGES = [
     ("optim.lr_scale", [0.3, None], [0.0, -1.0], "above 0"),
     ("sweep.slots", [1, None], [0], WHOLE_1),
     ("sweep.gpus_per_job", [1], [0], WHOLE_1),
+    ("log.name", ["a b", "1"], ["", " ", "x" * 129], "a line of text, of at most 128 characters"),
     ("log.tags", [[], ["a", "1"]], [[["a"]], ["a", {"b": 1}]], "a list of texts"),
     ("inspect.n", [1], [0, 10**30], WHOLE_1),
     (
@@ -149,7 +150,7 @@ def problems(changes: dict[str, Any], *, weights: bool = True) -> list[str]:
         optim=LezoConfig(name="lezo", lr=1e-3),
         model=ModelConfig(name="tiny"),
         peft=PeftConfig(name="none"),
-        log=LogConfig(name="files"),
+        log=LogConfig(),
     )
     if any(key.startswith("peft.") for key in changes):
         config.peft = PrefixConfig("prefix") if "peft.tokens" in changes else LoraConfig("lora")
@@ -299,8 +300,9 @@ def test_inspecting_needs_no_learning_rate_and_no_train_rows() -> None:
 
 def test_defaults_are_the_ones_promised() -> None:
     run = compose([]).config
-    groups = (run.task, run.optim, run.model, run.data, run.log)
-    assert [group.name for group in groups] == ["rte", "lezo", "tiny", "sample", "files"]
+    groups = (run.task, run.optim, run.model, run.data)
+    assert [group.name for group in groups] == ["rte", "lezo", "tiny", "sample"]
+    assert not (run.log.wandb or run.log.tensorboard or run.log.artifact or run.log.texts)
     assert isinstance(run.optim, LezoConfig)
     assert (run.optim.sparsity, run.optim.eps, run.optim.weight_decay) == (0.75, 1e-3, 0.0)
     task = run.task

@@ -47,6 +47,20 @@ def test_the_bits_are_those_of_one_process(
     assert re.search(rf"\n  ranks +{ranks}, ", capsys.readouterr().out)
 
 
+def test_ranks_take_a_zero_shot_score_at_rank_0s_word(
+    capsys: pytest.CaptureFixture[str], lezo_run: Runner
+) -> None:
+    alone = lezo_run.once(*SHARED, folder="alone")
+    Path("sweep/.zero-shot").mkdir(parents=True)
+    for name in ("first", "second"):
+        assert run_by(2, [*SHARED, f"hydra.run.dir=sweep/{name}"]) == 0
+        shared = left(Path("sweep") / name)
+        assert shared["rows"][0].pop("zero_shot_from", None) == (None if name == "first" else "first")
+        assert shared == left(alone.folder)
+    result = json.loads(Path("sweep/second/result.json").read_text())
+    assert result["zero_shot_from"] == "first" and "(computed by first)" in capsys.readouterr().out
+
+
 def test_each_rank_takes_a_part_of_its_own(lezo_run: Runner) -> None:
     """Where the size of micro-batches is open, a batch is cut into as many as there are ranks."""
     alone = lezo_run(*SMALL, "train.batch_size=6", "train.micro_batch_size=2", folder="alone")

@@ -72,6 +72,17 @@ def test_a_last_line_cut_short_is_left_out_and_named_where_the_run_has_ended(tmp
         assert len(run.steps) == 4
 
 
+def test_what_a_run_ran_on_is_read_and_named_where_it_cannot_be(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    assert read_run(folder).environment == {}
+    (folder / "environment.json").write_text('{"device": "AMD EPYC", "packages": {"torch": "2.13.0"}}')
+    run = read_run(folder)
+    assert run.environment["packages"] == {"torch": "2.13.0"} and not run.damage
+    (folder / "environment.json").write_text("[1]")
+    run = read_run(folder)
+    assert run.environment == {} and run.damage[0].startswith("environment.json: ")
+
+
 def test_lines_that_are_no_rows_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     folder = write(tmp_path, config(), [], result())
     bad = [
@@ -197,6 +208,13 @@ def test_forwards_are_counted_by_the_method_and_its_settings(tmp_path: Path) -> 
     damaged = config(optim__name="mezo", optim__eps="many")
     assert read_run(write(tmp_path / "damaged", damaged, rows())).forwards_a_step is None
     assert read_run(write(tmp_path / "alone", ended=result(optim="mezo"))).forwards_a_step is None
+
+
+def test_what_a_step_costs_is_worked_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report asks for it with every row that it draws."""
+    run, asked = read_run(finished(tmp_path)), []
+    monkeypatch.setattr("lezo.records.reader._cost", lambda kind, values: asked.append(kind) or 2)
+    assert [run.forwards_a_step, run.forwards_a_step, len(asked)] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -59,6 +59,9 @@ def test_a_run_and_its_replay_write_the_same_card(
     assert "6 of 8 blocks skipped each step" in text and f"Step of these weights: {result['best_step']} of 4"
     for value in (result["weights"], *(result["origin"][name] for name in ("weights", "data", "tokenizer"))):
         assert f"`{value}`" in text
+    assert f"zero-shot {result['zero_shot']:.4f}" in text and "Of: one run, with seed 0, and rows" in text
+    assert "- Ids before every text (BOS): `[0]`" in text and "- Answers that it chose among: `[" in text
+    assert "\nRead by: transformers 4.57 and newer.\n" in text and "(of a made-up row)" in text
     assert f"```bash\n{result['command']}\nlezo-replay RUN\n```" in text
     likes_what_lezo_likes(ran, snippet(ran.folder / "model", monkeypatch), "task=copa")
     lezo_replay = typed("lezo-replay", replay.main, monkeypatch, capsys)
@@ -102,7 +105,7 @@ RESULT = {"task": "sst2", "data": "hub", "optim": "mezo", "metric": "accuracy", 
 
 
 def test_what_is_on_the_hub_is_linked() -> None:
-    card = Card(of_journal(), 3, "x", (2,), RESULT, {"data.revision": None})
+    card = Card(of_journal(), 3, "x", (2,), "opt", RESULT, {"data.revision": None})
     data = ModelCard(card.text()).data
     assert (data.base_model, data.datasets) == ("facebook/opt-13b", ["nyu-mll/glue"])
     (score,) = data.eval_results
@@ -113,15 +116,20 @@ def test_what_is_on_the_hub_is_linked() -> None:
 def test_a_task_of_ones_own_is_shown_by_its_template_and_words() -> None:
     result = {**RESULT, "task": "tickets", "data": "local", "rows": "packed", "prompts_at_once": None}
     words = {"task.template": "{{ Text }} . It was", "task.words.pos": "great", "task.words.neg": "terrible"}
-    text = Card(of_journal(), 3, "x", (2,), result, words).text()
+    text = Card(of_journal(), 3, "x", (2,), "opt", result, words).text()
     assert "prompt = '{{ Text }} . It was'  # with a row's columns put in\n" in text
+    assert (
+        "- Prompt: `'{{ Text }} . It was'`\n- Answers that it chose among: `[' great', ' terrible']`\n"
+        in text
+    )
     assert "answers = [' great', ' terrible']\n" in text
     asked = {"task.template": "{{ Text }} Q:", "task.stop": "END", "eval.max_new_tokens": 9}
-    text = Card(of_journal(), 3, "x", (2,), {**result, "prompts_at_once": 4}, asked).text()
+    text = Card(of_journal(), 3, "x", (2,), "opt", {**result, "prompts_at_once": 4}, asked).text()
     assert "for stop in ['END']:" in text and "max_new_tokens=9" in text
     hub = {"task.turns": "all", "task.system": "Be kind", "data.path": "me/talks", "data.config": "en"}
-    text = Card(of_journal(), 3, "x", (), {**result, "data": "hub"}, hub).text()
+    text = Card(of_journal(), 3, "x", (), "llama", {**result, "data": "hub"}, hub).text()
     assert "[{'role': 'system', 'content': 'Be kind'}, {'role': 'user'" in text
+    assert "by a chat template, the tokenizer's own, which" in text
     assert ModelCard(text).data.datasets == ["me/talks"] and "configuration `en`" in text
 
 
@@ -130,7 +138,7 @@ def test_what_is_on_this_machine_is_shown_by_its_last_part(tmp_path: Path) -> No
     settings = {"data.path": str(tmp_path / "rows"), "data.name": "local"}
     command = f"lezo-run --config-dir {tmp_path}/mine model.path={tmp_path}/small data.path='{tmp_path}/rows'"
     result = {**RESULT, "data": "local", "command": command}
-    text = Card(header, 3, "x", (2,), result, settings).text()
+    text = Card(header, 3, "x", (2,), "opt", result, settings).text()
     assert str(tmp_path) not in text and ModelCard(text).data.base_model is None
     assert "`small`" in text and "`words`" in text and "`rows`" in text
     assert "lezo-run --config-dir mine model.path=small data.path=rows\n" in text
@@ -145,6 +153,7 @@ def test_what_is_on_this_machine_is_shown_by_its_last_part(tmp_path: Path) -> No
             "model.path=m hydra.run.dir=out",
         ),
         ("lezo-run 'optim.lr=1e-3", None),
+        ("lezo-run model=hf log=wandb 'log.notes=for me' log.name=x seed=1", "seed=1"),
         (
             "lezo-run model=hf 'data.splits={train: /home/me/a.csv, test: ~/b.csv}' task.chat_template=plain",
             "'data.splits={train: a.csv, test: b.csv}' task.chat_template=plain",

@@ -12,17 +12,17 @@ from lezo.records.rows import DevRow, TrainRow
 from lezo.runs import console
 
 
-def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = ()) -> str:
-    """The progress of a run of ``steps``, whose losses are 2, 1, 1..., with a dev evaluation half-way and at the end."""
+def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = (), each: float = 0.1) -> str:
+    """The progress of a run of ``steps`` of so many seconds ``each``, whose losses are 2, 1, 1..., with a dev evaluation half-way and at the end."""
     file = io.StringIO()
     out = Console(file=file, force_terminal=terminal, width=100, highlight=False, color_system=None)
     shown = console.ConsoleSink(out, steps, "accuracy")
     for step in range(1, steps + 1):
         bad = step in skipped
         loss = math.nan if bad else 2.0 if step == 1 else 1.0
-        shown.trained(TrainRow(step, step / 10, loss, skipped=bad))
+        shown.trained(TrainRow(step, step * each, loss, skipped=bad))
         if step == steps // 2 + 1 or step == steps:
-            shown.evaluated(DevRow(step, step / 10, 0.25, 0.75))
+            shown.evaluated(DevRow(step, step * each, 0.25, 0.75))
     shown.close()
     return file.getvalue()
 
@@ -42,6 +42,12 @@ def told(steps: int, *, terminal: bool, skipped: tuple[int, ...] = ()) -> str:
         (written.clock(59.6), "1:00"),
         (written.clock(3599.7), "1:00:00"),
         (written.clock(100_000), "27:46:40"),
+        (written.duration(0.0164), "16.4 ms"),
+        (written.duration(4.312), "4.31 s"),
+        (written.duration(100), "1:40"),
+        (written.pace(1 / 12), "12.0 steps/s"),
+        (written.pace(1.5), "1.5 s a step"),
+        (written.pace(47.25), "47.2 s a step"),
         (written.score(None), "-"),
         (written.score(0.5), "0.5000"),
     ],
@@ -61,6 +67,11 @@ def test_off_a_terminal_a_run_is_twenty_lines_and_its_evaluations() -> None:
     assert lines[-1] == "step 1000/1000  dev_loss 0.2500  dev accuracy 0.7500"
 
 
+def test_a_slow_models_steps_are_told_in_seconds() -> None:
+    assert told(40, terminal=False, each=31.5).splitlines()[0].endswith("  31.5 s a step  19:57 left")
+    assert re.search(r"31\.5 s a step 0:00 left", told(40, terminal=True, each=31.5))
+
+
 def test_a_short_run_off_a_terminal_shows_every_step() -> None:
     assert len(told(3, terminal=False).splitlines()) == 5
 
@@ -72,7 +83,7 @@ def test_a_skipped_step_has_no_part_in_the_average_loss(skipped: tuple[int, ...]
 
 def test_on_a_terminal_a_bar_shows_loss_score_speed_and_time_left() -> None:
     shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", told(30, terminal=True)).replace("\r", "\n")
-    assert re.search(r"30/30 loss 1\.2259 dev 0\.750 10\.0 steps/s 0:00:00", shown)
+    assert re.search(r"30/30 loss 1\.2259 dev 0\.750 10\.0 steps/s 0:00 left", shown)
     assert "step 30/30  dev_loss 0.2500  dev accuracy 0.7500\n" in shown
 
 

@@ -131,6 +131,7 @@ def test_a_run_without_a_finite_loss_fails_and_its_files_are_sound(
     words = said(ran)
     eps = " or optim.eps" if "optim=fo-sgd" not in given else ""
     assert words.startswith(message) and words.endswith(f"weights in float32: try a smaller optim.lr{eps}")
+    assert ran.result["diverged"] is True
     assert [row["loss"] and round(row["loss"], 2) for row in ran.training()] == losses
     assert [row["skipped"] for row in ran.training()] == [loss is None for loss in losses]
     assert ran.result["skipped_steps"] == losses.count(None)

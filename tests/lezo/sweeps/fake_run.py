@@ -2,7 +2,7 @@
 
     python fake_run.py FOLDER WORD...
 
-Words: ``ok`` finishes; ``fail`` ends with exit code 1 and a result; ``die`` with 7 and none, after thirty lines;
+Words: ``ok`` finishes; ``fail`` ends with exit code 1 and a result, ``diverge`` too; ``die`` with 7 and none, after thirty lines;
 ``kill`` by SIGKILL; ``stop`` trains until a signal; ``deaf`` until a second one that is SIGINT; ``dead`` hears none;
 ``meet`` finishes once two jobs have met. All write their signals, process id and environment to FOLDER.
 """
@@ -28,8 +28,17 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 
 def _result(status: str, code: int) -> None:
-    scores = {"metric": "accuracy", "dev": 0.5, "test": 0.75, "steps": 3, "seconds": {"total": 1.5}}
-    (FOLDER / "result.json").write_text(json.dumps({"status": status, **scores}))
+    scores = {
+        "metric": "accuracy",
+        "dev_loss": 0.25,
+        "dev": 0.5,
+        "test": 0.75,
+        "steps": 3,
+        "seconds": {"total": 1.5},
+    }
+    run = {"title": "rte (sample)", "model": "tiny", "optim": "lezo", "command": "lezo-run", "seed": 0}
+    told = {"diverged": True} if "diverge" in WORDS else {}
+    (FOLDER / "result.json").write_text(json.dumps({"status": status, **scores, **run, **told}))
     print("said at the end:", status, flush=True)
     sys.exit(code)
 
@@ -74,7 +83,7 @@ def main() -> None:
         _meet()
     if {"stop", "deaf", "dead"} & set(WORDS):
         _until_stopped()
-    _result(*(("failed", 1) if "fail" in WORDS else ("finished", 0)))
+    _result(*(("failed", 1) if {"fail", "diverge"} & set(WORDS) else ("finished", 0)))
 
 
 if __name__ == "__main__":

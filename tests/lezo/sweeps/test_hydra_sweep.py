@@ -70,6 +70,9 @@ def test_a_sweep_is_told_as_one_of_our_own(lezo: Command, handlers: None) -> Non
     assert "sweep of 2 jobs in out" in out and out.count("finished \u2502") == 2
     assert [result(Path("out"), *SCORING, f"seed={seed}")["seed"] for seed in (0, 1)] == [0, 1]
     assert statuses(Path("out")) == ["finished", "finished"]
+    first = compose_once([*SCORING, "seed=0"]).job_name
+    assert result(Path("out"), *SCORING, "seed=1")["zero_shot_from"] == first
+    assert out.endswith("next: lezo-report out\n")
     code, out, _ = lezo(*BASIC, *SCORING, "seed=0,1")
     assert code == 0 and "2 of them finished before" in out and "running" not in out
 

@@ -91,6 +91,10 @@ def test_two_jobs_in_one_folder_are_refused() -> None:
         ('{"status": "finished", "dev": 0.5}', "finished"),
         ('{"status": "interrupted"}', "interrupted"),
         ('{"status": "failed"}', "failed"),
+        ('{"status": "failed", "diverged": true, "error": "what it was"}', "diverged"),
+        ('{"status": "failed", "error": "step 4: 4 non-finite losses in a row (loss nan)"}', "diverged"),
+        ('{"status": "failed", "error": "step 4: no dev loss since step 0 is finite"}', "diverged"),
+        ('{"status": "failed", "diverged": false, "error": "x: non-finite losses in a row"}', "failed"),
         (None, "interrupted"),  # killed
         ('{"status": "fini', "interrupted"),
         ("[1, 2]", "interrupted"),

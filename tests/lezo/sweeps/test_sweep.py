@@ -63,8 +63,9 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Words:
 
 
 def table(out: str) -> dict[str, list[str]]:
-    """The printed table: job -> its other cells."""
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    """The printed table of jobs: job -> its other cells."""
+    jobs = out.partition("┃ setting ")[0]  # another table comes behind it where seeds were swept
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in jobs.splitlines() if "│" in line]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -95,10 +96,25 @@ def test_a_failing_job_shows_its_end_and_the_others_finish(
     shown, rows = table(out), saved()
     assert statuses(rows) == [shown[row["job"]][-1] for row in rows] == ["failed", "finished"]
     assert [row["job"] for row in rows] == ["seed=0", "seed=1"]
-    assert set(rows[1]) == {"job", "metric", "dev", "test", "seconds", "memory", "status", "folder"}
+    assert set(rows[1]) == {
+        "job",
+        "metric",
+        "dev_loss",
+        "dev",
+        "test",
+        "seconds",
+        "memory",
+        "status",
+        "folder",
+    }
     result = json.loads((good / "result.json").read_text())
     assert (rows[1]["dev"], rows[1]["test"]) == (result["dev"], result["test"])
-    assert shown["seed=1"][:3] == ["accuracy", f"{result['dev']:.4f}", f"{result['test']:.4f}"]
+    assert shown["seed=1"][:4] == [
+        "accuracy",
+        f"{result['dev_loss']:.4f}",
+        f"{result['dev']:.4f}",
+        f"{result['test']:.4f}",
+    ]
 
 
 def test_a_job_that_dies_without_a_result_is_told_by_its_exit_code(
@@ -155,6 +171,68 @@ def test_an_attempt_is_not_mistaken_for_an_earlier_one(
     assert sweep(["seed=0", OUT]) == 1
     assert (saved()[0]["status"], saved()[0]["dev"]) == ("failed (exit code -9)", None)
     assert "said at the end" not in capsys.readouterr().out
+
+
+def test_what_diverged_is_tried_again_only_when_asked_and_from_its_beginning(
+    words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, left = ["seed=0,1,2", OUT], "1 diverged, not tried again (sweep.retry_failed=true does)"
+    words("diverge", "fail", "ok")
+    assert sweep(command) == 1
+    out = capsys.readouterr().out
+    assert "[1/3] diverged: seed=0; the end of " in out
+    assert out.endswith(f"2 of 3 jobs did not finish; {left}; the same command tries 1 of them again\n")
+    assert statuses(saved()) == ["diverged", "failed", "finished"]
+    started = words("die", "ok", "die")
+    assert sweep(command) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(f"sweep of 3 jobs in out, 1 of them finished before, {left}\n")
+    assert out.endswith(f"1 of 3 jobs did not finish; {left}\n") and len(started) == 1
+    diverged, *_ = folders(*command)
+    (diverged / "journal.bin").touch()
+    words("ok", "die", "die")
+    assert sweep([*command, "sweep.retry_failed=true"]) == 0
+    assert "[1/3] started: seed=0\n" in capsys.readouterr().out
+    assert statuses(saved()) == ["finished"] * 3 and not (diverged / "journal.bin").exists()
+
+
+def test_failed_jobs_are_left_where_that_is_asked_for(
+    words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words("fail", "diverge")
+    assert sweep(["seed=0,1", OUT]) == 1
+    capsys.readouterr()
+    started = words("ok", "ok")
+    assert sweep(["seed=0,1", "sweep.retry_failed=false", OUT]) == 1
+    out = capsys.readouterr().out
+    assert not started and "1 failed and 1 diverged, not tried again" in out.splitlines()[0]
+    assert "the same command" not in out and statuses(saved()) == ["failed", "diverged"]
+
+
+def test_at_the_end_stand_the_seeds_means_the_best_run_and_what_to_do_next(
+    words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["optim=lezo", "seed=0,1,2", "sweep.best=true", "hydra.sweep.dir='a b'"]
+    words("ok", "ok", "fail")
+    assert sweep(command) == 1
+    *_, setting, _, _, best, _, folder, model, following, _ = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in setting.split("│")[1:-1]]
+    assert cells[:4] == ["all jobs", "2 of 3", "accuracy", "0.2500 ± 0.0000"]
+    assert best.endswith("rte (sample), tiny, lezo: seed=0 (of 2 runs, the first of 2 equals)")
+    assert folder.split("  ")[-1] == str(folders(*command)[0])
+    assert "save_model=true" in model  # a fake leaves no journal
+    assert following == "next: lezo-report 'a b'"
+
+
+def test_runs_share_their_zero_shot_score_where_that_is_wanted(words: Words) -> None:
+    words("ok", "ok")
+    assert sweep(["seed=0", "sweep.share_zero_shot=false", OUT]) == 0
+    assert not Path("out/.zero-shot").exists()
+    assert sweep(["seed=1", OUT]) == 0 and Path("out/.zero-shot").is_dir()
+    Path("out/.zero-shot").rmdir()
+    Path("out/.zero-shot").touch()
+    with refused(ConfigError, "out/.zero-shot: ", "sweep.share_zero_shot=false"):
+        sweep(["seed=2", OUT])
 
 
 def test_a_dry_run_plans_each_job(

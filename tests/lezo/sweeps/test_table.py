@@ -10,7 +10,7 @@ from rich.console import Console
 from lezo.records.files import json_line
 from lezo.records.rows import DevRow, TrainRow
 from lezo.sweeps.jobs import NOT_STARTED, RUNNING, JobState, jobs
-from lezo.sweeps.table import Metrics, SweepProgress, final_table, window
+from lezo.sweeps.table import Metrics, SweepProgress, final_table, settings_table, window
 
 
 def rows(*steps: int, dev: float | None = None) -> bytes:
@@ -75,8 +75,8 @@ def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[JobState]:
     return found
 
 
-def screen(height: int = 30) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=90, height=height, color_system=None)
+def screen(height: int = 30, width: int = 90) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None)
 
 
 def last(out: Console) -> dict[str, list[str]]:
@@ -145,6 +145,44 @@ def test_where_not_all_fit_the_running_ones_are_shown(states: list[JobState]) ->
 def test_the_last_table_says_what_was_finished_before(states: list[JobState]) -> None:
     out = screen()
     out.print(final_table(states, before=1))
-    assert last(out)["seed=0"] == ["f1", "0.7500", "0.5000", "-", "-", "finished"]
-    assert last(out)["seed=2"] == ["-", "-", "-", "-", "-", "not started"]
+    assert last(out)["seed=0"] == ["f1", "-", "0.7500", "0.5000", "-", "-", "finished"]
+    assert last(out)["seed=2"] == ["-"] * 6 + ["not started"]
     assert "1 of 3 were finished before" in out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_seeds_have_their_mean_and_the_deviation_of_a_sample(states: list[JobState]) -> None:
+    for state, (dev, loss) in zip(states, ((0.5, 0.2), (0.6, 0.3), (0.9, None)), strict=True):
+        state.status, state.result = "finished", {"metric": "f1", "dev": dev, "dev_loss": loss, "test": 0.5}
+    states[2].status = "failed"
+    out, table = screen(width=120), settings_table(states)
+    out.print(table)
+    means = ["0.2500 ± 0.0707", "0.5500 ± 0.0707", "0.5000 ± 0.0000"]
+    assert last(out)["all jobs"] == ["2 of 3", "f1", *means, "-"]
+    apart = [JobState(job, "finished") for job in jobs(["optim.lr=1e-3,1e-2"])]
+    assert settings_table(apart) is None
+    assert settings_table([JobState(state.job, "interrupted") for state in states]) is None
+
+
+def test_seeds_are_told_apart_from_settings() -> None:
+    found = jobs(["optim=mezo,lezo", "task.data_seed=0,1", "seed=3"])
+    assert [job.setting for job in found] == ["optim=mezo"] * 2 + ["optim=lezo"] * 2
+
+
+def test_the_time_left_is_the_whole_sweeps(states: list[JobState], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("lezo.sweeps.table.time.monotonic", lambda: now)
+    out = Console(file=io.StringIO(), width=200)
+    progress = SweepProgress(out, states, states[1:], slots=1)
+    states[1].status = RUNNING
+    progress.started(states[1], before=NOT_STARTED)
+    now += 90
+    states[1].status, states[1].result = "finished", states[0].result | {"seconds": {"total": 75}}
+    progress.ended(states[1], [])
+    states[2].status = RUNNING
+    progress.started(states[2], before=NOT_STARTED)
+    now += 30
+    live = screen()
+    live.print(progress._table())
+    said = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert said[1].endswith("in 1:15; about 1:30 left for the sweep")
+    assert "2 of 3 finished, about 1:00 left" in live.file.getvalue()  # type: ignore[attr-defined]

@@ -80,3 +80,15 @@ def test_generated_texts_have_their_score_and_a_table_ends_somewhere() -> None:
     columns, rows = prediction_table([record] * (TABLE_ROWS + 1))
     assert columns == ["index", "text", "prediction", "score", "gold"]
     assert rows[0] == [0, " a\n", "a", 0.5, "a; b"] and len(rows) == TABLE_ROWS
+
+
+def test_the_words_of_rows_leave_the_machine_only_where_that_is_asked_for() -> None:
+    chosen = {"index": 0, "prompt": "It was", "candidates": ["good", "bad"], "scores": [-1.0, -2.0]}
+    chosen |= {"prediction": 0, "gold": 1, "prediction_text": "good", "gold_text": "bad"}
+    assert prediction_table([chosen])[0] == ["index", "scores", "prediction", "gold", "correct"]
+    columns, (row,) = prediction_table([chosen], texts=True)
+    assert dict(zip(columns, row, strict=True))["candidates"] == "good; bad" and row[1] == "It was"
+    talk = {"index": 0, "messages": [{"role": "user", "content": "Hi"}], "loss": 1.0, "tokens": 3}
+    asked = {**talk, "prompt": "Hi", "reply": "Hello", "reference": "Hey"}
+    assert prediction_table([talk, asked])[0] == ["index", "loss", "tokens", "prompt", "reply", "reference"]
+    assert prediction_table([talk], texts=True)[1] == [[0, "user: Hi", 1.0, 3]]

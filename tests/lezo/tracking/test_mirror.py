@@ -18,7 +18,7 @@ import pytest
 
 from lezo.records.rows import DevRow, TrainRow
 from lezo.tracking.keys import AXES, KEYS, NAMESPACES, dev_keys, result_keys, train_keys
-from lezo.tracking.mirror import WandbMirror
+from lezo.tracking.mirror import WandbMirror, _send
 from tests.lezo.whole_runs import Runner
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -265,7 +265,7 @@ tell = {"train": mirror.trained, "dev": mirror.evaluated, "test": mirror.tested}
 for row in map(row_of, (run / "metrics.jsonl").read_bytes().splitlines()):
     tell[row.kind](row)
 mirror.tested(TestRow(result["best_step"], 0.0, 0.5, result["test"], predictions, last=True))
-mirror.close(result)
+mirror.close(result, Path(sys.argv[3]))
 """
 FINISHED = Path(__file__).parents[2] / "before" / "lezo"
 
@@ -282,7 +282,8 @@ def mirror_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"project": None, "group": "mine", "job_type": "lezo", "tags": ["lezo", "rte (sample)"]}
     settings |= {"config": {"train": {"steps": 2}}, "id": "0123abcd"}
     (folder / "kept").mkdir()
-    given = [sys.executable, "-c", MIRRORS, str(FINISHED), json.dumps(settings)]
+    model = FINISHED.parent / "mezo-lora" / "model"
+    given = [sys.executable, "-c", MIRRORS, str(FINISHED), json.dumps(settings), str(model)]
     subprocess.run(given, cwd=folder, env=environment, check=True, capture_output=True)
     (offline,) = (folder / "kept" / "wandb").glob("offline-run-*")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
@@ -340,6 +341,72 @@ def test_an_offline_run_has_the_predictions(mirror_folder: Path) -> None:
     assert [(row[0], row[2], row[3]) for row in table["data"]] == [
         (record["index"], record["prediction"], record["gold"]) for record in predictions
     ]
+
+
+def test_an_offline_run_has_the_model_from_where_it_lies(mirror_folder: Path) -> None:
+    (model,) = [artifact for artifact in records_of(mirror_folder, "artifact") if artifact["type"] == "model"]
+    folder = FINISHED.parent / "mezo-lora" / "model"
+    sent = {Path(entry["local_path"]): entry["path"] for entry in model["manifest"]["contents"]}
+    assert sent == {file: file.name for file in folder.iterdir()}
+    assert model["name"] == "model"  # of a result of before, which has no name
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_model_is_sent_by_the_runs_name_and_waited_for_where_there_is_a_server(
+    mode: str, tmp_path: Path
+) -> None:
+    said: list[Any] = []
+
+    class Artifact:
+        def __init__(self, name: str, **about: Any) -> None:
+            said.append((name, about["type"], about["metadata"]["test"]))
+
+        def add_dir(self, folder: str, **how: Any) -> None:
+            said.append((folder, how))
+
+        def wait(self, timeout: int) -> None:
+            said.append(timeout)
+
+    run = SimpleNamespace(settings=SimpleNamespace(mode=mode), log_artifact=lambda _: said.append("sent"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", SimpleNamespace(Artifact=Artifact))  # type: ignore[arg-type]
+        _send(run, tmp_path, {"name": "rte (mine)-lr1e-3", "test": 0.5})
+    how = {"policy": "immutable", "skip_cache": True}
+    first = [("rte__mine_-lr1e-3", "model", 0.5), (str(tmp_path), how), "sent"]
+    assert said == first + ([3600] if mode == "online" else [])
+
+
+def test_a_run_that_goes_on_joins_its_own_run_and_tells_no_row_twice(
+    lezo_run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    sent: list[Path] = []
+
+    def init(**given: Any) -> SimpleNamespace:
+        begun.append(given)
+        return _run(given, log=rows.append, define_metric=lambda *_, **__: None, finish=lambda: None)
+
+    fake(monkeypatch, init=init)
+    monkeypatch.setattr("lezo.tracking.mirror._send", lambda run, model, result: sent.append(model))
+    words = ["log=wandb", "log.notes=a note", "train.eval_every=2"]
+    part = lezo_run(*words, "train.steps=2", "log.name=my run")
+    assert (part.result["name"], part.result["notes"]) == ("my run", "a note")
+    saved = ["save_model=true", "log.artifact=true"]
+    more = lezo_run(*words, "train.steps=4", "resume=auto", *saved)
+    assert (part.code, more.code, sent) == (0, 0, [Path("out/model")])
+    assert [run["name"] for run in begun] == ["my run", "rte-tiny-lezo-num_train32-steps4-seed0"]
+    assert {run["id"] for run in begun} == {
+        json.loads((more.folder / "environment.json").read_text())["run_id"]
+    }
+    assert {(run["resume"], run["notes"]) for run in begun} == {("allow", "a note")}
+    assert not {"bench", "inspect"} & set(begun[0]["config"]) and "optim" in begun[0]["config"]
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "dev/loss" in row] == [0, 2, 4]
+    assert [row["step"] for row in rows if "test/loss" in row][0] == 0
+    assert more.result["name"] == "rte-tiny-lezo-num_train32-steps4-seed0"
+    again = lezo_run(*words, "train.steps=4", "resume=auto", *saved)
+    assert (again.code, len(sent), begun[2]["id"]) == (0, 2, begun[0]["id"])
 
 
 @pytest.mark.parametrize(

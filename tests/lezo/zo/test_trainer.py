@@ -1,14 +1,17 @@
 """LeZO in Hugging Face's Trainer, as installed: it learns, goes on from a checkpoint, and keeps Trainer's promises."""
 
+import json
+
 import pytest
 import torch
-from transformers import OPTForCausalLM, Trainer, TrainingArguments
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTForCausalLM, Trainer, TrainingArguments
 
 import lezo
 from lezo.zo.optimizers import LeZO
 from lezo.zo.trainer import ZOStep, ZOTrainer
 from tests.lezo.refusals import refused
-from tests.lezo.small_models import VOCABULARY, opt_config
+from tests.lezo.small_models import VOCABULARY, llama_like, opt_config
 
 pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
@@ -258,3 +261,24 @@ def test_between_forwards_the_model_says_that_it_trains(tmp_path):
     made.train()
     made.evaluate()
     assert (seen, inside[:2]) == ([True, True, False], [False, False])
+
+
+def test_what_it_saves_is_read_by_both_versions_and_has_a_card(tmp_path):
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(llama_like(LlamaConfig, rope_theta=777.0))
+    journal = tmp_path / "run.journal"
+    told = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trained = trainer(tmp_path / "out", made, args=told, journal=journal)
+    trained.train()
+    trained.save_model(str(tmp_path / "saved"))
+    for folder in (tmp_path / "saved", tmp_path / "out" / "checkpoint-2"):
+        assert json.loads((folder / "config.json").read_text())["rope_theta"] == 777.0
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "fine-tuned with forward passes only by lezo" in card and "- Sparsity: 0.5\n- Rounding" in card
+    assert "- Steps: 2\n- Read by: transformers 4.57 and newer\n" in card
+    assert 'lezo.apply_journal(model, "run.journal", step=2)' in card and str(tmp_path) not in card
+    assert ModelCard(card).data.tags == ["lezo", "zeroth-order"]
+    assert not (tmp_path / "out" / "checkpoint-2" / "README.md").exists()
+    (tmp_path / "saved" / "README.md").write_text("mine")
+    trained.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "README.md").read_text() == "mine"
