@@ -80,7 +80,7 @@ def test_a_finished_run_of_before_has_nothing_left_to_do(name: str, lezo_run: Ru
     shutil.copytree(BEFORE / name, "out")
     ran = lezo_run(*overrides(BEFORE / name), "model.device=cpu", "resume=auto")
     assert ran.code == 0, ran.err
-    assert "finished before" in ran.out
+    assert "finished already" in ran.out
 
 
 def test_reports_know_the_runs_of_before() -> None:

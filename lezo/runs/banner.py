@@ -56,7 +56,7 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
     if result["zero_shot"] is not None:
         rows[f"test {metric}"] = f"{score(result['test'])}  (zero-shot {score(result['zero_shot'])})"
     if result["dev"] is not None:
-        at = "" if result["best_step"] is None else f"  (best of the dev losses: step {result['best_step']})"
+        at = "" if result["best_step"] is None else f"  (at the lowest dev loss: step {result['best_step']})"
         rows[f"dev {metric}"] = score(result["dev"]) + at
     rows |= {"time": _time(result["seconds"]), "peak memory": _peak(result)}
     if result["skipped_steps"]:

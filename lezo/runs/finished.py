@@ -50,8 +50,8 @@ def show_finished(request: Request, folder: RunFolder, plan: Plan) -> int:
     if request.config.log.artifact:
         send_model(request, plan, folder, result)
     print_table(request.out, summary)
-    done = f"its model was written to {folder.model}" if wanted else "nothing was left to do"
-    request.out.print(f"this run was finished before; {done}")
+    done = f"its model is now in {folder.model}" if wanted else "nothing is left to do"
+    request.out.print(f"this run has finished already; {done}")
     return 0
 
 

@@ -72,7 +72,7 @@ def test_a_finished_run_says_its_summary_and_is_left_alone(lezo_run: Runner) -> 
     before = files(first.folder)
     again = lezo_run("resume=auto", "log.project=other", "hydra.verbose=true")
     assert again.code == 0
-    assert "this run was finished before" in again.out
+    assert "this run has finished already" in again.out
     assert f"test accuracy  {first.result['test']:.4f}" in again.out and "dev_loss" not in again.out
     assert files(first.folder) == before
 
@@ -247,10 +247,10 @@ def test_a_finished_run_is_given_its_model_without_a_step(
     with monkeypatch.context() as patch:
         patch.setattr("lezo.model.evaluate.Evaluator.__call__", None)  # nothing is evaluated
         again = lezo_run(*options, "save_model=true", "resume=auto")
-    assert again.code == 0 and "this run was finished before; its model was written to out/model" in again.out
+    assert again.code == 0 and "this run has finished already; its model is now in out/model" in again.out
     assert files(ran.folder) == before and (ran.folder / "model").is_dir()
     if not options:
-        assert "nothing was left to do" in lezo_run("save_model=true", "resume=auto").out
+        assert "nothing is left to do" in lezo_run("save_model=true", "resume=auto").out
 
 
 def test_weights_that_are_not_the_results_are_not_saved(lezo_run: Runner) -> None:
