@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from lezo.config.schema import ConfigError, ReportConfig
 from lezo.records.files import replace_file
 from lezo.records.folder import CONFIG, METRICS, RESULT
 from lezo.records.reader import Reader, Run
-from lezo.report.groups import by_task, group_runs, target
-from lezo.report.page import page
-from lezo.report.plots import plots
+from lezo.report.groups import Group, by_task, group_runs, target
+from lezo.report.page import FIGURES, page
+from lezo.report.plots.draw import plots
+from lezo.report.plots.export import Plot
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
 
@@ -32,8 +34,13 @@ def write(roots: Sequence[Path], options: ReportConfig) -> None:
     if (wanted := options.target_score or 0) > 1 and not any(run.in_perplexity for run in runs):
         reason = "no run's scores are perplexities, and all others are at most 1"
         raise ConfigError([f"report.target_score={wanted:g}: {reason}; expected a fraction from 0 to 1"])
-    for path in _write(runs, roots, options, reload=None):
-        print(f"wrote {path}")
+    written = _write(runs, roots, options, reload=None)
+    inner = [path for path in written if path.parent.name == FIGURES]
+    for path in written:
+        if path not in inner:
+            print(f"wrote {path}")
+    if inner:
+        print(f"wrote {inner[0].parent}/ ({len(inner)} files)")
     print(counted(runs))
 
 
@@ -66,13 +73,32 @@ def rendered(
         for names, members in by_task(groups).items()
     }
     every = tables(groups, targets)
-    heading = f"Runs in {', '.join(map(str, roots))}"
-    summary = f"{counted(runs)}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
+    heading = headed(groups)
+    where = ", ".join(map(str, roots))
+    summary = (
+        f"{counted(runs)}, below {where}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
+    )
+    drawn = plots(groups, files=reload is None)
+    links = {run.folder: os.path.relpath(run.folder, options.out) for run in runs}
     return {
-        "report.html": page(heading, summary, groups, every, plots(groups), reload),
+        "report.html": page(heading, summary, groups, every, drawn, reload, links),
         "results.md": markdown(heading, every),
         "results.csv": comma_separated(every),
+        **figures(drawn),
     }
+
+
+def figures(drawn: Sequence[Plot]) -> dict[str, str | bytes]:
+    """The figures' files by their names, an SVG and a PDF each; none of those that were drawn for a page only."""
+    kept = [plot for plot in drawn if plot.pdf]
+    svg: dict[str, str | bytes] = {f"{FIGURES}/{plot.name}.svg": plot.svg for plot in kept}
+    return svg | {f"{FIGURES}/{plot.name}.pdf": plot.pdf for plot in kept}
+
+
+def headed(groups: Sequence[Group]) -> str:
+    """What the runs are of: "rte, sst2: lezo, mezo"."""
+    titles, methods = ({getattr(group, name): None for group in groups} for name in ("title", "method"))
+    return f"{', '.join(titles)}: {', '.join(methods)}"
 
 
 def counted(runs: Sequence[Run]) -> str:
