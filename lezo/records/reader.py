@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Run:
         fixed = self.kind.sparsity
         return _finite(self.setting("optim.sparsity")) if fixed is None else fixed
 
-    @property
+    @cached_property
     def forwards_a_step(self) -> int | None:
         """What a step costs in forwards over its batch (`Method.forwards_a_step`); None where no configuration tells."""
         optim = {

@@ -123,12 +123,15 @@ def _task(names: tuple[str, str], groups: Sequence[Group], plots: Sequence[Plot]
         return ""
     title, model = map(_text, names)
     methods = gathered(sorted(groups, key=lambda group: group.number), lambda group: group.method)
+    figures = "\n".join(
+        _figures([plot for plot in plots if plot.shared_legend is last]) for last in (False, True)
+    )
     legend = "\n".join(
         _legend(method, methods[method], looks) for method in looks.methods if method in methods
     )
     return (
         f'<section class="task" data-task="{title}" data-model="{model}">\n<h2>{title}, {model}: figures</h2>\n'
-        f'<ul class="legend">\n{legend}\n</ul>\n{_figures(plots)}\n<p class="note">{_HOW_DRAWN}</p>\n</section>'
+        f'<ul class="legend">\n{legend}\n</ul>\n{figures}\n<p class="note">{_HOW_DRAWN}</p>\n</section>'
     )
 
 

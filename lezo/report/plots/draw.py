@@ -39,9 +39,9 @@ def drawings(groups: Sequence[Group]) -> Iterator[Sheet]:
 def _of_task(groups: Sequence[Group], looks: Palette, of: tuple[str, str]) -> Iterator[Sheet]:
     yield from rate_sheets(groups, looks, of)
     yield from sparsity_sheets(groups, looks, of)
-    yield from curve_sheets(groups, looks, of)
     if (phases := phase_sheet(groups, looks, of)) is not None:
         yield phases
+    yield from curve_sheets(groups, looks, of)
 
 
 def _named(drawn: Sequence[Plot]) -> list[Plot]:

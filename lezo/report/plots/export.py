@@ -23,7 +23,7 @@ _UNDATED = dict.fromkeys(("CreationDate", "Creator", "Producer"))
 class Plot:
     """A figure. ``of``: its task and model; None: of all. ``page``: an SVG element for a page; ``svg``, ``pdf``: files' contents.
 
-    ``pdf`` is empty where no files were asked for.
+    ``shared_legend``: whether the page has to say what its lines are. ``pdf`` is empty where no files were asked for.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Plot:
     page: str
     svg: str
     pdf: bytes
+    shared_legend: bool = False
 
 
 def exported(sheet: Sheet, number: int, *, files: bool) -> Plot:
@@ -49,7 +50,15 @@ def exported(sheet: Sheet, number: int, *, files: bool) -> Plot:
         sheet.figure.set_layout_engine("none")  # it is laid out
         FigureCanvasPdf(sheet.figure).print_pdf(pdf, metadata=_UNDATED)  # type: ignore[no-untyped-call]
     svg = text.getvalue()
-    return Plot(sheet.name, sheet.caption, sheet.of, _element(sheet, svg, number), svg, pdf.getvalue())
+    return Plot(
+        sheet.name,
+        sheet.caption,
+        sheet.of,
+        _element(sheet, svg, number),
+        svg,
+        pdf.getvalue(),
+        sheet.shared_legend,
+    )
 
 
 def _element(sheet: Sheet, svg: str, number: int) -> str:

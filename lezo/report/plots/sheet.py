@@ -88,8 +88,7 @@ class Sheet:
 
     def finish(self) -> None:
         """Draw the legend below the axes, in room of its own, which a page may cut off."""
-        pads: dict[str, Any] = {"h_pad": 0.03, "w_pad": 0.03}
-        self.figure.set_layout_engine("constrained", **pads)
+        self.figure.set_layout_engine("tight", pad=0.3)  # half the time of "constrained"
         if not self.legend:
             return
         labels = [in_font(label) for label in self.legend]
@@ -98,7 +97,7 @@ class Sheet:
         height = float(self.figure.get_figheight()) + self.legend_height
         self.figure.set_figheight(height)
         share = self.legend_height / height
-        self.figure.set_layout_engine("constrained", rect=(0, share, 1, 1 - share), **pads)
+        self.figure.set_layout_engine("tight", pad=0.3, rect=(0, share, 1, 1))
         look = {"borderaxespad": 0.2, "columnspacing": 1.2, "handlelength": 2.2, "labelspacing": 0.3}
         legend = self.figure.legend(
             [*self.legend.values()],

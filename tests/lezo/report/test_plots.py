@@ -68,7 +68,7 @@ def test_runs_of_different_length_unfinished_and_without_metrics_are_drawn(tmp_p
     finished(tmp_path / "b", (0.7, 0.6, 0.5, 0.4, 0.3), seed=1)
     write(tmp_path / "c", config(seed=2), rows((0.7, None)))
     write(tmp_path / "d", config(seed=3), [])
-    assert list(sheets(tmp_path)) == [SCORES, *CURVES, BARS]
+    assert list(sheets(tmp_path)) == [SCORES, BARS, *CURVES]
     write(tmp_path / "other", config(task__name="cb"), [], result(status="failed", steps=0))
     assert sheets(tmp_path / "other") == {}
 
