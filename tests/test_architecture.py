@@ -32,7 +32,7 @@ DOORS = {
     "transformers": {"model", "zo.trainer"},
     "peft": {"model.adapter"},
     "datasets": {"data.roles", "data.source"},
-    "pyarrow": {"data.tables"},
+    "pyarrow": {"data.tables", "report.runs_table"},
     "jinja2": {"tasks.template"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"tracking.workspace"},

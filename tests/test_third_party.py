@@ -240,9 +240,9 @@ def test_it_is_reported(command: Command) -> None:
     assert code == 0, err
     text = next(Path("page").glob("*.md")).read_text()
     assert "mood" in text and "greedy" in text
-    with Path("page/results.csv").open() as file:
-        (speed,) = [row for row in csv.DictReader(file) if row["table"] == "speed"]
-    assert speed["forwards a step"] == "4"  # of two directions
+    with Path("page/tables/speed.csv").open() as file:
+        (speed,) = csv.DictReader(file)
+    assert speed["forwards_a_step"] == "4"  # of two directions
 
 
 def test_banner_and_dry_run_say_its_parts(command: Command) -> None:

@@ -1,4 +1,4 @@
-"""lezo-report: one page, its figures as files, and tables in Markdown and CSV, from run folders alone."""
+"""lezo-report: one page, its figures, its data and its tables, from run folders alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from lezo.cli.run import answer_words
 if TYPE_CHECKING:
     from lezo.config.schema import ReportConfig
 
-HELP = """lezo-report: compare runs, from their folders alone: report.html, results.md and results.csv.
+HELP = """lezo-report: compare runs, from their folders alone.
+
+Files
+  report.html                      the page, which needs no network
+  results.md                       its tables as Markdown
+  results.csv, results.parquet     a row a run, for pandas and R
+  tables/*.csv, tables/*.tex       each table; those with means over seeds for LaTeX too
 
 Commands to copy
   lezo-report                                   every run below runs/
   lezo-report runs/sweeps runs/rte report.out=DIR
+  lezo-report old/ new/                         what differs between the runs of two folders
   lezo-report report.watch=true                 write it again every few seconds while runs go on, until Ctrl-C
   lezo-report report.target_score=0.9           what "steps to target" and "seconds to target" aim at
 

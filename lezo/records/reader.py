@@ -138,7 +138,7 @@ class Run:
         """Whether the run came to its end."""
         return self.status == "finished"
 
-    @property
+    @cached_property
     def step_seconds(self) -> float | None:
         """The median seconds of a step: of the rows where there are any, else what the result says."""
         each = [sum(step.phases.values()) for step in self.steps if step.phases]

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
@@ -26,6 +26,7 @@ _SHOWN_IF_UNUSUAL = (
 _NAMES = ("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed")
 _SOURCES = ("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps")
 _IGNORED = (*_NAMES, *_SOURCES, *IGNORED, *CHANGEABLE, *UP_TO_ROUNDING)  # the last three change no result
+ROOT = "root"  # the setting of those that are compared with the runs of another root
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -43,8 +44,8 @@ class Spread:
 class Group:
     """Runs of one task, model, method and setting.
 
-    ``method``: the optimizer, and the adapter it trains: "mezo + lora". ``setting``: in words, what sets the group
-    apart; ``settings``: all that makes another result, as text. ``number``: that of its method and setting, the same in
+    ``method``: the optimizer, and the adapter it trains: "mezo + lora". ``said``: what sets the group apart, by its
+    short name; ``settings``: all that makes another result, as text. ``number``: that of its method and setting, the same in
     all tasks. ``rates``: how many groups that have finished runs differ from this one in their learning rate only,
     itself included; ``best``: whether it is the one of those to report; ``edge``: whether its rate is the "highest" or the
     "lowest" of three or more.
@@ -53,13 +54,18 @@ class Group:
     title: str
     model: str
     method: str
-    setting: str
+    said: Mapping[str, str]
     settings: Mapping[str, str]
     runs: Sequence[Run]
     number: int = 0
     rates: int = 1
     best: bool = True
     edge: str = ""
+
+    @property
+    def setting(self) -> str:
+        """What sets it apart, in words: "lr 1e-07, eps 0.001"."""
+        return ", ".join(f"{key} {value}" for key, value in self.said.items()) or "-"
 
     @property
     def samples(self) -> list[Run]:
@@ -72,6 +78,11 @@ class Group:
         return list({run.seed: run for run in self.runs if run.finished}.values())
 
     @property
+    def timed(self) -> Sequence[Run]:
+        """Those whose seconds are told: that finished, while none has all."""
+        return self.finished or self.samples
+
+    @property
     def sparsity(self) -> float | None:
         """The fraction of blocks skipped: of mezo 0, None of what has none."""
         return self.runs[0].sparsity
@@ -79,6 +90,11 @@ class Group:
     def result(self, key: str) -> Spread | None:
         """Of a number of the finished runs' results, such as "test"."""
         return spread(run.number(key) for run in self.finished)
+
+    def by_seed(self, key: str) -> dict[tuple[str, str], float]:
+        """The same, of each seed that has it."""
+        values = {run.seed: run.number(key) for run in self.finished}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
     def in_perplexity(self) -> bool:
@@ -123,10 +139,18 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.fmean(there), statistics.stdev(there) if there[1:] else None)
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """The groups by task, model, method and setting; within each the runs keep their order."""
+def group_runs(runs: Sequence[Run], root_of: Callable[[Run], str] = lambda run: "") -> list[Group]:
+    """The groups by task, model, method and setting; within each the runs keep their order.
+
+    ``root_of``: by what name the folder that a run was found below goes. Where a seed of a setting is in several of those,
+    they are compared: groups are of one of them each.
+    """
+    compared = _repeated(runs, root_of)
+    settings_of = partial(_in_root, root_of=root_of) if compared else _decisive
     families = gathered(runs, lambda run: (run.title, run.model, run.method))
-    groups = [group for names in sorted(families) for group in _by_setting(*names, families[names])]
+    groups = [
+        group for names in sorted(families) for group in _by_setting(*names, families[names], settings_of)
+    ]
     grids = {key: _by_dev_loss(grid) for key, grid in gathered(groups, _but_rate).items()}
     first = sorted(
         groups, key=lambda group: _rejected(group, grids[_but_rate(group)])
@@ -237,15 +261,31 @@ def _rate(group: Group) -> float:
     return _number(group.settings.get("optim.lr", ""))
 
 
-def _by_setting(title: str, model: str, method: str, runs: Sequence[Run]) -> Iterator[Group]:
+def _repeated(runs: Sequence[Run], root_of: Callable[[Run], str]) -> bool:
+    """Whether a seed of a setting is in several roots."""
+    if len({*map(root_of, runs)}) < 2:
+        return False
+    samples = gathered(
+        runs, lambda run: (run.title, run.model, run.method, run.seed, *sorted(_decisive(run).items()))
+    )
+    return any(len({*map(root_of, same)}) > 1 for same in samples.values())
+
+
+def _in_root(run: Run, root_of: Callable[[Run], str]) -> dict[str, str]:
+    return {**_decisive(run), ROOT: root_of(run)}
+
+
+def _by_setting(
+    title: str, model: str, method: str, runs: Sequence[Run], settings_of: Callable[[Run], dict[str, str]]
+) -> Iterator[Group]:
     """One task, model and method's groups: by sparsity and learning rate as numbers, then by the rest as text."""
-    alike = gathered(runs, lambda run: tuple(sorted(_decisive(run).items())))
+    alike = gathered(runs, lambda run: tuple(sorted(settings_of(run).items())))
     each = sorted(((dict(items), same) for items, same in alike.items()), key=lambda pair: _order(pair[0]))
     keys = sorted({key for values, _ in each for key in values if key not in _SHOWN})
     apart = [key for key in keys if len({values.get(key, "-") for values, _ in each}) > 1]
     for values, same in each:
         named = dict.fromkeys([*_SHOWN, *unusual(same[0]), *apart])
-        yield Group(title, model, method, _words(values, list(named)), values, same)
+        yield Group(title, model, method, _said(values, list(named)), values, same)
 
 
 def _decisive(run: Run) -> dict[str, str]:
@@ -265,10 +305,10 @@ def _defaults(kind: Method) -> dict[str, Any]:
     return {key: value for key, value in settings(OmegaConf.to_yaml(config)).items() if value != MISSING}
 
 
-def _words(values: Mapping[str, str], keys: Sequence[str]) -> str:
-    """Such as "lr 1e-07, eps 0.001"; a learning rate, eps or sparsity of None goes without saying."""
+def _said(values: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    """Such as {"lr": "1e-07", "eps": "0.001"}; a learning rate, eps or sparsity of None goes without saying."""
     shown = [key for key in keys if key in values and not (key in _SHOWN and values[key] == "None")]
-    return ", ".join(f"{key.removeprefix('optim.')} {values[key]}" for key in shown) or "-"
+    return {key.removeprefix("optim."): values[key] for key in shown}
 
 
 def _order(values: Mapping[str, str]) -> tuple[Any, ...]:

@@ -45,7 +45,9 @@ def _machine(run: Run) -> str:
     versions = packages if isinstance(packages, dict) else {}
     parts = [
         str(told.get("device") or "unknown device"),
-        f"{told['cpu_threads']} CPU threads" if told.get("cpu_threads") else "",
+        f"{told['cpu_threads']} CPU thread{'' if told['cpu_threads'] == 1 else 's'}"
+        if told.get("cpu_threads")
+        else "",
         f"CUDA {told['cuda']}" if told.get("cuda") else "",
         *(f"{name} {versions[name]}" for name in ("torch", "transformers", "lezo") if versions.get(name)),
         f"commit {str(told['git_commit'])[:12]}{'+changes' if str(told['git_commit']).endswith('+changes') else ''}"

@@ -15,7 +15,7 @@ from lezo.report.plots.curves import MEAN_POINTS, RUN_POINTS
 from lezo.report.plots.export import Plot
 from lezo.report.text import printable
 
-_FIRST = ("results", "methods")  # tables that stand above the curves
+_FIRST = ("roots", "roots-2", "roots-3", "results", "methods")  # tables that stand above the curves
 _SHORT, _LONG = 16, 40  # characters up to which a cell is one line, and from which on it is given room
 FIGURES = "figures"  # the folder of the figures' files beside the page
 
@@ -84,8 +84,9 @@ def _table(table: Table, links: Mapping[str, str]) -> str:
         for row, facts in zip(table.rows, about, strict=True)
     )
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
+    above = f'<p class="note">{_text(table.above)}</p>\n' if table.above else ""
     return (
-        f"<section>\n<h2>{_text(table.title)}</h2>\n"
+        f"<section>\n<h2>{_text(table.title)}</h2>\n{above}"
         f'<div class="wide"><table id="{table.name}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
         f"{notes}\n</section>"
     )
@@ -109,7 +110,7 @@ def _cell(cell: Cell, numeric: bool, links: Mapping[str, str]) -> str:
     text = _text(cell.text) if kind else _unbroken(_text(cell.text))
     if cell.text in links:
         text = f'<a href="{_text(quote(links[cell.text]))}/">{text}</a>'
-    return f"<td{class_}{value}>{text}</td>"
+    return f"<td{class_}{value}>{f'<strong>{text}</strong>' if cell.best else text}</td>"
 
 
 def _unbroken(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,12 +79,7 @@ def _name(group: Group) -> _Name:
 
 def _label(group: Group, others: Sequence[Group]) -> str:
     """The method, and what of its setting not all of the others have: "lezo, sparsity 0.5"."""
-    shared = set.intersection(*({*_parts(other.setting)} for other in others))
-    apart = [part for part in _parts(group.setting) if part not in shared]
+    shared = set.intersection(*({*other.said.items()} for other in others))
+    apart = [f"{key} {value}" for key, value in group.said.items() if (key, value) not in shared]
     label = ", ".join([group.method, *apart])
     return label if len(label) <= 60 else f"{label[:59]}\u2026"
-
-
-def _parts(setting: str) -> list[str]:
-    """Of "lr 0.1, targets [a, b]" its two; of "-" none."""
-    return [part for part in re.split(r", (?![^\[({]*[\])}])", setting) if part != "-"]

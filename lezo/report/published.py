@@ -70,9 +70,19 @@ class Published:
 
 
 def comparable(run: Run) -> bool:
-    """Whether published numbers may stand beside a run at all: never beside sample data or random weights."""
-    real_data = run.setting("data.name") in ("hub", "local") and not run.result.get("synthetic")
-    return real_data and not run.setting("model.random_weights")
+    """Whether published numbers may stand beside a run at all: never beside sample data, rows of one's own or random weights."""
+    data, own = run.setting("data.name"), _own_rows(run)
+    real_data = data == "hub" or (data == "local" and not own)
+    return real_data and not run.result.get("synthetic") and not run.setting("model.random_weights")
+
+
+def _own_rows(run: Run) -> bool:
+    """Whether its rows are not in the published layout: a file or a pattern, or columns or splits of other names."""
+    renamed = any(
+        key.startswith(("data.columns", "data.splits")) and run.settings[key] for key in run.settings
+    )
+    path = str(run.setting("data.path") or "")
+    return renamed or "*" in path or bool(Path(path).suffix)
 
 
 def rows_of(run: Run) -> list[Published]:
@@ -84,8 +94,8 @@ def rows_of(run: Run) -> list[Published]:
 
 
 def is_lezo(run: Run) -> bool:
-    """Whether LeZO's own numbers would stand beside a run, if there were any."""
-    return run.kind.published == "LeZO" and comparable(run)
+    """Whether LeZO's own numbers would stand beside a run, if there were any, as others' do."""
+    return run.kind.published == "LeZO" and bool(rows_of(run))
 
 
 def matching(run: Run) -> list[Published]:
@@ -96,8 +106,7 @@ def matching(run: Run) -> list[Published]:
 
 def beside(run: Run) -> str:
     """The published scores of what the run did, with their sources and with what it did differently."""
-    rows = rows_of(run)
-    if rows and is_lezo(run):
+    if is_lezo(run):
         return "none public"
     name = _published_name(run)
     scores = [f"{row.printed} ({row.source})" for row in matching(run)]

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 from lezo.records.reader import Run
 from lezo.records.rows import PHASES
-from lezo.report.cells import NOTHING, Cell, Table, digits, mean, number, percent, perplexity
+from lezo.report.cells import NOTHING, Cell, Table, mean, number, percent, perplexity, places, setting
 from lezo.report.groups import Group, Spread, Target, by_task, sparsity_families, spread
+from lezo.report.paired import BOLD, best
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, is_lezo, rows_of
 
 STAR = "\u2605"
 _SAMPLE = "Sample data are synthetic: no published number is comparable with a score on them, and none stands beside one."
 _SEEDS = (
-    "Mean ± standard deviation over the seeds whose runs finished; of a single seed there is no deviation. "
+    "Mean ± sample standard deviation (n - 1) over the seeds whose runs finished; of a single seed there is no deviation. "
     "Dev is that of the best step, the one of the lowest dev loss, whose weights are tested."
 )
 _GRID = (
@@ -24,9 +25,9 @@ _GRID = (
     "of three or more, the best rate may lie beyond."
 )
 _TO_TARGET = (
-    "A step's seconds are the median. Steps, forwards and seconds to target are those of the first dev evaluation that "
-    "meets it, mean ± standard deviation over the runs that do; the seconds are wall-clock since training began, "
-    "evaluations included."
+    "A step's seconds are each run's median, over the runs that finished, or while none has over all. Steps, forwards and seconds to target are those of the first dev evaluation that "
+    "meets it, mean ± standard deviation over the seeds that do (reached by); the seconds are wall-clock since training began, "
+    "evaluations included. Means over other numbers of seeds do not compare."
 )
 _FORWARDS = (
     "Forwards are those of training over a batch, and evaluations are not counted: two a step of MeZO and LeZO, three of a "
@@ -34,9 +35,9 @@ _FORWARDS = (
 )
 _SIDE_BY_SIDE = (
     f"Each method, at each of its settings, at the learning rate that {STAR} marks, the lowest dev loss first: a comparison where "
-    "forwards and the number of rates are alike, as +experiment=compare makes them. Finished is the number of seeds."
+    "forwards and the number of rates are alike, as +experiment=compare makes them."
 )
-_PHASES = "Mean seconds a step. Data is waiting for the batch; of first-order runs the backward pass counts as forward."
+_PHASES = "Mean seconds a step, over the runs that finished, or while none has over all. Data is waiting for the batch; of first-order runs the backward pass counts as forward."
 _PEAKS = (
     "The highest of the runs' peaks: allocated on the GPU, and resident on the host, Python and libraries included. "
     "Of a run without a result, what its last step had reached."
@@ -70,18 +71,18 @@ def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
 
 
 def mean_phases(group: Group) -> dict[str, float]:
-    """Mean seconds a step of each phase over the group's runs; empty where none was timed."""
-    each = [phases for run in group.runs if (phases := _phases_of(run))]
+    """Mean seconds a step of each phase over the runs as in `step_seconds`; empty where none was timed."""
+    each = [phases for run in group.timed if (phases := _phases_of(run))]
     means = {phase: spread(phases.get(phase) for phases in each) for phase in PHASES}
     return {phase: seconds.mean for phase, seconds in means.items() if seconds is not None}
 
 
 def step_seconds(group: Group) -> Spread | None:
-    """Seconds a step: over the group's runs, finished or not, of each the median."""
-    return spread(run.step_seconds for run in group.runs)
+    """Seconds a step: over the runs that finished, or while none has over all, of each the median."""
+    return spread(run.step_seconds for run in group.timed)
 
 
-_SCORES = {f"{what} %": f"{what} perplexity" for what in ("test", "dev", "untrained")}
+_SCORES = {f"{what} %": f"{what} perplexity" for what in ("test", "dev", "zero-shot")}
 
 
 def _named(columns: Sequence[str], scored: Sequence[Group] | Sequence[Run]) -> list[str]:
@@ -110,6 +111,19 @@ def _of_groups(groups: Sequence[Group], columns: Sequence[str]) -> Rows:
     return [(group, _cells(group, columns)) for group in groups]
 
 
+def _in_bold(table: Table, groups: Sequence[Group]) -> Table:
+    """The table, whose rows are of these groups, with the best test scores in bold, and a note on what that says."""
+    bold = best(groups)
+    if not any(bold):
+        return table
+    places = [place for place, name in enumerate(table.columns) if name in ("test %", "test perplexity")]
+    rows = [
+        [replace(cell, best=marked and place in places) for place, cell in enumerate(row)]
+        for row, marked in zip(table.rows, bold, strict=True)
+    ]
+    return replace(table, rows=rows, notes=[*table.notes, BOLD])
+
+
 def _cells(group: Group, columns: Sequence[str]) -> list[Cell]:
     return [_OF_GROUP[name](group) for name in columns]
 
@@ -121,31 +135,40 @@ def _of_runs(runs: Sequence[tuple[Group, Run]], columns: Sequence[str]) -> Rows:
 
 def _table(name: str, title: str, columns: Sequence[str], rows: Rows, *notes: str) -> Table:
     """Rows about groups: each begins with what names its group."""
-    named = [[Cell(g.title), Cell(g.model), Cell(g.method), Cell(g.setting), *cells] for g, cells in rows]
-    columns = ("task", "model", "optimizer", "setting", *columns)
-    return Table(name, title, columns, named, notes, [_about(group) for group, _ in rows])
+    first = [column for column in columns if column in _LEFT]
+    order = [columns.index(column) for column in (*first, *(c for c in columns if c not in first))]
+    named = [_named_row(group, [cells[place] for place in order], len(first)) for group, cells in rows]
+    names = ("task", "model", "method", *first, "setting", *(columns[place] for place in order[len(first) :]))
+    return Table(name, title, names, named, notes, [about(group) for group, _ in rows])
 
 
-def _about(group: Group) -> dict[str, str]:
-    """What a row about a group is filtered by."""
-    statuses = " ".join(dict.fromkeys(run.status for run in group.runs))
+_LEFT = ("seed", "sparsity", "test %", "test perplexity")  # columns that stand before the setting
+
+
+def _named_row(group: Group, cells: Sequence[Cell], first: int) -> list[Cell]:
+    """A row that begins with what names its group and with the ``first`` of its own cells."""
+    names = [Cell(group.title), Cell(group.model), Cell(group.method)]
+    return [*names, *cells[:first], setting(group.said), *cells[first:]]
+
+
+def about(group: Group, *others: Group) -> dict[str, str]:
+    """What a row about a group is filtered by; ``others``: of the same task, model and method, in the same row."""
+    statuses = " ".join(dict.fromkeys(run.status for one in (group, *others) for run in one.runs))
     return {"task": group.title, "model": group.model, "method": group.method, "status": statuses}
 
 
 def _results(groups: Sequence[Group]) -> Table:
     searched = any(group.rates > 1 for group in groups)
-    scores = ("test %", "finished", "runs", "dev %", "dev loss")
-    columns = _named(
-        (*scores, *(("learning rate",) if searched else ()), "untrained %", "published %"), groups
-    )
+    scores = ("test %", "seeds", "runs", "dev %", "dev loss")
+    columns = _named((*scores, *(("lr chosen",) if searched else ()), "zero-shot %", "published %"), groups)
     notes = [_SEEDS, *([_GRID] if searched else []), *_cautions(groups)]
-    return _table("results", "Results", columns, _of_groups(groups, columns), *notes)
+    return _in_bold(_table("results", "Results", columns, _of_groups(groups, columns), *notes), groups)
 
 
 def _side_by_side(groups: Sequence[Group], targets: Targets) -> Table:
     """Of each task and model with several methods, what each came to at the rate that its dev losses chose."""
-    own = _named(("test %", "finished", "dev loss", "forwards", "seconds a step"), groups)
-    columns, rows, aims = (*own, *_TARGET_COLUMNS, *_PEAK_COLUMNS, "learning rate"), [], {}
+    own = _named(("test %", "seeds", "dev loss", "forwards", "seconds a step"), groups)
+    columns, rows, aims = (*own, *_TARGET_COLUMNS, *_PEAK_COLUMNS, "lr chosen"), [], {}
     for names, members in by_task(groups).items():
         chosen = sorted((group for group in members if group.best and group.finished), key=_loss)
         if len({group.method for group in chosen}) > 1:
@@ -154,7 +177,8 @@ def _side_by_side(groups: Sequence[Group], targets: Targets) -> Table:
                 (g, [*_cells(g, own), *_to_target(g, aims[names]), *_peaks(g), _chosen(g)]) for g in chosen
             ]
     notes = [_SIDE_BY_SIDE, _FORWARDS, *_aims(aims)]
-    return _table("methods", "Methods side by side", columns, rows, *notes)
+    table = _table("methods", "Methods side by side", columns, rows, *notes)
+    return _in_bold(table, [group for group, _ in rows])
 
 
 def _loss(group: Group) -> float:
@@ -209,8 +233,9 @@ _TARGET_COLUMNS = ("steps to target", "forwards to target", "seconds to target",
 def _to_target(group: Group, target: Target | None) -> list[Cell]:
     if target is None or not group.runs[0].trains:
         return [NOTHING] * len(_TARGET_COLUMNS)
-    reached = [(dev, run.forwards_a_step) for run in group.runs if (dev := target.reached(run)) is not None]
-    share = Cell(f"{len(reached)} of {len(group.runs)}", len(reached) / len(group.runs))
+    runs = group.samples
+    reached = [(dev, run.forwards_a_step) for run in runs if (dev := target.reached(run)) is not None]
+    share = Cell(f"{len(reached)} of {len(runs)}", len(reached) / len(runs))
     steps, clock = spread(dev.step for dev, _ in reached), spread(dev.seconds for dev, _ in reached)
     forwards = spread(None if cost is None else dev.step * cost for dev, cost in reached)
     return [mean(steps), mean(forwards), mean(clock), share]
@@ -225,7 +250,8 @@ def _phases(groups: Sequence[Group]) -> Table:
 def _phase_cells(phases: Mapping[str, float]) -> list[Cell]:
     total = sum(phases.values())
     share = 100 * phases.get("forward", 0.0) / total if total > 0 else None
-    return [*(number(phases.get(phase), digits) for phase in PHASES), number(share, "{:.0f}".format)]
+    seconds = f"{{:.{places(total)}f}}".format  # as many of each phase as of the step
+    return [*(number(phases.get(phase), seconds) for phase in PHASES), number(share, "{:.0f}".format)]
 
 
 def _phases_of(run: Run) -> dict[str, float]:
@@ -263,8 +289,10 @@ def _gib(peaks: Iterable[float | None]) -> Cell:
 
 def _sparsity(groups: Sequence[Group]) -> Table:
     members = [group for family in sparsity_families(groups) for group in family]
-    columns = _named(("sparsity", "blocks", "finished", "test %", "dev loss", "seconds a step"), members)
-    return _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED)
+    columns = _named(("sparsity", "blocks", "seeds", "test %", "dev loss", "seconds a step"), members)
+    return _in_bold(
+        _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED), members
+    )
 
 
 def _blocks(group: Group) -> Cell:
@@ -310,14 +338,14 @@ def _chosen(group: Group) -> Cell:
 _OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
     "test %": _score("test", in_perplexity=False),
     "test perplexity": _score("test", in_perplexity=True),
-    "finished": lambda group: number(len(group.finished), str),
+    "seeds": lambda group: number(len(group.finished), str),
     "runs": lambda group: number(len(group.runs), str),
     "dev %": _score("dev", in_perplexity=False),
     "dev perplexity": _score("dev", in_perplexity=True),
     "dev loss": lambda group: mean(group.dev_loss),
-    "learning rate": _chosen,
-    "untrained %": _score("zero_shot", in_perplexity=False),
-    "untrained perplexity": _score("zero_shot", in_perplexity=True),
+    "lr chosen": _chosen,
+    "zero-shot %": _score("zero_shot", in_perplexity=False),
+    "zero-shot perplexity": _score("zero_shot", in_perplexity=True),
     "published %": lambda group: Cell(beside(group.runs[0])) if group.best else NOTHING,
     "sparsity": lambda group: number(group.sparsity),
     "blocks": _blocks,
@@ -335,7 +363,7 @@ _OF_RUN: Mapping[str, Callable[[Run], Cell]] = {
     "test perplexity": _score("test", in_perplexity=True),
     "dev %": _score("dev", in_perplexity=False),
     "dev perplexity": _score("dev", in_perplexity=True),
-    "seconds": lambda run: number(run.number("seconds.total"), "{:.0f}".format),
+    "seconds": lambda run: number(run.number("seconds.total"), "{:.1f}".format),
     "why": lambda run: Cell(run.error or "-"),
     "folder": lambda run: Cell(run.folder),
 }

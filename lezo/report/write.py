@@ -12,10 +12,14 @@ from lezo.config.schema import ConfigError, ReportConfig
 from lezo.records.files import replace_file
 from lezo.records.folder import CONFIG, METRICS, RESULT
 from lezo.records.reader import Reader, Run
-from lezo.report.groups import Group, by_task, group_runs, target
+from lezo.report.condensed import condensed
+from lezo.report.groups import Group, by_task, gathered, group_runs, target
+from lezo.report.latex import carries_results, latex
 from lezo.report.page import FIGURES, page
 from lezo.report.plots.draw import plots
 from lezo.report.plots.export import Plot
+from lezo.report.roots import naming, root_names, side_by_side
+from lezo.report.runs_table import as_csv, as_parquet, rows_of_runs
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
 
@@ -34,13 +38,8 @@ def write(roots: Sequence[Path], options: ReportConfig) -> None:
     if (wanted := options.target_score or 0) > 1 and not any(run.in_perplexity for run in runs):
         reason = "no run's scores are perplexities, and all others are at most 1"
         raise ConfigError([f"report.target_score={wanted:g}: {reason}; expected a fraction from 0 to 1"])
-    written = _write(runs, roots, options, reload=None)
-    inner = [path for path in written if path.parent.name == FIGURES]
-    for path in written:
-        if path not in inner:
-            print(f"wrote {path}")
-    if inner:
-        print(f"wrote {inner[0].parent}/ ({len(inner)} files)")
+    for words in _told(_write(runs, roots, options, reload=None), Path(options.out)):
+        print(f"wrote {words}")
     print(counted(runs))
 
 
@@ -63,16 +62,27 @@ def watch(roots: Sequence[Path], options: ReportConfig) -> None:
         print(counted(runs))
 
 
+def _told(files: Sequence[Path], out: Path) -> list[str]:
+    """The files one by one, and how many are in each folder below."""
+    folders = gathered(files, lambda file: file.parent)
+    counts = [f"{folder}/ ({len(inner)} files)" for folder, inner in folders.items() if folder != out]
+    return [*map(str, folders.get(out, [])), *counts]
+
+
 def rendered(
     runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
 ) -> dict[str, str | bytes]:
     """The files' contents by their names, which may have a folder before them. ``reload``: seconds after which the page loads itself again."""
-    groups = group_runs(runs)
+    root_of = naming(roots)
+    groups = group_runs(runs, root_of)
     targets = {
         names: target(members, options.target_loss, options.target_score)
         for names, members in by_task(groups).items()
     }
-    every = tables(groups, targets)
+    beside = side_by_side(runs, root_of, [*root_names(roots).values()])
+    every = [*beside, *tables(groups, targets)]
+    shown = [condensed(table) for table in every]
+    rows = rows_of_runs(runs, root_of)
     heading = headed(groups)
     where = ", ".join(map(str, roots))
     summary = (
@@ -81,10 +91,13 @@ def rendered(
     drawn = plots(groups, files=reload is None)
     links = {run.folder: os.path.relpath(run.folder, options.out) for run in runs}
     return {
-        "report.html": page(heading, summary, groups, every, drawn, reload, links),
-        "results.md": markdown(heading, every),
-        "results.csv": comma_separated(every),
+        "report.html": page(heading, summary, groups, shown, drawn, reload, links),
+        "results.md": markdown(heading, shown),
+        "results.csv": as_csv(rows),
+        "results.parquet": as_parquet(rows),
         **figures(drawn),
+        **{f"tables/{table.name}.csv": comma_separated(table) for table in every},
+        **{f"tables/{table.name}.tex": latex(table) for table in shown if carries_results(table)},
     }
 
 
@@ -96,9 +109,17 @@ def figures(drawn: Sequence[Plot]) -> dict[str, str | bytes]:
 
 
 def headed(groups: Sequence[Group]) -> str:
-    """What the runs are of: "rte, sst2: lezo, mezo"."""
-    titles, methods = ({getattr(group, name): None for group in groups} for name in ("title", "method"))
-    return f"{', '.join(titles)}: {', '.join(methods)}"
+    """What the runs are of: "rte, sst2: lezo, mezo"; of many the first."""
+    titles, methods = (
+        dict.fromkeys(names) for names in zip(*((g.title, g.method) for g in groups), strict=True)
+    )
+    return f"{_first([*titles])}: {_first([*methods])}"
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    """The first, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def counted(runs: Sequence[Run]) -> str:

@@ -34,11 +34,11 @@ def test_runs_in_the_working_folder_are_reported_there_without_torch(tmp_path: P
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     files = ["report.html", "results.md", "results.csv"]
-    wrote = [f"wrote {name}" for name in files]
     drawn = len([*(tmp_path / "figures").iterdir()])
-    expected = [*wrote, f"wrote figures/ ({drawn} files)", "2 runs: 1 finished, 1 unfinished", "[]"]
-    assert done.stdout.splitlines() == expected and drawn > 10
-    assert all("sst2 (sample)" in (tmp_path / name).read_text() for name in files)
+    folders = (f"figures/ ({drawn} files)", "tables/ (10 files)")
+    wrote = [f"wrote {name}" for name in (*files, "results.parquet", *folders)]
+    assert done.stdout.splitlines() == [*wrote, "2 runs: 1 finished, 1 unfinished", "[]"] and drawn > 10
+    assert all("sst2" in (tmp_path / name).read_text() for name in files)
     assert "runs/sst2/b" in (tmp_path / "report.html").read_text()
     page = (tmp_path / "report.html").read_text()
     links = re.findall(r'href="(figures/[^"]*|runs/[^"]*)"', page)
@@ -56,7 +56,7 @@ def test_folders_and_options_mix(lezo_report: Report, tmp_path: Path) -> None:
     code, _, err = lezo_report("one", "report.target_score=90")
     assert code == 2 and err.startswith("error: report.target_score=90: no run's scores are perplexities")
     files = sorted(file.name for file in Path("deep/er").iterdir())
-    assert files == ["report.html", "results.csv", "results.md"]
+    assert files == ["report.html", "results.csv", "results.md", "results.parquet", "tables"]
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,13 @@ def test_forwards_are_counted_by_the_method_and_its_settings(tmp_path: Path) -> 
     assert read_run(write(tmp_path / "alone", ended=result(optim="mezo"))).forwards_a_step is None
 
 
+def test_what_a_step_costs_is_worked_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report asks for it with every row that it draws."""
+    run, asked = read_run(finished(tmp_path)), []
+    monkeypatch.setattr("lezo.records.reader._cost", lambda kind, values: asked.append(kind) or 2)
+    assert [run.forwards_a_step, run.forwards_a_step, len(asked)] == [2, 2, 1]
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_written_configuration_says_what_a_step_costs(name: str, tmp_path: Path) -> None:
     composed = compose([f"optim={name}"])

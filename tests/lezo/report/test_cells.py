@@ -7,7 +7,8 @@ from lezo.report.groups import Spread, spread
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2.0, "2"), (0.12345, "0.123"), (1234.5, "1234"), (1e-7, "1e-07")]
+    ("value", "text"),
+    [(2.0, "2"), (0.12345, "0.123"), (1234.5, "1234"), (1e-7, "1.00e-07"), (0.68, "0.680"), (100.4, "100")],
 )
 def test_three_digits_count(value: float, text: str) -> None:
     assert digits(value) == text
@@ -16,8 +17,8 @@ def test_three_digits_count(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ([0.5], "0.5"),
-        ([0.5, 0.5], "0.5 ± 0"),
+        ([0.5], "0.500"),
+        ([0.5, 0.5], "0.500"),
         ([0.123456, 0.125], "0.1242 ± 0.0011"),
         ([100.0, 140.0], "120 ± 28"),
         ([None], "-"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lezo.records.reader import Run, read_run
-from lezo.report.published import beside, rows_of
+from lezo.report.published import beside, is_lezo, rows_of
 from tests.lezo.run_folders import config, result, rows, write
 
 BIG: dict[str, Any] = {"data__name": "hub", "model__name": "opt-13b", "optim__name": "mezo"}
@@ -134,3 +134,23 @@ def test_no_number_of_lezo_is_invented(tmp_path: Path) -> None:
         "AdaLeZO",
     }
     assert all(row.source.partition(", Table")[0].endswith(")") for row in published)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"data__path": "reviews.csv"},
+        {"data__path": "rows/*.jsonl"},
+        {"data__path": "rows", "data__columns": {"sentence": "Text"}},
+        {"data__path": "rows", "task__name": "guests"},
+    ],
+)
+def test_ones_own_rows_have_no_published_numbers_and_no_paragraph_on_lezos(
+    tmp_path: Path, own: dict[str, Any]
+) -> None:
+    run = run_of(tmp_path, optim__name="lezo", **({"data__name": "local"} | own))
+    assert (beside(run), rows_of(run), is_lezo(run)) == ("-", [], False)
+
+
+def test_a_folder_in_the_published_layout_has_them(tmp_path: Path) -> None:
+    assert is_lezo(run_of(tmp_path, optim__name="lezo", data__name="local", data__path="data"))

@@ -44,9 +44,9 @@ def made(tmp_path: Path) -> Path:
 
 def test_results_are_mean_and_deviation_over_finished_seeds(made: Path) -> None:
     lezo, mezo, killed = told(of(made)["results"])
-    assert (lezo["test %"], lezo["finished"], lezo["runs"]) == ("75.0 ± 7.1", "2", "3")
-    assert (mezo["test %"], mezo["finished"], mezo["published %"]) == ("90.0", "1", "-")
-    assert (killed["task"], killed["test %"], killed["finished"]) == ("sst2 (sample)", "-", "0")
+    assert (lezo["test %"], lezo["seeds"], lezo["runs"]) == ("75.0 ± 7.1", "2", "3")
+    assert (mezo["test %"], mezo["seeds"], mezo["published %"]) == ("90.0", "1", "-")
+    assert (killed["task"], killed["test %"], killed["seeds"]) == ("sst2 (sample)", "-", "0")
 
 
 def test_sample_data_have_a_caution_and_no_published_table(made: Path) -> None:
@@ -72,16 +72,16 @@ def test_published_numbers_stand_beside_the_learning_rate_that_dev_losses_choose
         write(tmp_path / str(rate), config(optim__lr=rate, **big), rows(), result(dev_loss=loss, test=test))
     table = of(tmp_path)["results"]
     rejected, chosen = told(table)
-    assert (chosen["setting"], chosen["learning rate"]) == ("lr 1e-06, eps 0.001", "\u2605 best of 2")
+    assert (chosen["setting"], chosen["lr chosen"]) == ("lr 1e-06, eps 0.001", "\u2605 best of 2")
     assert chosen["published %"].startswith("66.4 (MeZO paper")
-    assert (rejected["learning rate"], rejected["published %"]) == ("-", "-")
+    assert (rejected["lr chosen"], rejected["published %"]) == ("-", "-")
     assert any("lowest mean dev loss" in note for note in table.notes)
-    assert "\u2605 best of 2" in markdown("x", [table]) and "\u2605 best of 2" in comma_separated([table])
+    assert "\u2605 best of 2" in markdown("x", [table]) and "\u2605 best of 2" in comma_separated(table)
 
 
 def test_without_a_grid_of_learning_rates_there_is_no_such_column(made: Path) -> None:
     table = of(made)["results"]
-    assert "learning rate" not in table.columns
+    assert "lr chosen" not in table.columns
     assert not any("\u2605" in note for note in table.notes)
 
 
@@ -89,8 +89,8 @@ def test_speed_has_a_step_and_the_way_to_the_target_apart(made: Path) -> None:
     table = of(made)["speed"]
     lezo, mezo, killed = told(table)
     columns = ("seconds a step", "steps to target", "forwards to target", "seconds to target", "reached by")
-    assert [lezo[name] for name in columns] == ["0.171 ± 0", "2 ± 0", "4 ± 0", "0.4 ± 0", "2 of 3"]
-    assert [mezo[name] for name in columns] == ["0.171", "4", "8", "1.6", "1 of 1"]
+    assert [lezo[name] for name in columns] == ["0.171", "2", "4", "0.400", "2 of 3"]
+    assert [mezo[name] for name in columns] == ["0.171", "4", "8", "1.60", "1 of 1"]
     assert [killed[name] for name in columns] == ["0.171", "-", "-", "-", "-"]
     assert (
         "rte (sample), tiny: the target is a dev loss of 0.6000, the lowest that every finished run reached."
@@ -111,10 +111,10 @@ def test_methods_stand_side_by_side_at_their_chosen_rates_by_dev_loss(tmp_path: 
         write(tmp_path / f"{optim}{rate}", settings, rows(dev), result(dev_loss=dev[-1], test=rate))
     found = of(tmp_path)
     lezo, sgd = told(found["methods"])
-    names = ("test %", "forwards", "steps to target", "forwards to target", "learning rate")
+    names = ("test %", "forwards", "steps to target", "forwards to target", "lr chosen")
     assert [sgd[name] for name in names] == ["10.0", "12", "4", "12", "-"]
     assert [lezo[name] for name in names] == ["10.0", "8", "2", "4", "\u2605 best of 3, the lowest"]
-    assert (lezo["host GiB"], lezo["finished"], lezo["reached by"]) == ("1.00", "1", "1 of 1")
+    assert (lezo["host GiB"], lezo["seeds"], lezo["reached by"]) == ("1.00", "1", "1 of 1")
     aim = "rte (sample), tiny: the target is a dev loss of 0.6000, the lowest that every finished run at a chosen learning rate reached."
     assert aim in found["methods"].notes and aim in found["speed"].notes
 
@@ -129,15 +129,15 @@ def test_one_method_has_nothing_to_stand_beside(tmp_path: Path) -> None:
 def test_what_takes_no_step_has_a_result_and_no_speed(tmp_path: Path, optim: str) -> None:
     finished(tmp_path, optim__name=optim)
     found = of(tmp_path)
-    assert [row["optimizer"] for row in told(found["results"])] == [optim] and "speed" not in found
+    assert [row["method"] for row in told(found["results"])] == [optim] and "speed" not in found
 
 
 def test_phases_and_memory_come_from_rows_or_results(made: Path) -> None:
     write(made / "alone", ended=result(task="cb", data="sample", model="tiny", optim="mezo"))
     found = of(made)
     by_name = {row["task"]: row for row in told(found["phases"])}
-    assert by_name["sst2 (sample)"]["perturb s"] == "0.05"
-    assert by_name["cb (sample)"]["forward s"] == "0.025"  # of four steps
+    assert by_name["sst2 (sample)"]["perturb s"] == "0.050"
+    assert by_name["cb (sample)"]["forward s"] == "0.0250"  # of four steps
     memory = {row["task"]: row["host GiB"] for row in told(found["memory"])}
     assert memory == {
         "rte (sample)": "1.00",
@@ -167,10 +167,11 @@ def test_markdown_has_each_row_in_a_line_and_no_markup_from_files(made: Path) ->
     assert widths == {12, 17, 11, 10, 7, 14}
 
 
-def test_csv_has_numbers_apart_from_their_deviations(made: Path) -> None:
-    found = list(csv.DictReader(io.StringIO(comma_separated(list(of(made).values())))))
-    lezo = next(row for row in found if row["table"] == "results" and row["optimizer"] == "lezo")
-    assert float(lezo["test %"]) == pytest.approx(75)
-    assert float(lezo["test % std"]) == pytest.approx(7.0710678)
-    assert (lezo["published %"], lezo["folder"]) == ("", "")
-    assert sum(row["table"] == "runs" for row in found) == 5
+def test_csv_has_numbers_apart_from_their_deviations_and_each_setting_apart(made: Path) -> None:
+    found = of(made)
+    lezo, *_ = csv.DictReader(io.StringIO(comma_separated(found["results"])))
+    assert float(lezo["test_percent"]) == pytest.approx(75)
+    assert float(lezo["test_percent_std"]) == pytest.approx(7.0710678)
+    assert (lezo["seeds"], lezo["published_percent"]) == ("2", "")
+    assert (lezo["setting"], lezo["sparsity"]) == ("lr 0.001, eps 0.001, sparsity 0.75", "0.75")
+    assert len([*csv.DictReader(io.StringIO(comma_separated(found["runs"])))]) == 5

@@ -176,12 +176,12 @@ def test_a_report_shows_perplexities_beside_fractions(
     ran: Ran = lezo_run.once(*CHAT, "task.generate=3", "task.turns=last", folder="runs/chat")
     assert lezo_report("runs", "report.target_score=1e6")[0] == 0
     alone = Path("results.md").read_text()
-    assert "test perplexity | finished" in alone and "test %" not in alone
+    assert "test perplexity | seeds" in alone and "test %" not in alone
     assert f"| {ran.result['test']:.2f} |" in alone
     assert "the target is a dev perplexity of at most 1e+06 (report.target\\_score)" in alone
     lezo_run.once("task=rte", folder="runs/rte")
     assert lezo_report("runs")[0] == 0
     both = Path("results.md").read_text()
-    assert "| test % | test perplexity | finished |" in both
+    assert "| test % | test perplexity |" in both
     page = Path("report.html").read_text()
     assert "dev perplexity against step" in page and "dev score % against step" in page
