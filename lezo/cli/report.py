@@ -1,4 +1,4 @@
-"""lezo-report: one page, its data and its tables, from run folders alone."""
+"""lezo-report: one page, its figures, its data and its tables, from run folders alone."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ Commands to copy
 
 RUN or FOLDER: searched with all folders below, links in them excepted. Finished runs make the means and standard
 deviations over seeds; failed, killed and running ones appear too, as far as they came. Damaged files are named.
-Open report.html in a browser. Click a table's header to sort it.
+report.html is one file that needs no network; open it in a browser. Click a table's header to sort it, choose or type
+what to show, point at a figure for its values. figures/ has each figure as SVG and PDF, as wide as a paper's column.
 
 Options
-  report.out           folder for the files              [the current one]
+  report.out           folder for what it writes         [the current one]
   report.watch         whether to go on writing          [false]
   report.every         seconds between, when watching    [5]
   report.target_loss   a dev loss to come down to        [of each task and model: the lowest all finished runs reach]

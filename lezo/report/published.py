@@ -63,6 +63,11 @@ class Published:
     seeds: int | None
     source: str
 
+    @property
+    def mean(self) -> float:
+        """The score without its std, in percent."""
+        return float(self.printed.partition(" ± ")[0])
+
 
 def comparable(run: Run) -> bool:
     """Whether published numbers may stand beside a run at all: never beside sample data, rows of one's own or random weights."""
@@ -93,13 +98,18 @@ def is_lezo(run: Run) -> bool:
     return run.kind.published == "LeZO" and bool(rows_of(run))
 
 
+def matching(run: Run) -> list[Published]:
+    """The published scores of what the run did; none of LeZO's are public."""
+    name = None if run.kind.published == "LeZO" else _published_name(run)
+    return [row for row in rows_of(run) if row.method == name]
+
+
 def beside(run: Run) -> str:
     """The published scores of what the run did, with their sources and with what it did differently."""
-    rows = rows_of(run)
     if is_lezo(run):
         return "none public"
     name = _published_name(run)
-    scores = [f"{row.printed} ({row.source})" for row in rows if row.method == name]
+    scores = [f"{row.printed} ({row.source})" for row in matching(run)]
     if not scores:
         return "-"
     other = ", ".join(_differences(run, name))

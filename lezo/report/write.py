@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from lezo.records.reader import Reader, Run
 from lezo.report.condensed import condensed
 from lezo.report.groups import Group, by_task, gathered, group_runs, target
 from lezo.report.latex import carries_results, latex
-from lezo.report.page import page
-from lezo.report.plots import plots
+from lezo.report.page import FIGURES, page
+from lezo.report.plots.draw import plots
+from lezo.report.plots.export import Plot
 from lezo.report.roots import naming, root_names, side_by_side
 from lezo.report.runs_table import as_csv, as_parquet, rows_of_runs
 from lezo.report.tables import tables
@@ -86,14 +88,24 @@ def rendered(
     summary = (
         f"{counted(runs)}, below {where}. Written by lezo-report at {time.strftime('%Y-%m-%d %H:%M:%S %z')}."
     )
+    drawn = plots(groups, files=reload is None)
+    links = {run.folder: os.path.relpath(run.folder, options.out) for run in runs}
     return {
-        "report.html": page(heading, summary, groups, shown, plots(groups), reload),
+        "report.html": page(heading, summary, groups, shown, drawn, reload, links),
         "results.md": markdown(heading, shown),
         "results.csv": as_csv(rows),
         "results.parquet": as_parquet(rows),
+        **figures(drawn),
         **{f"tables/{table.name}.csv": comma_separated(table) for table in every},
         **{f"tables/{table.name}.tex": latex(table) for table in shown if carries_results(table)},
     }
+
+
+def figures(drawn: Sequence[Plot]) -> dict[str, str | bytes]:
+    """The figures' files by their names, an SVG and a PDF each; none of those that were drawn for a page only."""
+    kept = [plot for plot in drawn if plot.pdf]
+    svg: dict[str, str | bytes] = {f"{FIGURES}/{plot.name}.svg": plot.svg for plot in kept}
+    return svg | {f"{FIGURES}/{plot.name}.pdf": plot.pdf for plot in kept}
 
 
 def headed(groups: Sequence[Group]) -> str:

@@ -1,6 +1,7 @@
 """lezo-report as its user types it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def lezo_report(
 ) -> Report:
     """The command in an empty folder; it draws nothing, as the plots have tests of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lezo.report.write.plots", lambda groups: {})
+    monkeypatch.setattr("lezo.report.write.plots", lambda groups, files: [])
     return typed("lezo-report", report.main, monkeypatch, capsys)
 
 
@@ -33,11 +34,17 @@ def test_runs_in_the_working_folder_are_reported_there_without_torch(tmp_path: P
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     files = ["report.html", "results.md", "results.csv"]
-    wrote = [f"wrote {name}" for name in (*files, "results.parquet", "tables/ (10 files)")]
-    assert done.stdout.splitlines() == [*wrote, "2 runs: 1 finished, 1 unfinished", "[]"]
+    drawn = len([*(tmp_path / "figures").iterdir()])
+    folders = (f"figures/ ({drawn} files)", "tables/ (10 files)")
+    wrote = [f"wrote {name}" for name in (*files, "results.parquet", *folders)]
+    assert done.stdout.splitlines() == [*wrote, "2 runs: 1 finished, 1 unfinished", "[]"] and drawn > 10
     assert all("sst2" in (tmp_path / name).read_text() for name in files)
     assert "runs/sst2/b" in (tmp_path / "report.html").read_text()
-    assert "<figure" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    links = re.findall(r'href="(figures/[^"]*|runs/[^"]*)"', page)
+    assert (
+        "<figure" in page and len({*links}) == drawn + 2 and all((tmp_path / link).exists() for link in links)
+    )
 
 
 def test_folders_and_options_mix(lezo_report: Report, tmp_path: Path) -> None:

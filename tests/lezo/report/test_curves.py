@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from lezo.report.curves import Points, stretches
+from lezo.report.curves import Points, stretches, thinned
 
 
 def told(lines: list[Points], most: int = 100) -> list[tuple[int, list[float], list[float]]]:
@@ -66,7 +66,7 @@ def test_many_places_are_thinned_but_ends_stay() -> None:
 
 def test_a_place_without_a_value_stays_where_many_are_thinned() -> None:
     line: Points = [(x, None if x == 501 else 1.0) for x in range(1_000)]
-    assert [(xs[0], xs[-1]) for _, xs, _ in told([line], 10)] == [(0, 500), (600, 999)]
+    assert [(xs[0], xs[-1]) for _, xs, _ in told([line], 10)] == [(0, 500), (502, 999)]
 
 
 def test_points_in_disorder_are_put_in_order() -> None:
@@ -106,3 +106,12 @@ def test_whatever_the_curves_a_mean_is_that_of_the_values_there_and_none_is_left
             assert mean == pytest.approx(fmean(y for line in some if (y := _value(line, x)) is not None))
     places = {x for line in lines for x, _ in line if any(_value(line, x) is not None for line in lines)}
     assert places == {x for _, xs, _ in found for x in xs}
+
+
+def test_no_extreme_is_lost_where_many_points_are_thinned() -> None:
+    line: Points = [(x, 100.0 if x == 501 else -3.0 if x == 777 else 1.0) for x in range(10_000)]
+    (part,) = stretches([line, [(x, 2 * (y or 0)) for x, y in line]], 100)
+    assert len(part.x) < 200 and (part.high.max(), part.low.min(), part.mean.max()) == (200, -6, 150)
+    x, y = thinned(line, 100)
+    assert len(x) < 200 and (x[0], x[-1], y.max(), y.min()) == (0, 9_999, 100, -3)
+    assert list(x[y > 1]) == [501]

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "runs" / "evil<b>", config(task__name=EVIL), rows(), result(status="failed", error=EVIL))
     write(folder / "runs" / "left", config(seed=9), rows((0.7, 0.6)))
     runs = Reader().runs([folder / "runs"])
-    files = rendered(runs, [Path("runs")], ReportConfig(), reload=None)
+    files = rendered(runs, [Path("runs")], ReportConfig(out=str(folder)), reload=600)
     (folder / "report.html").write_text(str(files["report.html"]))
     return folder
 
@@ -86,9 +86,25 @@ addEventListener("load", () => {
     const lines = Array.from(svg.querySelectorAll("path"), (path) => path.getBoundingClientRect());
     return box.width > 200 && box.height > 80 && lines.some((line) => line.width > 50);
   });
+  const tips = Array.from(document.querySelectorAll("svg[data-plot]"), (svg) => {
+    const box = svg.querySelector("title, [data-series] > path").closest("use, path, g").getBoundingClientRect();
+    svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 }));
+    return document.getElementById("tip").textContent;
+  });
+  const form = document.getElementById("filters");
+  const shown = () => Array.from(document.querySelectorAll("#runs tbody tr")).filter((row) => row.offsetParent).length;
+  const counts = [shown()];
+  form.elements.method.value = "mezo";
+  form.elements.method.dispatchEvent(new Event("input", { bubbles: true }));
+  counts.push(shown());
+  const series = Array.from(document.querySelectorAll("svg [data-method]"));
+  const others = series.filter((part) => part.dataset.method !== "mezo").every((part) => !part.getClientRects().length);
+  form.elements.words.value = "no such word";
+  form.elements.words.dispatchEvent(new Event("input", { bubbles: true }));
+  counts.push(shown());
   const wide = document.documentElement.scrollWidth > innerWidth;
   const ink = getComputedStyle(document.querySelector("figure svg text")).fill;
-  document.body.dataset.found = JSON.stringify({ errors, up, texts, drawn, wide, ink, address: location.hash });
+  document.body.dataset.found = JSON.stringify({ errors, up, texts, drawn, tips, counts, others, wide, ink, address: location.hash });
 });
 """
 
@@ -111,15 +127,23 @@ def probed(page: Path, browser: Browser, *flags: str) -> dict[str, object]:
 
 def test_the_page_loads_draws_and_sorts_in_a_browser(folder: Path, browser: Browser) -> None:
     page = folder / "report.html"
-    dom, console = browser(page, fragment="#sort-results-2-descending")
+    dom, console = browser(page, fragment="#sort=results,2,descending")
     assert console == ""
-    assert "<title>Runs in runs" not in dom and ": fo-sgd, " in dom
+    assert re.search(r"<title>.*lezo.*</title>", dom) and "Runs in" not in dom
     assert column(dom, "results", 2) == ["90.0", "80.0", "70.0", "-", "-"]
     found = probed(page, browser, "--window-size=1200,900")
-    assert (found["errors"], found["up"], found["address"]) == ([], "ascending", "#sort-results-2-descending")
+    assert (found["errors"], found["up"], found["address"]) == (
+        [],
+        "ascending",
+        "#sort=results%2C2%2Cdescending&method=mezo&words=no+such+word",
+    )
     assert found["texts"] == ["70.0", "80.0", "90.0", "-", "-"]
+    assert (found["counts"], found["others"]) == ([5, 1, 0], True)
+    tips = found["tips"]
+    assert isinstance(tips, list) and "test" not in tips and any("dev loss 0." in tip for tip in tips)
+    assert tips[0].startswith("rte (sample), tiny: mezo")
     drawn = found["drawn"]
-    assert isinstance(drawn, list) and len(drawn) == 16 and all(drawn)
+    assert isinstance(drawn, list) and len(drawn) == 23 and all(drawn)
 
 
 def test_a_phone_needs_no_scrolling_sideways_and_dark_is_dark(folder: Path, browser: Browser) -> None:
@@ -153,12 +177,14 @@ def test_nothing_comes_from_elsewhere_and_nothing_from_files_is_markup(folder: P
         for name, value in given.items()
         if name in ("src", "href", "xlink:href")
     ]
-    assert all(link.startswith(("#", "data:,")) for link in links)
+    outer = {link for link in links if not link.startswith(("#", "data:,"))}
+    assert {link.partition("/")[0] for link in outer} == {"runs"}
+    assert "runs/evil%3Cb%3E/" in outer
     assert not [name for _, given in elements for name in given if name.startswith("on")]
     assert "@import" not in page and "\x1b" not in page
     assert "evil&lt;b&gt;" in page and "document.title=&#x27;owned&#x27;" in page
 
 
 def test_the_page_reloads_itself_only_while_watching() -> None:
-    assert '<meta http-equiv="refresh" content="5">' in page("runs", "", [], [], {}, 5)
-    assert "refresh" not in page("runs", "", [], [], {}, None)
+    assert '<meta http-equiv="refresh" content="5">' in page("runs", "", [], [], [], 5)
+    assert "refresh" not in page("runs", "", [], [], [], None)

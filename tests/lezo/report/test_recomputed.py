@@ -50,7 +50,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "sst2-mezo-1e-06-3" / "result.json").unlink()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            "lezo.report.write.plots", lambda groups: {}
+            "lezo.report.write.plots", lambda groups, files: []
         )  # they have tests of their own, and take their time
         report([folder / "runs"], ReportConfig(out=str(folder)))
     return folder
