@@ -235,11 +235,10 @@ def _base(word: str, path: Path, words: Sequence[str]) -> Subject:
     given = any(override.key_or_group == "model.path" for override in parse(words))
     if given:
         _refuse_path(word, words)
-    return Subject(
-        word,
-        "base",
-        _composed(word, ["model=hf", f"model.path={quoted(str(path) if path.exists() else word)}"], words),
-    )
+    here = path.exists()
+    said = word if here else f"{word} (nothing here has that name, so it is taken as a model's id on the hub)"
+    config = _composed(said, ["model=hf", f"model.path={quoted(str(path) if here else word)}"], words)
+    return Subject(word, "base", config)
 
 
 def _composed(word: str, where: Sequence[str], words: Sequence[str]) -> RunConfig:

@@ -280,6 +280,7 @@ def test_a_killed_run_is_scored_at_its_best_step_so_far(lezo_run: Runner, lezo_e
     ("words", "code", "said"),
     [
         (("nowhere/at/all",), 1, ["nowhere/at/all: no such folder or file", "opt-13b"]),
+        (("nowhere",), 2, ["nowhere (nothing here has that name, so it is taken as a model", "task=sst2"]),
         (("empty",), 1, ["empty: neither a run nor a model", "config.yaml"]),
         (("out", "optim=mezo"), 2, ["optim=mezo: has no effect on an evaluation"]),
         (("out", "model=opt-1.3b"), 2, ["model=opt-1.3b", "lezo-eval opt-1.3b"]),

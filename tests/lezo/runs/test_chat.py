@@ -183,4 +183,4 @@ def test_a_report_shows_perplexities_beside_fractions(
     both = Path("results.md").read_text()
     assert "| test % | test perplexity |" in both
     page = Path("report.html").read_text()
-    assert "dev perplexity against step" in page and "dev score % against step" in page
+    assert "dev perplexity against step" in page and "dev score against step" in page
