@@ -73,6 +73,7 @@ def page() -> dict[str, Any]:
     return json.loads(Path("out/page.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_all_of_it_in_small(qualify: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(killed, "start", Forking)
     code, out, err = qualify("qualify.steps=12")

@@ -177,6 +177,7 @@ def test_accelerates_processes_make_the_same_update() -> None:
     assert both[0]["steps"] == alone["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_sweeps_jobs_are_made_by_ranks_of_their_own(lezo_run: Runner) -> None:
     alone = lezo_run(*SMALL, "train.batch_size=6", "train.micro_batch_size=3", folder="alone")
     sweep = ["-m", *SMALL, "train.batch_size=6", "seed=0", "sweep.gpus_per_job=2", "hydra.sweep.dir=swept"]

@@ -143,6 +143,7 @@ def test_a_run_without_a_finite_loss_fails_and_its_files_are_sound(
 # -- wandb and the hub ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_wandb_out_of_reach_leaves_an_offline_run_in_bounded_time(tmp_path: Path) -> None:
     """In a process of its own: wandb leaves its service's address in the environment."""
     given = [*SMALL, "log=wandb", "log.mode=online", "hydra.run.dir=out"]
