@@ -40,7 +40,7 @@ Options
   model.tokenizer  model.bos  model.max_length  model.quantization    as in lezo-run --help
 
 Without words a run is scored on its own test rows with its own prompts, sizes and seeds: the same numbers, bit for bit on
-the same kind of device. Another task has lezo-run's sizes and seeds. Nothing is trained, nothing is written into a run's
+the same kind of device. Another task has lezo-run's sizes and seeds; the run's own, named again, keeps the run's. Nothing is trained, nothing is written into a run's
 folder, and no code that comes with a model runs.
 """
 _OWN = re.compile(r"(eval\.)?split=|eval\.(json|out|predictions)=")

@@ -84,7 +84,7 @@ class Composed:
     @property
     def name(self) -> str:
         """What people call the run: its own name, or a readable one."""
-        return self.config.log.name or run_name(self.yaml, self.given)
+        return self.config.log.name or run_name(self.yaml, self.given, trains=self.config.trains)
 
 
 def compose(overrides: Sequence[str], *, config_dir: str | None = None, weights: bool = True) -> Composed:
@@ -142,6 +142,17 @@ def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
     for key, size in sizes.items():
         OmegaConf.update(tree, key, size)
         setattr(config.task, key.removeprefix("task."), size)
+    return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
+
+
+def with_names(composed: Composed, names: Mapping[str, str]) -> Composed:
+    """The same with log.name and log.notes of ``names`` where nothing else gives them."""
+    free = [key for key in names if f"log.{key}" not in composed.given]
+    kept = {key: names[key] for key in free if getattr(composed.config.log, key) is None}
+    tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
+    for key, value in kept.items():
+        OmegaConf.update(tree, f"log.{key}", value)
+        setattr(config.log, key, value)
     return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
 
 

@@ -75,14 +75,18 @@ def job_name(yaml: str) -> str:
     return f"{plain.lstrip('.')[:100]}-{config_hash(yaml)[:8]}"
 
 
-def run_name(yaml: str, given: Sequence[str] = ()) -> str:
-    """What to call a run that nobody has named: task, model, method, what of its settings the command ``given`` says, and seed."""
+def run_name(yaml: str, given: Sequence[str] = (), *, trains: bool = True) -> str:
+    """What to call a run that nobody has named: task, model, method, what of its settings the command ``given`` says, and seed.
+
+    Of one that ``trains`` nothing no step is told.
+    """
     values = settings(yaml)
     path = values.get("model.path")
     model = PurePath(path).name if values["model.name"] == "hf" and path else values["model.name"]
     peft = [] if values["peft.name"] == "none" else [values["peft.name"]]
     keys = dict.fromkeys(_SHORTHANDS.get(key, key) for key in given)
-    told = [key for key in keys if "." in key and within(key, _TOLD) and values.get(key) is not None]
+    shown = [key for key in _TOLD if trains or not key.startswith("train.")]
+    told = [key for key in keys if "." in key and within(key, shown) and values.get(key) is not None]
     words = [f"{key.rpartition('.')[2]}{_brief(values[key])}" for key in told]
     return "-".join(
         [values["task.name"], model, values["optim.name"], *peft, *words, f"seed{values['seed']}"]

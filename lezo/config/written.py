@@ -48,6 +48,7 @@ def read_back(values: Mapping[str, Any], words: Sequence[str] = ()) -> RunConfig
     """
     refuse_other_words(words)
     config = _typed(values)
+    words = without_own_task(values, words)
     keys = [override.key_or_group for override in parse(words)]
     if keys:
         _change(config, words, keys)
@@ -72,6 +73,18 @@ def refuse_other_words(words: Sequence[str]) -> None:
 def changes_rows(words: Sequence[str]) -> bool:
     """Whether the words ask for other rows, prompts or scores than those that a configuration has."""
     return any(within(override.key_or_group, _ROWS) for override in parse(words))
+
+
+def without_own_task(values: Mapping[str, Any], words: Sequence[str]) -> list[str]:
+    """The words without a task=NAME that ``values`` have already: it is no other task, and keeps their settings.
+
+    What describes a task (task=prompt) describes another one.
+    """
+    own = str(values["task"].get("name"))
+    named = own if _task_schema(values["task"]) is TaskConfig else None
+    parsed = parse(words)
+    pairs = zip(words, parsed, strict=True)
+    return [word for word, found in pairs if found.key_or_group != "task" or found.value() != named]
 
 
 def task_kind(task: TaskConfig) -> str:

@@ -48,6 +48,12 @@ def pace(seconds: float) -> str:
     return f"{1 / max(seconds, 1e-9):.1f} steps/s" if seconds < 1 else f"{duration(seconds)} a step"
 
 
+def first_score(demos: int) -> str:
+    """What the score of a model before any step is called: that of so many demonstrations in each prompt."""
+    plural = "" if demos == 1 else "s"
+    return f"in context, {demos} demonstration{plural}" if demos else "zero-shot"
+
+
 def score(value: Any) -> str:
     """A score of a result, which may not have been reached, or be too large a perplexity for a number."""
     return (

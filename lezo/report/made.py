@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from lezo.records.reader import Run
 from lezo.report.groups import gathered
 
-_OWN = ("log.group=", "hydra.run.dir=", "resume=")  # what a sweep adds to each of its jobs
+# What a sweep adds to each of its jobs, and what changes none of them.
+_OWN = ("log.group=", "hydra.run.dir=", "resume=", "sweep.best=", "sweep.retry_failed=")
 _MOST = 12  # commands that are told
 _Words = tuple[
     tuple[str, tuple[str, ...]], ...

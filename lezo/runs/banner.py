@@ -14,7 +14,7 @@ from lezo.config.methods import FirstOrderConfig, Part, Schedule, ZerothOrderCon
 from lezo.config.schema import Calibration, Home, RunConfig
 from lezo.config.task import ChatConfig, Turns
 from lezo.model.adapter import Adapter
-from lezo.records.format import clock, count, duration, score, size, table
+from lezo.records.format import clock, count, duration, first_score, score, size, table
 from lezo.runs.plan import Plan
 
 
@@ -49,12 +49,13 @@ def banner(config: RunConfig, plan: Plan, folder: Path, ranks: int = 1) -> str:
     return table(rows, f"lezo {__version__}")
 
 
-def summary(result: Mapping[str, Any], folder: Path) -> str:
+def summary(result: Mapping[str, Any], folder: Path, config: RunConfig) -> str:
     """Scores, time and memory of a result, where its files are, and how to repeat it."""
     metric, status, error = result["metric"] or "score", result["status"], result["error"]
     rows = {"status": status if error is None else f"{status}: {error}"}
     if result["zero_shot"] is not None:
-        rows[f"test {metric}"] = f"{score(result['test'])}  (zero-shot {score(result['zero_shot'])})"
+        before = f" {score(result['zero_shot'])}" if config.needs_examples else ""
+        rows[f"test {metric}"] = f"{score(result['test'])}  ({first_score(config.task.demos)}{before})"
     if result["dev"] is not None:
         at = "" if result["best_step"] is None else f"  (at the lowest dev loss: step {result['best_step']})"
         rows[f"dev {metric}"] = score(result["dev"]) + at

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lezo.config.compose import Composed, with_sizes
+from lezo.config.compose import Composed, with_names, with_sizes
 from lezo.config.methods import method_name
 from lezo.config.schema import Resume, RunConfig
 from lezo.ranks.ranks import ALONE, Ranks
@@ -31,6 +31,7 @@ from lezo.runs.resume import (
     ResumeState,
     made_no_step,
     micro_batch_size_of,
+    names_of,
     open_sizes_of,
     read_resume_state,
     same_run,
@@ -115,7 +116,7 @@ def clear_failed_start(request: Request, folder: RunFolder) -> None:
 
 
 def with_sizes_of_folder(request: Request) -> Request:
-    """The request with the sizes of the folder's run, where it goes on with one and leaves them open.
+    """The request with the sizes of the folder's run, where it goes on with one and leaves them open, its name and notes.
 
     Ranks take parts of a batch of their own size, unless the run was begun with other parts: their size is in the bits.
     """
@@ -124,7 +125,7 @@ def with_sizes_of_folder(request: Request) -> Request:
     goes_on = request.config.resume is Resume.auto and holds_run
     part = micro_batch_size_of(path) if goes_on else shared_size(request.config, ranks)
     if goes_on:
-        composed = with_sizes(composed, open_sizes_of(path, composed.yaml))
+        composed = with_names(with_sizes(composed, open_sizes_of(path, composed.yaml)), names_of(path))
     return replace(request, composed=in_parts(composed, part))
 
 

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lezo.config.methods import METHODS, NO_METHOD, Method, method_name
 from lezo.model.compatibility import readers
-from lezo.records.format import score
+from lezo.records.format import first_score, score
 from lezo.records.schema import Header, Provenance, ReplaySpec
 from lezo.tasks import TASKS, Example
 from lezo.tasks.row import Row
@@ -308,8 +308,9 @@ class Card:
             why = "those of the run belong to the weights of step" if result.get("test") is not None else ""
             return {"Of these weights": f"not known{f'; {why} {other}' if why else ''}"}
         dev_loss = result.get("dev_loss")
+        first = first_score(int(self.settings.get("task.demos") or 0))
         return {
-            f"Test {metric}": f"{score(result.get('test'))}, zero-shot {score(result.get('zero_shot'))}",
+            f"Test {metric}": f"{score(result.get('test'))}, {first} {score(result.get('zero_shot'))}",
             f"Dev {metric}": None if result.get("dev") is None else score(result["dev"]),
             "Dev loss": None if dev_loss is None else f"{dev_loss:.4f}, the lowest of the run",
             "Of": f"one run, with seed {self.recipe.seed}, and rows drawn with seed {_number(self._known('data_seed', 'task.data_seed'))}",

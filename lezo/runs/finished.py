@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lezo.config.identity import settings
+from lezo.config.schema import RunConfig
 from lezo.model.hashes import weights_hash
 from lezo.model.linear_probe import fit_head
 from lezo.records.files import FolderError
@@ -43,7 +44,7 @@ def show_finished(request: Request, folder: RunFolder, plan: Plan) -> int:
     """Print the summary, and write the model where it is wanted and missing. Returns the exit code."""
     result = read_result(folder.path)
     assert result is not None, "plan_of_finished read it"
-    summary = summary_of(result, folder.path)
+    summary = summary_of(result, folder.path, request.config)
     wanted = request.config.save_model and not folder.model.exists()
     if wanted:
         save_again(request, plan, folder, result)
@@ -62,10 +63,10 @@ def send_model(request: Request, plan: Plan, folder: RunFolder, result: Result) 
     mirror.close(result, folder.model)
 
 
-def summary_of(result: Result, folder: Path) -> str:
+def summary_of(result: Result, folder: Path, config: RunConfig) -> str:
     """The summary of an earlier end. Raises FolderError where the result lacks what every run writes."""
     try:
-        return banner.summary(result, folder)
+        return banner.summary(result, folder, config)
     except (KeyError, TypeError) as error:  # nothing, or null, where there is a value in a run's
         raise wrong_result(folder, f"{type(error).__name__}: {error}") from None
 

@@ -109,6 +109,18 @@ def open_sizes_of(folder: Path, yaml: str) -> dict[str, int]:
     return {key: n for key, n in open_sizes(yaml).items() if key not in open_then and then.get(key) == n}
 
 
+def names_of(folder: Path) -> dict[str, str]:
+    """The name and the notes that the run in ``folder`` was given (log.name, log.notes)."""
+    try:
+        then = settings(_config(folder))
+    except Exception:  # `refuse_changes` says what is wrong with it
+        return {}
+    if "log.notes" not in then:  # log.name was once what log= chose
+        return {}
+    found = {key: then.get(f"log.{key}") for key in ("name", "notes")}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
 def micro_batch_size_of(folder: Path) -> int | None:
     """The examples of a micro-batch that the run in ``folder`` was last made in; None: a step's whole batch."""
     size = surroundings(folder).get("micro_batch_size")

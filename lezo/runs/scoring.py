@@ -63,6 +63,11 @@ class Scored:
         return banner.title(self.subject.config)
 
     @property
+    def calibration(self) -> str:
+        """How answers were calibrated: none, sfc or icl_sfc."""
+        return self.subject.config.eval.calibration.value
+
+    @property
     def run_score(self) -> float | None:
         """The run's own score, where it is of the same rows."""
         key = {Split.test: "test", Split.dev: "dev"}.get(self.split)
@@ -92,7 +97,7 @@ class Scored:
             "rows": self.rows,
             "zero_shot": self.zero_shot,
             "run_score": self.run_score,
-            "calibration": config.eval.calibration.value,
+            "calibration": self.calibration,
             "demos": config.task.demos,
             "data_seed": config.task.data_seed,
             "dtype": self.plan.dtype_name,
@@ -236,13 +241,15 @@ def table_of(scored: Sequence[Scored]) -> str:
     titles, metrics = {one.title for one in scored}, {one.metric for one in scored}
     head = scored[0]
     shared = [head.title] if len(titles) == 1 else []
-    calibrated = {one.subject.config.eval.calibration.value for one in scored} - {"none"}
-    shared += [f"split {head.split.value}", *(f"calibrated ({name})" for name in sorted(calibrated))]
-    rows = [_cells(one, "score" if len(metrics) > 1 else head.metric, titles, metrics) for one in scored]
+    calibrations = {one.calibration for one in scored}
+    shared += [f"split {head.split.value}"]
+    shared += [f"calibrated ({name})" for name in calibrations - {"none"} if len(calibrations) == 1]
+    metric = "score" if len(metrics) > 1 else head.metric
+    rows = [_cells(one, metric, titles, metrics, calibrations) for one in scored]
     names = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
     lines = [{name: name for name in names}, *rows]
-    left = ("model", "task", "metric")
+    left = ("model", "task", "metric", "calibration")
     shown = [
         "  ".join(
             f"{line[name]:<{widths[name]}}" if name in left else f"{line[name]:>{widths[name]}}"
@@ -253,18 +260,21 @@ def table_of(scored: Sequence[Scored]) -> str:
     return "\n".join([", ".join(shared), *(f"  {line.rstrip()}" for line in shown)])
 
 
-def _cells(one: Scored, metric: str, titles: set[str], metrics: set[str]) -> dict[str, str]:
+def _cells(
+    one: Scored, metric: str, titles: set[str], metrics: set[str], calibrations: set[str]
+) -> dict[str, str]:
     own = "-" if one.run_score is None else score(one.run_score)
     loss = one.evaluation.loss
     cells = {"model": one.subject.word}
     cells |= {"task": one.title} if len(titles) > 1 else {}
     cells |= {"metric": one.metric} if len(metrics) > 1 else {}
+    cells |= {"calibration": one.calibration} if len(calibrations) > 1 else {}
     return cells | {
         "step": "-" if one.subject.step is None else str(one.subject.step),
         metric: score(one.evaluation.score),
         "loss": "-" if loss is None else f"{loss:.4f}",
         "rows": str(one.rows),
-        "zero-shot": score(one.zero_shot),
+        "zero-shot": score(None if one.subject.config.task.demos else one.zero_shot),
         "in the run": own if one.run_score != one.evaluation.score else f"{own} ({_SAME})",
     }
 

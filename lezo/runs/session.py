@@ -195,7 +195,10 @@ def end(
         sent = request.config.log.artifact and ending.status == "finished"
         session.mirror.close(result, folder.model if sent else None)
     files = f"see {folder.path}"
-    print_table(request.out, files if ending.status == "failed" else banner.summary(result, folder.path))
+    print_table(
+        request.out,
+        files if ending.status == "failed" else banner.summary(result, folder.path, request.config),
+    )
     progress = session.progress if session else Progress()
     lasts = ending.status == "interrupted" or progress.step > 0  # what failed before would fail again
     if ending.status != "finished" and lasts and progress.bad < request.config.train.max_bad_steps:

@@ -18,7 +18,7 @@ from lezo.config.diagnosis import options_of
 from lezo.config.identity import run_hash
 from lezo.config.methods import OptimConfig
 from lezo.config.schema import ConfigError, DType, LoraConfig, PrefixConfig, RunConfig
-from lezo.config.written import changes_rows, read_back, refuse_other_words
+from lezo.config.written import changes_rows, read_back, refuse_other_words, without_own_task
 from lezo.model.adapter import Adapter
 from lezo.model.linear_probe import fit_head
 from lezo.model.load import TINY
@@ -28,7 +28,7 @@ from lezo.records import reader
 from lezo.records.checkpoint import find_checkpoints
 from lezo.records.files import FolderError, read_file
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, MODEL, PREFIX_START
-from lezo.records.journal import read_journal
+from lezo.records.journal import MAGIC, read_journal
 from lezo.records.schema import Header, Provenance
 from lezo.runs.build import LoadedModel, replay_spec
 from lezo.runs.model_settings import ModelSettings, read_settings
@@ -38,6 +38,7 @@ from lezo.runs.restore import bring_back
 
 Bring = Callable[[LoadedModel, Console], None]
 _WHOLE = "config.json"
+_ADD_TASK = "add task=sst2, or another (lezo-run --help)"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -72,6 +73,7 @@ def subject_of(word: str, words: Sequence[str]) -> Subject:
     if (path / CONFIG).is_file() and not (path / _WHOLE).is_file():
         return _run(word, path, words)
     if path.is_file() and not word.lower().endswith(".gguf"):
+        _refuse_other_file(word, path)
         return _journal(word, path, words)
     if (path / ADAPTER).is_file():
         return _adapter(word, path, words)
@@ -83,6 +85,7 @@ def subject_of(word: str, words: Sequence[str]) -> Subject:
 def _run(word: str, folder: Path, words: Sequence[str]) -> Subject:
     """The weights of a run's result, or of its best step so far."""
     values = _values(folder / CONFIG)
+    words = without_own_task(values, words)
     result, config, as_run = reader.read_result(folder, []), read_back(values, words), not changes_rows(words)
     given = {override.key_or_group for override in parse(words)}
     finished = result.get("status") == "finished"
@@ -173,6 +176,15 @@ def _journal(word: str, file: Path, words: Sequence[str]) -> Subject:
     return Subject(word, "journal", config, bring, step, vars(header.origin), first=True, start=start)
 
 
+def _refuse_other_file(word: str, file: Path) -> None:
+    """Raise FolderError for what does not begin as a journal does; one cut short is damaged, and none of these."""
+    with file.open("rb") as content:
+        start = content.read(len(MAGIC))
+    if not MAGIC.startswith(start):
+        known = f"expected a run's {JOURNAL}, a .gguf file, or a folder of a run or a model"
+        raise FolderError(f"{word}: neither a journal nor a .gguf file; {known}")
+
+
 def _is_of(yaml: str, header: Header) -> bool:
     try:
         return run_hash(yaml) == header.origin.config
@@ -236,19 +248,24 @@ def _base(word: str, path: Path, words: Sequence[str]) -> Subject:
     if given:
         _refuse_path(word, words)
     here = path.exists()
-    said = word if here else f"{word} (nothing here has that name, so it is taken as a model's id on the hub)"
-    config = _composed(said, ["model=hf", f"model.path={quoted(str(path) if here else word)}"], words)
+    if not here and not _names_task(words):
+        first = "expected a run's folder or journal, a saved model or adapter, or a model's name"
+        raise ConfigError(
+            [f"{word}: no such folder or file here; {first}; if it is a model's id on the hub, {_ADD_TASK}"]
+        )
+    config = _composed(word, ["model=hf", f"model.path={quoted(str(path) if here else word)}"], words)
     return Subject(word, "base", config)
 
 
 def _composed(word: str, where: Sequence[str], words: Sequence[str]) -> RunConfig:
     """A configuration of lezo-run's defaults, for what tells nothing of a task."""
-    keys = {override.key_or_group for override in parse(words)}
-    if "task" not in keys:
-        raise ConfigError(
-            [f"{word}: tells of no task that it was made for; add task=sst2, or another (lezo-run --help)"]
-        )
+    if not _names_task(words):
+        raise ConfigError([f"{word}: tells of no task that it was made for; {_ADD_TASK}"])
     return compose([*where, "optim=none", *words], weights=False).config
+
+
+def _names_task(words: Sequence[str]) -> bool:
+    return any(override.key_or_group == "task" for override in parse(words))
 
 
 def _refuse_path(word: str, words: Sequence[str]) -> None:

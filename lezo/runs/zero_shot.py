@@ -11,6 +11,7 @@ import torch
 from lezo.model.evaluate import Evaluation
 from lezo.model.hashes import examples_hash
 from lezo.records.environment import environment
+from lezo.records.format import first_score
 from lezo.records.rows import TestRow
 from lezo.records.shared import ZERO_SHOT, SharedScores, ZeroShot
 from lezo.runs.begin import Session
@@ -25,7 +26,8 @@ def zero_shot(session: Session) -> TestRow:
     last = not session.config.needs_examples
     found, source = _scored(session, "last test" if last else "test")
     seconds = time.perf_counter() - start
-    return TestRow(0, 0.0, found.loss, found.score, found.predictions, "zero-shot", last, seconds, source)
+    called = first_score(session.config.task.demos)
+    return TestRow(0, 0.0, found.loss, found.score, found.predictions, called, last, seconds, source)
 
 
 def _scored(session: Session, split: str) -> tuple[Evaluation, str | None]:

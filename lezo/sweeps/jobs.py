@@ -123,7 +123,9 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[SweepJ
         try:
             composed = compose(combination, config_dir=config_dir)
         except ConfigError as error:
-            raise ConfigError([f"job {number} ({label}): {problem}" for problem in error.problems]) from None
+            named = f"job {number} ({label}): "
+            problems = [text if text.startswith("sweep.") else named + text for text in error.problems]
+            raise ConfigError(problems) from None
         # One for all, though its name may hold the time.
         folder = made[0].composed.sweep_dir if made else composed.sweep_dir
         identity = config_hash(composed.yaml)
@@ -155,11 +157,17 @@ def recipe_values(overrides: Sequence[str], config_dir: str | None = None) -> li
 
 def _combinations(parsed: Sequence[Override]) -> list[list[str]]:
     try:
-        return BasicSweeper.split_arguments(list(parsed), None)[0]
+        split = BasicSweeper.split_arguments(list(parsed), None)[0]
     except HydraException:  # glob(...) and interval(...)
         swept = " ".join(override.input_line or "" for override in parsed if override.is_sweep_override())
         expected = "expected values with commas between, choice(...) or range(...)"
         raise ConfigError([f"{swept}: {expected}"]) from None
+    return [[*map(_as_given, parsed, combination)] for combination in split]
+
+
+def _as_given(override: Override, text: str) -> str:
+    """Hydra writes each value anew, true as True: what has one value stays the word that was given."""
+    return text if override.is_sweep_override() else override.input_line or text
 
 
 def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:

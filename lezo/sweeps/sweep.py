@@ -79,10 +79,11 @@ def done_before(states: Sequence[JobState], finished: int) -> str:
 
 
 def left_words(states: Sequence[JobState]) -> str:
-    """How many jobs are not tried again, and the setting that tries them; nothing where there are none."""
+    """How many jobs are not tried again, and the setting that tries such jobs; nothing where there are none."""
     counts = Counter(state.status for state in states if state.is_left)
     said = " and ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{said}, not tried again (sweep.retry_failed=true does)" if said else ""
+    rule = f"a {' or '.join(counts)} job is not tried again unless sweep.retry_failed=true"
+    return f"{said} ({rule})" if said else ""
 
 
 def share_scores(states: Sequence[JobState]) -> None:
@@ -118,12 +119,15 @@ def _refuse_hidden(planned: Sequence[SweepJob], each: int) -> None:
 
 def ending(states: Sequence[JobState], before: int, out: Console, *, stopped: bool) -> int:
     """Print the tables, and what to do next. Returns the exit code. ``before``: how many jobs had finished already."""
-    for table in (final_table(states, before), settings_table(states)):
+    settings = settings_table(states)
+    for table in (final_table(states, before), settings):
         if table is not None:
             out.print(table)
     finished = [state for state in states if state.status == FINISHED]
     if any(state.job.composed.config.sweep.best for state in states):
         out.print(best_text([Ended(one.job.folder, one.result, one.job.label) for one in finished]))
+        if finished and settings is not None:
+            out.print("each best is one run; means over seeds are in the table above")
     if finished:
         out.print(f"next: {shlex.join(['lezo-report', str(finished[0].job.folder.parent)])}")
     return going_on(states, out, stopped=stopped)

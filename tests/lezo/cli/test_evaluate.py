@@ -177,10 +177,28 @@ def test_several_models_on_another_task_make_a_table(lezo_run: Runner, lezo_eval
     code, out, _ = lezo_eval("out", "eval.calibration=sfc", "eval.out=table.json")
     (calibrated,) = json.loads(Path("table.json").read_text())
     assert calibrated["calibration"] == "sfc" and calibrated["run_score"] is None
-    assert "split test, calibrated (sfc)" in out
+    assert "split test, calibrated (sfc)" in out and "calibration" not in out
+    title, head, *rows = table_of_two(lezo_run, lezo_eval)
+    assert "calibrated" not in title and head.split()[:3] == ["model", "calibration", "step"]
+    assert [row.split()[:2] for row in rows] == [["out", "none"], ["sfc", "sfc"]]
     code, _, err = lezo_eval("out", "eval.out=out/table.json")
     assert code == 2
     names(err, "eval.out=out/table.json", "folder of a run")
+
+
+def table_of_two(lezo_run: Runner, lezo_eval: Eval) -> list[str]:
+    """Of ``out``, which is not calibrated, and of a run that is."""
+    lezo_run("optim=none", "eval.calibration=sfc", folder="sfc")
+    return lezo_eval("out", "sfc")[1].partition("\n\n")[2].splitlines()
+
+
+def test_a_runs_own_task_is_no_other_task(lezo_run: Runner, lezo_eval: Eval) -> None:
+    ran = lezo_run("optim=none", "task=copa")
+    (named,) = records(lezo_eval, "out", "task=copa")
+    assert named["rows"] == ran.result["examples"]["test"] and named["run_score"] == ran.result["test"]
+    (more,) = records(lezo_eval, "out", "task=copa", "task.num_test=12")
+    assert (more["rows"], more["run_score"]) == (12, None)
+    assert records(lezo_eval, "out", "task=rte", "task.num_test=9")[0]["title"] == "rte (sample)"
 
 
 def test_a_journal_alone_is_scored_on_the_task_of_the_words(lezo_run: Runner, lezo_eval: Eval) -> None:
@@ -280,7 +298,10 @@ def test_a_killed_run_is_scored_at_its_best_step_so_far(lezo_run: Runner, lezo_e
     ("words", "code", "said"),
     [
         (("nowhere/at/all",), 1, ["nowhere/at/all: no such folder or file", "opt-13b"]),
-        (("nowhere",), 2, ["nowhere (nothing here has that name, so it is taken as a model", "task=sst2"]),
+        (("nowhere",), 2, ["nowhere: no such folder or file here; ", "id on the hub, add task=sst2"]),
+        (("runs/nope",), 2, ["runs/nope: no such folder or file here; ", "id on the hub, add task=sst2"]),
+        (("tiny",), 2, ["tiny: tells of no task", "add task=sst2"]),
+        (("notes.txt",), 1, ["notes.txt: neither a journal nor a .gguf file", "journal.bin"]),
         (("empty",), 1, ["empty: neither a run nor a model", "config.yaml"]),
         (("out", "optim=mezo"), 2, ["optim=mezo: has no effect on an evaluation"]),
         (("out", "model=opt-1.3b"), 2, ["model=opt-1.3b", "lezo-eval opt-1.3b"]),
@@ -298,6 +319,7 @@ def test_what_cannot_be_scored_is_said_in_a_line(
 ) -> None:
     lezo_run.once("optim=none")
     Path("empty").mkdir()
+    Path("notes.txt").write_text("a text")
     done, _, err = lezo_eval(*words)
     assert done == code, err
     assert err.startswith("error: ")

@@ -211,6 +211,10 @@ def test_settings_of_rows_of_ones_own_came_later() -> None:
         (("model=hf", "model.path=a/b-1", "optim.lr=1e-3", "data=sample"), "rte-b-1-lezo-lr0.001-seed0"),
         (("peft=lora", "peft.targets=[k_proj,fc1]"), "rte-tiny-lezo-lora-targetsk_proj+fc1-seed0"),
         (("log.name=mine", "optim.lr=1e-3"), "mine"),
+        (
+            ("optim=none", "train.steps=9", "train.batch_size=4", "task.num_train=64"),
+            "rte-tiny-none-num_train64-seed0",
+        ),
     ],
 )
 def test_a_run_has_a_readable_name_with_what_its_command_says(words: tuple[str, ...], name: str) -> None:

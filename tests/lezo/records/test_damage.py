@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lezo.config.compose import compose
 from lezo.records.checkpoint import find_checkpoints
 from lezo.records.files import FolderError
 from lezo.records.journal import MAGIC, RECORD, JournalFile, read_journal
@@ -265,10 +266,13 @@ RESULT = {
 }
 
 
+CONFIG = compose(["task=rte"]).config
+
+
 def told(folder: Path) -> str:
     result = read_result(folder)
     assert result is not None
-    return summary_of(result, folder)
+    return summary_of(result, folder, CONFIG)
 
 
 @FUZZ

@@ -22,7 +22,9 @@ def typed(folder: Path, *lines: str) -> list[str]:
 
 def test_commands_that_differ_in_values_are_one_sweep(tmp_path: Path) -> None:
     each = [
-        f"lezo-run task={task} seed={seed} log.group=sweep-1" for task in ("rte", "cb") for seed in (0, 1)
+        f"lezo-run task={task} seed={seed} sweep.best=True log.group=sweep-1"
+        for task in ("rte", "cb")
+        for seed in (0, 1)
     ]
     assert typed(tmp_path, *each) == ["lezo-run -m task=rte,cb seed=0,1"]
 

@@ -347,3 +347,14 @@ def test_a_run_that_had_its_sizes_said_keeps_them(lezo_run: Runner, monkeypatch:
     more = lezo_run(*own, *MORE)
     assert more.code == 0 and more.result["examples"]["dev"] == 500
     assert "num_dev: 500" in (more.folder / "config.yaml").read_text()
+
+
+def test_a_resumed_run_keeps_its_name_and_notes_unless_told_others(lezo_run: Runner) -> None:
+    words = ("train.steps=2", "resume=auto")
+    lezo_run(*words, "log.name=first", "log.notes=why, and how")
+    kept = lezo_run("train.steps=3", "resume=auto")
+    assert (kept.result["name"], kept.result["notes"]) == ("first", "why, and how")
+    other = lezo_run("train.steps=4", "resume=auto", "log.name=second")
+    assert (other.result["name"], other.result["notes"]) == ("second", "why, and how")
+    gone = lezo_run("train.steps=5", "resume=auto", "log.notes=null")
+    assert (gone.result["name"], gone.result["notes"]) == ("second", None)

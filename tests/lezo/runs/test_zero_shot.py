@@ -91,3 +91,14 @@ def test_outside_of_a_sweep_every_run_computes_its_own(lezo_run: Runner, evaluat
     for name in ("one", "two"):
         assert lezo_run("optim=none", folder=f"elsewhere/{name}").result["zero_shot_from"] is None
     assert evaluated.count("last test") == 2 and not list(Path("elsewhere").glob(".*"))
+
+
+def test_with_demonstrations_it_is_not_called_zero_shot(lezo_run: Runner) -> None:
+    shown = lezo_run("optim=icl", "task.demos=3", folder="icl")
+    assert f"test in context, 3 demonstrations: accuracy {shown.result['test']:.4f}\n" in shown.out
+    assert f"test accuracy  {shown.result['test']:.4f}  (in context, 3 demonstrations)\n" in shown.out
+    assert "zero-shot" not in shown.out and shown.result["zero_shot"] == shown.result["test"]
+    bare = lezo_run("optim=none", folder="bare")
+    assert f"test accuracy  {bare.result['test']:.4f}  (zero-shot)\n" in bare.out
+    trained = lezo_run("task.demos=1", folder="trained")
+    assert f"(in context, 1 demonstration {trained.result['zero_shot']:.4f})\n" in trained.out

@@ -176,7 +176,8 @@ def test_an_attempt_is_not_mistaken_for_an_earlier_one(
 def test_what_diverged_is_tried_again_only_when_asked_and_from_its_beginning(
     words: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command, left = ["seed=0,1,2", OUT], "1 diverged, not tried again (sweep.retry_failed=true does)"
+    rule = "a diverged job is not tried again unless sweep.retry_failed=true"
+    command, left = ["seed=0,1,2", OUT], f"1 diverged ({rule})"
     words("diverge", "fail", "ok")
     assert sweep(command) == 1
     out = capsys.readouterr().out
@@ -205,7 +206,10 @@ def test_failed_jobs_are_left_where_that_is_asked_for(
     started = words("ok", "ok")
     assert sweep(["seed=0,1", "sweep.retry_failed=false", OUT]) == 1
     out = capsys.readouterr().out
-    assert not started and "1 failed and 1 diverged, not tried again" in out.splitlines()[0]
+    assert (
+        not started
+        and "1 failed and 1 diverged (a failed or diverged job is not tried again " in out.splitlines()[0]
+    )
     assert "the same command" not in out and statuses(saved()) == ["failed", "diverged"]
 
 
@@ -215,12 +219,13 @@ def test_at_the_end_stand_the_seeds_means_the_best_run_and_what_to_do_next(
     command = ["optim=lezo", "seed=0,1,2", "sweep.best=true", "hydra.sweep.dir='a b'"]
     words("ok", "ok", "fail")
     assert sweep(command) == 1
-    *_, setting, _, _, best, _, folder, model, following, _ = capsys.readouterr().out.splitlines()
+    *_, setting, _, _, best, _, folder, model, one, following, _ = capsys.readouterr().out.splitlines()
     cells = [cell.strip() for cell in setting.split("│")[1:-1]]
     assert cells[:4] == ["all jobs", "2 of 3", "accuracy", "0.2500 ± 0.0000"]
     assert best.endswith("rte (sample), tiny, lezo: seed=0 (of 2 runs, the first of 2 equals)")
     assert folder.split("  ")[-1] == str(folders(*command)[0])
     assert "save_model=true" in model  # a fake leaves no journal
+    assert one == "each best is one run; means over seeds are in the table above"
     assert following == "next: lezo-report 'a b'"
 
 
@@ -273,6 +278,7 @@ def test_each_slot_has_a_gpu(words: Words, monkeypatch: pytest.MonkeyPatch) -> N
     ("overrides", "named"),
     [
         (["seed=0,-1", "train.steps=0,5"], ["job 0 (seed=0 train.steps=0): train.steps=0: "]),
+        (["seed=0,1", "sweep.bset=true"], ["sweep.bset=true: "]),
         (["optim=lezo,lezzo"], ["job 1 (optim=lezzo): optim=lezzo: "]),
         (["optim.lr=interval(0,1)"], ["optim.lr=interval(0,1): ", "commas"]),
         (["optim.lr=1,[2"], ["optim.lr=1,[2: "]),
@@ -282,8 +288,9 @@ def test_each_slot_has_a_gpu(words: Words, monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_bad_job_stops_the_sweep_before_anything_runs(
     overrides: list[str], named: list[str], tmp_path: Path
 ) -> None:
-    with refused(ConfigError, *named):
+    with refused(ConfigError, *named) as wrong:
         sweep([*overrides, OUT])
+    assert ("job 0" in str(wrong.value)) == ("job 0" in named[0])
     assert not list(tmp_path.iterdir())
 
 
