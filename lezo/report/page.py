@@ -142,8 +142,8 @@ _HEADLINE = (
     "the one of the lowest mean dev loss."
 )
 _HOW_DRAWN = (
-    "A colour a method, in all figures, and a dash a setting: the mean over its seeds, thinner where not all of them have come, a band "
-    "from the lowest to the highest, and each run as a faint line; of learning rates that are not chosen the faint lines alone. Training "
+    "A colour a method, in all figures, and a dash a setting: the mean over its finished seeds as far as all of them go, a band "
+    "from the lowest to the highest, and each run to its end as a faint line; of learning rates that are not chosen the faint lines alone. Training "
     "forwards are those of steps over a batch, a first-order step counted as three, without evaluations. Train loss is a "
     "running mean over a twentieth of the run; runs that have not finished are drawn as far as they came. Against sparsity a "
     "line joins the settings that differ in it, each at its learning rate, the chosen one of several. Curves of more than "

@@ -282,10 +282,16 @@ def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_p
     assert _shapes(tmp_path) == ([0, 2], 0)
     finished(tmp_path / "b", (0.7, 0.65, 0.6), seed=1)
     assert _shapes(tmp_path) == ([2, 2], 1)
-    write(
-        tmp_path / "c", config(seed=2), rows((0.7, 0.6))
-    )  # so the band is in two: of three runs, and of two
-    assert _shapes(tmp_path) == ([3, 3], 2)
+    write(tmp_path / "c", config(seed=2), rows((0.7, 0.6)))  # is not finished: a faint line, in no mean
+    assert _shapes(tmp_path) == ([3, 2], 1)
+
+
+def test_a_mean_is_one_line_as_far_as_all_finished_runs_go(tmp_path: Path) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5))
+    finished(tmp_path / "b", (0.7, 0.6, 0.5, 0.4, 0.3), seed=1)
+    axes = sheets(tmp_path)["dev loss against step"].axes
+    (mean,) = (line for line in axes.lines if line.get_alpha() is None)
+    assert [list(line.get_xdata())[-1] for line in axes.lines] == [4, 8, 4] and mean is axes.lines[-1]
 
 
 def _shapes(folder: Path) -> tuple[list[int], int]:
