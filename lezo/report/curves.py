@@ -27,8 +27,7 @@ def common(lines: Sequence[Points], most: int) -> Common | None:
 
     Between two of its points a run's value lies on their straight line; before its first, after its last and
     beside a point without a value it has none, so a mean ends there: of several parts it is the longest. None where no
-    two points are common, but for
-    runs of a single point each. Of points that are left out none is a lowest or highest of its neighbours.
+    two points are common, but for runs of a single point each. Of points that are left out none is a lowest or highest of its neighbours.
     """
     runs = [np.array(sorted(dict(line).items()), dtype=float).T for line in lines if line]  # None becomes NaN
     if not runs:

@@ -154,6 +154,11 @@ def test_a_phone_needs_no_scrolling_sideways_and_dark_is_dark(folder: Path, brow
     assert (light["ink"], dark["ink"]) == ("rgb(28, 30, 33)", "rgb(230, 232, 235)")
 
 
+def test_a_printed_tables_heads_are_not_buttons_which_chromium_prints_once_only(folder: Path) -> None:
+    style = (folder / "report.html").read_text().partition("@media print {")[2].split("</style>")[0]
+    assert "th button { display: contents; }" in style.partition("@media")[0]
+
+
 class Elements(HTMLParser):
     """Every element of a page with its attributes."""
 
