@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 from lezo.report.groups import Group, Spread, gathered, sparsity_families
 from lezo.report.palette import DASHES, LIGHT, Palette
@@ -299,7 +300,7 @@ def _against_sparsity(
     for number, family in enumerate(families):
         x, y = [group.sparsity or 0.0 for group, _ in family], [unit * mean.mean for _, mean in family]
         dash = DASHES[number % len(DASHES)]
-        line = {"color": INK, "linewidth": 0.6, "linestyle": (0, dash) if dash else "solid"}
+        line: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, dash) if dash else "solid"}
         drawn.axes.plot(x, y, **line)
         if len(families) > 1:
             drawn.explain(names[number], **line)
