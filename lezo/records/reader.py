@@ -84,6 +84,12 @@ class Run:
         return told == PERPLEXITY if told else "task.chat_template" in self.settings
 
     @property
+    def metric(self) -> str:
+        """What its scores are: "accuracy", "f1", ...; of a run that tells none an accuracy, or a perplexity where it is a chat."""
+        usual = PERPLEXITY if self.in_perplexity else "accuracy"
+        return str(self.result.get("metric") or self.settings.get("task.metric") or usual)
+
+    @property
     def optim(self) -> str:
         """The optimizer's name."""
         return str(self.setting("optim.name"))

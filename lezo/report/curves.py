@@ -1,4 +1,4 @@
-"""What do several runs of one setting look like together? Mean and range where they have values, nowhere else. No torch."""
+"""What do several runs of one setting look like together? Mean and range where all have values, nowhere else. No torch."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A part of the x-axis on which the same ``n`` runs have values: their mean, lowest and highest, each [points]."""
+class Common:
+    """A part of the x-axis on which all of several runs have values: their mean, lowest and highest, each [points]."""
 
-    n: int
     x: Floats
     mean: Floats
     low: Floats
     high: Floats
 
 
-def stretches(lines: Sequence[Points], most: int) -> list[Stretch]:
-    """The mean of some runs' curves, in parts between which runs come or go; at about ``most`` of their x.
+def common(lines: Sequence[Points], most: int) -> Common | None:
+    """The mean of some runs' curves from where all have begun to where the first ends, at about ``most`` of their x.
 
     Between two of its points a run's value lies on their straight line; before its first, after its last and
-    beside a point without a value it has none. Where two parts meet, each has its own runs' mean. Means are those of
-    all points; of those that are left out none is a lowest or highest of its neighbours.
+    beside a point without a value it has none, so a mean ends there: of several parts it is the longest. None where no
+    two points are common, but for runs of a single point each. Of points that are left out none is a lowest or highest of its neighbours.
     """
     runs = [np.array(sorted(dict(line).items()), dtype=float).T for line in lines if line]  # None becomes NaN
     if not runs:
-        return []
+        return None
     x = np.unique(np.concatenate([x for x, _ in runs]))
     values = np.array([np.interp(x, run[0], run[1], np.nan, np.nan) for run in runs])  # [runs, points]
-    there = ~np.isnan(values)
-    joined = there[:, :-1] & there[:, 1:]  # [runs, points - 1]: those with values at both ends of an interval
-    changes = np.flatnonzero((joined[:, 1:] != joined[:, :-1]).any(axis=0)) + 1
-    bounds = [0, *changes.tolist(), len(x) - 1]
-    parts = [(joined[:, a], slice(a, b + 1)) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
-    near = np.pad(joined.any(axis=0), 1)  # [points + 1]: a point lies between two intervals
-    alone = np.flatnonzero(~(near[:-1] | near[1:])).tolist()
-    parts += [(there[:, i], slice(i, i + 1)) for i in alone]
-    return [_stretch(x[part], values[some, part], most) for some, part in parts if some.any()]
+    there = np.flatnonzero(~np.isnan(values).any(axis=0))
+    parts = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)  # of neighbours
+    longest = max(parts, key=len)
+    if len(longest) < min(len(x), 2):
+        return None
+    y = values[:, longest]
+    mean, low, high = y.mean(axis=0), y.min(axis=0), y.max(axis=0)
+    places = _kept(most, mean, low, high)
+    return Common(x[longest][places], mean[places], low[places], high[places])
 
 
 def thinned(points: Points, most: int) -> tuple[Floats, Floats]:
@@ -51,13 +50,6 @@ def thinned(points: Points, most: int) -> tuple[Floats, Floats]:
     x, y = np.array(points, dtype=float).T  # None becomes NaN
     places = _kept(most, y)
     return x[places], y[places]
-
-
-def _stretch(x: Floats, y: Floats, most: int) -> Stretch:
-    """``y``: [runs, points], all of them numbers."""
-    mean, low, high = y.mean(axis=0), y.min(axis=0), y.max(axis=0)
-    places = _kept(most, mean, low, high)
-    return Stretch(len(y), x[places], mean[places], low[places], high[places])
 
 
 def _kept(most: int, *curves: Floats) -> NDArray[np.int64]:

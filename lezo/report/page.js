@@ -40,9 +40,18 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
+// A table that goes on beyond the right edge fades out there.
+function fade(wide) { wide.classList.toggle("more", wide.scrollLeft + wide.clientWidth < wide.scrollWidth - 2); }
+const widths = new ResizeObserver((changed) => changed.forEach(({ target }) => fade(target)));
+for (const wide of document.querySelectorAll(".wide")) {
+  wide.addEventListener("scroll", () => fade(wide), { passive: true });
+  widths.observe(wide);
+}
+
 // Filters: of each kind a choice where there are several; typed words narrow the tables' rows; figures follow.
 const form = document.getElementById("filters");
 const rows = Array.from(document.querySelectorAll("tbody tr"));
+const runs = rows.filter((row) => row.closest("table").id === "runs");
 const kinds = ["task", "model", "method", "status"];
 function addChoice(kind) {
   const values = [...new Set(rows.flatMap((row) => (row.dataset[kind] === undefined ? [] : kind === "status" ? row.dataset[kind].split(" ") : [row.dataset[kind]])))].sort();
@@ -60,17 +69,19 @@ function fits(data, kind) {
 }
 function filter() {
   const words = form.elements.words.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
   for (const row of rows) {
     const text = words.length ? row.textContent.toLowerCase() : "";
     const fit = kinds.every((kind) => fits(row.dataset, kind)) && words.every((word) => text.includes(word));
     row.classList.toggle("off", !fit);
-    shown += fit;
   }
   for (const part of document.querySelectorAll(".task, svg [data-method], .legend [data-method]")) {
     part.classList.toggle("off", !["task", "model", "method"].every((kind) => fits(part.dataset, kind)));
   }
-  form.querySelector("output").textContent = shown < rows.length ? `${shown} of ${rows.length} rows` : "";
+  for (const wide of document.querySelectorAll(".wide")) fade(wide);
+  const shown = runs.filter((row) => !row.classList.contains("off")).length;
+  form.querySelector("output").textContent = shown < runs.length ? `${shown} of ${runs.length} runs` : "";
+  const narrowed = [...kinds, "words"].some(chosen);
+  for (const note of document.querySelectorAll(".unfiltered")) note.hidden = !narrowed;
 }
 function filterByAddress() {
   for (const name of [...kinds, "words"]) {

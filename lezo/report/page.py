@@ -10,7 +10,7 @@ from urllib.parse import quote
 from lezo.report.cells import Cell, Table
 from lezo.report.groups import Group, by_task, gathered
 from lezo.report.made import commands, machines
-from lezo.report.palette import DARK, LIGHT, Palette, palette
+from lezo.report.palette import DARK, DARK_GREYS, GREYS, LIGHT, Palette, palette
 from lezo.report.plots.curves import MEAN_POINTS, RUN_POINTS
 from lezo.report.plots.export import Plot
 from lezo.report.text import printable
@@ -40,7 +40,9 @@ def page(
         for names, members in by_task(groups).items()
     ]
     scores = (
-        [f'<section>\n<h2>Scores</h2>\n{overall}\n<p class="note">{_HEADLINE}</p>\n</section>']
+        [
+            f'<section>\n<h2>Scores</h2>\n{overall}\n<p class="note unfiltered" hidden>{_UNFILTERED}</p>\n<p class="note">{_HEADLINE}</p>\n</section>'
+        ]
         if overall
         else []
     )
@@ -60,8 +62,11 @@ _FILTERS = (
 
 
 def _colours() -> str:
-    """The palette as the variables --c0, --c1, ..., which the dark has others of."""
-    light, dark = ("".join(f"--c{i}: {c}; " for i, c in enumerate(colours)) for colours in (LIGHT, DARK))
+    """The palette as the variables --c0, ..., --g0, ..., which the dark has others of."""
+    light, dark = (
+        "".join(f"--{kind}{i}: {c}; " for kind, colours in both for i, c in enumerate(colours))
+        for both in ((("c", LIGHT), ("g", GREYS)), (("c", DARK), ("g", DARK_GREYS)))
+    )
     return f":root {{ {light}}}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
 
 
@@ -141,9 +146,10 @@ _HEADLINE = (
     "of the model before any training (zero-shot); a hollow diamond: what is published of the same method. Of several settings of a method "
     "the one of the lowest mean dev loss."
 )
+_UNFILTERED = "Filtered: this figure keeps the tasks, axes and legend of all runs; of methods that are not chosen the marks are gone."
 _HOW_DRAWN = (
-    "A colour a method, in all figures, and a dash a setting: the mean over its seeds, thinner where not all of them have come, a band "
-    "from the lowest to the highest, and each run as a faint line; of learning rates that are not chosen the faint lines alone. Training "
+    "A colour a method, in all figures, and a dash a setting: the mean over its finished seeds as far as all of them go, a band "
+    "from the lowest to the highest, and each run to its end as a faint line; of learning rates that are not chosen the faint lines alone. Training "
     "forwards are those of steps over a batch, a first-order step counted as three, without evaluations. Train loss is a "
     "running mean over a twentieth of the run; runs that have not finished are drawn as far as they came. Against sparsity a "
     "line joins the settings that differ in it, each at its learning rate, the chosen one of several. Curves of more than "

@@ -17,6 +17,9 @@ DARK = (
     *("#56b4e9", "#ff8f4a", "#2fd0a0", "#e79ac8", "#e6c229", "#9ccbff", "#b79bff", "#aab4c0"),
     *("#ff8f96", "#a3d65c"),
 )
+# Of what is no method, such as a step's phases: g0, g1, ...
+GREYS = ("#c7ccd3", "#8a929d", "#565e69", "#23282f")
+DARK_GREYS = ("#454c56", "#737c87", "#a3abb5", "#e0e4e9")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ((), (5, 2), (1, 1.5), (6, 2, 1, 2), (3, 1), (8, 2))
 _FIRST = ("mezo", "lezo", "fo-sgd", "fo-adamw")  # have the first colours in every report

@@ -12,6 +12,7 @@ from lezo.report.cells import NOTHING, Cell, Table, mean, number, percent, perpl
 from lezo.report.groups import Group, Spread, Target, by_task, sparsity_families, spread
 from lezo.report.paired import BOLD, best
 from lezo.report.published import NO_LEZO, PROTOCOL, Published, beside, is_lezo, rows_of
+from lezo.tasks.metrics import PERPLEXITY
 
 STAR = "\u2605"
 _SAMPLE = "Sample data are synthetic: no published number is comparable with a score on them, and none stands beside one."
@@ -159,8 +160,18 @@ def about(group: Group, *others: Group) -> dict[str, str]:
 
 def _results(groups: Sequence[Group]) -> Table:
     searched = any(group.rates > 1 for group in groups)
+    unusual = {run.metric for group in groups for run in group.runs} - {*_USUAL}
     scores = ("test %", "seeds", "runs", "dev %", "dev loss")
-    columns = _named((*scores, *(("lr chosen",) if searched else ()), "zero-shot %", "published %"), groups)
+    columns = _named(
+        (
+            *scores,
+            *(("metric",) if unusual else ()),
+            *(("lr chosen",) if searched else ()),
+            "zero-shot %",
+            "published %",
+        ),
+        groups,
+    )
     notes = [_SEEDS, *([_GRID] if searched else []), *_cautions(groups)]
     return _in_bold(_table("results", "Results", columns, _of_groups(groups, columns), *notes), groups)
 
@@ -335,9 +346,11 @@ def _chosen(group: Group) -> Cell:
     return Cell(f"{STAR} best of {group.rates}" + (f", the {group.edge}" if group.edge else ""))
 
 
+_USUAL = ("accuracy", PERPLEXITY)  # metrics that a column's own name tells
 _OF_GROUP: Mapping[str, Callable[[Group], Cell]] = {
     "test %": _score("test", in_perplexity=False),
     "test perplexity": _score("test", in_perplexity=True),
+    "metric": lambda group: Cell(group.runs[0].metric),
     "seeds": lambda group: number(len(group.finished), str),
     "runs": lambda group: number(len(group.runs), str),
     "dev %": _score("dev", in_perplexity=False),

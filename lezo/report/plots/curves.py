@@ -10,7 +10,7 @@ from typing import Any
 
 from lezo.records.reader import Run
 from lezo.records.rows import DevRow, TrainRow
-from lezo.report.curves import Points, stretches, thinned
+from lezo.report.curves import Points, common, thinned
 from lezo.report.groups import Group
 from lezo.report.palette import LIGHT, Palette
 from lezo.report.plots.sheet import Sheet, sheet, stroke
@@ -124,22 +124,23 @@ def _draw(
         return
     if not alone:
         _draw_mean(
-            drawn, group, [points for run, points in lines if run in group.samples], looks, marked=marked
+            drawn, group, [points for run, points in lines if run in group.timed], looks, marked=marked
         )
     drawn.explain(look.label, **stroke(look), linewidth=1.4, **_mark(look.mark, marked))
 
 
 def _draw_mean(drawn: Sheet, group: Group, seeds: Sequence[Points], looks: Palette, *, marked: bool) -> None:
-    look = looks.look(group)
-    for part in stretches(seeds, MEAN_POINTS):
-        width = 1.4 if part.n == len(seeds) else 0.8
-        shape = _mark(look.mark, (marked and len(part.x) <= 60) or len(part.x) == 1)
-        words = f"{look.label}, mean of {part.n}"
-        drawn.line(part.x, part.mean, group.method, words, **stroke(look), linewidth=width, **shape)
-        band = drawn.axes.fill_between(
-            part.x, part.low, part.high, color=LIGHT[look.colour], alpha=0.14, linewidth=0
-        )
-        drawn.part(band, group.method)
+    """As far as all of the seeds go: the faint lines show the rest."""
+    look, part = looks.look(group), common(seeds, MEAN_POINTS)
+    if part is None:
+        return
+    shape = _mark(look.mark, (marked and len(part.x) <= 60) or len(part.x) == 1)
+    words = f"{look.label}, mean of {len(seeds)}"
+    drawn.line(part.x, part.mean, group.method, words, **stroke(look), linewidth=1.4, **shape)
+    band = drawn.axes.fill_between(
+        part.x, part.low, part.high, color=LIGHT[look.colour], alpha=0.14, linewidth=0
+    )
+    drawn.part(band, group.method)
 
 
 def _mark(shape: str, wanted: bool) -> dict[str, Any]:

@@ -9,12 +9,17 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Any
 
-from lezo.report.palette import LIGHT
+from lezo.report.palette import GREYS, LIGHT
 from lezo.report.plots.sheet import FAINT, INK, Sheet
 from lezo.report.text import printable
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)"} | {c: f"var(--c{i})" for i, c in enumerate(LIGHT)}
+_VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--line)",
+    **{colour: f"var(--c{number})" for number, colour in enumerate(LIGHT)},
+    **{grey: f"var(--g{number})" for number, grey in enumerate(GREYS)},
+}
 _UNSAID = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # so that the same runs make the same file
 _UNDATED = dict.fromkeys(("CreationDate", "Creator", "Producer"))
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from lezo.records.rows import PHASES
 from lezo.report.groups import Group
-from lezo.report.palette import Palette
+from lezo.report.palette import GREYS, Palette
 from lezo.report.plots.sheet import Sheet, in_font, sheet
 from lezo.report.tables import mean_phases
 
-_COLOURS = dict(zip(PHASES, ("#c7ccd3", "#8a929d", "#565e69", "#23282f"), strict=True))  # colours are methods
+_COLOURS = dict(zip(PHASES, GREYS, strict=True))  # colours are methods
 
 
 def phase_sheet(groups: Sequence[Group], looks: Palette, of: tuple[str, str]) -> Sheet | None:

@@ -9,6 +9,7 @@ from lezo.report.groups import Group, Spread, by_task, gathered
 from lezo.report.palette import LIGHT, Palette
 from lezo.report.plots.sheet import INK, Sheet, in_font, sheet
 from lezo.report.published import matching
+from lezo.tasks.metrics import PERPLEXITY
 
 _ROW, _GAP, _HIGHEST = 0.16, 0.8, 8.0  # inches a row, rows between tasks, inches of a figure at most
 
@@ -45,15 +46,20 @@ def _sheet(name: str, chosen: Sequence[Group], looks: Palette, unit: float) -> S
         for place, group in enumerate(members):
             _draw(drawn, group, top + place, looks, unit)
         _draw_zero_shot(drawn, members, top, unit)
-        centres[top + (len(members) - 1) / 2] = (
-            f"{in_font(title, 24)}\n{in_font(model, 24)}" if several else in_font(title, 24)
-        )
+        words = in_font(title, 24) + _metric(members)
+        centres[top + (len(members) - 1) / 2] = f"{words}\n{in_font(model, 24)}" if several else words
         top += len(members) + _GAP
     drawn.axes.set_yticks([*centres], [*centres.values()])
     drawn.axes.tick_params(axis="y", length=0)
     drawn.axes.grid(visible=False, axis="y")
     drawn.axes.set_ylim(top - _GAP / 2 - 0.5, -0.5 - _GAP / 2)
     return drawn
+
+
+def _metric(members: Sequence[Group]) -> str:
+    """Behind a task's name what its scores are, where that is no accuracy and the axis does not tell: ", F1"."""
+    metric = members[0].runs[0].metric
+    return "" if metric in ("accuracy", PERPLEXITY) else f",\n{in_font(metric.replace('f1', 'F1'), 24)}"
 
 
 def _draw(drawn: Sheet, group: Group, row: float, looks: Palette, unit: float) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 from lezo.report.groups import Group, Spread, gathered, sparsity_families
-from lezo.report.palette import LIGHT, Palette
+from lezo.report.palette import DASHES, LIGHT, Palette
 from lezo.report.plots.scores import said
 from lezo.report.plots.sheet import INK, Sheet, sheet
 from lezo.report.tables import step_seconds
@@ -295,9 +296,14 @@ def _against_sparsity(
     drawn = sheet(
         f"{_short(what)} by sparsity", caption, "sparsity: fraction of blocks skipped each step", what, of=of
     )
-    for family in families:
+    names = _apart([[group for group, _ in family] for family in families])
+    for number, family in enumerate(families):
         x, y = [group.sparsity or 0.0 for group, _ in family], [unit * mean.mean for _, mean in family]
-        drawn.axes.plot(x, y, color=INK, linewidth=0.6)
+        dash = DASHES[number % len(DASHES)]
+        line: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, dash) if dash else "solid"}
+        drawn.axes.plot(x, y, **line)
+        if len(families) > 1:
+            drawn.explain(names[number], **line)
         for at, mean, (group, spread) in zip(x, y, family, strict=True):
             look, std = looks.look(group), unit * (spread.std or 0.0)
             bar = drawn.axes.vlines(at, mean - std, mean + std, LIGHT[look.colour], linewidth=1.1)
@@ -307,3 +313,16 @@ def _against_sparsity(
                 group.method, color=LIGHT[look.colour], marker=look.mark, markersize=4, linewidth=1.1
             )
     return drawn
+
+
+def _apart(families: Sequence[Sequence[Group]]) -> list[str]:
+    """A family's last method, and those settings of all its members that not all families have: "lezo, eps 0.01"."""
+    inside = [set.intersection(*({*group.said.items()} for group in family)) for family in families]
+    shared = set.intersection(*inside)
+    own = [
+        [f"{key} {value}" for key, value in family[-1].said.items() if (key, value) in common - shared]
+        for family, common in zip(families, inside, strict=True)
+    ]
+    return [
+        f"line: {', '.join([family[-1].method, *parts])}" for family, parts in zip(families, own, strict=True)
+    ]

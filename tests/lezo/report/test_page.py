@@ -97,6 +97,7 @@ addEventListener("load", () => {
   form.elements.method.value = "mezo";
   form.elements.method.dispatchEvent(new Event("input", { bubbles: true }));
   counts.push(shown());
+  const told = [form.querySelector("output").textContent, document.querySelector(".unfiltered").hidden];
   const series = Array.from(document.querySelectorAll("svg [data-method]"));
   const others = series.filter((part) => part.dataset.method !== "mezo").every((part) => !part.getClientRects().length);
   form.elements.words.value = "no such word";
@@ -104,7 +105,7 @@ addEventListener("load", () => {
   counts.push(shown());
   const wide = document.documentElement.scrollWidth > innerWidth;
   const ink = getComputedStyle(document.querySelector("figure svg text")).fill;
-  document.body.dataset.found = JSON.stringify({ errors, up, texts, drawn, tips, counts, others, wide, ink, address: location.hash });
+  document.body.dataset.found = JSON.stringify({ errors, up, texts, drawn, tips, counts, told, others, wide, ink, address: location.hash });
 });
 """
 
@@ -139,6 +140,7 @@ def test_the_page_loads_draws_and_sorts_in_a_browser(folder: Path, browser: Brow
     )
     assert found["texts"] == ["70.0", "80.0", "90.0", "-", "-"]
     assert (found["counts"], found["others"]) == ([5, 1, 0], True)
+    assert found["told"] == ["1 of 5 runs", False]
     tips = found["tips"]
     assert isinstance(tips, list) and "test" not in tips and any("dev loss 0." in tip for tip in tips)
     assert tips[0].startswith("rte (sample), tiny: mezo")
@@ -152,6 +154,11 @@ def test_a_phone_needs_no_scrolling_sideways_and_dark_is_dark(folder: Path, brow
     dark = probed(page, browser, "--window-size=500,900", "--blink-settings=preferredColorScheme=0")
     assert (light["wide"], dark["wide"]) == (False, False)
     assert (light["ink"], dark["ink"]) == ("rgb(28, 30, 33)", "rgb(230, 232, 235)")
+
+
+def test_a_printed_tables_heads_are_not_buttons_which_chromium_prints_once_only(folder: Path) -> None:
+    style = (folder / "report.html").read_text().partition("@media print {")[2].split("</style>")[0]
+    assert "th button { display: contents; }" in style.partition("@media")[0]
 
 
 class Elements(HTMLParser):

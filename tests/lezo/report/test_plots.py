@@ -169,6 +169,15 @@ def test_an_ablation_has_its_two_plots_of_means_and_deviations(tmp_path: Path) -
     assert lengths == pytest.approx([2 * statistics.stdev(each) for each in values.values()])
 
 
+def test_several_lines_against_sparsity_have_each_a_dash_and_a_name(tmp_path: Path) -> None:
+    for eps in (0.1, 0.2):
+        for sparsity in (0.25, 0.5):
+            finished(tmp_path / f"{eps}-{sparsity}", optim__sparsity=sparsity, optim__eps=eps)
+    legend = sheets(tmp_path)[SPARSITY[0]].legend
+    lines = {name: line.get_linestyle() for name, line in legend.items() if name.startswith("line: ")}
+    assert lines == {"line: lezo, eps 0.1": "-", "line: lezo, eps 0.2": "--"}
+
+
 def test_rates_searched_at_each_sparsity_are_one_line_of_the_chosen_ones(tmp_path: Path) -> None:
     for sparsity in (0.25, 0.75):
         for rate in (0.1, 0.2):
@@ -235,6 +244,8 @@ def test_the_pages_drawings_are_elements_without_fixed_colours_or_markup_from_fi
         assert plot.page.startswith("<svg") and 'width="' not in plot.page[: plot.page.index(">")]
         assert not [colour for colour in LIGHT if colour in plot.page] and "<b>" not in plot.page
     assert all(f"var(--c{number})" in drawn[0].page for number in (0, 1, 4))
+    bars = next(plot.page for plot in drawn if plot.caption == BARS)
+    assert all(f"fill: var(--g{number})" in bars for number in range(4))  # other greys in the dark
     names = [name for plot in drawn for name in re.findall(r'\bid="([^"]*)"', plot.page)]
     assert len(names) == len(set(names))
     for plot in drawn:
@@ -282,10 +293,16 @@ def test_of_several_seeds_mean_band_and_each_run_are_drawn_of_one_its_line(tmp_p
     assert _shapes(tmp_path) == ([0, 2], 0)
     finished(tmp_path / "b", (0.7, 0.65, 0.6), seed=1)
     assert _shapes(tmp_path) == ([2, 2], 1)
-    write(
-        tmp_path / "c", config(seed=2), rows((0.7, 0.6))
-    )  # so the band is in two: of three runs, and of two
-    assert _shapes(tmp_path) == ([3, 3], 2)
+    write(tmp_path / "c", config(seed=2), rows((0.7, 0.6)))  # is not finished: a faint line, in no mean
+    assert _shapes(tmp_path) == ([3, 2], 1)
+
+
+def test_a_mean_is_one_line_as_far_as_all_finished_runs_go(tmp_path: Path) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5))
+    finished(tmp_path / "b", (0.7, 0.6, 0.5, 0.4, 0.3), seed=1)
+    axes = sheets(tmp_path)["dev loss against step"].axes
+    (mean,) = (line for line in axes.lines if line.get_alpha() is None)
+    assert [list(line.get_xdata())[-1] for line in axes.lines] == [4, 8, 4] and mean is axes.lines[-1]
 
 
 def _shapes(folder: Path) -> tuple[list[int], int]:

@@ -2,13 +2,15 @@
 
 import csv
 import io
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from lezo.records.reader import Reader
+from lezo.records.reader import Reader, Run
 from lezo.report.cells import Cell, Table
 from lezo.report.groups import by_task, group_runs, target
+from lezo.report.plots.draw import drawings
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
 from tests.lezo.run_folders import config, finished, result, rows, write
@@ -175,3 +177,20 @@ def test_csv_has_numbers_apart_from_their_deviations_and_each_setting_apart(made
     assert (lezo["seeds"], lezo["published_percent"]) == ("2", "")
     assert (lezo["setting"], lezo["sparsity"]) == ("lr 0.001, eps 0.001, sparsity 0.75", "0.75")
     assert len([*csv.DictReader(io.StringIO(comma_separated(found["runs"])))]) == 5
+
+
+def test_a_score_that_is_no_accuracy_is_named_where_there_is_one(tmp_path: Path) -> None:
+    write(tmp_path / "a", config(task__name="squad"), rows(), result(metric="f1"))
+    write(tmp_path / "b", config(), rows(), result(metric="accuracy"))
+    runs = [run for folder in ("a", "b") for run in Reader().runs([tmp_path / folder])]
+    cases: list[tuple[list[Run], set[str] | None]] = [(runs, {"f1", "accuracy"}), (runs[1:], None)]
+    for some, expected in cases:
+        table = next(
+            one for one in tables(group_runs(some), defaultdict(lambda: None)) if one.name == "results"
+        )
+        place = table.columns.index("metric") if "metric" in table.columns else None
+        assert (None if place is None else {row[place].text for row in table.rows}) == expected
+    chart = next(iter(drawings(group_runs(runs))))
+    labels = [label.get_text() for label in chart.axes.get_yticklabels()]
+    assert any("squad" in one and one.endswith("F1") for one in labels)
+    assert all("squad" in one or "accuracy" not in one for one in labels)
