@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from lezo.report.groups import Group, Spread, gathered, spread
 
 LEVEL = 0.05  # two means differ where p is lower
+PAIRS = 3  # common seeds from which on a test says something
 BOLD = (
     "Bold: the best mean test score of each task and model, and those that do not differ from it: two-sided paired t-test over common "
-    f"seeds, p at least {LEVEL}, not corrected for several comparisons. With fewer than two common seeds the best mean alone is bold. "
+    f"seeds, p at least {LEVEL}, not corrected for several comparisons. With fewer than {PAIRS} common seeds there is no test, and of the two the best mean alone is bold. "
     "Learning rates that dev losses did not choose take no part."
 )
 
@@ -68,5 +69,10 @@ def _bold(family: Sequence[Group]) -> Iterable[Group]:
         return []
     sign = -1 if family[0].in_perplexity else 1
     top, most = max(scores, key=lambda pair: sign * math.fsum(pair[1].values()) / len(pair[1]))
-    tests = [(group, paired(values, most).p) for group, values in scores]
-    return [group for group, p in tests if group is top or (p is not None and p >= LEVEL)]
+    tests = [(group, paired(values, most)) for group, values in scores]
+    return [group for group, test in tests if group is top or _alike(test)]
+
+
+def _alike(test: Paired) -> bool:
+    """Whether enough pairs show no difference."""
+    return test.n >= PAIRS and test.p is not None and test.p >= LEVEL

@@ -119,7 +119,7 @@ def _in_bold(table: Table, groups: Sequence[Group]) -> Table:
         return table
     places = [place for place, name in enumerate(table.columns) if name in ("test %", "test perplexity")]
     rows = [
-        [replace(cell, best=marked and place in places) for place, cell in enumerate(row)]
+        [replace(cell, best=marked and place in places and cell != NOTHING) for place, cell in enumerate(row)]
         for row, marked in zip(table.rows, bold, strict=True)
     ]
     return replace(table, rows=rows, notes=[*table.notes, BOLD])
@@ -301,9 +301,7 @@ def _gib(peaks: Iterable[float | None]) -> Cell:
 def _sparsity(groups: Sequence[Group]) -> Table:
     members = [group for family in sparsity_families(groups) for group in family]
     columns = _named(("sparsity", "blocks", "seeds", "test %", "dev loss", "seconds a step"), members)
-    return _in_bold(
-        _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED), members
-    )
+    return _table("sparsity", "Sparsity ablation", columns, _of_groups(members, columns), _SKIPPED)
 
 
 def _blocks(group: Group) -> Cell:

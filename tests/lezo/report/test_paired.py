@@ -47,7 +47,11 @@ def test_without_two_pairs_there_is_no_test_and_equal_differences_are_certain() 
             {"mezo": (0.80, 0.82, 0.84), "lezo": (0.79, 0.83, 0.82), "fo-sgd": (0.50, 0.52, 0.53)},
             {"mezo", "lezo"},
         ),
-        ({"mezo": (0.80,), "lezo": (0.80, 0.79)}, {"mezo"}),  # one common seed
+        ({"mezo": (0.80,), "lezo": (0.80, 0.79)}, {"mezo"}),  # one common seed, and one seed may be the best
+        (
+            {"mezo": (0.76, 0.75), "lezo": (0.78, 0.69), "fo-sgd": (0.92, 0.90)},
+            {"fo-sgd"},
+        ),  # two tell nothing
         ({"mezo": (0.80, 0.82)}, set()),  # nothing to compare with
     ],
 )

@@ -239,7 +239,8 @@ def bold(groups: Mapping[Name, list[dict[str, Any]]], task: str) -> set[Name]:
     for name, values in scores.items():
         seeds = sorted(values.keys() & scores[top].keys())
         pair = [[of[seed] for seed in seeds] for of in (values, scores[top])]
-        alike |= {name} if name != top and stats.ttest_rel(*pair).pvalue >= 0.05 else set()
+        tested = name != top and len(seeds) >= 3
+        alike |= {name} if tested and stats.ttest_rel(*pair).pvalue >= 0.05 else set()
     return alike
 
 

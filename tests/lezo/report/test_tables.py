@@ -152,6 +152,16 @@ def test_sparsity_has_a_table_where_runs_differ_in_it(made: Path) -> None:
     assert [row["sparsity"] for row in told(of(made)["sparsity"])] == ["0", "0.75"]
 
 
+def test_nothing_is_not_bold_and_ablations_have_no_bold(made: Path) -> None:
+    for name, test in (("a", 2.5), ("b", 2.7)):
+        chat = config(task__name="chat", optim__name="mezo" if name == "a" else "lezo")
+        write(made / name, chat, rows(), result(metric="perplexity", test=test))
+    found = of(made)
+    bold = [cell.text for row in found["results"].rows for cell in row if cell.best]
+    assert sorted(bold) == ["2.50", "90.0"]
+    assert not any(cell.best for row in found["sparsity"].rows for cell in row)
+
+
 def test_runs_that_did_not_finish_and_damage_are_named(made: Path) -> None:
     found = of(made)
     failed, killed = told(found["not-finished"])
