@@ -157,17 +157,11 @@ def recipe_values(overrides: Sequence[str], config_dir: str | None = None) -> li
 
 def _combinations(parsed: Sequence[Override]) -> list[list[str]]:
     try:
-        split = BasicSweeper.split_arguments(list(parsed), None)[0]
+        return BasicSweeper.split_arguments(list(parsed), None)[0]
     except HydraException:  # glob(...) and interval(...)
         swept = " ".join(override.input_line or "" for override in parsed if override.is_sweep_override())
         expected = "expected values with commas between, choice(...) or range(...)"
         raise ConfigError([f"{swept}: {expected}"]) from None
-    return [[*map(_as_given, parsed, combination)] for combination in split]
-
-
-def _as_given(override: Override, text: str) -> str:
-    """Hydra writes each value anew, true as True: what has one value stays the word that was given."""
-    return text if override.is_sweep_override() else override.input_line or text
 
 
 def _refuse_twin(job: SweepJob, others: Sequence[SweepJob]) -> None:

@@ -278,7 +278,7 @@ def test_each_slot_has_a_gpu(words: Words, monkeypatch: pytest.MonkeyPatch) -> N
     ("overrides", "named"),
     [
         (["seed=0,-1", "train.steps=0,5"], ["job 0 (seed=0 train.steps=0): train.steps=0: "]),
-        (["seed=0,1", "sweep.bset=true"], ["sweep.bset=true: "]),
+        (["seed=0,1", "sweep.bset=true"], ["sweep.bset=True: "]),
         (["optim=lezo,lezzo"], ["job 1 (optim=lezzo): optim=lezzo: "]),
         (["optim.lr=interval(0,1)"], ["optim.lr=interval(0,1): ", "commas"]),
         (["optim.lr=1,[2"], ["optim.lr=1,[2: "]),
