@@ -32,6 +32,12 @@ from lezo.records.schema import LARGEST, decoded, result_of
 from lezo.tasks.metrics import PERPLEXITY
 
 _APART = {CHECKPOINTS, MODEL, "wandb"}  # folders of a run that hold no runs
+UNKNOWN = "unknown"
+DIVERGED = "diverged"  # failed by losses that were not finite, as it would again
+_DIVERGED = (
+    "non-finite losses in a row",
+    "no dev loss since step 0 is finite",
+)  # errors of results that say no more
 _FILES = (CONFIG, METRICS, RESULT, ENVIRONMENT, TRACEBACK, LOCK)
 
 
@@ -40,7 +46,7 @@ class Run:
     """A run folder's content as far as it could be read; ``damage`` names what could not, a line each.
 
     ``settings``: its configuration by dotted keys. ``status``: its result's ("unknown" where that has none), or
-    "running" or "unfinished". ``environment``: what environment.json says of its last session: device, packages, commit.
+    "running" or "unfinished"; "diverged" of failures by losses. ``environment``: what environment.json says of its last session: device, packages, commit.
     """
 
     folder: str
@@ -66,10 +72,26 @@ class Run:
         return _finite(value)
 
     @property
+    def foreign(self) -> bool:
+        """Whether nothing in its folder says what run it is: some other program's files."""
+        said = self.settings or self.steps or self.devs or self.result.keys() & {"task", "model", "optim"}
+        return not said
+
+    @property
     def title(self) -> str:
         """The task, and beside it the data where they are not the published ones."""
         task, data = str(self.setting("task.name")), self.setting("data.name")
         return task if data == "hub" else f"{task} ({data or 'unknown data'})"
+
+    @property
+    def named(self) -> str:
+        """The name that its user gave it; log.name of earlier versions chose who is told of it."""
+        return str(self.settings.get("log.name") or "") if "log.wandb" in self.settings else ""
+
+    @property
+    def notes(self) -> str:
+        """What its user wrote beside it."""
+        return str(self.result.get("notes") or self.settings.get("log.notes") or "")
 
     @property
     def model(self) -> str:
@@ -184,7 +206,7 @@ def read_run(folder: Path) -> Run:
     """The run in ``folder``, with whatever of it can be read."""
     damage: list[str] = []
     result = read_result(folder, damage)
-    status = str(result.get("status", "unknown")) if result else _unended(folder)
+    status = ended_as(result) if result else _unended(folder)
     rows = _rows(folder / METRICS, damage, ended=bool(result))
     return Run(
         folder=str(folder),
@@ -207,6 +229,13 @@ def read_result(folder: Path, damage: list[str]) -> dict[str, Any]:
     result, problems = result_of(content)
     damage += [f"{RESULT}: {problem}" for problem in problems]
     return {**result}
+
+
+def ended_as(result: Mapping[str, Any]) -> str:
+    """A result's status; "diverged" of one that failed by losses that were not finite. "unknown" where it has none."""
+    status, error = str(result.get("status", UNKNOWN)), str(result.get("error"))
+    diverged = result.get("diverged", any(words in error for words in _DIVERGED))
+    return DIVERGED if status == "failed" and diverged else status
 
 
 def _is_bench(folder: Path) -> bool:

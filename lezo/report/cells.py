@@ -13,7 +13,7 @@ from lezo.report.groups import Spread
 class Cell:
     """What is shown, and for numbers what is sorted by; ``std`` where ``value`` is a mean.
 
-    ``parts``: of a setting, its values by their names. ``best``: whether it is to be shown in bold.
+    ``parts``: of a setting, its values by their names. ``best``: whether it is to be shown in bold. ``hidden``: more parts, in the CSV file alone.
     """
 
     text: str
@@ -21,6 +21,7 @@ class Cell:
     std: float | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     best: bool = False
+    hidden: Mapping[str, str] = field(default_factory=dict)
 
 
 NOTHING = Cell("-")

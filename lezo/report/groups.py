@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -14,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from lezo.config.identity import CHANGEABLE, IGNORED, UP_TO_ROUNDING, settings, within
 from lezo.config.methods import Method
 from lezo.config.schema import RunConfig
-from lezo.records.reader import Run
+from lezo.records.reader import DIVERGED, Run
 from lezo.records.rows import DevRow
 
 _SHOWN = ("optim.lr", "optim.eps", "optim.sparsity")  # wherever they are set
@@ -47,7 +48,7 @@ class Group:
     ``method``: the optimizer, and the adapter it trains: "mezo + lora". ``said``: what sets the group apart, by its
     short name; ``settings``: all that makes another result, as text. ``number``: that of its method and setting, the same in
     all tasks. ``rates``: how many groups that have finished runs differ from this one in their learning rate only,
-    itself included; ``best``: whether it is the one of those to report; ``edge``: whether its rate is the "highest" or the
+    itself included, and ``diverged`` how many whose runs all diverged; ``best``: whether it is the one of those to report; ``edge``: whether its rate is the "highest" or the
     "lowest" of three or more.
     """
 
@@ -59,6 +60,7 @@ class Group:
     runs: Sequence[Run]
     number: int = 0
     rates: int = 1
+    diverged: int = 0
     best: bool = True
     edge: str = ""
 
@@ -156,7 +158,9 @@ def group_runs(runs: Sequence[Run], root_of: Callable[[Run], str] = lambda run: 
         groups, key=lambda group: _rejected(group, grids[_but_rate(group)])
     )  # get colours of their own
     numbers = {name: number for number, name in enumerate(gathered(first, _name))}
-    return [_numbered(group, numbers[_name(group)], grids[_but_rate(group)]) for group in groups]
+    lost = Counter(_but_rate(group) for group in groups if all(run.status == DIVERGED for run in group.runs))
+    numbered = [_numbered(group, numbers[_name(group)], grids[_but_rate(group)]) for group in groups]
+    return [replace(group, diverged=lost[_but_rate(group)]) for group in numbered]
 
 
 def by_task(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:

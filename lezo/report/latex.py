@@ -11,8 +11,8 @@ from lezo.report.text import printable
 
 _OTHERS = ("published", "not-finished", "damaged", "runs")  # tables that carry no means over seeds
 # What wider tables do without: the other tables or the CSV file have it.
-_WIDE = ("steps to target", "forwards to target", "host GiB", "seeds in ", "dev loss in ", "blocks")
-_MANY = 8  # columns beyond which a table is wide: its letters are smaller
+_WIDE = ("steps to target", "forwards to target", "host GiB", "seeds in ", "dev loss in ")
+_LINE = 80  # characters beyond which a table is wide: its letters are smaller
 _SHORT = 10  # characters up to which a column's name is one line
 _WORDS = {
     "\\": r"\textbackslash{}",
@@ -45,22 +45,23 @@ def latex(table: Table) -> str:
     """
     table = _narrowed(table)
     kinds = "".join("r" if numeric else "l" for numeric in table.numeric)
-    size = r"\small" if len(table.columns) <= _MANY else r"\footnotesize"
+    size = r"\small" if _characters(table) <= _LINE else r"\footnotesize"
     head = " & ".join(map(_head, table.columns, kinds))
     notes = [_text(note) for note in (table.above, *table.notes) if note]
     lines = [
-        f"% {_comment(table.title)}. In the preamble: \\usepackage{{booktabs}}",
+        f"% {_comment(table.title)}. In the preamble: \\usepackage{{booktabs,graphicx}}",
         r"\begin{table}",
         rf"\centering{size}\setlength{{\tabcolsep}}{{4pt}}",
         rf"\caption{{{_text(table.title)}. {_DEVIATION}}}",
         rf"\label{{tab:lezo-{table.name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{kinds}}}",
         r"\toprule",
         rf"{head} \\",
         r"\midrule",
         *_body(table),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *([r"\par\medskip\footnotesize\raggedright", *notes] if notes else []),
         r"\end{table}",
     ]
@@ -71,11 +72,22 @@ _DEVIATION = r"Mean $\pm$ sample standard deviation ($n - 1$) over seeds"
 
 
 def _narrowed(table: Table) -> Table:
-    if len(table.columns) <= _MANY:
-        return table
-    kept = [place for place, name in enumerate(table.columns) if not name.startswith(_WIDE)]
+    """Without blocks beside the sparsity that says the same; a wide one without more."""
+    less = ("blocks",) if "sparsity" in table.columns else ()
+    left_out = (*less, *(_WIDE if _characters(table) > _LINE else ()))
+    kept = [place for place, name in enumerate(table.columns) if not name.startswith(left_out)]
     rows = [[row[place] for place in kept] for row in table.rows]
     return replace(table, columns=[table.columns[place] for place in kept], rows=rows)
+
+
+def _characters(table: Table) -> int:
+    """Of its widest cells and the gaps between them; heads are of two lines."""
+    cells = zip(*table.rows, strict=True)
+    heads = ((len(name) + 1) // 2 if len(name) > _SHORT else len(name) for name in table.columns)
+    widths = (
+        max(head, *(len(cell.text) for cell in column)) for head, column in zip(heads, cells, strict=True)
+    )
+    return sum(width + 2 for width in widths)
 
 
 def _head(name: str, kind: str) -> str:

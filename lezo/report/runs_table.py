@@ -111,6 +111,8 @@ def _names(run: Run) -> dict[str, Any]:
         "method": run.method,
         "optimizer": run.optim,
         "peft": run.peft,
+        "name": run.result.get("name") or run.named,
+        "notes": run.notes or None,
     }
 
 

@@ -47,14 +47,17 @@ _SKIPPED = (
     "Runs that differ in sparsity only, the fraction of decoder blocks skipped in each step: 0 is MeZO, at 1 embeddings, "
     "final norm and head alone are trained."
 )
+_FOREIGN = (
+    "no run's: neither configuration nor result says which task, model or optimizer; left out of the report"
+)
 _UNREAD = "The rest of these runs is in the other tables as far as it could be read."
 
 Targets = Mapping[tuple[str, str], Target | None]  # of each task and model
 Rows = Sequence[tuple[Group, Sequence[Cell]]]
 
 
-def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
-    """All that have a row."""
+def tables(groups: Sequence[Group], targets: Targets, foreign: Sequence[Run] = ()) -> list[Table]:
+    """All that have a row. ``foreign``: what looked like runs' folders and is not, which is named."""
     runs = [(group, run) for group in groups for run in group.runs]
     every = [
         _results(groups),
@@ -65,7 +68,7 @@ def tables(groups: Sequence[Group], targets: Targets) -> list[Table]:
         _memory(groups),
         _sparsity(groups),
         _not_finished(runs),
-        _damaged(runs),
+        _damaged([*(run for _, run in runs), *foreign]),
         _runs(runs),
     ]
     return [table for table in every if table.rows]
@@ -149,7 +152,13 @@ _LEFT = ("seed", "sparsity", "test %", "test perplexity")  # columns that stand 
 def _named_row(group: Group, cells: Sequence[Cell], first: int) -> list[Cell]:
     """A row that begins with what names its group and with the ``first`` of its own cells."""
     names = [Cell(group.title), Cell(group.model), Cell(group.method)]
-    return [*names, *cells[:first], setting(group.said), *cells[first:]]
+    return [*names, *cells[:first], replace(setting(group.said), hidden=_fixed(group)), *cells[first:]]
+
+
+def _fixed(group: Group) -> dict[str, str]:
+    """The sparsity of a method that has no such setting, mezo's 0: a column of the CSV beside the others'."""
+    fixed = group.sparsity is not None and "sparsity" not in group.said
+    return {"sparsity": f"{group.sparsity:g}"} if fixed else {}
 
 
 def about(group: Group, *others: Group) -> dict[str, str]:
@@ -314,15 +323,17 @@ def _not_finished(runs: Sequence[tuple[Group, Run]]) -> Table:
     return _table("not-finished", "Runs that have not finished, and why", columns, rows)
 
 
-def _damaged(runs: Sequence[tuple[Group, Run]]) -> Table:
-    rows = [[Cell(run.folder), Cell("; ".join(run.damage))] for _, run in runs if run.damage]
+def _damaged(runs: Sequence[Run]) -> Table:
+    said = [(run, [_FOREIGN] if run.foreign else run.damage) for run in runs]
+    rows = [[Cell(run.folder), Cell("; ".join(damage))] for run, damage in said if damage]
     return Table("damaged", "Files that could not be read in full", ("folder", "what"), rows, [_UNREAD])
 
 
 def _runs(runs: Sequence[tuple[Group, Run]]) -> Table:
     scores = ("test %", "dev %", "seconds")
     columns = _named(
-        ("seed", "data seed", "status", "steps", "best step", *scores, "folder"), [run for _, run in runs]
+        ("seed", "data seed", "status", "steps", "best step", *scores, "name", "notes", "folder"),
+        [run for _, run in runs],
     )
     return _table("runs", "Every run", columns, _of_runs(runs, columns))
 
@@ -341,7 +352,9 @@ def _chosen(group: Group) -> Cell:
     """The star of a learning-rate grid."""
     if not group.best or group.rates < 2:
         return NOTHING
-    return Cell(f"{STAR} best of {group.rates}" + (f", the {group.edge}" if group.edge else ""))
+    diverged = f", {group.diverged} diverged" if group.diverged else ""
+    tried = group.rates + group.diverged
+    return Cell(f"{STAR} best of {tried}{diverged}" + (f", the {group.edge}" if group.edge else ""))
 
 
 _USUAL = ("accuracy", PERPLEXITY)  # metrics that a column's own name tells
@@ -376,5 +389,7 @@ _OF_RUN: Mapping[str, Callable[[Run], Cell]] = {
     "dev perplexity": _score("dev", in_perplexity=True),
     "seconds": lambda run: number(run.number("seconds.total"), "{:.1f}".format),
     "why": lambda run: Cell(run.error or "-"),
+    "name": lambda run: Cell(run.named or "-"),
+    "notes": lambda run: Cell(run.notes or "-"),
     "folder": lambda run: Cell(run.folder),
 }

@@ -89,7 +89,7 @@ def _csv_row(columns: Sequence[str], row: Sequence[Cell]) -> dict[str, object]:
         values[column] = _csv_cell(cell)
         if cell.std is not None:
             values[f"{column}_std"] = cell.std
-    parts = {plain(key): value for cell in row for key, value in cell.parts.items()}
+    parts = {plain(key): value for cell in row for key, value in {**cell.parts, **cell.hidden}.items()}
     return {**parts, **values}
 
 

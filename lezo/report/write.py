@@ -31,7 +31,7 @@ class NoRunError(Exception):
 def write(roots: Sequence[Path], options: ReportConfig) -> None:
     """Write the report of all runs below ``roots``, and print which files. Raises NoRunError, ConfigError, OSError."""
     runs = Reader().runs(roots)
-    if not runs:
+    if all(run.foreign for run in runs):
         where = ", ".join(map(str, roots))
         expected = f"expected folders with {CONFIG} and {METRICS}, or {RESULT}"
         raise NoRunError(f"{where}: no run below; {expected}")
@@ -40,7 +40,7 @@ def write(roots: Sequence[Path], options: ReportConfig) -> None:
         raise ConfigError([f"report.target_score={wanted:g}: {reason}; expected a fraction from 0 to 1"])
     for words in _told(_write(runs, roots, options, reload=None), Path(options.out)):
         print(f"wrote {words}")
-    print(counted(runs))
+    print(counted([run for run in runs if not run.foreign]))
 
 
 def watch(roots: Sequence[Path], options: ReportConfig) -> None:
@@ -73,6 +73,7 @@ def rendered(
     runs: Sequence[Run], roots: Sequence[Path], options: ReportConfig, *, reload: int | None
 ) -> dict[str, str | bytes]:
     """The files' contents by their names, which may have a folder before them. ``reload``: seconds after which the page loads itself again."""
+    foreign, runs = [run for run in runs if run.foreign], [run for run in runs if not run.foreign]
     root_of = naming(roots)
     groups = group_runs(runs, root_of)
     targets = {
@@ -80,7 +81,7 @@ def rendered(
         for names, members in by_task(groups).items()
     }
     beside = side_by_side(runs, root_of, [*root_names(roots).values()])
-    every = [*beside, *tables(groups, targets)]
+    every = [*beside, *tables(groups, targets, foreign)]
     shown = [condensed(table) for table in every]
     rows = rows_of_runs(runs, root_of)
     heading = headed(groups)

@@ -18,9 +18,10 @@ from hydra.types import HydraContext, RunMode
 from lezo.config.compose import hydra_on
 from lezo.config.schema import ConfigError
 from lezo.records.folder import CONSOLE
+from lezo.records.reader import DIVERGED
 from lezo.runs.console import console
 from lezo.sweeps.hydra_job import LaunchedRun
-from lezo.sweeps.jobs import DIVERGED, FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of, todo_of
+from lezo.sweeps.jobs import FAILED, FINISHED, SweepJob, jobs, outcome_of, state_of, todo_of
 from lezo.sweeps.sweep import SweepFile, done_before, ending, share_scores
 
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")  # we say what there is to say

@@ -18,16 +18,11 @@ from lezo.config.identity import config_hash, differences
 from lezo.config.schema import ConfigError, Resume
 from lezo.records.files import FolderError
 from lezo.records.folder import CONFIG, RunFolder
-from lezo.records.reader import read_result
+from lezo.records.reader import DIVERGED, ended_as, read_result
 
 NOT_STARTED, RUNNING, STOPPING = "not started", "running", "stopping"
 FINISHED, FAILED, INTERRUPTED, PLANNED = "finished", "failed", "interrupted", "planned"
-DIVERGED = "diverged"  # failed by losses that were not finite, as it would again
 _STATUS = {0: FINISHED, 1: FAILED, 130: INTERRUPTED}  # a run's exit codes, and the status in its result
-_DIVERGED = (
-    "non-finite losses in a row",
-    "no dev loss since step 0 is finite",
-)  # errors of results that say no more
 _SEEDS = ("seed", "task.data_seed")
 _ELSEWHERE = "hydra.sweep.dir=DIR chooses another folder"
 
@@ -207,9 +202,7 @@ def todo_of(states: Sequence[JobState]) -> list[JobState]:
 
 
 def _status_of(result: Mapping[str, Any]) -> str:
-    status, error = str(result.get("status", INTERRUPTED)), str(result.get("error"))
-    diverged = result.get("diverged", any(words in error for words in _DIVERGED))
-    return DIVERGED if status == FAILED and diverged else status
+    return ended_as({"status": INTERRUPTED, **result})
 
 
 def _is_of(config: Path, job: SweepJob) -> bool:

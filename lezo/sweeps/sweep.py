@@ -25,11 +25,11 @@ from lezo.config.compose import quoted
 from lezo.config.schema import ConfigError
 from lezo.records.files import replace_file
 from lezo.records.folder import CONSOLE
+from lezo.records.reader import DIVERGED
 from lezo.records.shared import ZERO_SHOT
 from lezo.runs.console import console
 from lezo.sweeps.best import Ended, best_text
 from lezo.sweeps.jobs import (
-    DIVERGED,
     FAILED,
     FINISHED,
     PLANNED,

@@ -13,10 +13,10 @@ EVIL = '50 % of_{a}\\input{x} & #1 $y$ ~^ <b>|"q" \u00b1 \u2605 1e-07 3e-05 a\nb
 SCORE = Cell("75.0 \u00b1 7.1", 75.0, 7.1, best=True)
 
 
-def table(name: str = "results", columns: int = 0) -> Table:
+def table(name: str = "results", columns: int = 0, method: str = "fo-sgd") -> Table:
     more = [f"column number {i}" for i in range(columns)]
     rows = [
-        [Cell("rte"), Cell(EVIL), SCORE, Cell("3 of 3", 1.0), *[NOTHING] * columns],
+        [Cell("rte"), Cell(method), SCORE, Cell("3 of 3", 1.0), *[NOTHING] * columns],
         [Cell("rte"), Cell("lezo"), Cell("70.0", 70.0), Cell("2 of 3", 0.7), *[NOTHING] * columns],
         [Cell("sst2"), Cell("lezo"), NOTHING, NOTHING, *[NOTHING] * columns],
     ]
@@ -34,7 +34,7 @@ def test_means_stand_with_deviations_and_the_best_in_bold() -> None:
 
 
 def test_no_text_is_a_command() -> None:
-    text = latex(table())
+    text = latex(table(method=EVIL))
     assert r"50 \% of\_\{a\}\textbackslash{}input\{x\} \& \#1 \$y\$" in text
     assert r"$\pm$ $\star$ $10^{-7}$ $3 \cdot 10^{-5}$ a b" in text
 
@@ -42,6 +42,12 @@ def test_no_text_is_a_command() -> None:
 def test_a_wide_table_is_narrowed() -> None:
     text = latex(table(columns=6))
     assert r"\footnotesize\setlength" in text and "steps to" not in text
+
+
+def test_blocks_are_left_out_beside_sparsity() -> None:
+    rows = [[Cell("0.5", 0.5), Cell("4 of 8 blocks skipped each step")]]
+    assert "blocks" not in latex(Table("sparsity", "x", ("sparsity", "blocks"), rows))
+    assert "blocks" in latex(Table("sparsity", "x", ("seeds", "blocks"), rows))
 
 
 def test_lists_of_runs_are_not_for_papers() -> None:
@@ -54,9 +60,10 @@ def test_it_compiles(tmp_path: Path) -> None:
     program = shutil.which("pdflatex")
     if program is None:
         pytest.skip("no pdflatex on the PATH: no table was compiled")
-    (tmp_path / "table.tex").write_text(latex(table()))
-    main = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}\end{document}"
+    (tmp_path / "table.tex").write_text(latex(table(columns=9, method=EVIL)))
+    main = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table}\end{document}"
     (tmp_path / "main.tex").write_text(main)
     command = [program, "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout

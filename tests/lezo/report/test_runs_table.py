@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from lezo.records.reader import Reader
 from lezo.report.runs_table import as_csv, as_parquet, rows_of_runs
-from tests.lezo.run_folders import config, finished, rows, write
+from tests.lezo.run_folders import config, finished, result, rows, write
 
 
 def read(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, object]]]:
@@ -51,6 +51,19 @@ def test_a_column_a_setting_whatever_the_method(tmp_path: Path) -> None:
     assert [row["eps"] for row in typed] == [0.001, None] and typed[0]["seed"] == 0
     assert typed[0]["model_random_weights"] is False and first["model_random_weights"] == "FALSE"
     assert typed[0]["peak_host_bytes"] == 2**30 and typed[0]["folder"] == str(folder)
+
+
+def test_names_and_notes_are_the_results(tmp_path: Path) -> None:
+    ended = result(name="rte-tiny-lezo-seed0", notes="smaller eps")
+    write(tmp_path / "a", config(), rows(), ended)
+    write(tmp_path / "b", config(), rows(), result(status="failed", diverged=True))
+    (first, second), _ = read(tmp_path)
+    assert (first["name"], first["notes"], first["status"]) == (
+        "rte-tiny-lezo-seed0",
+        "smaller eps",
+        "finished",
+    )
+    assert (second["name"], second["notes"], second["status"]) == ("", "", "diverged")
 
 
 def test_what_is_in_no_cell_is_missing_and_no_cell_is_a_formula(tmp_path: Path) -> None:

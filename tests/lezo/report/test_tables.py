@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from lezo.config.schema import ReportConfig
 from lezo.records.reader import Reader, Run
 from lezo.report.cells import Cell, Table
 from lezo.report.groups import by_task, group_runs, target
 from lezo.report.plots.draw import drawings
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
+from lezo.report.write import NoRunError
+from lezo.report.write import write as report
 from tests.lezo.run_folders import config, finished, result, rows, write
 
 
@@ -176,7 +179,7 @@ def test_markdown_has_each_row_in_a_line_and_no_markup_from_files(made: Path) ->
     text = markdown("runs", list(of(made).values()))
     assert "## Results" in text and "out \\| of &lt;memory&gt;" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| rte")}
-    assert widths == {12, 17, 11, 10, 7, 14}
+    assert widths == {12, 17, 11, 10, 7, 16}
 
 
 def test_csv_has_numbers_apart_from_their_deviations_and_each_setting_apart(made: Path) -> None:
@@ -204,3 +207,41 @@ def test_a_score_that_is_no_accuracy_is_named_where_there_is_one(tmp_path: Path)
     labels = [label.get_text() for label in chart.axes.get_yticklabels()]
     assert any("squad" in one and one.endswith("F1") for one in labels)
     assert all("squad" in one or "accuracy" not in one for one in labels)
+
+
+def test_csv_has_mezos_sparsity_as_results_csv_has(made: Path) -> None:
+    table = of(made)["results"]
+    lezo, mezo, _ = csv.DictReader(io.StringIO(comma_separated(table)))
+    assert (lezo["sparsity"], mezo["sparsity"]) == ("0.75", "0")
+    assert "sparsity" not in told(table)[1]["setting"]
+
+
+def test_rates_that_diverged_are_counted_and_told(tmp_path: Path) -> None:
+    for rate, loss in ((1e-3, 0.5), (1e-2, 0.6)):
+        write(tmp_path / str(rate), config(optim__lr=rate), rows(), result(dev_loss=loss))
+    lost = {"status": "failed", "dev_loss": None, "test": None}
+    error = "5 non-finite losses in a row"
+    write(tmp_path / "old", config(optim__lr=1.0), rows(), result(error=error, **lost))
+    found = of(tmp_path)
+    assert [row["lr chosen"] for row in told(found["results"])] == ["\u2605 best of 3, 1 diverged", "-", "-"]
+    assert [row["status"] for row in told(found["not-finished"])] == ["diverged"]
+
+
+def test_names_and_notes_that_were_given_stand_with_every_run(tmp_path: Path) -> None:
+    finished(tmp_path / "new", log__name="first try", log__notes="as Anna proposed", log__wandb=False)
+    finished(tmp_path / "old", seed=1)  # its log.name chose where its rows went
+    rows_ = [(row["name"], row["notes"]) for row in told(of(tmp_path)["runs"])]
+    assert rows_ == [("first try", "as Anna proposed"), ("-", "-")]
+
+
+def test_a_folder_of_another_programs_result_is_named_and_not_reported(
+    made: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(made / "foreign", ended={"x": 1})
+    out = tmp_path_factory.mktemp("out")
+    report([made], ReportConfig(out=str(out)))
+    page = (out / "results.md").read_text()
+    assert "None" not in page and "no run's: neither configuration nor result says" in page
+    assert "5 runs: " in capsys.readouterr().out
+    with pytest.raises(NoRunError, match="no run below"):
+        report([made / "foreign"], ReportConfig(out=str(out)))
