@@ -10,8 +10,19 @@ from lezo.report.cells import NOTHING, Cell, Table
 from lezo.report.text import printable
 
 _OTHERS = ("published", "not-finished", "damaged", "runs")  # tables that carry no means over seeds
-# What wider tables do without: the other tables or the CSV file have it.
-_WIDE = ("steps to target", "forwards to target", "host GiB", "seeds in ", "dev loss in ")
+# What a table does without while it is wide, the first first: the other tables or the CSV file have it.
+_WIDE = (
+    *(
+        "steps to target",
+        "forwards to target",
+        "host GiB",
+        "seeds in ",
+        "dev loss in ",
+        "dev perplexity",
+        "dev %",
+    ),
+    *("zero-shot perplexity", "reached by", "GPU GiB", "forwards"),
+)
 _LINE = 80  # characters beyond which a table is wide: its letters are smaller
 _SHORT = 10  # characters up to which a column's name is one line
 _WORDS = {
@@ -72,9 +83,16 @@ _DEVIATION = r"Mean $\pm$ sample standard deviation ($n - 1$) over seeds"
 
 
 def _narrowed(table: Table) -> Table:
-    """Without blocks beside the sparsity that says the same; a wide one without more."""
-    less = ("blocks",) if "sparsity" in table.columns else ()
-    left_out = (*less, *(_WIDE if _characters(table) > _LINE else ()))
+    """Without blocks beside the sparsity that says the same; while it is wide, with one column less and less."""
+    if "sparsity" in table.columns:
+        table = _without(table, "blocks")
+    for name in _WIDE:
+        table = _without(table, name) if _characters(table) > _LINE else table
+    return table
+
+
+def _without(table: Table, left_out: str) -> Table:
+    """The table without the columns whose names begin so."""
     kept = [place for place, name in enumerate(table.columns) if not name.startswith(left_out)]
     rows = [[row[place] for place in kept] for row in table.rows]
     return replace(table, columns=[table.columns[place] for place in kept], rows=rows)

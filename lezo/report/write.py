@@ -31,7 +31,7 @@ class NoRunError(Exception):
 def write(roots: Sequence[Path], options: ReportConfig) -> None:
     """Write the report of all runs below ``roots``, and print which files. Raises NoRunError, ConfigError, OSError."""
     runs = Reader().runs(roots)
-    if all(run.foreign for run in runs):
+    if _no_run(runs):
         where = ", ".join(map(str, roots))
         expected = f"expected folders with {CONFIG} and {METRICS}, or {RESULT}"
         raise NoRunError(f"{where}: no run below; {expected}")
@@ -40,7 +40,7 @@ def write(roots: Sequence[Path], options: ReportConfig) -> None:
         raise ConfigError([f"report.target_score={wanted:g}: {reason}; expected a fraction from 0 to 1"])
     for words in _told(_write(runs, roots, options, reload=None), Path(options.out)):
         print(f"wrote {words}")
-    print(counted([run for run in runs if not run.foreign]))
+    print(counted(runs))
 
 
 def watch(roots: Sequence[Path], options: ReportConfig) -> None:
@@ -51,15 +51,21 @@ def watch(roots: Sequence[Path], options: ReportConfig) -> None:
     try:
         while True:
             runs = reader.runs(roots)
-            if runs != shown:
+            if runs != shown and not _no_run(runs):
                 _write(runs, roots, options, reload=options.every)
                 print(f"{time.strftime('%H:%M:%S')} {counted(runs)}", flush=True)
             shown = runs
             time.sleep(options.every)
     except KeyboardInterrupt:
         runs = reader.runs(roots)
-        _write(runs, roots, options, reload=None)
+        if not _no_run(runs):
+            _write(runs, roots, options, reload=None)
         print(counted(runs))
+
+
+def _no_run(runs: Sequence[Run]) -> bool:
+    """Whether there is nothing to report (yet)."""
+    return all(run.foreign for run in runs)
 
 
 def _told(files: Sequence[Path], out: Path) -> list[str]:
@@ -125,6 +131,7 @@ def _first(names: Sequence[str], most: int = 5) -> str:
 
 def counted(runs: Sequence[Run]) -> str:
     """How many runs there are, and of which status: "3 runs: 2 finished, 1 failed"."""
+    runs = [run for run in runs if not run.foreign]
     statuses = Counter(run.status for run in runs)
     words = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     return f"{len(runs)} run{'' if len(runs) == 1 else 's'}{': ' if words else ''}{words}"

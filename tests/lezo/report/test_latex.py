@@ -44,6 +44,15 @@ def test_a_wide_table_is_narrowed() -> None:
     assert r"\footnotesize\setlength" in text and "steps to" not in text
 
 
+def test_a_wide_table_keeps_what_has_room() -> None:
+    names = ("test %", "setting", "steps to target", "dev %", "zero-shot perplexity")
+    for width, gone in ((20, 0), (40, 1), (50, 2)):
+        rows = [[Cell("1", 1.0), Cell("x" * width), *[Cell("1" * 11, 1.0)] * 3]]
+        text = latex(Table("results", "x", names, rows))
+        kept = [name for name in ("steps to", r"dev \%", "zero-shot") if name in text]
+        assert kept == ["steps to", r"dev \%", "zero-shot"][gone:], width
+
+
 def test_blocks_are_left_out_beside_sparsity() -> None:
     rows = [[Cell("0.5", 0.5), Cell("4 of 8 blocks skipped each step")]]
     assert "blocks" not in latex(Table("sparsity", "x", ("sparsity", "blocks"), rows))

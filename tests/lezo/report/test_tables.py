@@ -14,7 +14,7 @@ from lezo.report.groups import by_task, group_runs, target
 from lezo.report.plots.draw import drawings
 from lezo.report.tables import tables
 from lezo.report.text import comma_separated, markdown
-from lezo.report.write import NoRunError
+from lezo.report.write import NoRunError, watch
 from lezo.report.write import write as report
 from tests.lezo.run_folders import config, finished, result, rows, write
 
@@ -245,3 +245,15 @@ def test_a_folder_of_another_programs_result_is_named_and_not_reported(
     assert "5 runs: " in capsys.readouterr().out
     with pytest.raises(NoRunError, match="no run below"):
         report([made / "foreign"], ReportConfig(out=str(out)))
+
+
+def test_watching_a_folder_without_a_run_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", ends)
+    write(tmp_path / "foreign", ended={"x": 1})
+    watch([tmp_path], ReportConfig(out=str(tmp_path / "out")))
+    assert capsys.readouterr().out.endswith("\n0 runs\n") and not (tmp_path / "out").exists()

@@ -395,7 +395,7 @@ def test_a_run_that_goes_on_joins_its_own_run_and_tells_no_row_twice(
     saved = ["save_model=true", "log.artifact=true"]
     more = lezo_run(*words, "train.steps=4", "resume=auto", *saved)
     assert (part.code, more.code, sent) == (0, 0, [Path("out/model")])
-    assert [run["name"] for run in begun] == ["my run", "rte-tiny-lezo-num_train32-steps4-seed0"]
+    assert [run["name"] for run in begun] == ["my run", "my run"]  # kept where nothing else is said
     assert {run["id"] for run in begun} == {
         json.loads((more.folder / "environment.json").read_text())["run_id"]
     }
@@ -404,7 +404,7 @@ def test_a_run_that_goes_on_joins_its_own_run_and_tells_no_row_twice(
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "dev/loss" in row] == [0, 2, 4]
     assert [row["step"] for row in rows if "test/loss" in row][0] == 0
-    assert more.result["name"] == "rte-tiny-lezo-num_train32-steps4-seed0"
+    assert more.result["name"] == "my run"
     again = lezo_run(*words, "train.steps=4", "resume=auto", *saved)
     assert (again.code, len(sent), begun[2]["id"]) == (0, 2, begun[0]["id"])
 
