@@ -25,8 +25,8 @@ _SHOWN_IF_UNUSUAL = (
 )
 # A group has its names beside its settings; rates and eps of models and adapters are where others' defaults come from.
 _NAMES = ("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed")
-_SOURCES = ("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps")
-_IGNORED = (*_NAMES, *_SOURCES, *IGNORED, *CHANGEABLE, *UP_TO_ROUNDING)  # the last three change no result
+SOURCES = ("model.lr", "model.lora_lr", "model.prefix_lr", "model.head_lr", "peft.lr", "peft.eps")
+_IGNORED = (*_NAMES, *SOURCES, *IGNORED, *CHANGEABLE, *UP_TO_ROUNDING)  # the last three change no result
 ROOT = "root"  # the setting of those that are compared with the runs of another root
 
 Item = TypeVar("Item")

@@ -10,6 +10,7 @@ from typing import Any
 from lezo.config.identity import CHANGEABLE, within
 from lezo.records.reader import Run
 from lezo.records.rows import PHASES
+from lezo.report.groups import SOURCES
 from lezo.report.text import csv_text, plain
 
 _SETTINGS = {
@@ -28,22 +29,11 @@ _HASHES = {"base_weights": "weights", "tokenizer": "tokenizer", "data": "data", 
 _PACKAGES = ("torch", "transformers")
 # Settings with a column of another kind, where defaults come from, and those of commands other than lezo-run.
 _ELSEWHERE = ("task.name", "data.name", "model.name", "optim.name", "peft.name", "optim.sparsity")
-_NOT_OF_RUNS = (
-    "dry_run",
-    "resume",
-    "sweep",
-    "inspect",
-    "bench",
-    "model.lr",
-    "model.lora_lr",
-    "model.prefix_lr",
-)
+_NOT_OF_RUNS = ("dry_run", "resume", "sweep", "inspect", "bench")
 _LEFT_OUT = (
     *_ELSEWHERE,
     *_NOT_OF_RUNS,
-    "model.head_lr",
-    "peft.lr",
-    "peft.eps",
+    *SOURCES,
     *_SETTINGS.values(),
     *CHANGEABLE,
 )

@@ -57,7 +57,7 @@ def read_settings(folder: Path) -> ModelSettings | None:
     except (ValueError, LookupError, TypeError) as error:
         ways = "remove it, and say task=... and data=... yourself"
         raise ModelError(f"{folder / FILE}: not what lezo writes beside a model ({error}); {ways}") from None
-    if _hash(around) == config:  # the folder of its own run, which knows where the rows are
+    if hash_of(around) == config:  # the folder of its own run, which knows where the rows are
         values |= {group: _nested(around)[group] for group in ("task", "data")}
     return ModelSettings(values, step, weights)
 
@@ -90,7 +90,8 @@ def _nested(yaml: str) -> dict[str, Any]:
         return {}
 
 
-def _hash(yaml: str) -> str | None:
+def hash_of(yaml: str) -> str | None:
+    """The hash of a run's configuration; None of what is none."""
     try:
         return run_hash(yaml)
     except Exception:

@@ -15,7 +15,6 @@ from rich.console import Console
 from lezo.config.checks import HUB_ID
 from lezo.config.compose import compose, parse, quoted
 from lezo.config.diagnosis import options_of
-from lezo.config.identity import run_hash
 from lezo.config.methods import OptimConfig
 from lezo.config.schema import ConfigError, DType, LoraConfig, PrefixConfig, RunConfig
 from lezo.config.written import changes_rows, read_back, refuse_other_words, without_own_task
@@ -31,7 +30,7 @@ from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, MODEL, PREFIX_STAR
 from lezo.records.journal import MAGIC, read_journal
 from lezo.records.schema import Header, Provenance
 from lezo.runs.build import LoadedModel, replay_spec
-from lezo.runs.model_settings import ModelSettings, read_settings
+from lezo.runs.model_settings import ModelSettings, hash_of, read_settings
 from lezo.runs.plan import make_plan
 from lezo.runs.replay import refuse_foreign
 from lezo.runs.restore import bring_back
@@ -87,7 +86,7 @@ def _run(word: str, folder: Path, words: Sequence[str]) -> Subject:
     values = _values(folder / CONFIG)
     words = without_own_task(values, words)
     result, config, as_run = reader.read_result(folder, []), read_back(values, words), not changes_rows(words)
-    given = {override.key_or_group for override in parse(words)}
+    given = _keys(words)
     finished = result.get("status") == "finished"
     subject = partial(Subject, word, "run", result=result if finished else {}, as_run=as_run)
     saved = folder / MODEL
@@ -154,7 +153,7 @@ def _journal(word: str, file: Path, words: Sequence[str]) -> Subject:
     refuse_foreign(file, journal.header)
     header, recipe = journal.header, journal.header.recipe
     beside = (read_file(file.parent / CONFIG) or b"").decode(errors="replace")
-    if file.name == JOURNAL and _is_of(beside, header):
+    if file.name == JOURNAL and hash_of(beside) == header.origin.config:
         return _run(word, file.parent, words)
     where = (
         ["model=tiny"] if recipe.model == "tiny" else ["model=hf", f"model.path={quoted(str(recipe.path))}"]
@@ -183,13 +182,6 @@ def _refuse_other_file(word: str, file: Path) -> None:
     if not MAGIC.startswith(start):
         known = f"expected a run's {JOURNAL}, a .gguf file, or a folder of a run or a model"
         raise FolderError(f"{word}: neither a journal nor a .gguf file; {known}")
-
-
-def _is_of(yaml: str, header: Header) -> bool:
-    try:
-        return run_hash(yaml) == header.origin.config
-    except Exception:  # yaml and omegaconf have many ways to say that a file is not theirs
-        return False
 
 
 def _model(word: str, folder: Path, words: Sequence[str], told: ModelSettings | None = None) -> Subject:
@@ -244,9 +236,7 @@ def _base(word: str, path: Path, words: Sequence[str]) -> Subject:
             f"{word}: no such folder or file; expected a run's folder or journal, a saved model or adapter, an id on the hub, "
             f"or one of {names}"
         )
-    given = any(override.key_or_group == "model.path" for override in parse(words))
-    if given:
-        _refuse_path(word, words)
+    _refuse_path(word, words)
     here = path.exists()
     if not here and not _names_task(words):
         first = "expected a run's folder or journal, a saved model or adapter, or a model's name"
@@ -265,11 +255,15 @@ def _composed(word: str, where: Sequence[str], words: Sequence[str]) -> RunConfi
 
 
 def _names_task(words: Sequence[str]) -> bool:
-    return any(override.key_or_group == "task" for override in parse(words))
+    return "task" in _keys(words)
+
+
+def _keys(words: Sequence[str]) -> set[str]:
+    return {override.key_or_group for override in parse(words)}
 
 
 def _refuse_path(word: str, words: Sequence[str]) -> None:
-    if any(override.key_or_group == "model.path" for override in parse(words)):
+    if "model.path" in _keys(words):
         raise ConfigError([f"model.path: {word} is a whole model and needs no other; leave it out"])
 
 
