@@ -80,17 +80,7 @@ def _draw(drawn: Sheet, group: Group, row: float, looks: Palette, unit: float) -
         drawn.part(bar, method)
     dots = [f"{words}, seed {seed}: {unit * value:.4g}" for seed, value in scores]
     x = [unit * value for _, value in scores]
-    drawn.points(
-        x,
-        [row + 0.3] * len(x),
-        dots,
-        method,
-        marker=".",
-        markersize=5,
-        color=colour,
-        markeredgewidth=0,
-        alpha=0.75,
-    )
+    drawn.dots(x, [row + 0.3] * len(x), dots, method, markersize=5, color=colour, alpha=0.75)
     told = f"{words}: {said(mean, unit)}, n = {len(scores)}"
     drawn.points(
         [unit * mean.mean],

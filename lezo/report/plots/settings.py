@@ -157,17 +157,8 @@ def _draw_point(
     colour, values = LIGHT[look.colour], seeds(group)
     if len(values) > 1:
         dots = [f"{group.method}, {group.setting}: one run {unit * one:.4g}" for one in values]
-        drawn.points(
-            [at] * len(values),
-            [unit * one for one in values],
-            dots,
-            group.method,
-            marker=".",
-            markersize=4.5,
-            color=colour,
-            markeredgewidth=0,
-            alpha=0.6,
-        )
+        places = [at] * len(values), [unit * one for one in values]
+        drawn.dots(*places, dots, group.method, markersize=4.5, color=colour, alpha=0.6)
     tip = f"{group.method}, {group.setting}: {said(mean, unit)}, n = {len(values)}"
     drawn.points([at], [unit * mean.mean], [tip], group.method, marker=look.mark, markersize=4, color=colour)
     if starred:

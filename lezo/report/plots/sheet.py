@@ -67,6 +67,17 @@ class Sheet:
         if method:
             self.series[name] = method, ""
 
+    def dots(
+        self,
+        x: Sequence[float],
+        y: Sequence[float],
+        tips: Sequence[str],
+        method: str,
+        **look: Any,
+    ) -> None:
+        """Small marks without an edge: a run each, beside the mark of their mean."""
+        self.points(x, y, tips, method, marker=".", markeredgewidth=0, **look)
+
     def line(self, x: Any, y: Any, method: str, words: str, **look: Any) -> None:
         """A curve, of whose points a reader is told the values."""
         name = f"series-{len(self.series)}"
