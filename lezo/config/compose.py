@@ -48,6 +48,7 @@ from lezo.config.schema import (
     PEFT_SCHEMAS,
     BoardConfig,
     ConfigError,
+    DType,
     EvaluateConfig,
     QualifyConfig,
     ReplayConfig,
@@ -153,6 +154,20 @@ def with_names(composed: Composed, names: Mapping[str, str]) -> Composed:
     for key, value in kept.items():
         OmegaConf.update(tree, f"log.{key}", value)
         setattr(config.log, key, value)
+    return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
+
+
+def with_dtype(composed: Composed, run: tuple[DType, DType] | None) -> Composed:
+    """The same going on with a ``run`` of a given dtype and that of its weights, where it or the run leaves the dtype open.
+
+    The configuration goes on saying what the run's said, as its hash is part of the run.
+    """
+    asked = composed.config.model.dtype
+    if run is None or DType.auto not in (asked, run[0]):
+        return composed
+    tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
+    OmegaConf.update(tree, "model.dtype", run[0].name)
+    config.model.dtype = run[1] if asked is DType.auto else asked
     return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
 
 

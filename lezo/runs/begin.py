@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lezo.config.compose import Composed, with_names, with_sizes
+from lezo.config.compose import Composed, with_dtype, with_names, with_sizes
 from lezo.config.methods import method_name
 from lezo.config.schema import Resume, RunConfig
 from lezo.ranks.ranks import ALONE, Ranks
@@ -29,6 +29,7 @@ from lezo.runs.plan import Plan, make_plan
 from lezo.runs.prepare import devices_of
 from lezo.runs.resume import (
     ResumeState,
+    dtype_of_run,
     made_no_step,
     micro_batch_size_of,
     names_of,
@@ -116,7 +117,7 @@ def clear_failed_start(request: Request, folder: RunFolder) -> None:
 
 
 def with_sizes_of_folder(request: Request) -> Request:
-    """The request with the sizes of the folder's run, where it goes on with one and leaves them open, its name and notes.
+    """The request with the sizes and the dtype of the folder's run, where it goes on with one and leaves them open, its name and notes.
 
     Ranks take parts of a batch of their own size, unless the run was begun with other parts: their size is in the bits.
     """
@@ -126,6 +127,7 @@ def with_sizes_of_folder(request: Request) -> Request:
     part = micro_batch_size_of(path) if goes_on else shared_size(request.config, ranks)
     if goes_on:
         composed = with_names(with_sizes(composed, open_sizes_of(path, composed.yaml)), names_of(path))
+        composed = with_dtype(composed, dtype_of_run(path))
     return replace(request, composed=in_parts(composed, part))
 
 

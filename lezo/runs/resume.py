@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lezo.config.identity import differences, open_sizes, settings
+from lezo.config.schema import DType
 from lezo.records.checkpoint import Checkpoint, find_checkpoints, remove
 from lezo.records.files import FolderError, read_file
 from lezo.records.folder import CHECKPOINTS, CONFIG, JOURNAL, METRICS, surroundings
@@ -119,6 +120,28 @@ def names_of(folder: Path) -> dict[str, str]:
         return {}
     found = {key: then.get(f"log.{key}") for key in ("name", "notes")}
     return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def dtype_of_run(folder: Path) -> tuple[DType, DType] | None:
+    """The model.dtype that the run in ``folder`` was given, and the one that its weights have; None where it is not known.
+
+    They differ where auto was given, which means one dtype on CUDA and another on a CPU.
+    """
+    try:
+        given = DType(settings(_config(folder))["model.dtype"])
+        return given, DType(_origin(folder)["dtype"])
+    except (
+        Exception
+    ):  # `refuse_changes`, or whoever reads the file that is damaged, says what is wrong with it
+        return None
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """What the run in ``folder`` started from, by its journal or, of a method without one, by its result."""
+    if (folder / JOURNAL).exists():
+        return asdict(read_journal(folder / JOURNAL).header.origin)
+    result: Any = read_result(folder) or {}
+    return dict(result.get("origin") or {})
 
 
 def micro_batch_size_of(folder: Path) -> int | None:

@@ -20,7 +20,7 @@ from lezo.config.schema import BenchVariant, QualifyConfig
 from lezo.model.device import named_device
 from lezo.model.evaluate import Evaluator
 from lezo.runs.plan import make_plan
-from tests.lezo.whole_runs import Ran, typed
+from tests.lezo.whole_runs import Ran, Runner, typed
 from tests.pretend_cuda.conftest import FAMILIES, SHORT, assert_right
 
 pytestmark = pytest.mark.pretend_cuda
@@ -130,6 +130,23 @@ def test_a_run_as_it_is_started_and_gone_on_with_and_replayed(
         call = typed("lezo-replay", replay, monkeypatch, capsys)
         code, out, err = call("out", "replay.verify=true", "replay.device=auto")
     assert code == 0 and "everything is right" in out, (out, err)
+
+
+def test_a_run_begun_on_a_gpu_goes_on_on_a_cpu_in_the_dtype_it_has(
+    on_gpu: OnGpu, lezo_run: Runner, family: Family
+) -> None:
+    """auto is float16 on CUDA and float32 on a CPU: gone on with, the run keeps what it has, said or not."""
+    words = family("saved opt")
+    begun, _ = on_gpu(*words, "train.steps=3")
+    for steps, dtype in ((4, "auto"), (5, "float16")):
+        more = lezo_run(*words, *SHORT, f"train.steps={steps}", f"model.dtype={dtype}", "resume=auto")
+        assert more.code == 0, more.err
+        assert f"resuming this run after step {steps - 1} of {steps}" in more.out
+        assert "float16 on cpu" in more.out
+        assert more.result["origin"]["config"] == begun.result["origin"]["config"]
+    assert "nothing is left to do" in lezo_run(*words, *SHORT, "train.steps=5", "resume=auto").out
+    other = lezo_run(*words, *SHORT, "train.steps=6", "model.dtype=float32", "resume=auto")
+    assert other.code == 1 and "dtype of the weights: float16 in the run and float32 here" in other.err
 
 
 LM_ONLY = (BenchVariant.textbook_mezo,)  # the one that sees another batch there
