@@ -17,6 +17,7 @@ from lezo.config.methods import Method
 from lezo.config.schema import RunConfig
 from lezo.records.reader import DIVERGED, Run
 from lezo.records.rows import DevRow
+from lezo.report.alike import same_words
 
 _SHOWN = ("optim.lr", "optim.eps", "optim.sparsity")  # wherever they are set
 _SHOWN_IF_UNUSUAL = (
@@ -31,6 +32,7 @@ ROOT = "root"  # the setting of those that are compared with the runs of another
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+_Settings = Callable[[Run], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ def group_runs(runs: Sequence[Run], root_of: Callable[[Run], str] = lambda run: 
     ``root_of``: by what name the folder that a run was found below goes. Where a seed of a setting is in several of those,
     they are compared: groups are of one of them each.
     """
-    compared = _repeated(runs, root_of)
-    settings_of = partial(_in_root, root_of=root_of) if compared else _decisive
+    settings_of: _Settings = partial(_decisive, words=same_words(runs))
+    if _repeated(runs, root_of, settings_of):
+        settings_of = partial(_in_root, root_of=root_of, settings_of=settings_of)
     families = gathered(runs, lambda run: (run.title, run.model, run.method))
     groups = [
         group for names in sorted(families) for group in _by_setting(*names, families[names], settings_of)
@@ -265,22 +268,22 @@ def _rate(group: Group) -> float:
     return _number(group.settings.get("optim.lr", ""))
 
 
-def _repeated(runs: Sequence[Run], root_of: Callable[[Run], str]) -> bool:
+def _repeated(runs: Sequence[Run], root_of: Callable[[Run], str], settings_of: _Settings) -> bool:
     """Whether a seed of a setting is in several roots."""
     if len({*map(root_of, runs)}) < 2:
         return False
     samples = gathered(
-        runs, lambda run: (run.title, run.model, run.method, run.seed, *sorted(_decisive(run).items()))
+        runs, lambda run: (run.title, run.model, run.method, run.seed, *sorted(settings_of(run).items()))
     )
     return any(len({*map(root_of, same)}) > 1 for same in samples.values())
 
 
-def _in_root(run: Run, root_of: Callable[[Run], str]) -> dict[str, str]:
-    return {**_decisive(run), ROOT: root_of(run)}
+def _in_root(run: Run, root_of: Callable[[Run], str], settings_of: _Settings) -> dict[str, str]:
+    return {**settings_of(run), ROOT: root_of(run)}
 
 
 def _by_setting(
-    title: str, model: str, method: str, runs: Sequence[Run], settings_of: Callable[[Run], dict[str, str]]
+    title: str, model: str, method: str, runs: Sequence[Run], settings_of: _Settings
 ) -> Iterator[Group]:
     """One task, model and method's groups: by sparsity and learning rate as numbers, then by the rest as text."""
     alike = gathered(runs, lambda run: tuple(sorted(settings_of(run).items())))
@@ -292,13 +295,14 @@ def _by_setting(
         yield Group(title, model, method, _said(values, list(named)), values, same)
 
 
-def _decisive(run: Run) -> dict[str, str]:
-    """The settings that make another result, as text; without a configuration those that the result repeats."""
+def _decisive(run: Run, words: _Settings) -> dict[str, str]:
+    """The settings that make another result, as text, in ``words`` that runs share; without a configuration those that the result repeats."""
     if not run.settings:
         values = {key: run.setting(key) for key in (*_SHOWN, "optim.weight_decay")}
         return {key: _text(value) for key, value in values.items() if value is not None}
     ignored = (*_IGNORED, "train") if not run.trains else _IGNORED
     values = {**_defaults(run.kind), **run.settings}
+    values |= {key: said for key, said in words(run).items() if key in values}
     return {key: _text(value) for key, value in values.items() if not within(key, ignored)}
 
 

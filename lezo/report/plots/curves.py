@@ -88,20 +88,28 @@ def _sheet(
             scaled = [(run, [(x / scale, y) for x, y in points]) for run, points in lines]
             _draw(drawn, group, scaled, looks, marked=marked)
     drawn.shared_legend = True
-    _cut(drawn, each)
+    _cut(drawn, each, falls=what != "dev score (%)")
     return drawn
 
 
-def _cut(drawn: Sheet, each: Sequence[tuple[Group, Sequence[tuple[Run, Points]]]]) -> None:
-    """The height that the chosen settings take: a learning rate that diverged would leave them none."""
-    values = [
-        y for group, lines in each if group.best for _, points in lines for _, y in points if y is not None
-    ]
-    if not values or all(group.best for group, _ in each):
+def _cut(drawn: Sheet, each: Sequence[tuple[Group, Sequence[tuple[Run, Points]]]], *, falls: bool) -> None:
+    """The height that the chosen settings take, and of what is to fall no more than where they began.
+
+    What diverged would leave the rest no height.
+    """
+    chosen = [points for group, lines in each if group.best for _, points in lines]
+    curves = [values for points in chosen if (values := [y for _, y in points if y is not None])]
+    if not curves:
         return
+    least, most = min(map(min, curves)), max(map(max, curves))
+    top = max(values[0] for values in curves) if falls else most
     low, high = drawn.axes.get_ylim()
-    room = 0.1 * (max(values) - min(values)) or 0.1
-    drawn.axes.set_ylim(max(low, min(values) - room), min(high, max(values) + room))
+    room = 0.1 * (top - least) or 0.1
+    if most > top + room:
+        drawn.caption += ", as far as where training began"
+    elif all(group.best for group, _ in each):
+        return
+    drawn.axes.set_ylim(max(low, least - room), min(high, top + room))
 
 
 def _draw(

@@ -257,10 +257,10 @@ def sparsity_sheets(groups: Sequence[Group], looks: Palette, of: tuple[str, str]
 
 
 def _sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups that differ in sparsity only; where rates were searched at several sparsities, each at its chosen one."""
-    searched = [group for group in groups if group.best and group.rates > 1 and group.sparsity is not None]
+    """Groups that differ in sparsity only, and in the learning rate that each has, the chosen one of several."""
+    sparse = [group for group in groups if group.best and group.sparsity is not None]
     ordered = sorted(
-        (group for group in searched if group.runs[0].kind.family), key=lambda group: group.sparsity or 0.0
+        (group for group in sparse if group.runs[0].kind.family), key=lambda group: group.sparsity or 0.0
     )
     chosen = {key: same for key, same in gathered(ordered, _but_rate).items() if len(same) > 1}
     return [

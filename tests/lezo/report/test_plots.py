@@ -178,6 +178,13 @@ def test_several_lines_against_sparsity_have_each_a_dash_and_a_name(tmp_path: Pa
     assert lines == {"line: lezo, eps 0.1": "-", "line: lezo, eps 0.2": "--"}
 
 
+def test_sparsities_that_have_each_a_rate_of_their_own_are_one_line(tmp_path: Path) -> None:
+    finished(tmp_path / "mezo", optim__name="mezo", optim__lr=2e-5, test=0.7)
+    finished(tmp_path / "lezo", optim__sparsity=0.75, optim__lr=5e-5, test=0.8)
+    sheet = sheets(tmp_path)[SPARSITY[0]]
+    assert marks(sheet) == [(0.0, pytest.approx(70.0)), (0.75, pytest.approx(80.0))]
+
+
 def test_rates_searched_at_each_sparsity_are_one_line_of_the_chosen_ones(tmp_path: Path) -> None:
     for sparsity in (0.25, 0.75):
         for rate in (0.1, 0.2):
@@ -330,3 +337,26 @@ def test_against_forwards_each_method_has_its_own_steps_cost_and_unknown_ones_ar
     finished(tmp_path / "c", (0.7, 0.6, 0.5), optim__name="gone")
     axes = sheets(tmp_path)["dev loss against training forwards"].axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[0, 6, 12], [0, 4, 8]]
+
+
+@pytest.mark.parametrize(
+    ("losses", "top"),
+    [((0.7, 0.6, 9.0), 0.72), ((0.7, 0.6, 0.705), 0.72), ((0.7, 0.6, 0.5), None)],
+    ids=["rises far", "rises a little", "falls"],
+)
+def test_a_loss_that_rises_above_its_beginning_leaves_the_others_their_height(
+    losses: tuple[float, ...], top: float | None, tmp_path: Path
+) -> None:
+    """The picture ends a tenth of its height above where training began, and its caption says what it leaves out."""
+    finished(tmp_path / "a", (0.7, 0.6, 0.5))
+    finished(tmp_path / "b", losses, optim__name="mezo")
+    found = sheets(tmp_path)
+    words = "dev loss against step, as far as where training began"
+    assert (words in found) == (losses[-1] == 9.0)
+    drawn = found[words if losses[-1] == 9.0 else "dev loss against step"]
+    assert drawn.axes.get_ylim()[1] == pytest.approx(top or 0.71, abs=0.011)
+
+
+def test_a_score_that_rises_is_all_in_the_picture(tmp_path: Path) -> None:
+    finished(tmp_path / "a", (0.7, 0.6, 0.5))
+    assert sheets(tmp_path)["dev score against step"].axes.get_ylim()[1] >= 70
