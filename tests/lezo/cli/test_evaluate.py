@@ -117,6 +117,7 @@ def test_a_run_of_before_has_its_numbers_again(name: str, lezo_run: Runner, lezo
     assert (tested["score"], tested["weights"]) == (result["test"], result["weights"])
 
 
+@pytest.mark.slow
 def test_a_run_on_rows_of_ones_own_and_its_model_elsewhere(lezo_run: Runner, lezo_eval: Eval) -> None:
     films("rows.csv")
     ran = lezo_run(*FILM, WORDS, *ROWS, "save_model=true")
@@ -145,6 +146,7 @@ def _moved(lezo_eval: Eval) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_several_models_on_another_task_make_a_table(lezo_run: Runner, lezo_eval: Eval) -> None:
     lezo_run.once("optim=mezo", "save_model=true")
     code, out, err = lezo_eval(

@@ -169,6 +169,7 @@ def lezo_report(
     return typed("lezo-report", report.main, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_a_report_shows_perplexities_beside_fractions(
     lezo_run: Runner, lezo_report: Callable[..., tuple[int, str, str]]
 ) -> None:
