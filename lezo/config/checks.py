@@ -305,7 +305,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         return
     if getattr(config.optim, "lr", None) is None:
         what = config.optim.name + ("" if config.peft.name == "none" else f" with peft={config.peft.name}")
-        yield f"optim.lr: model={config.model.name} has no default learning rate for {what}; add optim.lr=..."
+        yield f"optim.lr: model={config.model.name}, or the recipe, has no default learning rate for {what}; add optim.lr=..."
     yield from _peft_problems(config)
     if config.model.devices is not None:
         yield from _several_devices_problems(config)

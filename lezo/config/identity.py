@@ -122,7 +122,7 @@ def differences(before: str, now: str) -> list[str]:
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     compared = (*IGNORED, *CHANGEABLE, *_BY_HASH, *UP_TO_ROUNDING)
     return [
-        f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}"
+        f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}{_why(key, old)}"
         for key in changed
         if not within(key, compared) and not (key in _MAY_GROW and _grows(key, old, new))
     ]
@@ -175,6 +175,11 @@ def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         return False
     before, now = old.get(key), new.get(key)
     return now is None or (before is not None and now > before)
+
+
+def _why(key: str, old: Mapping[str, Any]) -> str:
+    ends = key == "train.steps" and old.get("optim.schedule") in ("linear", "cosine")
+    return f" (its {old['optim.schedule']} schedule ends there)" if ends else ""
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,7 @@ _SHOWN = ("optim.lr", "optim.eps", "optim.sparsity")  # wherever they are set
 _SHOWN_IF_UNUSUAL = (
     *("task.demos", "task.demo_sets", "eval.calibration", "eval.max_new_tokens", "optim.objective"),
     *("model.max_length", "model.quantization"),
+    *("optim.probes", "optim.schedule", "optim.warmup", "optim.clip"),
 )
 # A group has its names beside its settings; rates and eps of models and adapters are where others' defaults come from.
 _NAMES = ("task.name", "model.name", "optim.name", "peft.name", "data.name", "seed", "task.data_seed")
@@ -213,8 +214,8 @@ def _at_most(loss: float, words: str) -> Target:
 def unusual(run: Run) -> dict[str, Any]:
     """Settings that make another method where they are not what they are by default: demonstrations and the like."""
     usual = _defaults(run.kind)
-    given = {key: run.settings[key] for key in _SHOWN_IF_UNUSUAL if key in run.settings}
-    return {key: value for key, value in given.items() if value != usual.get(key)}
+    given = {key: run.settings[key] for key in _SHOWN_IF_UNUSUAL if key in run.settings and key in usual}
+    return {key: value for key, value in given.items() if value != usual[key]}
 
 
 def _progress(run: Run) -> tuple[bool, int]:

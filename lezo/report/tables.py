@@ -31,13 +31,15 @@ _TO_TARGET = (
     "evaluations included. Means over other numbers of seeds do not compare."
 )
 _FORWARDS = (
-    "Forwards are those of training over a batch, and evaluations are not counted: two a step of MeZO and LeZO, three of a "
+    "Forwards are those of training over a batch, and evaluations are not counted: two a step and direction of MeZO, LeZO and most others, "
+    "one a direction and one more of FZOO, 1 - top + 2 probes top, rounded up, of exzo, three of a "
     "first-order step, whose backward pass takes about two."
 )
 _SIDE_BY_SIDE = (
     f"Each method, at each of its settings, at the learning rate that {STAR} marks, the lowest dev loss first: a comparison where "
     "forwards and the number of rates are alike, as +experiment=compare makes them."
 )
+_OTHER_BUDGETS = "Rows of one task and model differ in their forwards: a lower loss there may be no more than a longer run."
 _PHASES = "Mean seconds a step, over the runs that finished, or while none has over all. Data is waiting for the batch; of first-order runs the backward pass counts as forward."
 _PEAKS = (
     "The highest of the runs' peaks: allocated on the GPU, and resident on the host, Python and libraries included. "
@@ -196,9 +198,16 @@ def _side_by_side(groups: Sequence[Group], targets: Targets) -> Table:
             rows += [
                 (g, [*_cells(g, own), *_to_target(g, aims[names]), *_peaks(g), _chosen(g)]) for g in chosen
             ]
-    notes = [_SIDE_BY_SIDE, _FORWARDS, *_aims(aims)]
+    other = any(map(_budgets_differ, by_task([group for group, _ in rows]).values()))
+    notes = [_SIDE_BY_SIDE, *([_OTHER_BUDGETS] if other else []), _FORWARDS, *_aims(aims)]
     table = _table("methods", "Methods side by side", columns, rows, *notes)
     return _in_bold(table, [group for group, _ in rows])
+
+
+def _budgets_differ(groups: Sequence[Group]) -> bool:
+    """By more than a tenth: of equal forwards each method makes as many whole steps as fit."""
+    made = [run.forwards for group in groups for run in group.finished if run.forwards is not None]
+    return bool(made) and max(made) > 1.1 * min(made)
 
 
 def _loss(group: Group) -> float:

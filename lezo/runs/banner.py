@@ -61,11 +61,17 @@ def summary(result: Mapping[str, Any], folder: Path, config: RunConfig) -> str:
         rows[f"dev {metric}"] = score(result["dev"]) + at
     rows |= {"time": _time(result["seconds"]), "peak memory": _peak(result)}
     if result["skipped_steps"]:
-        rows["skipped"] = f"{result['skipped_steps']} steps had a non-finite loss and changed nothing"
+        rows["skipped"] = f"{result['skipped_steps']} steps changed nothing: {_why_skipped(config)}"
     rows |= {"files": str(folder), "repeat": result["command"]}
     method = method_name(result["optim"], result.get("peft", "none"))
     name = f"{result['name']}: " if result.get("name") else ""
     return table(rows, f"{name}{result['title']}, {result['model']}, {method}")
+
+
+def _why_skipped(config: RunConfig) -> str:
+    parts = config.composition
+    alike = parts is not None and parts.step_size.name == "deviation"
+    return "a loss was not finite" + (", or all losses of the step were alike" if alike else "")
 
 
 def going_on(command: str, folder: Path) -> str:

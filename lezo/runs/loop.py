@@ -19,6 +19,10 @@ class DivergedError(RuntimeError):
     """Too many non-finite losses in a row."""
 
 
+class AlikeError(DivergedError):
+    """Too many steps in a row whose losses have no deviation to divide by."""
+
+
 @dataclass
 class Progress:
     """How far the run is; complete also after an interruption, and continued after a resume.
@@ -84,12 +88,15 @@ def train(
     """Train until ``steps`` updates or ``max_seconds``; evaluate before the first and after the last.
 
     Goes on from ``progress``. Each step, and what the sinks do with it, happens within ``held``. Raises
-    DivergedError after ``max_bad_steps`` steps in a row whose losses were not finite.
+    DivergedError after ``max_bad_steps`` steps in a row that changed nothing: losses were not finite, or all alike (AlikeError).
     """
     start = time.perf_counter() - progress.elapsed
     while True:
         if progress.bad >= max_bad_steps:
             measured = ", ".join(f"{name} {value:.6g}" for name, value in progress.measured.items())
+            if math.isfinite(progress.measured.get("loss", math.nan)):
+                alike = f"{progress.bad} steps in a row whose losses were all alike"
+                raise AlikeError(f"step {progress.step}: {alike} ({measured})")
             losses = f"{progress.bad} non-finite losses in a row ({measured})"
             raise DivergedError(f"step {progress.step}: {losses}")
         seconds = time.perf_counter() - start

@@ -21,7 +21,7 @@ from lezo.records.folder import TRACEBACK, RunFolder
 from lezo.records.schema import Result, Seconds
 from lezo.runs import banner
 from lezo.runs.begin import Request, Session
-from lezo.runs.loop import DivergedError, Progress
+from lezo.runs.loop import AlikeError, DivergedError, Progress
 from lezo.runs.plan import Plan
 from lezo.tasks.metrics import MetricError
 from lezo.zo.parts import PartError
@@ -138,6 +138,8 @@ def message_of(
     if out_of_memory(error):
         return _memory_message(error, request, plan, can_go_on)
     if isinstance(error, DivergedError) and request is not None and plan is not None:
+        if isinstance(error, AlikeError):
+            return f"{error}; weights in {plan.dtype_name}: try a larger optim.eps"
         eps = " or optim.eps" if request.config.method.zeroth_order else ""
         wider = ", or model.dtype=bfloat16 or float32" if plan.dtype is torch.float16 else ""
         return f"{error}; weights in {plan.dtype_name}: try a smaller optim.lr{eps}{wider}"

@@ -138,7 +138,7 @@ class Replay:
             yield from self._result_problems(self.folder / RESULT, result)
 
     def _metrics_problems(self, file: Path) -> Iterator[str]:
-        """Where metrics.jsonl and the journal differ, or a row's lr * g is not the journal's coefficient."""
+        """Where metrics.jsonl and the journal differ, or a row's lr * g, as clipped, is not the journal's coefficient."""
         rows = read_rows(file)
         written, journaled = events_of_rows(rows), events_of_journal(self.journal)
         self.out.print(f"{len(written)} metrics rows")
@@ -149,7 +149,7 @@ class Replay:
         measures = {line.step: line.row.measures for line in rows if isinstance(line.row, TrainRow)}
         for record in self.journal.steps(0, self.journal.step):
             row, coefficient = measures.get(record.step, {}), sum(record.values)
-            product = row.get("lr", math.nan) * row.get("g", math.nan)
+            product = row.get("lr", math.nan) * row.get("g_clipped", row.get("g", math.nan))
             if not math.isnan(product) and not math.isclose(product, coefficient, rel_tol=1e-5):
                 yield f"{file}: step {record.step} has lr * g = {product:g}, and the journal {coefficient:g}"
                 return

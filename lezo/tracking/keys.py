@@ -35,7 +35,12 @@ class Key:
 KEYS = (
     Key("train/loss", "nats", "what the step minimises (of a metric: one minus it), the mean", "trained"),
     Key("train/lr", "", "learning rate", "trained"),
-    Key("train/skipped", "0 or 1", "whether a non-finite loss left the weights alone", "trained"),
+    Key(
+        "train/skipped",
+        "0 or 1",
+        "whether the step left the weights alone: a loss was not finite, or with fzoo all were alike",
+        "trained",
+    ),
     Key("train/g", "nats a unit of z", "projected gradient", "zeroth-order"),
     Key("train/loss_plus", "nats", "loss at theta + eps z", "zeroth-order"),
     Key("train/loss_minus", "nats", "loss at theta - eps z", "zeroth-order"),

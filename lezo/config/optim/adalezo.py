@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lezo.config.method import Composition, Method, Part, ZerothOrderConfig, objective, step_size
-from lezo.config.ranges import FRACTION, KEPT, POSITIVE, SHARE, ranged
+from lezo.config.ranges import KEPT, POSITIVE, SHARE, ranged
 
 
 @dataclass
@@ -19,7 +19,7 @@ class AdaLezoConfig(ZerothOrderConfig):
     keep: float = ranged(0.2, KEPT)
     tau: float = ranged(0.6, POSITIVE)
     gamma: float = ranged(0.1, SHARE)
-    alpha: float = ranged(0.1, FRACTION)
+    alpha: float = ranged(0.1, KEPT)
     importance_clip: float | None = ranged(16.0, POSITIVE)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lezo.config.method import Composition, Method, Part, SparseConfig, drawn_blocks, objective, step_size
-from lezo.config.ranges import COUNT, ranged
+from lezo.config.ranges import COUNT, PROBES, ranged
 
 
 @dataclass
 class LozoConfig(SparseConfig):
     """optim=lozo. ``rank``: r of the paper. ``period``: steps for which V is kept, its nu."""
 
-    rank: int = ranged(2, COUNT)
+    rank: int = ranged(2, PROBES)
     period: int = ranged(50, COUNT)
 
 

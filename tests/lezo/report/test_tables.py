@@ -257,3 +257,23 @@ def test_watching_a_folder_without_a_run_waits_for_one(
     write(tmp_path / "foreign", ended={"x": 1})
     watch([tmp_path], ReportConfig(out=str(tmp_path / "out")))
     assert capsys.readouterr().out.endswith("\n0 runs\n") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("steps", "said"), [(4, False), (40, True)])
+def test_methods_of_other_budgets_are_not_shown_as_a_comparison_without_a_word(
+    steps: int, said: bool, tmp_path: Path
+) -> None:
+    finished(tmp_path / "a")
+    write(tmp_path / "b", config(optim__name="mezo"), rows(), result(steps=steps))
+    words = "Rows of one task and model differ in their forwards"
+    assert any(note.startswith(words) for note in of(tmp_path)["methods"].notes) is said
+
+
+def test_what_bends_a_method_is_named_beside_its_rate(tmp_path: Path) -> None:
+    bent = {"optim__probes": 2, "optim__schedule": "cosine", "optim__warmup": 3, "optim__clip": 0.5}
+    finished(tmp_path / "a", **bent)
+    (group,) = group_runs(Reader().runs([tmp_path]))
+    assert group.setting.endswith("probes 2, schedule cosine, warmup 3, clip 0.5")
+    finished(tmp_path / "b", optim__probes=1, optim__schedule="constant", optim__warmup=0, optim__clip=None)
+    plain = group_runs(Reader().runs([tmp_path / "b"]))[0]
+    assert plain.setting == "lr 0.001, eps 0.001, sparsity 0.75"

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from lezo.cli import replay
+from lezo.config.compose import compose
 from lezo.records.journal import read_journal
+from lezo.runs.banner import summary
 from tests.lezo.arranged import ctrl_c_in_step
 from tests.lezo.runs.killing import end
 from tests.lezo.whole_runs import Runner, typed
@@ -16,7 +18,7 @@ MORE = ["train.steps=6", "train.eval_every=2", "resume=auto"]
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["optim=adalezo", "optim.keep=0.4", "optim.alpha=0.5"], "adalezo"),
+        (["optim=adalezo", "optim.keep=0.4", "optim.alpha=0.5", "optim.clip=0.05"], "adalezo"),
         (["optim=zo-lisa", "optim.keep=1", "optim.period=4", "peft=lora"], "lisa"),
         (["optim=zo-momentum", "model.dtype=bfloat16", "optim.rounding=stochastic"], "momentum"),
         (["optim=zo-adam", "optim.sparsity=0.5", "peft=prefix", "optim.lr=0.1"], "adam"),
@@ -70,3 +72,30 @@ def test_blocks_that_the_model_lacks_are_refused_with_their_number(lezo_run: Run
 def test_the_banner_says_the_method(options: list[str], said: str, lezo_run: Runner) -> None:
     ran = lezo_run(*options, "dry_run=true")
     assert (ran.code, said in ran.out) == (0, True), ran.out + ran.err
+
+
+@pytest.mark.parametrize("optim", ["optim=mezo optim.probes=2", "optim=fzoo optim.probes=2", "optim=exzo"])
+def test_a_run_whose_slopes_were_clipped_is_right(
+    optim: str, lezo_run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What moves the weights is g as clipped, which the rows have beside g as measured."""
+    ran = lezo_run(*optim.split(), "optim.clip=0.01", "train.steps=4")
+    assert any(row["g_clipped"] != row["g"] for row in ran.training())
+    verify = typed("lezo-replay", replay.main, monkeypatch, capsys)
+    code, out, _ = verify("out", "replay.verify=true", "replay.device=cpu")
+    assert (code, "everything is right" in out) == (0, True), out
+
+
+def test_steps_of_fzoo_without_a_deviation_are_not_called_losses_that_are_not_finite(
+    lezo_run: Runner,
+) -> None:
+    """Along so small an eps all losses of a step are the same number."""
+    ran = lezo_run("optim=fzoo", "optim.eps=1e-12", "train.steps=4", "train.max_bad_steps=2")
+    assert ran.code == 1 and "2 steps in a row whose losses were all alike (loss 0." in ran.err
+    assert "try a larger optim.eps" in ran.err
+    told = {
+        optim: summary(ran.result, ran.folder, compose([f"optim={optim}"]).config)
+        for optim in ("fzoo", "mezo")
+    }
+    assert "2 steps changed nothing: a loss was not finite\n" in told["mezo"]
+    assert "a loss was not finite, or all losses of the step were alike\n" in told["fzoo"]
