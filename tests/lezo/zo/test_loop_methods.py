@@ -197,6 +197,10 @@ def test_one_optimizer_is_made_for_all_steps_of_unchanged_settings(monkeypatch):
         (lambda: lezo.method("fo-sgd"), ("'fo-sgd'", "zo-momentum")),
         (lambda: lezo.method("adalezo", sparsity=0.5), ("adalezo has no setting 'sparsity'", "keep")),
         (lambda: lezo.method("zo-adam", lr=0.1), ("zo-adam has no setting 'lr'", "the optimizer's")),
+        (
+            lambda: lezo.method("mezo", lr_scale=100),
+            ("mezo has no setting 'lr_scale'", "expected clip, probes ("),
+        ),
         (lambda: lezo.method("adalezo", tau=0), ("adalezo: tau=0", "above 0")),
         (
             lambda: LeZO(Bowl(), 0.1, sparsity=0.5, method="zo-adam"),
