@@ -61,7 +61,8 @@ class LeZO(torch.optim.Optimizer):
     inside another; None: those of its longest list of modules (``opt.blocks`` says which). ``weight_decay`` spares
     tensors of one dimension. ``rounding``: "stochastic" keeps the small updates of 16-bit weights. ``journal``: a file
     that gets 20 bytes a step, from which `lezo.apply_journal` makes the weights after any step again. ``across``: with
-    several processes that each see a part of a batch, what makes the losses of all of one process's, (2,): the same in
+    several processes that each see a part of a batch, what makes the losses of all of one process's, (2,), 2N with
+    probes=N and N + 1 with fzoo: the same in
     each, as ``lambda losses: accelerator.gather(losses[None]).mean(0)`` is.
 
     A learning-rate scheduler sets ``lr`` in ``param_groups[0]``, as with any optimizer. ``last`` is the latest step's

@@ -217,7 +217,7 @@ def uniform(sparsity: float) -> Composition:
     return Composition(Part("uniform", {"sparsity": sparsity}))
 
 
-_OF_LOOP = ("name", "lr", "eps", "weight_decay", "rounding", "objective", "schedule", "warmup")
+_OF_LOOP = ("name", "lr", "lr_scale", "eps", "weight_decay", "rounding", "objective", "schedule", "warmup")
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class ZOStep(_Trainer):  # type: ignore[misc] # transformers is untyped
             broadcast(tensor.data)
 
     def _mean_of_processes(self, losses: Tensor) -> Tensor:
-        """Of (2,) losses of each: in the order of their numbers, so that all come to the same bits."""
+        """Of (n,) losses of each, as the method measures: in the order of their numbers, so that all come to the same bits."""
         return self.accelerator.gather(losses[None]).mean(0)  # type: ignore[no-any-return]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

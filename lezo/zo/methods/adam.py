@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from typing import ClassVar
 
@@ -22,7 +22,8 @@ class Adam(Moments):
     learning rate of ZO-SGD does, and that one number for all weights does as well; so begin with MeZO.
 
     Different from the paper: moments are kept, not made again from the journal in each step, and the decay is apart from
-    the moments. ``lr`` is a setting, for G = u / lr, u = lr g z what the journal says; a schedule's share counts.
+    the moments. ``lr`` is a setting, for G = u / lr, u = lr g z what the journal says; a schedule's share counts. At a rate of 0
+    u says nothing of G, so such a step is none: moments and counts stay (torch's Adam renews them).
 
     Memory: 8 bytes a trainable weight (16 in fp64), and for an update G of 2^26 weights, or of the largest tensor, and six
     times one tensor in fp32. Bits: products, sums, quotients and roots, each rounded, so that all devices agree.
@@ -36,12 +37,14 @@ class Adam(Moments):
             given = f"lr={lr}, beta1={beta1}, beta2={beta2}, adam_eps={adam_eps}"
             raise ValueError(f"{given}: expected lr and adam_eps above 0, betas from 0 to below 1")
         self.lr, self.betas, self.eps = lr, (beta1, beta2), adam_eps
+        self._rests = False  # whether the latest step was at a rate of 0
 
     @torch.no_grad()
     def move(self, thetas: Mapping[str, Tensor], homes: Mapping[str, Tensor], by: Move) -> None:
         """See `lezo.zo.rule.Rule`."""
         rate = self.lr * by.share
-        if not rate:  # no step, and nothing known of g
+        self._rests = not rate
+        if self._rests:
             return
         for part in chunks(thetas):
             dtypes = {name: self.held("m", name, homes[name]).dtype for name in part}
@@ -56,6 +59,10 @@ class Adam(Moments):
                 for moment, here in zip(held, (m, v), strict=True):
                     if moment is not here:
                         moment.copy_(here)
+
+    def made(self, names: Iterable[str], finite: bool) -> None:
+        """See `Rule.made`."""
+        super().made(names, finite and not self._rests)
 
     def _step(self, estimate: Tensor, m: Tensor, v: Tensor, count: int, rate: float, by: Move) -> Tensor:
         """Renew the moments in place, where c is finite; the step, of their shape."""

@@ -144,6 +144,38 @@ def test_a_warm_up_may_begin_at_nothing(method, tmp_path):
     assert not all(torch.equal(theta, before[name]) for name, theta in weights(optimizer.model).items())
 
 
+def test_a_step_of_adam_at_rate_0_is_none():
+    """The first one above 0 moves each weight by lr, as Adam's first step does, and its state goes on to the same bits."""
+    optimizer = LeZO(Bowl(torch.float32), method="zo-adam", **SETTINGS)
+    optimizer.param_groups[0]["lr"] = 0.0
+    taken(optimizer, 1)
+    before, state = weights(optimizer.model), optimizer.state_dict()
+    again = LeZO(Bowl(torch.float32), method="zo-adam", **SETTINGS)
+    again.load_state_dict(state)
+    for one in (optimizer, again):
+        one.param_groups[0]["lr"] = 0.01
+        taken(one, 1)
+    moved = [(theta - before[name]).abs() for name, theta in optimizer.model.named_parameters()]
+    assert torch.cat([m.flatten() for m in moved]).median().item() == pytest.approx(0.01, rel=1e-2)
+    assert same(optimizer.model, again.model)
+
+
+def test_momentum_at_rate_0_goes_on_by_what_it_has():
+    optimizer = LeZO(Bowl(torch.float64), method="zo-momentum", **SETTINGS)
+    optimizer.param_groups[0]["lr"] = 0.0
+    taken(optimizer, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    before = weights(optimizer.model)
+    optimizer.param_groups[0]["lr"] = 0.01
+    taken(optimizer, 1)
+    first = {name: theta - before[name] for name, theta in optimizer.model.named_parameters()}
+    middle = weights(optimizer.model)
+    optimizer.param_groups[0]["lr"] = 0.0
+    taken(optimizer, 1)
+    for name, theta in optimizer.model.named_parameters():
+        torch.testing.assert_close(theta - middle[name], 0.9 * first[name])
+
+
 def test_one_optimizer_is_made_for_all_steps_of_unchanged_settings(monkeypatch):
     made = []
     real = LeZO._new
@@ -165,6 +197,10 @@ def test_one_optimizer_is_made_for_all_steps_of_unchanged_settings(monkeypatch):
         (lambda: lezo.method("fo-sgd"), ("'fo-sgd'", "zo-momentum")),
         (lambda: lezo.method("adalezo", sparsity=0.5), ("adalezo has no setting 'sparsity'", "keep")),
         (lambda: lezo.method("zo-adam", lr=0.1), ("zo-adam has no setting 'lr'", "the optimizer's")),
+        (
+            lambda: lezo.method("mezo", lr_scale=100),
+            ("mezo has no setting 'lr_scale'", "expected clip, probes ("),
+        ),
         (lambda: lezo.method("adalezo", tau=0), ("adalezo: tau=0", "above 0")),
         (
             lambda: LeZO(Bowl(), 0.1, sparsity=0.5, method="zo-adam"),

@@ -282,3 +282,12 @@ def test_what_it_saves_is_read_by_both_versions_and_has_a_card(tmp_path):
     (tmp_path / "saved" / "README.md").write_text("mine")
     trained.save_model(str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "README.md").read_text() == "mine"
+
+
+def test_a_warm_up_of_adam_is_saved_at_its_first_step_and_goes_on_to_the_same_bits(tmp_path):
+    args = {"warmup_steps": 3, "max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    settings = {"sparsity": None, "method": "zo-adam", "args": args}
+    whole, again = trainer(tmp_path / "whole", **settings), trainer(tmp_path / "again", **settings)
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    assert same(whole.model, again.model)
