@@ -97,6 +97,14 @@ class LoopJournal:
         self._recipe = self._recipe or recipe
         before, now = asdict(self._recipe), asdict(recipe)
         before["composition"] = composition_of(self._recipe).plain()  # old journals lack it
+        rates = [
+            one.rule.settings.get("lr") for one in (composition_of(self._recipe), composition_of(recipe))
+        ]
+        if rates[0] != rates[1]:
+            ways = (
+                "a journal of this method has one for all steps: keep it constant, or leave out the journal"
+            )
+            _refuse(self.file, [f"the learning rate was {rates[0]} and is {rates[1]}; {ways}"])
         changes = [f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key]]
         if changes:
             why = "one journal has one of each (decay is lr * weight_decay: with a changing lr, set weight_decay=0)"

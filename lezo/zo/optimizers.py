@@ -93,6 +93,8 @@ class LeZO(torch.optim.Optimizer):
             raise ValueError(f"{given}: a method has its own, as in lezo.method('zo-adam', sparsity=0.5)")
         if isinstance(method, str):
             method = method_named(method)
+        if not isinstance(method, LoopMethod | None):
+            raise TypeError(f"method={method!r}: expected a name, a lezo.method(...) or None")
         settings: dict[str, Any] = {
             "lr": lr,
             "eps": eps,

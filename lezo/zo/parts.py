@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from lezo.config.checks import out_of_range
 from lezo.config.method import Composition as Composition
-from lezo.config.method import Part
+from lezo.config.method import OptimConfig, Part
 from lezo.config.methods import METHODS
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
@@ -239,13 +241,30 @@ class LoopMethod:
             raise ValueError(
                 f"{self.name} has no setting {unknown[0]!r}; expected {', '.join(known)} ({own})"
             )
-        optim = found.schema(name=self.name, **{"lr": lr, **self.settings})  # type: ignore[arg-type]
+        optim = _filled(found.schema(name=self.name), {"lr": lr, **self.settings})
         if problems := [*out_of_range(optim), *found.problems(optim)]:
             raise ValueError(f"{self.name}: {problems[0]}")
         return found.compose(optim, 1)
 
 
-def method(name: str, **settings: Any) -> LoopMethod:
+def _filled(optim: OptimConfig, settings: Mapping[str, Any]) -> Any:
+    """The configuration with these settings. ValueError for a value of another type than its field's; numbers may be numpy's."""
+    node = OmegaConf.structured(optim)
+    for key, value in settings.items():
+        plain = value.item() if hasattr(value, "item") else value
+        try:
+            if isinstance(plain, bool) and not isinstance(getattr(optim, key), bool):
+                raise ValueError("a truth value")
+            OmegaConf.update(node, key, plain)
+        except (OmegaConfBaseException, ValueError):
+            one = next(one for one in fields(optim) if one.name == key)
+            within = one.metadata.get("range")
+            expected = one.type if within is None else within.expected
+            raise ValueError(f"{optim.name}: {key}={value!r}: expected {expected}") from None
+    return OmegaConf.to_object(node)
+
+
+def method(name: str, /, **settings: Any) -> LoopMethod:
     """A method of `lezo.LeZO` or `lezo.ZOTrainer`, by its name in ``optim=`` and the settings that docs/methods.md has for it.
 
     ``lezo.method("adalezo", keep=0.4)``. Learning rate, eps, weight decay and rounding are the optimizer's arguments, and a

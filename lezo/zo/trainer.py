@@ -16,6 +16,7 @@ from transformers import Trainer
 from lezo.model.compatibility import write_for_version_4
 from lezo.zo.optimizers import LeZO
 from lezo.zo.parts import LoopMethod
+from lezo.zo.parts import method as method_named
 from lezo.zo.trained_card import write_card
 
 _Trainer: Any = Trainer if TYPE_CHECKING else object  # whose methods the mixin calls
@@ -174,6 +175,7 @@ def _in_eval_mode(*roots: nn.Module) -> Iterator[None]:
 def _refuse(trainer: Any) -> None:
     """Raise ValueError for what was asked for and cannot be, with the way out."""
     args, optimizer, journal = trainer.args, trainer.optimizer, trainer.zo_settings["journal"]
+    constant = args.lr_scheduler_type == "constant"
     for refused, what, expected in (
         (args.fp16, "fp16=True", "use bf16=True, or a model loaded in torch.float16"),
         (
@@ -199,10 +201,21 @@ def _refuse(trainer: Any) -> None:
         ),
         (trainer.optimizer_cls_and_kwargs is not None, "optimizer_cls_and_kwargs", "leave it out"),
         (
-            journal is not None and args.weight_decay > 0 and args.lr_scheduler_type != "constant",
+            journal is not None and args.weight_decay > 0 and not constant,
             f"a journal with weight_decay={args.weight_decay:g} and lr_scheduler_type={args.lr_scheduler_type}",
             "a journal has one decay for all steps: weight_decay=0 or lr_scheduler_type='constant'",
+        ),
+        (
+            journal is not None and _keeps_rate(trainer.zo_settings["method"]) and not constant,
+            f"a journal of this method with lr_scheduler_type={args.lr_scheduler_type}",
+            "its journal has one learning rate for all steps: lr_scheduler_type='constant', or no journal",
         ),
     ):
         if refused:
             raise ValueError(f"{what}: {type(trainer).__name__} cannot do that; {expected}")
+
+
+def _keeps_rate(method: str | LoopMethod | None) -> bool:
+    """Whether the learning rate is in the rule itself, as Adam's is, and so in a journal's header."""
+    made = method_named(method) if isinstance(method, str) else method
+    return made is not None and "lr" in made.composition(1.0).rule.settings

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -126,7 +127,7 @@ def test_adams_learning_rate_is_the_schedulers_and_in_a_journal_one(tmp_path):
     journaled = LeZO(Bowl(), method="zo-adam", journal=tmp_path / "journal", **SETTINGS)
     taken(journaled, 1)
     journaled.param_groups[0]["lr"] = 0.02
-    with refused(lezo.JournalError, "composition was", "'lr': 0.02"):
+    with refused(lezo.JournalError, "the learning rate was 0.01 and is 0.02", "keep it constant"):
         taken(journaled, 1)
 
 
@@ -202,6 +203,12 @@ def test_one_optimizer_is_made_for_all_steps_of_unchanged_settings(monkeypatch):
             ("mezo has no setting 'lr_scale'", "expected clip, probes ("),
         ),
         (lambda: lezo.method("adalezo", tau=0), ("adalezo: tau=0", "above 0")),
+        (lambda: lezo.method("adalezo", keep="a"), ("adalezo: keep='a'", "above 0, at most 1")),
+        (lambda: lezo.method("lozo", rank=2.5), ("lozo: rank=2.5", "a whole number")),
+        (lambda: lezo.method("zo-momentum", beta=None), ("zo-momentum: beta=None", "expected")),
+        (lambda: lezo.method("mezo", probes=None), ("mezo: probes=None", "a whole number")),
+        (lambda: lezo.method("zo-lisa", keep=True), ("zo-lisa: keep=True", "a whole number")),
+        (lambda: lezo.method("mezo", name="x"), ("mezo has no setting 'name'",)),
         (
             lambda: LeZO(Bowl(), 0.1, sparsity=0.5, method="zo-adam"),
             ("sparsity=0.5 and method=", "lezo.method"),
@@ -242,3 +249,13 @@ def test_a_loop_measures_at_theta_itself_with_the_draws_of_a_seed():
     closure = lambda: model(weight).sum()  # noqa: E731
     losses = [context.loss(closure, seed=seed) for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2] and torch.equal(weight, torch.ones(64))
+
+
+def test_a_method_is_a_name_or_made_by_method():
+    with pytest.raises(TypeError, match=r"method=3: expected a name, a lezo\.method"):
+        LeZO(Bowl(), 0.1, method=3)
+
+
+def test_settings_may_be_numpys_numbers():
+    made = lezo.method("adalezo", keep=np.float64(0.4)), lezo.method("adalezo", keep=0.4)
+    assert made[0].composition(0.1) == made[1].composition(0.1)

@@ -197,6 +197,11 @@ def test_an_optimizer_of_ones_own_is_used_and_training_twice_goes_on(tmp_path):
         ({"fp16": True}, {}, ["fp16=True", "bf16=True"]),
         ({}, {"optimizer_cls_and_kwargs": (torch.optim.SGD, {})}, ["optimizer_cls_and_kwargs"]),
         ({"weight_decay": 0.1}, {"journal": "j"}, ["weight_decay=0.1", "lr_scheduler_type='constant'"]),
+        (
+            {},
+            {"journal": "j", "method": "zo-adam"},
+            ["lr_scheduler_type=", "one learning rate for all steps"],
+        ),
         ({}, {"optimizers": "sgd"}, ["optimizers=(SGD, ...)", "lezo.LeZO"]),
     ],
 )
