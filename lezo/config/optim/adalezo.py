@@ -19,7 +19,7 @@ class AdaLezoConfig(ZerothOrderConfig):
     keep: float = ranged(0.2, KEPT)
     tau: float = ranged(0.6, POSITIVE)
     gamma: float = ranged(0.1, SHARE)
-    alpha: float = ranged(0.1, KEPT)
+    alpha: float = ranged(0.1, SHARE)
     importance_clip: float | None = ranged(16.0, POSITIVE)
 
 
