@@ -137,24 +137,13 @@ def _composition(overrides: Sequence[Override], config_dir: str | None) -> Itera
 
 def with_sizes(composed: Composed, sizes: Mapping[str, int]) -> Composed:
     """The same with some of task.* given, by their dotted keys."""
-    if not sizes:
-        return composed
-    tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
-    for key, size in sizes.items():
-        OmegaConf.update(tree, key, size)
-        setattr(config.task, key.removeprefix("task."), size)
-    return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
+    return _with(composed, sizes)
 
 
 def with_names(composed: Composed, names: Mapping[str, str]) -> Composed:
     """The same with log.name and log.notes of ``names`` where nothing else gives them."""
-    free = [key for key in names if f"log.{key}" not in composed.given]
-    kept = {key: names[key] for key in free if getattr(composed.config.log, key) is None}
-    tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
-    for key, value in kept.items():
-        OmegaConf.update(tree, f"log.{key}", value)
-        setattr(config.log, key, value)
-    return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
+    free = {f"log.{key}": name for key, name in names.items() if getattr(composed.config.log, key) is None}
+    return _with(composed, {key: name for key, name in free.items() if key not in composed.given})
 
 
 def with_dtype(composed: Composed, run: tuple[DType, DType] | None) -> Composed:
@@ -165,9 +154,20 @@ def with_dtype(composed: Composed, run: tuple[DType, DType] | None) -> Composed:
     asked = composed.config.model.dtype
     if run is None or DType.auto not in (asked, run[0]):
         return composed
+    said = _with(composed, {"model.dtype": run[0].name})
+    said.config.model.dtype = run[1] if asked is DType.auto else asked
+    return said
+
+
+def _with(composed: Composed, values: Mapping[str, Any]) -> Composed:
+    """The same with these values of a group's own settings, by their dotted keys."""
+    if not values:
+        return composed
     tree, config = OmegaConf.create(composed.yaml), deepcopy(composed.config)
-    OmegaConf.update(tree, "model.dtype", run[0].name)
-    config.model.dtype = run[1] if asked is DType.auto else asked
+    for key, value in values.items():
+        group, name = key.split(".")
+        OmegaConf.update(tree, key, value)
+        setattr(getattr(config, group), name, value)
     return replace(composed, config=config, yaml=OmegaConf.to_yaml(tree))
 
 

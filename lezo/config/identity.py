@@ -171,15 +171,18 @@ def within(key: str, parents: Sequence[str]) -> bool:
 
 def _grows(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """A schedule that ends spreads over all steps: there another number of them is another run."""
-    if key == "train.steps" and old.get("optim.schedule") in ("linear", "cosine"):
+    if _ends(key, old):
         return False
     before, now = old.get(key), new.get(key)
     return now is None or (before is not None and now > before)
 
 
+def _ends(key: str, old: Mapping[str, Any]) -> bool:
+    return key == "train.steps" and old.get("optim.schedule") in ("linear", "cosine")
+
+
 def _why(key: str, old: Mapping[str, Any]) -> str:
-    ends = key == "train.steps" and old.get("optim.schedule") in ("linear", "cosine")
-    return f" (its {old['optim.schedule']} schedule ends there)" if ends else ""
+    return f" (its {old['optim.schedule']} schedule ends there)" if _ends(key, old) else ""
 
 
 def _shown(value: Any) -> str:

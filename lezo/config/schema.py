@@ -57,6 +57,11 @@ class DType(Enum):
     float32 = "float32"
 
 
+def auto_dtype(*, cuda: bool, first_order: bool) -> DType:
+    """What model.dtype=auto means: float16 on CUDA, but float32 on a CPU and for first-order training."""
+    return DType.float16 if cuda and not first_order else DType.float32
+
+
 class Home(Enum):
     """Where decoder blocks live; from elsewhere they visit the device. On a CPU ``host`` is ``device``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from lezo.config.schema import auto_dtype
 from lezo.records.reader import Run
 
 _HELD = {
@@ -58,9 +59,10 @@ def _shared(pairs: Iterable[tuple[_Place, str]]) -> dict[_Place, _Place]:
 
 
 def _dtype(run: Run) -> str:
-    """What auto was where the run ran: float16 on CUDA but for gradients, else float32; as given where nothing tells."""
+    """What auto was where the run ran; as given where nothing tells."""
     given = str(run.settings.get("model.dtype"))
-    if given != "auto":
+    if given == "auto" and (held := _origin(run, "dtype")):
+        return held
+    if given != "auto" or not run.environment:
         return given
-    ran_on = "float16" if "cuda" in run.environment and not run.kind.first_order else "float32"
-    return _origin(run, "dtype") or (ran_on if run.environment else given)
+    return auto_dtype(cuda="cuda" in run.environment, first_order=run.kind.first_order).name

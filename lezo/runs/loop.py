@@ -94,7 +94,9 @@ def train(
     while True:
         if progress.bad >= max_bad_steps:
             measured = ", ".join(f"{name} {value:.6g}" for name, value in progress.measured.items())
-            if math.isfinite(progress.measured.get("loss", math.nan)):
+            if math.isfinite(progress.measured.get("loss", math.nan)) and math.isinf(
+                progress.measured.get("lr", 0.0)
+            ):
                 alike = f"{progress.bad} steps in a row whose losses were all alike"
                 raise AlikeError(f"step {progress.step}: {alike} ({measured})")
             losses = f"{progress.bad} non-finite losses in a row ({measured})"

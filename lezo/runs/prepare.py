@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lezo.config.checks import quantised_problems
-from lezo.config.schema import Calibration, DType, LoraConfig, PrefixConfig, RunConfig
+from lezo.config.schema import Calibration, DType, LoraConfig, PrefixConfig, RunConfig, auto_dtype
 from lezo.config.task import ChatConfig, DemoSets, Turns, task_of
 from lezo.data.chat import Chat
 from lezo.data.dataset import EvalSet
@@ -367,8 +367,8 @@ def devices_of(config: RunConfig) -> tuple[torch.device, ...]:
 
 
 def dtype_of(config: RunConfig, device: torch.device) -> torch.dtype:
-    """model.dtype; auto is float16 on CUDA, but float32 on CPU and for first-order training."""
-    if config.model.dtype is not DType.auto:
-        return getattr(torch, config.model.dtype.name)  # type: ignore[no-any-return]
-    half = device.type == "cuda" and not config.first_order
-    return torch.float16 if half else torch.float32
+    """model.dtype, or what auto means there."""
+    dtype = config.model.dtype
+    if dtype is DType.auto:
+        dtype = auto_dtype(cuda=device.type == "cuda", first_order=config.first_order)
+    return getattr(torch, dtype.name)  # type: ignore[no-any-return]

@@ -129,10 +129,8 @@ def dtype_of_run(folder: Path) -> tuple[DType, DType] | None:
     """
     try:
         given = DType(settings(_config(folder))["model.dtype"])
-        return given, DType(_origin(folder)["dtype"])
-    except (
-        Exception
-    ):  # `refuse_changes`, or whoever reads the file that is damaged, says what is wrong with it
+        return given, DType(_origin(folder)["dtype"]) if given is DType.auto else given
+    except Exception:  # `refuse_changes`, or who reads the damaged file, says what is wrong with it
         return None
 
 

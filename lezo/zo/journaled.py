@@ -95,16 +95,14 @@ class LoopJournal:
             self._journal = _new(self.file, update, recipe) if step == 0 else self._reopened(step, update)
             weakref.finalize(self, self._journal.close)
         self._recipe = self._recipe or recipe
-        before, now = asdict(self._recipe), asdict(recipe)
-        before["composition"] = composition_of(self._recipe).plain()  # old journals lack it
-        rates = [
-            one.rule.settings.get("lr") for one in (composition_of(self._recipe), composition_of(recipe))
-        ]
-        if rates[0] != rates[1]:
+        before, now, began = asdict(self._recipe), asdict(recipe), composition_of(self._recipe)
+        before["composition"] = began.plain()  # old journals lack it
+        was, is_now = began.rule.settings.get("lr"), composition.rule.settings.get("lr")
+        if was != is_now:
             ways = (
                 "a journal of this method has one for all steps: keep it constant, or leave out the journal"
             )
-            _refuse(self.file, [f"the learning rate was {rates[0]} and is {rates[1]}; {ways}"])
+            _refuse(self.file, [f"the learning rate was {was} and is {is_now}; {ways}"])
         changes = [f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key]]
         if changes:
             why = "one journal has one of each (decay is lr * weight_decay: with a changing lr, set weight_decay=0)"

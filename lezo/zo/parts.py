@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lezo.config.checks import out_of_range
 from lezo.config.method import Composition as Composition
-from lezo.config.method import OptimConfig, Part
+from lezo.config.method import Method, OptimConfig, Part
 from lezo.config.methods import METHODS
 from lezo.model.forward import Network
 from lezo.model.layout import Layout
@@ -229,8 +229,9 @@ class LoopMethod:
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def composition(self, lr: float) -> Composition:
-        """Its parts, at this learning rate. ValueError for what `method` refuses."""
+    @property
+    def registered(self) -> Method:
+        """What lezo knows of it. ValueError for an unknown name or setting."""
         found = METHODS.get(self.name)
         if found is None or found.compose is None:
             known = sorted(name for name, one in METHODS.items() if one.compose is not None)
@@ -241,27 +242,16 @@ class LoopMethod:
             raise ValueError(
                 f"{self.name} has no setting {unknown[0]!r}; expected {', '.join(known)} ({own})"
             )
-        optim = _filled(found.schema(name=self.name), {"lr": lr, **self.settings})
+        return found
+
+    def composition(self, lr: float) -> Composition:
+        """Its parts, at this learning rate. ValueError for what `method` refuses; values have the types of their fields."""
+        found = self.registered
+        optim = found.schema(name=self.name, **{"lr": lr, **self.settings})  # type: ignore[arg-type]
         if problems := [*out_of_range(optim), *found.problems(optim)]:
             raise ValueError(f"{self.name}: {problems[0]}")
+        assert found.compose is not None, "that of a method that is registered for loops"
         return found.compose(optim, 1)
-
-
-def _filled(optim: OptimConfig, settings: Mapping[str, Any]) -> Any:
-    """The configuration with these settings. ValueError for a value of another type than its field's; numbers may be numpy's."""
-    node = OmegaConf.structured(optim)
-    for key, value in settings.items():
-        plain = value.item() if hasattr(value, "item") else value
-        try:
-            if isinstance(plain, bool) and not isinstance(getattr(optim, key), bool):
-                raise ValueError("a truth value")
-            OmegaConf.update(node, key, plain)
-        except (OmegaConfBaseException, ValueError):
-            one = next(one for one in fields(optim) if one.name == key)
-            within = one.metadata.get("range")
-            expected = one.type if within is None else within.expected
-            raise ValueError(f"{optim.name}: {key}={value!r}: expected {expected}") from None
-    return OmegaConf.to_object(node)
 
 
 def method(name: str, /, **settings: Any) -> LoopMethod:
@@ -270,9 +260,28 @@ def method(name: str, /, **settings: Any) -> LoopMethod:
     ``lezo.method("adalezo", keep=0.4)``. Learning rate, eps, weight decay and rounding are the optimizer's arguments, and a
     schedule is the loop's. ValueError for an unknown name or setting, and for a value out of its range.
     """
-    made = LoopMethod(name, settings)
+    given = LoopMethod(name, settings)
+    made = LoopMethod(name, _typed(given.registered.schema(name=name), settings))
     made.composition(1.0)
     return made
+
+
+def _typed(optim: OptimConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as their fields have them, numbers also from numpy's. ValueError for a value of another type."""
+    node = OmegaConf.structured(optim)
+    for key, value in settings.items():
+        plain = value.item() if hasattr(value, "item") else value
+        try:
+            if isinstance(plain, bool) and not isinstance(node[key], bool):
+                raise ValueError("a truth value")
+            node[key] = plain
+        except (OmegaConfBaseException, ValueError):
+            one = next(one for one in fields(optim) if one.name == key)
+            within = one.metadata.get("range")
+            expected = one.type if within is None else within.expected
+            raise ValueError(f"{optim.name}: {key}={value!r}: expected {expected}") from None
+    made = OmegaConf.to_object(node)
+    return {key: getattr(made, key) for key in settings}
 
 
 def composition_of(recipe: ReplaySpec) -> Composition:

@@ -262,11 +262,16 @@ def _sparsity_families(groups: Sequence[Group]) -> list[list[Group]]:
     ordered = sorted(
         (group for group in sparse if group.runs[0].kind.family), key=lambda group: group.sparsity or 0.0
     )
-    chosen = {key: same for key, same in gathered(ordered, _but_rate).items() if len(same) > 1}
+    chosen = {key: same for key, same in gathered(ordered, _but_rate).items() if _each_once(same)}
     return [
         *chosen.values(),
         *(same for same in sparsity_families(groups) if _but_rate(same[0]) not in chosen),
     ]
+
+
+def _each_once(groups: Sequence[Group]) -> bool:
+    """Whether they are several sparsities, each at one rate: of a grid that is not finished nothing is chosen yet."""
+    return 1 < len(groups) == len({group.sparsity for group in groups})
 
 
 def _but_rate(group: Group) -> Hashable:

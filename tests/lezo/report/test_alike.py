@@ -67,6 +67,13 @@ def test_the_same_hash_in_another_task_says_nothing_of_a_folder(tmp_path: Path) 
     assert sorted(len(group.runs) for group in read(tmp_path)) == [1, 1, 2]
 
 
+def test_the_same_weights_under_another_models_name_say_nothing_of_a_folder(tmp_path: Path) -> None:
+    run(tmp_path / "a", origin=holds(), model__name="other", model__path="b")
+    run(tmp_path / "b", origin=holds(), model__path="a")
+    run(tmp_path / "c", origin=holds(weights="v"), model__path="b", seed=1)
+    assert sorted(len(group.runs) for group in read(tmp_path)) == [1, 1, 1]
+
+
 def test_a_dtype_left_open_is_the_one_that_the_weights_had(tmp_path: Path) -> None:
     run(tmp_path / "gpu", origin=holds("w16", dtype="float16"), cuda=True)
     run(tmp_path / "said", origin=holds("w16", dtype="float16"), seed=1, model__dtype="float16")

@@ -185,6 +185,16 @@ def test_sparsities_that_have_each_a_rate_of_their_own_are_one_line(tmp_path: Pa
     assert marks(sheet) == [(0.0, pytest.approx(70.0)), (0.75, pytest.approx(80.0))]
 
 
+def test_of_a_grid_that_is_not_finished_each_rate_has_a_line_of_its_own(tmp_path: Path) -> None:
+    """Nothing is chosen yet, and two rates of one sparsity are no line."""
+    for sparsity in (0.25, 0.75):
+        for rate in (1e-5, 1e-4):
+            write(tmp_path / f"{sparsity}-{rate}", config(optim__sparsity=sparsity, optim__lr=rate), rows())
+    lines = [line for line in sheets(tmp_path)[SPARSITY[1]].axes.lines if not line.get_gid()]
+    drawn = [list(line.get_xdata()) for line in lines if len(line.get_xdata()) > 1]
+    assert drawn == [[0.25, 0.75], [0.25, 0.75]]
+
+
 def test_rates_searched_at_each_sparsity_are_one_line_of_the_chosen_ones(tmp_path: Path) -> None:
     for sparsity in (0.25, 0.75):
         for rate in (0.1, 0.2):

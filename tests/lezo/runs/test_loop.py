@@ -10,7 +10,7 @@ import pytest
 
 from lezo.model.evaluate import Evaluation
 from lezo.records.rows import DevRow, TrainRow
-from lezo.runs.loop import DivergedError, Progress, train
+from lezo.runs.loop import AlikeError, DivergedError, Progress, train
 from lezo.zo.step import StepReport
 
 
@@ -118,6 +118,22 @@ def test_a_steps_phases_are_all_of_its_time() -> None:
 def test_too_many_bad_steps_in_a_row_stop_the_run() -> None:
     with pytest.raises(DivergedError, match=r"step 5: 3 non-finite losses in a row \(loss nan, g 0.5\)"):
         Trained([1] * 4, bad=[2, 3, 4])
+
+
+@pytest.mark.parametrize(("rate", "alike"), [(math.inf, True), (1e38, False)])
+def test_only_a_step_divided_by_no_deviation_is_said_to_have_losses_all_alike(
+    rate: float, alike: bool
+) -> None:
+    """An update may overflow along losses that are finite and differ."""
+
+    class Bad(Trained):
+        def step(self, step: int, batch: int) -> StepReport:
+            return StepReport(0.7, False, {"g": 2.0, "lr": rate})
+
+    with pytest.raises(DivergedError) as caught:
+        Bad([1] * 4)
+    assert isinstance(caught.value, AlikeError) is alike
+    assert ("3 steps in a row whose losses were all alike (loss 0.7" in str(caught.value)) is alike
 
 
 def test_bad_steps_apart_are_skipped_and_counted() -> None:
