@@ -39,6 +39,7 @@ def forked(ranks: int, work: Callable[[], object], log: str) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    Path(log).touch()  # whoever waits for a line of it may look before the first process has started
     return [_fork(rank, ranks, port, work, log) for rank in range(ranks)]
 
 
