@@ -35,6 +35,11 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
 
+# oneDNN, which multiplies half-precision matrices on a CPU, keeps what it compiled for each of the last 1,024 shapes. Where
+# texts have many lengths that is gigabytes, and no step is faster for it; 32 are more than a forward has (docs/runs.md).
+if "torch" not in sys.modules:
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+
 _HOMES = {
     "JournalError": "lezo.records.journal",
     "LeZO": "lezo.zo.optimizers",
