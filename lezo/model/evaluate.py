@@ -20,6 +20,8 @@ from lezo.model.loss import answer_scores
 from lezo.ranks.ranks import ALONE, Ranks, share
 from lezo.tasks.metrics import PERPLEXITY, Metric, metric_of, perplexity
 
+_FEW = 8  # of fewer distinct examples equal scores may be chance
+
 C = TypeVar("C")
 R = TypeVar("R")
 
@@ -28,6 +30,8 @@ R = TypeVar("R")
 class Evaluation:
     """``loss``: mean over examples, or over answer tokens for the LM loss (None without ``scored``).
 
+    It is NaN where all examples have the same scores, whatever they ask: weights so large that a norm makes zeros of them
+    give every answer the same probability, a loss of ln 2 where there are two, which may be lower than an honest one.
     ``score``: the metric's, 0..1 but for those of installed packages and the perplexity. ``predictions``: one record an
     example, in the split's order, with a score of its own where the metric of generated texts has one.
     """
@@ -117,6 +121,8 @@ class Evaluator:
         return scored + sum(1 for _ in self._batches(split.prompts or split.samples))
 
     def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
+        if _alike(examples, sums):
+            return math.nan
         if self.loss == "lm":
             tokens = sum(example.answer_lens[example.gold[0]] for example in examples)
             return -sum(s[e.gold[0]] for e, s in zip(examples, sums, strict=True)) / tokens
@@ -254,6 +260,17 @@ def _best(scores: Sequence[float]) -> int | None:
 
 def _means(example: Encoded, sums: Sequence[float]) -> list[float]:
     return [total / size for total, size in zip(sums, example.answer_lens, strict=True)]
+
+
+def _alike(examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> bool:
+    """Whether all of them have the same scores, up to the rounding of a mean; perfect ones are perfect."""
+    if len({example.input_ids for example in examples}) < _FEW:
+        return False
+    first, *others = (_means(example, each) for example, each in zip(examples, sums, strict=True))
+    pairs = (
+        pair for each in others for pair in zip(first, each, strict=False)
+    )  # some tasks have lists of choices
+    return any(first) and all(math.isclose(*pair, rel_tol=1e-6) for pair in pairs)
 
 
 def _cross_entropy(scores: Sequence[float], target: int) -> float:

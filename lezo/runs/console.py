@@ -19,6 +19,7 @@ from lezo.records.rows import DevRow, TestRow, TrainRow
 
 _COPIED = ("repeat",)  # a command with a line's end inside is another command
 _REPLIES, _LONGEST = 2, 300  # replies that are shown, and characters of each
+_BROKEN = "warning: not finite, or the same for all examples: the weights are broken, and no such step is the best; a lower optim.lr may help"
 _LINES = 20  # progress lines a run prints where there is no terminal
 
 
@@ -81,6 +82,8 @@ class ConsoleSink:
         self._dev = "dev -" if row.score is None else f"dev {row.score:.3f}"
         place = "" if self._steps is None else f"step {row.step}/{self._steps}  "
         self._out.print(f"{place}dev_loss {loss}  dev {self._metric} {score(row.score)}")
+        if row.step and row.loss is not None and not math.isfinite(row.loss):
+            self._out.print(_BROKEN)
 
     def tested(self, row: TestRow) -> None:
         """Show a score on the test set, and of replies two."""

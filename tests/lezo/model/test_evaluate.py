@@ -194,3 +194,18 @@ def test_a_stop_text_may_be_spread_over_tokens_and_ends_what_is_before_it(monkey
         judge = dataclasses.replace(evaluator(model, metric="f1"), stop_texts=stops, max_new_tokens=6)
         (record,) = judge(EvalSet((), [prompt])).predictions
         assert (asked.pop(), record["text"], record["prediction"]) == (length, text, prediction)
+
+
+@pytest.mark.parametrize("loss", ["candidates", "lm"])
+def test_a_model_that_says_the_same_of_all_examples_has_no_loss(loss):
+    model, made = small_model(), examples(8)
+    score = evaluator(model, loss)
+    assert math.isfinite(score(EvalSet(made)).loss)
+    with torch.no_grad():
+        model.model.decoder.final_layer_norm.weight.zero_()  # what is left of weights whose squares overflow
+        model.model.decoder.final_layer_norm.bias.zero_()
+    found = score(EvalSet(made))
+    assert math.isnan(found.loss)
+    assert len(found.predictions) == 8
+    assert math.isfinite(score(EvalSet(made[:7])).loss)  # so few may agree by chance
+    assert math.isfinite(score(EvalSet([made[0]] * 8)).loss)  # and one may be there eight times

@@ -140,6 +140,15 @@ def test_a_run_without_a_finite_loss_fails_and_its_files_are_sound(
     assert not (ran.folder / "model").exists()
 
 
+def test_weights_that_say_the_same_of_all_examples_are_never_the_best(lezo_run: Runner) -> None:
+    """Overflown in a norm they answer with a loss that is finite, and may be lower than an honest one's."""
+    ran = lezo_run("optim=mezo", "optim.lr=0.3", "train.steps=12", "train.eval_every=6", "task.num_dev=32")
+    assert all(row["loss"] is not None for row in ran.training())
+    assert [row["dev_loss"] is None for row in ran.evaluations()] == [False, False, True]
+    assert ran.out.count("warning: not finite, or the same for all examples") == 1
+    assert (ran.result["status"], ran.result["best_step"]) == ("finished", 6)
+
+
 # -- wandb and the hub ------------------------------------------------------------------------
 
 
