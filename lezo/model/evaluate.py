@@ -121,12 +121,13 @@ class Evaluator:
         return scored + sum(1 for _ in self._batches(split.prompts or split.samples))
 
     def _loss(self, examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> float:
-        if _alike(examples, sums):
+        means = [_means(example, each) for example, each in zip(examples, sums, strict=True)]
+        if _alike(examples, means):
             return math.nan
         if self.loss == "lm":
             tokens = sum(example.answer_lens[example.gold[0]] for example in examples)
             return -sum(s[e.gold[0]] for e, s in zip(examples, sums, strict=True)) / tokens
-        losses = [_cross_entropy(_means(e, s), e.gold[0]) for e, s in zip(examples, sums, strict=True)]
+        losses = [_cross_entropy(each, e.gold[0]) for e, each in zip(examples, means, strict=True)]
         return sum(losses) / len(losses)
 
     def _chosen(self, split: EvalSet, sums: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
@@ -262,14 +263,15 @@ def _means(example: Encoded, sums: Sequence[float]) -> list[float]:
     return [total / size for total, size in zip(sums, example.answer_lens, strict=True)]
 
 
-def _alike(examples: Sequence[Encoded], sums: Sequence[Sequence[float]]) -> bool:
-    """Whether all of them have the same scores, up to the rounding of a mean; perfect ones are perfect."""
+def _alike(examples: Sequence[Encoded], means: Sequence[Sequence[float]]) -> bool:
+    """Whether all of them have the same scores, up to the rounding of a mean; perfect ones are perfect.
+
+    Of lists of choices that differ in length, the first choices are compared.
+    """
     if len({example.input_ids for example in examples}) < _FEW:
         return False
-    first, *others = (_means(example, each) for example, each in zip(examples, sums, strict=True))
-    pairs = (
-        pair for each in others for pair in zip(first, each, strict=False)
-    )  # some tasks have lists of choices
+    first, *others = means
+    pairs = (pair for each in others for pair in zip(first, each, strict=False))
     return any(first) and all(math.isclose(*pair, rel_tol=1e-6) for pair in pairs)
 
 
