@@ -209,3 +209,18 @@ def test_a_model_that_says_the_same_of_all_examples_has_no_loss(loss):
     assert len(found.predictions) == 8
     assert math.isfinite(score(EvalSet(made[:7])).loss)  # so few may agree by chance
     assert math.isfinite(score(EvalSet([made[0]] * 8)).loss)  # and one may be there eight times
+
+
+@pytest.mark.parametrize(
+    ("sums", "loss"),
+    [
+        ([[0.0]] * 8, 0.0),  # each answer is certain
+        ([[-2.0]] * 8, math.nan),
+        ([[-2.0]] * 7 + [[-2.00001]], (7 * 2 + 2.00001) / 8),
+        ([[-2.0]] * 7 + [[-2.0, -2.0]], math.nan),  # one has more choices
+    ],
+)
+def test_certain_answers_are_a_loss_and_a_hundred_thousandth_is_a_difference(sums, loss, monkeypatch):
+    made = [Encoded(i, ((4, 5 + i),) * len(each), (1,) * len(each), (0,)) for i, each in enumerate(sums)]
+    monkeypatch.setattr(Evaluator, "_answer_log_probs", lambda *_: sums)
+    assert evaluator(small_model(), "lm")(EvalSet(made)).loss == pytest.approx(loss, abs=1e-12, nan_ok=True)
