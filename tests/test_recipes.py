@@ -63,18 +63,31 @@ def test_one_recipe_a_command(overrides: list[str]) -> None:
 
 def test_a_recipe_may_know_a_rate_for_each_of_its_methods_which_can_be_searched_around() -> None:
     evidence = ["+experiment=evidence", "data.path=."]
-    found = jobs([*evidence, "task=sst2", "seed=0", "optim=mezo,lezo", "optim.lr_scale=1,0.1"])
+    found = jobs([*evidence, "seed=0", "optim=mezo,lezo", "optim.lr_scale=1,0.1"])
     rates = [getattr(job.composed.config.optim, "lr", None) for job in found]
     assert rates == [2e-5, 2e-6, 5e-5, 5e-6]
     with refused(ConfigError, "optim.lr: ", "add optim.lr="):
         compose([*evidence, "optim=fo-sgd"])
 
 
+def test_rte_of_the_evidence_has_rates_of_its_own_and_is_otherwise_alike() -> None:
+    kept = {}
+    for name in ("evidence", "evidence-rte"):
+        words = [f"+experiment={name}", "data.path=.", "seed=0", "optim=mezo,lezo,adalezo"]
+        kept[name] = [job.composed.config for job in jobs(words)]
+    rates = {name: [getattr(config.optim, "lr", None) for config in found] for name, found in kept.items()}
+    assert rates == {"evidence": [2e-5, 5e-5, 2e-5], "evidence-rte": [5e-5, 1.25e-4, 2e-5]}
+    assert [{config.task.name for config in found} for found in kept.values()] == [{"sst2"}, {"rte"}]
+    for one, other in zip(*kept.values(), strict=True):
+        assert one.train == other.train and one.model == other.model
+        assert (one.task.num_train, one.task.num_dev) == (other.task.num_train, other.task.num_dev)
+
+
 def test_runs_that_two_recipes_of_the_evidence_ask_for_are_the_same() -> None:
     whole, ablation = (
         {
             job.identity: job.folder
-            for job in jobs([f"+experiment={name}", "data.path=.", "task=sst2", "seed=0"])
+            for job in jobs([f"+experiment={name}", "data.path=.", "seed=0"])
         }
         for name in ("evidence", "evidence-sparsity")
     )

@@ -274,7 +274,8 @@ class LeZO(torch.optim.Optimizer):
             raise ValueError(str(error)) from None
         if not self.layout.non_block and not blocks.keep:
             raise ValueError(
-                f"the method moves none of the {len(self.blocks)} blocks, and there is nothing else to train"
+                f"the method moves none of the {len(self.blocks)} blocks, and there is nothing else to train; "
+                "expected settings by which some move, such as a lower sparsity"
             )
         watch = Stopwatch(next(self.model.parameters()).device)
         return ZerothOrder(

@@ -1,5 +1,8 @@
 """FZOO (arXiv 2506.09034): a batch of one-sided probes along signs, and a step divided by their losses' deviation.
 
+Its update: theta <- theta - lr / (eps N sigma) (sum of (l_i - l_0) u_i), where u_i are N vectors of random signs, l_0 and l_i the losses at theta and
+at theta + eps u_i on one batch, and sigma the deviation (of N - 1) of l_1 to l_N (`lezo.zo.methods.one_sided`, `lezo.zo.methods.deviation`).
+
 Differences: probes travel two in a forward; eps is 1e-3 as MeZO's, where FZOO has 1e-4. In 16 bits eps 1e-4 is below half a unit
 of the last place of larger weights (bf16 from 0.03, fp16 from 0.25), and in the losses' own rounding. The step is divided by what
 eps scales, so that learning rates mean the same.
