@@ -85,10 +85,7 @@ def test_rte_of_the_evidence_has_rates_of_its_own_and_is_otherwise_alike() -> No
 
 def test_runs_that_two_recipes_of_the_evidence_ask_for_are_the_same() -> None:
     whole, ablation = (
-        {
-            job.identity: job.folder
-            for job in jobs([f"+experiment={name}", "data.path=.", "seed=0"])
-        }
+        {job.identity: job.folder for job in jobs([f"+experiment={name}", "data.path=.", "seed=0"])}
         for name in ("evidence", "evidence-sparsity")
     )
     (shared,) = whole.keys() & ablation.keys()
