@@ -235,6 +235,12 @@ def test_a_method_that_skips_nothing_needs_no_blocks():
         LeZO(model, 0.1, method="adalezo")
 
 
+def test_a_method_that_skips_all_there_is_says_which_setting_lets_it_move():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
+    with refused(ValueError, "none of the 2 blocks", "lower sparsity"):
+        LeZO(model, 0.1, method=lezo.method("lezo", sparsity=1.0), blocks=["0", "1"])
+
+
 def test_a_method_that_takes_batches_apart_is_refused():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
     with refused(ValueError, "exzo"):
